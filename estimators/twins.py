@@ -1,0 +1,120 @@
+"""From the mutual information of a window's patches to the twin of every patch, with a reason where there is none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control
+
+POLICIES = ("mutual-information", "random", "nearest", "none")
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The twins of a window's N patches.
+
+    Attributes:
+        index: int64[N], the twin of each patch, −1 where it has none.
+        reason: why a patch has no twin, empty where it has one. One of the caller's own reasons, `no candidate`
+            (no admissible patch far enough), `not significant`, or `policy none`.
+        candidates: int64[N, C], the admissible patches of highest mutual information, best first, −1 past the last.
+    """
+
+    index: NDArray[np.int64]
+    reason: list[str]
+    candidates: NDArray[np.int64]
+
+
+def find_twins(
+    mi: ArrayLike,
+    *,
+    p_values: ArrayLike | None = None,
+    position: ArrayLike | None = None,
+    policy: str = "mutual-information",
+    alpha: float = 0.05,
+    min_distance: float = 0.0,
+    candidates: int = 3,
+    excluded: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Twins:
+    """Choose a twin for every patch of a window.
+
+    A patch's admissible partners are those with which its mutual information is finite and which lie at least
+    `min_distance` away. It gets a twin if one of them is significant: the false discovery rate over the window's pairs
+    (Benjamini & Hochberg 1995) is held at `alpha`. The policies `random` and `nearest` are controls: *the same patches*
+    get a twin, drawn from the same admissible partners, but not for what they share. So arms of a comparison differ in
+    who the twin is and in nothing else.
+
+    Args:
+        mi: f64[N, N] nats, NaN for a pair that cannot be twins.
+        p_values: f64[N, N]; without them every finite pair counts as significant.
+        position: f64[N, 2] pixels, the patches' points in the first frame; needed by `nearest` and `min_distance`.
+        policy: one of `POLICIES`.
+        alpha: false discovery rate, 0–1.
+        min_distance: pixels.
+        candidates: how many of the best partners to list, C.
+        excluded: N reasons, empty for a patch that may have a twin and be one.
+        seed: of the random policy.
+
+    Raises:
+        ValueError: unknown policy, shapes that do not fit, or `position` missing where it is needed.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"unknown twin policy '{policy}': choose one of {', '.join(POLICIES)}")
+    score = np.array(mi, dtype=np.float64)
+    count = len(score)
+    if score.shape != (count, count):
+        raise ValueError(f"mi must be a square matrix, got shape {score.shape}")
+    reasons = list(excluded) if excluded is not None else [""] * count
+    if len(reasons) != count:
+        raise ValueError(f"{len(reasons)} reasons given for {count} patches")
+    if position is None and (policy == "nearest" or min_distance > 0):
+        raise ValueError("position is needed for the policy 'nearest' and for min_distance > 0")
+
+    kept = np.array([not r for r in reasons], dtype=bool)
+    admissible = np.isfinite(score) & kept[:, None] & kept[None, :] & ~np.eye(count, dtype=bool)
+    distance = np.zeros_like(score)
+    if position is not None:
+        points = np.asarray(position, np.float64)[:, :2]
+        distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+        admissible &= distance >= min_distance
+    significant = admissible & _significant(score, p_values, admissible, alpha)
+
+    ranked = np.where(admissible, score, -np.inf)
+    order = np.argsort(-ranked, axis=1, kind="stable")[:, :candidates]
+    listed = np.where(np.take_along_axis(admissible, order, axis=1), order, -1).astype(np.int64)
+
+    index = np.full(count, -1, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    for patch in np.flatnonzero(kept):
+        partners = np.flatnonzero(admissible[patch])
+        if policy == "none":
+            reasons[patch] = "policy none"
+        elif not len(partners):
+            reasons[patch] = "no candidate"
+        elif not significant[patch].any():
+            reasons[patch] = "not significant"
+        elif policy == "random":
+            index[patch] = generator.choice(partners)
+        elif policy == "nearest":
+            index[patch] = partners[distance[patch, partners].argmin()]
+        else:
+            index[patch] = np.where(significant[patch], score[patch], -np.inf).argmax()
+    return Twins(index, reasons, listed)
+
+
+def _significant(
+    score: NDArray[np.float64], p_values: ArrayLike | None, admissible: NDArray[np.bool_], alpha: float
+) -> NDArray[np.bool_]:
+    """bool[N, N]: pairs kept by Benjamini–Hochberg over the window's admissible pairs, each counted once."""
+    if p_values is None:
+        return np.ones_like(admissible)
+    p = np.asarray(p_values, np.float64)
+    if p.shape != score.shape:
+        raise ValueError(f"p_values must be shaped like mi {score.shape}, got {p.shape}")
+    kept = np.zeros_like(admissible)
+    i, j = np.nonzero(np.triu(admissible & np.isfinite(p), 1))
+    if len(i):
+        kept[i, j] = kept[j, i] = false_discovery_control(p[i, j], method="bh") <= alpha
+    return kept

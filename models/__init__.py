@@ -1,0 +1,1 @@
+"""What is trained: backbones, augmentations, losses, frameworks and the two-branch wrapper. Plain PyTorch, no Ray."""

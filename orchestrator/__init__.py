@@ -1,0 +1,12 @@
+"""What runs where, and in which order: stages on Ray, results in MLflow, one command `infoaug`."""
+
+import os
+
+# Before Ray and MLflow are imported, and inherited by the workers. Nobody is told that you use this.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Stages draw their own progress; relative paths stay relative to where the user stands.
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+# An epoch is seen, and its checkpoint safe, within this many seconds (Ray's own default is 2).
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

@@ -1,0 +1,117 @@
+"""The command `infoaug`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from orchestrator.errors import StageError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Visual features from video, with positive pairs chosen by the mutual information of trajectories.",
+    epilog="Example:  infoaug run configs/demo.yaml",
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. score.k=3; may be repeated."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
+Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint, or train anew.")]
+
+
+def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
+    from orchestrator import experiment
+    from orchestrator.config import load
+
+    experiment.tell(experiment.run(load(config, overrides or ()), stages, resume=resume))
+
+
+@app.command(epilog="Example:  infoaug run configs/clips.yaml --set clips.path=my/videos --set evaluate.datasets=cifar10")
+def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
+    """The whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
+    from orchestrator import experiment
+    from orchestrator.config import load
+
+    if not dry_run:
+        return _run(config, overrides, experiment.STAGES, resume)
+    resolved = load(config, overrides or ())
+    typer.echo(resolved.to_yaml())
+    for stage, what in experiment.plan(resolved).items():
+        typer.echo(f"{stage:9} {what}")
+
+
+@app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
+def extract(config: Config, overrides: Overrides = None) -> None:
+    """Clips to trajectories and patch images."""
+    _run(config, overrides, ("extract",))
+
+
+@app.command(epilog="Example:  infoaug score configs/demo.yaml --set score.policy=random")
+def score(config: Config, overrides: Overrides = None) -> None:
+    """Trajectories to mutual information and twins."""
+    _run(config, overrides, ("score",))
+
+
+@app.command(epilog="Example:  infoaug pretrain configs/demo.yaml --set pretrain.twin_weight=0.2 --no-resume")
+def pretrain(config: Config, overrides: Overrides = None, resume: Resume = True) -> None:
+    """Two-branch training on the patches and their twins."""
+    _run(config, overrides, ("pretrain",), resume)
+
+
+@app.command(epilog="Example:  infoaug evaluate configs/demo.yaml --set evaluate.datasets=[scenes,cifar10]")
+def evaluate(config: Config, overrides: Overrides = None) -> None:
+    """Weighted kNN and a linear probe on the frozen backbone, beside the untrained one."""
+    _run(config, overrides, ("evaluate",))
+
+
+@app.command(epilog="Example:  infoaug report configs/demo.yaml")
+def report(config: Config, overrides: Overrides = None) -> None:
+    """One self-contained page with the table and the figures."""
+    _run(config, overrides, ("report",))
+
+
+@app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures")
+def inspect(
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],
+    window: Annotated[int, typer.Option(min=0, help="Which of the clip's windows.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspect"),
+    config: Annotated[Path | None, typer.Option(help="Take the settings of this experiment.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pictures of one window of a clip: tracks, mutual information, the best twins, and why others have none."""
+    from orchestrator import inspection
+    from orchestrator.config import load
+
+    inspected = inspection.inspect_clip(clip, window, load(config, overrides or ()))
+    for path in inspection.save(inspected, out, f"{Path(clip).stem}-{window}"):
+        typer.echo(path)
+    typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
+
+
+def main() -> None:
+    """Run the command; 0 if it did its work, 1 if it failed, 2 if it was not asked for well, 130 if interrupted."""
+    try:
+        code = typer.main.get_command(app).main(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(_end("interrupted; what is complete is kept, and the same command goes on", 130))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        sys.exit(_end(str(error), 2))
+    except StageError as error:
+        sys.exit(_end(str(error), 1))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(sentence: str, code: int) -> int:
+    typer.echo(f"infoaug: {sentence}", err=True)
+    return code

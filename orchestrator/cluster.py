@@ -1,0 +1,101 @@
+"""The Ray cluster a command runs on: the one it is pointed to, or this machine."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+from orchestrator.config import RayConfig
+from orchestrator.errors import StageError, UsageError
+
+# A dead worker's block is tried again this often; then it is given up, and its windows go to the ledger.
+RETRIES = 2
+DIED = f"the worker died on it {RETRIES + 1} times"
+
+
+def connect(config: RayConfig) -> None:
+    """Connect to the cluster of `config.address` or RAY_ADDRESS, or start Ray on this machine. Once per process.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        options |= {"num_cpus": config.cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        if config.object_store_mb:
+            options["object_store_memory"] = config.object_store_mb * 2**20
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if address == "local":
+            raise StageError(f"Ray did not start on this machine: {reason}") from None
+        raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({reason})") from None
+    # Ray Data would tell of each plan and print a traceback for each dead worker; the ledgers say it in a sentence.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # an input that kills its worker costs its block, not the job
+    context.execution_no_progress_timeout_s = 600
+
+
+@contextmanager
+def session(config: RayConfig) -> Iterator[None]:
+    """Ray for the length of a command, left running if it ran before."""
+    mine = not ray.is_initialized()
+    try:
+        yield
+    finally:
+        if mine and ray.is_initialized():
+            ray.shutdown()
+
+
+def cpus() -> int:
+    """CPUs of the connected cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def map_rows(
+    rows: Sequence[dict[str, Any]], work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]], block: int
+) -> Iterator[dict[str, Any]]:
+    """Run `work` over rows with Ray Data, `block` neighbouring rows to a task, and yield its small status rows.
+
+    Rows travel as JSON: what is large goes through the store. No rows, no Ray.
+    Status rows come as blocks finish, in any order. A block whose worker dies is tried again `RETRIES` times, then left
+    out: the caller compares what came back with what it sent.
+
+    Raises:
+        StageError: the pipeline itself failed.
+    """
+
+    if not rows:
+        return
+
+    def call(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+        for status in work([json.loads(row) for row in batch["item"]]):
+            yield {"status": [json.dumps(status)]}
+
+    data = ray.data.from_items([json.dumps(row) for row in rows], override_num_blocks=-(-len(rows) // block))
+    with warnings.catch_warnings():
+        # Data would retry a dead worker's block for ever; this is still the only way to say how often.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        results = data.map_batches(call, batch_size=None, batch_format="numpy", num_cpus=1, max_retries=RETRIES)
+    try:
+        yield from (json.loads(row["status"]) for row in results.iter_rows())
+    except ray.exceptions.RayError as error:
+        raise StageError(f"Ray Data gave up: {str(error).strip().splitlines()[-1]}") from error
+
+
+def reason(error: Exception) -> str:
+    """An error as one line for a ledger; the type's name is added where the error is not one of ours to the user."""
+    line = " ".join(str(error).split())[:300]
+    return line if isinstance(error, ValueError | StageError) else f"{type(error).__name__}: {line}"

@@ -1,0 +1,172 @@
+"""Labelled images to evaluate on: torchvision's data sets, image folders, .npz files, and the rendered textures."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import functional as F
+
+from orchestrator.config import EvaluateConfig
+from orchestrator.errors import UsageError
+from orchestrator.textures import labelled_images
+
+SCENES_TRAIN, SCENES_TEST = 2000, 1000
+HELD_OUT = 5  # of a folder without a split of its own, every fifth image of a class is for testing
+NPZ_NAMES = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One split: `images` u8[N, 3, S, S] and `labels` int64[N], 0 ≤ label < number of classes."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, Labelled]:
+    """Training and test split of a data set, at the size the backbone sees.
+
+    Larger or smaller images are resized (bilinear with anti-aliasing, shorter side) and cropped at the centre. With
+    `config.limit`, each split is the first so many of a fixed shuffle.
+
+    Args:
+        name: `scenes`, `cifar10`, `cifar100`, `stl10`, a folder `train/CLASS/…` with `test/CLASS/…` (or `val`), a folder
+            `CLASS/…` (every fifth image is then for testing), or an .npz with x_train, y_train, x_test, y_test.
+        config: where torchvision's sets are, and how many images.
+        image_size: S, pixels.
+
+    Raises:
+        UsageError: no such data set, or it cannot be downloaded or read.
+    """
+    if name == "scenes":
+        splits = [_labelled(*labelled_images(seed, n, image_size)) for seed, n in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
+    elif name in TORCHVISION:
+        splits = [_torchvision(name, train, config, image_size) for train in (True, False)]
+    elif Path(name).is_dir():
+        splits = _folder(Path(name), image_size)
+    elif Path(name).suffix == ".npz" and Path(name).is_file():
+        splits = _npz(Path(name), image_size)
+    else:
+        known = ", ".join(["scenes", *TORCHVISION])
+        raise UsageError(f"no data set '{name}': give one of {known}, an existing image folder, or an .npz file")
+    train, test = (_limited(split, config.limit) for split in splits)
+    if not len(train.labels) or not len(test.labels) or train.labels.unique().numel() < 2:
+        raise UsageError(f"data set '{name}' needs training and test images of at least two classes")
+    return train, test
+
+
+def fingerprint(name: str) -> str:
+    """What identifies the content of a data set without reading it all: files and bytes of a folder or an .npz."""
+    path = Path(name)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else []
+    return f"{len(files)}:{sum(f.stat().st_size for f in files)}"
+
+
+def _torchvision(name: str, train: bool, config: EvaluateConfig, image_size: int) -> Labelled:
+    try:
+        data = TORCHVISION[name](config.data, train, config.download)
+    except (RuntimeError, OSError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"data set '{name}' is not in '{config.data}' and could not be fetched ({why}): put it there "
+            "or name another in evaluate.datasets"
+        ) from None
+    images, labels = data.data, data.labels if name == "stl10" else data.targets
+    stacked = torch.as_tensor(images if name == "stl10" else np.moveaxis(images, 3, 1))
+    return Labelled(_fit(stacked, image_size), torch.as_tensor(labels, dtype=torch.int64))
+
+
+TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDataset]] = {
+    "cifar10": lambda root, train, fetch: torchvision.datasets.CIFAR10(root, train, download=fetch),
+    "cifar100": lambda root, train, fetch: torchvision.datasets.CIFAR100(root, train, download=fetch),
+    "stl10": lambda root, train, fetch: torchvision.datasets.STL10(root, "train" if train else "test", download=fetch),
+}
+
+
+def _folder(path: Path, image_size: int) -> list[Labelled]:
+    """Splits of an image folder; classes are the folders' names, sorted."""
+    folders = {p.name: p for p in path.iterdir() if p.is_dir()}
+    test_folder = folders.get("test") or folders.get("val")
+    if "train" in folders and test_folder:
+        train, test = _files(folders["train"]), _files(test_folder)
+        if unknown := sorted(set(test) - set(train)):
+            raise UsageError(f"image folder '{path}': class '{unknown[0]}' is in the test split only")
+    else:
+        every = _files(path)
+        train = {name: [f for i, f in enumerate(files) if i % HELD_OUT] for name, files in every.items()}
+        test = {name: files[::HELD_OUT] for name, files in every.items()}
+    number = {name: i for i, name in enumerate(sorted(train))}
+    return [_read({number[name]: files for name, files in split.items()}, image_size) for split in (train, test)]
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    return {c.name: sorted(f for f in c.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS) for c in classes}
+
+
+def _read(files: dict[int, list[Path]], image_size: int) -> Labelled:
+    def one(path: Path) -> Tensor:
+        try:
+            image = F.pil_to_tensor(Image.open(path).convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise UsageError(f"image '{path}' cannot be read: {error}") from None
+        return _fit(image[None], image_size)[0]
+
+    paths = [(path, label) for label, members in files.items() for path in members]
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(one, (path for path, _ in paths)))
+    stacked = torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
+    return Labelled(stacked, torch.tensor([label for _, label in paths], dtype=torch.int64))
+
+
+def _npz(path: Path, image_size: int) -> list[Labelled]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = next((n for n in NPZ_NAMES if set(n) <= set(content.files)), None)
+            if names is None:
+                raise UsageError(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {', '.join(content.files)}")
+            parts = [content[name] for name in names]
+    except (ValueError, OSError) as error:
+        raise UsageError(f"'{path}' cannot be read as .npz: {error}") from None
+    splits = []
+    for images, labels in (parts[:2], parts[2:]):
+        pixels = np.repeat(images[..., None], 3, axis=-1) if images.ndim == 3 else images
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UsageError(f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}")
+        splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), _integers(path, labels)))
+    return splits
+
+
+def _integers(path: Path, labels: np.ndarray) -> Tensor:
+    flat = labels.reshape(len(labels), -1)
+    if flat.shape[1] != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat < 0).any():
+        raise UsageError(f"'{path}': labels must be integers from 0, one an image, got {labels.dtype} {labels.shape}")
+    return torch.from_numpy(flat[:, 0].astype(np.int64))
+
+
+def _labelled(images: np.ndarray, labels: np.ndarray) -> Labelled:
+    return Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
+
+
+def _fit(images: Tensor, size: int) -> Tensor:
+    """Images u8[N, 3, H, W] resized by their shorter side to `size` and cropped at the centre."""
+    if images.shape[-2:] == (size, size):
+        return images.contiguous()
+    return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+
+
+def _limited(split: Labelled, limit: int | None) -> Labelled:
+    if limit is None or limit >= len(split.labels):
+        return split
+    chosen = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:limit]
+    return Labelled(split.images[chosen], split.labels[chosen])

@@ -1,0 +1,144 @@
+"""An experiment: its stages in order, each done or found done, timed, and tracked in one MLflow run."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator import cluster, evaluate, extract, pretrain, progress, report, score, tracking
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import StageError
+from orchestrator.store import Store
+
+STAGES = ("extract", "score", "pretrain", "evaluate", "report")
+
+
+def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> report.Report | None:
+    """Run stages of an experiment. Each does only what is missing; what comes before the first must be there.
+
+    Args:
+        config: the experiment.
+        stages: some of `STAGES`, in order.
+        resume: False trains anew although a checkpoint or a finished model is there.
+
+    Returns:
+        The report, if it was among the stages.
+
+    Raises:
+        UsageError: the config cannot be carried out; nothing was started.
+        StageError: a stage failed; what is complete stays, and the same command goes on from there.
+    """
+    store = Store(config.store)
+    if "pretrain" in stages:
+        pretrain.check(config)
+    if "evaluate" in stages:
+        evaluate.check(config)
+    tracked = tracking.Run(config)
+    status, made = "FAILED", None
+    try:
+        with cluster.session(config.ray):
+            tracked.files({"config.yaml": config.to_yaml().encode()})
+            for name in stages:
+                if name == "report":
+                    made = _report(config, store, tracked)
+                else:
+                    _timed(name, config, store, tracked, resume)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracked.finish(status)
+    return made
+
+
+def plan(config: ExperimentConfig) -> dict[str, str]:
+    """What `run` would do or reuse, a sentence a stage; nothing is computed or written.
+
+    Raises:
+        UsageError: the clips are not to be found, or the training cannot be built.
+    """
+    pretrain.check(config)
+    store = Store(config.store)
+    said: dict[str, str] = {}
+    try:
+        extracted = extract.load(config, store)
+        said["extract"] = f"reuse {len(extracted.windows)} windows of {len(extracted.ledger)} clips, after a look at them"
+        scored = score.load(config, store)
+        said["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
+        place = pretrain.stage(config, scored)
+        if store.exists(place.path("train")) and not store.exists(place.path("history.json")):
+            said["pretrain"] = f"go on from the last checkpoint in {store.url(place.path('train'))}"
+        trained = pretrain.load(config, store)
+        said["pretrain"] = f"reuse the model in {store.url(trained.stage.folder)}"
+        evaluated = evaluate.load(config, store)
+        said["evaluate"] = f"reuse the accuracies on {', '.join(r['dataset'] for r in evaluated.results)}"
+    except StageError:
+        pass  # from here on nothing is there
+    settings = config.pretrain
+    size = config.extract.image_size
+    fresh = {
+        "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
+        "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
+        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs",
+        "evaluate": ", ".join(config.evaluate.datasets),
+        "report": "a page and figures",
+    }
+    return {name: said.get(name, f"do: {what}") for name, what in fresh.items()}
+
+
+def folder(config: ExperimentConfig) -> str:
+    """The folder of what is told of an experiment, relative to the store."""
+    return f"experiments/{config.name}-{tracking.identity(config)}"
+
+
+def _timed(name: str, config: ExperimentConfig, store: Store, tracked: tracking.Run, resume: bool) -> None:
+    """Run one stage, log what it left, and add its time to what the stage took before."""
+    started = time.perf_counter()
+    done: Any
+    if name == "extract":
+        done = extract.run(config, store)
+    elif name == "score":
+        done = score.run(config, extract.load(config, store))
+        tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in done.counts.items()})
+    elif name == "pretrain":
+        done = pretrain.run(config, score.load(config, store), partial(_epoch, config, tracked), resume)
+        tracked.files(pretrain.files(done.stage), "backbone")
+    else:
+        done = evaluate.run(config, pretrain.load(config, store))
+        tracked.results(done.results)
+    if done.computed:
+        times = _times(config, store)
+        spent = times.get(name, {}).get("seconds", 0.0) + time.perf_counter() - started
+        times[name] = {"seconds": spent, "computed": done.computed, "resumed": done.resumed}
+        store.write_json(f"{folder(config)}/times.json", times)
+        tracked.metrics({f"seconds/{name}": spent})
+
+
+def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]]:
+    path = f"{folder(config)}/times.json"
+    return store.read_json(path) if store.exists(path) else {}
+
+
+def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: pretrain.Epoch) -> None:
+    tracked.epoch(metrics)
+    left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
+    progress.say(
+        f"epoch {metrics['epoch']:.0f}/{config.pretrain.epochs}  loss {metrics['loss']:.3f} "
+        f"(view {metrics['view_loss']:.3f}, twin {metrics['twin_loss']:.3f})  "
+        f"{metrics['images_per_second']:,.0f} images/s  {left:.0f} s left"
+    )
+
+
+def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> report.Report:
+    """Put the report together, keep it on the store, and log it."""
+    scored, trained = score.load(config, store), pretrain.load(config, store)
+    pictures = {"reasons": figures.draw_reasons(scored.counts), "training": figures.draw_training(trained.history)}
+    results = evaluate.load(config, store).results
+    pictures["accuracy"] = figures.draw_accuracy(results)
+    for clip_id, window in _most_twins(scored):
+        try:
+            inspected = inspection.inspect_stored(scored, config, clip_id, window)
+        except StageError as error:
+            progress.say(f"no pictures of {clip_id}: {error}")
+            continue
+        pictures |= {f"{name} of {clip_id}, window {window}": picture for name, picture in inspected.pictures.items()}

@@ -1,0 +1,264 @@
+"""Extract: clips to trajectories and patch images, on Ray Data.
+
+Two passes. The first goes over clips: what is really in the file, and where its shots begin. The second goes over
+windows, neighbouring windows of a clip in one task, so that a long clip is shared among workers and each task still
+decodes forward. A window is one Parquet file; a clip that gives none is a row of the ledger with the reason.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from estimators import camera, clips, tracks
+from orchestrator import cluster, progress, scenes
+from orchestrator.config import ExperimentConfig, ExtractConfig
+from orchestrator.errors import StageError, UsageError
+from orchestrator.store import Stage, Store, digest_of, file_name, tensors
+
+VERSION = 1  # of the numbers: raised when the same config would give others
+WINDOWS_PER_TASK = 4  # about a second of work or more, against some 40 ms that a task costs
+CLIPS_PER_TASK = 1
+
+LEDGER = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("path", pa.string()),
+        ("status", pa.string()),  # ok, partial (some windows failed) or failed
+        ("reason", pa.string()),
+        ("folder", pa.string()),  # of the clip, among the trajectories
+        ("frames", pa.int32()),
+        ("fps", pa.float32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("cuts", pa.list_(pa.int32())),
+        ("first_frames", pa.list_(pa.int32())),  # of the windows that are there, by window
+        ("windows", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What the extract stage leaves: its folder, and a ledger row for every clip."""
+
+    stage: Stage
+    ledger: pa.Table
+    resumed: int
+    computed: int
+
+    @property
+    def windows(self) -> list[tuple[str, str, int]]:
+        """(clip_id, folder, window) of every window that is there, in order."""
+        return [(r["clip_id"], r["folder"], w) for r in self.ledger.to_pylist() for w in r["windows"]]
+
+
+def stage(config: ExperimentConfig, store: Store) -> Stage:
+    """Where this config's trajectories live; clips of all experiments with the same settings share it."""
+    return Stage(store, "extract", {"version": VERSION, **config.extract.model_dump()})
+
+
+def source(config: ExperimentConfig) -> str:
+    """Name of the set of clips that a config reads, for its ledger."""
+    what = {"path": config.clips.path} if config.clips.path else config.scenes.model_dump()
+    return digest_of(what)
+
+
+def trajectory_path(place: Stage, folder: str, window: int) -> str:
+    """Where a window's trajectories lie on the store."""
+    return place.path("trajectories", folder, f"{window:05d}.parquet")
+
+
+def load(config: ExperimentConfig, store: Store) -> Extracted:
+    """What an earlier extraction left.
+
+    Raises:
+        StageError: there was none for this config.
+    """
+    place = stage(config, store)
+    path = place.path(f"ledger-{source(config)}.parquet")
+    if not store.exists(path):
+        raise StageError("these clips are not extracted yet: run `infoaug extract` with the same config first")
+    ledger = store.read_table(path)
+    count = sum(map(len, ledger["windows"].to_pylist()))
+    return Extracted(place, ledger, resumed=count, computed=0)
+
+
+def run(config: ExperimentConfig, store: Store) -> Extracted:
+    """Extract every window of every clip that is not there yet.
+
+    Raises:
+        UsageError: the clips are not to be found.
+        StageError: no clip gave a window; the ledger says why.
+    """
+    place = stage(config, store)
+    found = find(config, store)
+    place.record(config.to_yaml())
+    cluster.connect(config.ray)
+
+    scanned = cluster.map_rows(
+        [{"clip_id": c.clip_id, "path": c.path} for c in found], partial(_scan, place, config.extract), CLIPS_PER_TASK
+    )
+    rows = {row["clip_id"]: row for row in progress.track(scanned, len(found), "scan clips")}
+    for clip in found:
+        rows.setdefault(clip.clip_id, _lost(clip))
+
+    present = store.files(place.path("trajectories"))
+    wanted = [
+        {"clip_id": c.clip_id, "path": c.path, "folder": rows[c.clip_id]["folder"], "window": w, "first": first}
+        for c in found
+        for w, first in enumerate(rows[c.clip_id]["first_frames"])
+    ]
+    todo = [w for w in wanted if f"{w['folder']}/{w['window']:05d}.parquet" not in present]
+    if wanted:
+        progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
+    done = cluster.map_rows(todo, partial(_extract, place, config.extract), WINDOWS_PER_TASK)
+    failed = {(w["clip_id"], w["window"]): cluster.DIED for w in todo}
+    for status in progress.track(done, len(todo), "extract windows"):
+        key = (status["clip_id"], status["window"])
+        if status["reason"]:
+            failed[key] = status["reason"]
+        else:
+            del failed[key]
+
+    ledger = pa.Table.from_pylist([_entry(rows[c.clip_id], failed) for c in found], schema=LEDGER)
+    store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
+    result = Extracted(place, ledger, resumed=len(wanted) - len(todo), computed=len(todo) - len(failed))
+    for row in ledger.to_pylist():
+        if row["status"] != "ok":
+            progress.say(f"[yellow]{row['status']}[/] {row['clip_id']}: {row['reason']}")
+    if not result.windows:
+        raise StageError(f"none of the {len(found)} clips gave a window; the ledger in {store.url(place.folder)} says why")
+    return result
+
+
+def find(config: ExperimentConfig, store: Store) -> list[clips.Clip]:
+    """The clips a config names, or the rendered scenes, which are rendered if they are not there yet.
+
+    Raises:
+        UsageError: nothing is to be found at `clips.path`, or scenes cannot be rendered as configured.
+    """
+    try:
+        if config.clips.path:
+            return clips.find_clips(config.clips.path)
+        if store.local is None:
+            raise UsageError("rendered scenes need a store that is a folder: set clips.path, or a local store")
+        folder = store.local / "scenes" / source(config)
+        settings = config.scenes.model_dump(exclude={"count", "seed"})
+        names = [folder / f"scene-{number:04d}.avi" for number in range(config.scenes.count)]
+        missing = [(number, path) for number, path in enumerate(names) if not path.exists()]
+        for number, path in progress.track(missing, len(missing), "render scenes"):
+            folder.mkdir(parents=True, exist_ok=True)
+            scenes.write(scenes.render(scene_seed(config.scenes.seed, number), **settings), path)
+        return [clips.Clip(path.name, str(path)) for path in names]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def count(config: ExperimentConfig) -> int:
+    """How many clips a config names; nothing is read or rendered.
+
+    Raises:
+        UsageError: nothing is to be found at `clips.path`.
+    """
+    return len(find(config, Store(config.store))) if config.clips.path else config.scenes.count
+
+
+def scene_seed(seed: int, number: int) -> int:
+    """Seed of one rendered scene of a set."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def extract_window(frames: np.ndarray, settings: ExtractConfig) -> dict[str, np.ndarray]:
+    """The trajectories of one window.
+
+    Args:
+        frames: u8[T, H, W, 3] RGB.
+        settings: how to.
+
+    Returns:
+        For the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels,
+        `colour` f32[N, T, 3] in 0–1, `visible` bool[N, T], `image` u8[N, S, S, 3].
+    """
+    boxes = tracks.patch_grid(*frames.shape[1:3], settings.patch_size)
+    queries = tracks.trackable_points(frames[0], boxes, point=settings.point)
+    found = tracks.track(frames, queries, method=settings.tracker, forward_backward=settings.forward_backward)
+    motion = camera.camera_motion(found.position, found.visible, model=settings.camera)
+    return {
+        "position": found.position,
+        "camera": camera.camera_trajectories(motion, queries),
+        "colour": tracks.patch_colour(frames, found.position, settings.patch_size),
+        "visible": found.visible,
+        "image": tracks.patch_images(frames[0], boxes, settings.image_size),
+    }
+
+
+def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]) -> pa.Table:
+    """One window's trajectories as they lie on the store, a row a patch."""
+    count = len(columns["image"])
+    keys = {
+        "clip_id": pa.array([clip_id] * count, pa.string()),
+        "window": pa.array([window] * count, pa.int32()),
+        "patch": pa.array(np.arange(count), pa.int32()),
+    }
+    return pa.table(keys | {name: tensors(array) for name, array in columns.items()})
+
+
+def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """On a worker: what is in each clip, kept beside its trajectories so that it is found out once."""
+    cv2.setNumThreads(1)
+    for row in rows:
+        clip_id, path = row["clip_id"], row["path"]
+        entry: dict[str, Any] = {"clip_id": clip_id, "path": path, "reason": "", "folder": "", "frames": 0, "fps": 0.0}
+        entry |= {"width": 0, "height": 0, "cuts": [], "first_frames": []}
+        try:
+            entry["folder"] = file_name(clip_id, clips.digest(path))
+            kept = place.path("clips", f"{entry['folder']}.json")
+            if place.store.exists(kept):
+                scan = clips.Scan(**place.store.read_json(kept))
+            else:
+                scan = clips.scan(path)
+                place.store.write_json(kept, vars(scan))
+            entry |= vars(scan)
+            entry["first_frames"] = clips.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+            if not entry["first_frames"]:
+                shots = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
+                entry["reason"] = f"{scan.frames} frames in {shots}, too few for a window of {settings.window}"
+        except Exception as error:  # whatever is wrong with one clip must not stop the others
+            entry["reason"] = cluster.reason(error)
+        yield entry
+
+
+def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """On a worker: read, track and store some windows, the reader kept open while they are of one clip."""
+    cv2.setNumThreads(1)
+    reader: clips.Reader | None = None
+    for row in rows:
+        clip_id, window, reason = row["clip_id"], row["window"], ""
+        try:
+            if reader is None or reader.path != row["path"]:
+                reader = clips.Reader(row["path"])
+            columns = extract_window(reader.read(row["first"], settings.window), settings)
+            table = trajectories_table(clip_id, window, columns)
+            place.store.write_table(trajectory_path(place, row["folder"], window), table)
+        except Exception as error:  # as above
+            reason, reader = cluster.reason(error), None
+        yield {"clip_id": clip_id, "window": window, "reason": reason}
+
+
+def _lost(clip: clips.Clip) -> dict[str, Any]:
+    return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "first_frames": []}
+
+
+def _entry(row: dict[str, Any], failed: dict[tuple[str, int], str]) -> dict[str, Any]:
+    """A clip's ledger row: its scan, less the windows that failed."""
+    reasons = {w: failed[row["clip_id"], w] for w in range(len(row["first_frames"])) if (row["clip_id"], w) in failed}
+    there = [w for w in range(len(row["first_frames"])) if w not in reasons]
+    reason = row["reason"] or "; ".join(f"window {w}: {why}" for w, why in reasons.items())
+    status = "failed" if not there else "partial" if reasons else "ok"
+    firsts = [row["first_frames"][w] for w in there]
+    return {**row, "status": status, "reason": reason, "windows": there, "first_frames": firsts}

@@ -1,0 +1,84 @@
+"""Inspect: what the stages see in one window of a clip, as pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from estimators import clips
+from orchestrator import extract, figures, score
+from orchestrator.config import ExperimentConfig, ScoreConfig
+from orchestrator.errors import StageError, UsageError
+from orchestrator.store import arrays
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One window seen through extract and score.
+
+    Attributes:
+        reasons: how many of its patches ended for which reason, `twin` where they have one.
+        pictures: by name: `tracks`, `mutual-information`, `twins`, `reasons`.
+    """
+
+    reasons: dict[str, int]
+    pictures: dict[str, Figure]
+
+
+def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
+    """Extract and score one window of a clip here and now, without Ray and without a store.
+
+    Raises:
+        UsageError: the clip is missing, cannot be decoded, or has no such window.
+    """
+    try:
+        scan = clips.scan(path)
+        firsts = clips.windows(scan.frames, scan.cuts, config.extract.window, config.extract.stride)
+        if not 0 <= window < len(firsts):
+            raise UsageError(
+                f"'{path}' has {len(firsts)} windows of {config.extract.window} frames ({scan.frames} frames, "
+                f"{len(scan.cuts)} shot cuts): there is no window {window}; lower --window or extract.window"
+            )
+        frames = clips.read_clip(path, firsts[window], config.extract.window)
+        table = extract.trajectories_table(Path(path).name, window, extract.extract_window(frames, config.extract))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return _inspect(frames[0], table, config.score)
+
+
+def inspect_stored(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Inspected:
+    """The same for a window of an experiment, from its stored trajectories; only the first frame is read again.
+
+    Raises:
+        StageError: the clip is not where it was.
+    """
+    row = next(r for r in scored.extracted.ledger.to_pylist() if r["clip_id"] == clip_id)
+    table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
+    try:
+        frame = clips.read_clip(row["path"], row["first_frames"][row["windows"].index(window)], 1)[0]
+    except ValueError as error:
+        raise StageError(str(error)) from None
+    return _inspect(frame, table, config.score)
+
+
+def _inspect(frame: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig) -> Inspected:
+    scored = score.score_trajectories(table, settings)
+    found = scored.twins
+    counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
+    rows = np.arange(len(found.index))
+    p = scored.p_values if scored.p_values is not None else np.full_like(scored.mutual_information, np.nan)
+    of_twin = [np.where(found.index >= 0, matrix[rows, found.index], np.nan) for matrix in (scored.mutual_information, p)]
+    pictures = {
+        "tracks": figures.draw_tracks(
+            frame, arrays(table, "position"), arrays(table, "visible"), scored.spread, found.reason
+        ),
+        "mutual-information": figures.draw_mutual_information(
+            scored.mutual_information, scored.p_values, found.index
+        ),
+        "twins": figures.draw_twins(arrays(table, "image"), found.index, *of_twin),
+        "reasons": figures.draw_reasons(counts),
+    }
+    return Inspected(counts, pictures)

@@ -1,0 +1,41 @@
+"""What the user sees while a stage works: a bar on a terminal, a line now and then in a log."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+SECONDS_BETWEEN_LINES = 10.0
+
+T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """Print one line about the work, to the standard error stream."""
+    console.print(text, soft_wrap=True)
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Pass items through while showing how many of `total` have come, and how long the rest will take."""
+    if not console.is_terminal:
+        yield from _lines(items, total, what)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def _lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or done == total:
+            last = now
+            say(f"{what} {done}/{total}, {now - start:.0f} s")

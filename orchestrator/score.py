@@ -1,0 +1,255 @@
+"""Score: trajectories to mutual information to twins, on Ray Data over windows."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from estimators import entropy, motion, mutual_information, significance, twins
+from orchestrator import cluster, extract, progress
+from orchestrator.config import ExperimentConfig, ScoreConfig
+from orchestrator.errors import StageError
+from orchestrator.store import Stage, Store, arrays, digest_of
+
+VERSION = 1  # of the numbers: raised when the same config would give others
+WINDOWS_PER_TASK = 2
+REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
+
+TWINS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("window", pa.int32()),
+        ("patch", pa.int32()),
+        ("visible_frames", pa.int32()),
+        ("spread", pa.float32()),  # RMS distance of the residual trajectory from its mean, pixels
+        ("entropy", pa.float32()),  # of the residual displacements, nats
+        ("reason", pa.string()),  # why there is no twin, empty if there is one
+        ("twin", pa.int32()),
+        ("mutual_information", pa.float32()),  # with the twin, nats
+        ("p_value", pa.float32()),
+        ("candidates", pa.list_(pa.int32())),  # best first
+        ("candidate_mutual_information", pa.list_(pa.float32())),
+        ("candidate_p_value", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the score stage leaves: its folder, and how many patches of each window ended for which reason."""
+
+    stage: Stage
+    extracted: extract.Extracted
+    ledger: pa.Table
+    resumed: int
+    computed: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Patches, those tracked through all frames, and those of each reason (`twin` where there is none)."""
+        names = ("patches", "tracked", *REASONS)
+        return {name: sum(self.ledger[name.replace(" ", "_")].to_pylist()) for name in names}
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """A window's patches after scoring; N patches.
+
+    Attributes:
+        mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
+        p_values: f64[N, N] or None where no test was asked for.
+        residual: f64[N, T, 2] pixels, the trajectories less the camera's motion.
+        spread: f64[N] pixels.
+        entropy: f64[N] nats, NaN for a lost patch.
+        twins: the twins and reasons.
+    """
+
+    mutual_information: NDArray[np.float64]
+    p_values: NDArray[np.float64] | None
+    residual: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    twins: twins.Twins
+
+
+def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
+    """Where the twins of these trajectories live."""
+    key = {"version": VERSION, "extract": extracted.stage.hash, **config.score.model_dump()}
+    return Stage(extracted.stage.store, "score", key)
+
+
+def twins_path(place: Stage, folder: str, window: int) -> str:
+    """Where a window's twins lie on the store."""
+    return place.path("twins", folder, f"{window:05d}.parquet")
+
+
+def load(config: ExperimentConfig, store: Store) -> Scored:
+    """What an earlier scoring left.
+
+    Raises:
+        StageError: there was none for this config.
+    """
+    extracted = extract.load(config, store)
+    place = stage(config, extracted)
+    path = place.path(f"ledger-{extract.source(config)}.parquet")
+    if not store.exists(path):
+        raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
+    ledger = store.read_table(path)
+    return Scored(place, extracted, ledger, resumed=len(ledger), computed=0)
+
+
+def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
+    """Find the twins of every extracted window that has none yet.
+
+    Raises:
+        StageError: a window could not be scored.
+    """
+    place, store = stage(config, extracted), extracted.stage.store
+    place.record(config.to_yaml())
+    present = store.files(place.path("twins"))
+    wanted = [{"clip_id": c, "folder": f, "window": w} for c, f, w in extracted.windows]
+    todo = [w for w in wanted if f"{w['folder']}/{w['window']:05d}.parquet" not in present]
+    progress.say(f"score: {len(wanted)} windows, {len(wanted) - len(todo)} already there")
+    if todo:
+        cluster.connect(config.ray)
+    work = partial(_score, place, extracted.stage, config.score)
+    missing = {(w["folder"], w["window"]): cluster.DIED for w in todo}
+    for status in progress.track(cluster.map_rows(todo, work, WINDOWS_PER_TASK), len(todo), "score windows"):
+        if status["reason"]:
+            missing[status["folder"], status["window"]] = status["reason"]
+        else:
+            del missing[status["folder"], status["window"]]
+    if missing:
+        (folder, window), why = next(iter(missing.items()))
+        raise StageError(
+            f"{len(missing)} of {len(wanted)} windows could not be scored, first window {window} of {folder}: {why}; "
+            "the others are kept, run the same command again"
+        )
+    ledger = pa.Table.from_pylist([_summary(place, w, config.extract.window) for w in wanted])
+    store.write_table(place.path(f"ledger-{extract.source(config)}.parquet"), ledger)
+    return Scored(place, extracted, ledger, resumed=len(wanted) - len(todo), computed=len(todo))
+
+
+def score_window(
+    position: NDArray[np.float32],
+    camera: NDArray[np.float32],
+    visible: NDArray[np.bool_],
+    settings: ScoreConfig,
+    seed: int = 0,
+) -> ScoredWindow:
+    """Mutual information of a window's patches, and their twins.
+
+    Args:
+        position: f32[N, T, 2] pixels.
+        camera: f32[N, T, 2] pixels, what the camera alone would have done.
+        visible: bool[N, T].
+        settings: how to.
+        seed: of the surrogates and of the random policy.
+    """
+    residual = motion.residual(position, camera) if settings.remove_camera else position.astype(np.float64)
+    steps, seen = motion.displacement(residual, visible)
+    spread = motion.spread(residual, visible)
+    needed = settings.min_frames - 1  # displacements
+    lost = seen.sum(1) < max(needed, settings.k + 1)
+    content = np.full(len(position), np.nan)
+    for patch in np.flatnonzero(~lost):
+        content[patch] = entropy.entropy(steps[patch, seen[patch]], k=settings.k)
+    static = spread < settings.min_spread
+    if settings.min_entropy is not None:
+        static |= content < settings.min_entropy
+    excluded = np.where(lost, "lost", np.where(static, "static", ""))
+
+    moving = np.flatnonzero(excluded == "")
+    white = motion.whiten(steps[moving], seen[moving], settings.noise)
+    options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k}
+    options |= {"visible": seen[moving], "min_samples": needed}
+    among = mutual_information.pairwise_mutual_information(white, **options)
+    mi = _spread_out(among, moving, len(position))
+    p_values = None
+    if settings.surrogates:
+        p = significance.p_values(
+            white, surrogates=settings.surrogates, mutual_information_matrix=among, seed=seed, **options
+        )
+        p_values = _spread_out(p, moving, len(position))
+    found = twins.find_twins(
+        mi,
+        p_values=p_values,
+        position=position[:, 0],
+        policy=settings.policy,
+        alpha=settings.alpha,
+        min_distance=settings.min_distance,
+        candidates=settings.candidates,
+        excluded=excluded.tolist(),
+        seed=seed,
+    )
+    return ScoredWindow(mi, p_values, residual, spread, content, found)
+
+
+def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
+    """`score_window` of a window's trajectories as they lie on the store, with a seed of the window's own."""
+    first = table.slice(0, 1).to_pylist()[0]
+    own = int(digest_of([settings.seed, first["clip_id"], first["window"]], 8), 16)
+    return score_window(arrays(table, "position"), arrays(table, "camera"), arrays(table, "visible"), settings, own)
+
+
+def _score(
+    place: Stage, extracted: Stage, settings: ScoreConfig, rows: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """On a worker: score and store some windows."""
+    columns = ["clip_id", "window", "patch", "position", "camera", "visible"]
+    for row in rows:
+        reason = ""
+        try:
+            table = place.store.read_table(extract.trajectory_path(extracted, row["folder"], row["window"]), columns)
+            scored = score_trajectories(table, settings)
+            place.store.write_table(twins_path(place, row["folder"], row["window"]), _twins_table(table, scored))
+        except Exception as error:  # whatever is wrong with one window must not stop the others
+            reason = cluster.reason(error)
+        yield {"folder": row["folder"], "window": row["window"], "reason": reason}
+
+
+def _twins_table(table: pa.Table, scored: ScoredWindow) -> pa.Table:
+    found, count = scored.twins, len(table)
+    rows = np.arange(count)
+    listed = [row[row >= 0] for row in found.candidates]
+    p = scored.p_values if scored.p_values is not None else np.full((count, count), np.nan)
+    has = found.index >= 0
+
+    def of_twin(matrix: NDArray[np.float64]) -> pa.Array:
+        return pa.array(matrix[rows, found.index], from_pandas=True, mask=~has)
+
+    columns = {
+        **{name: table[name] for name in ("clip_id", "window", "patch")},
+        "visible_frames": arrays(table, "visible").sum(1),
+        "spread": scored.spread,
+        "entropy": pa.array(scored.entropy, from_pandas=True),
+        "reason": found.reason,
+        "twin": pa.array(found.index, mask=~has),
+        "mutual_information": of_twin(scored.mutual_information),
+        "p_value": of_twin(p),
+        "candidates": listed,
+        "candidate_mutual_information": [scored.mutual_information[i, c] for i, c in enumerate(listed)],
+        "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],
+    }
+    return pa.table(columns).cast(TWINS)
+
+
+def _summary(place: Stage, row: dict[str, Any], length: int) -> dict[str, Any]:
+    """Ledger row of a window of `length` frames."""
+    table = place.store.read_table(twins_path(place, row["folder"], row["window"]), ["reason", "visible_frames"])
+    reasons = Counter(reason or "twin" for reason in table["reason"].to_pylist())
+    frames = table["visible_frames"].to_numpy()
+    tracked = int((frames == length).sum())
+    return {**row, "patches": len(table), "tracked": tracked, **{r.replace(" ", "_"): reasons[r] for r in REASONS}}
+
+
+def _spread_out(among: NDArray[np.float64], chosen: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """A matrix over the chosen patches as one over all patches, NaN elsewhere."""
+    matrix = np.full((count, count), np.nan)
+    matrix[np.ix_(chosen, chosen)] = among
+    return matrix

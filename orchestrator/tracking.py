@@ -1,0 +1,128 @@
+"""MLflow: one run an experiment, found again by what the experiment is. Nothing else talks to MLflow."""
+
+import logging
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UsageError
+from orchestrator.store import digest_of
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+NOT_THE_EXPERIMENT = {"store", "tracking", "ray"}  # where it runs and is kept, not what it is
+EPOCH_METRICS = ("loss", "view_loss", "twin_loss", "learning_rate", "images_per_second", "share_with_twin")
+
+
+def identity(config: ExperimentConfig) -> str:
+    """Digest of all that an experiment is; the same config started again is the same run."""
+    return digest_of(config.model_dump(mode="json", exclude=NOT_THE_EXPERIMENT))
+
+
+class Run:
+    """The MLflow run of an experiment: begun, or gone on with where the same experiment was run before.
+
+    Raises:
+        UsageError: no tracking server answers, or the database cannot be opened.
+    """
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.uri = _absolute(config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+        _answers(self.uri)
+        try:
+            self._client = MlflowClient(tracking_uri=self.uri)
+            experiment = _experiment(self._client, config.tracking.experiment, self.uri)
+            self.id = self._find_or_create(experiment, config)
+        except (MlflowException, OSError) as error:
+            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
+        self._epochs = self._last_step("loss")
+
+    def epoch(self, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics, `train/…` at step epoch; an epoch seen before (after a resume) is passed over."""
+        step = int(metrics["epoch"])
+        if step > self._epochs:
+            self._epochs = step
+            self.metrics({f"train/{name}": metrics[name] for name in EPOCH_METRICS}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics in one request."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def results(self, results: list[dict[str, Any]]) -> None:
+        """Log accuracies as `DATASET/knn`, `DATASET/probe` and the same of the floor."""
+        for result in results:
+            name = Path(result["dataset"]).name
+            self.metrics({f"{name}/{k}": result[k] for k in ("knn", "probe", "floor_knn", "floor_probe")})
+
+    def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
+        """Log artifacts by their file names."""
+        with tempfile.TemporaryDirectory() as place:
+            for name, content in contents.items():
+                (Path(place) / name).write_bytes(content)
+                self._client.log_artifact(self.id, str(Path(place) / name), folder)
+
+    def finish(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.id, status)
+
+    def _find_or_create(self, experiment: str, config: ExperimentConfig) -> str:
+        tag = identity(config)
+        found = self._client.search_runs([experiment], f"tags.`infoaug.identity` = '{tag}'", max_results=1)
+        if found:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
+            return str(found[0].info.run_id)
+        tags = {"infoaug.identity": tag, "framework": config.pretrain.framework, "policy": config.score.policy}
+        run = self._client.create_run(experiment, run_name=config.name, tags=tags)
+        params = [Param(key, str(value)) for key, value in config.flat().items()]
+        for start in range(0, len(params), 100):  # MLflow's limit to a request
+            self._client.log_batch(run.info.run_id, params=params[start : start + 100])
+        return str(run.info.run_id)
+
+    def _last_step(self, name: str) -> int:
+        history = self._client.get_metric_history(self.id, f"train/{name}")
+        return max((metric.step for metric in history), default=0)
+
+
+def _absolute(uri: str) -> str:
+    """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
+    scheme, separator, path = uri.partition(":///")
+    if scheme == "sqlite" and separator and not path.startswith("/"):
+        return f"sqlite:///{Path(path).absolute()}"
+    return uri
+
+
+def _answers(uri: str) -> None:
+    """Ask a tracking server whether it is there, before MLflow's own client spends minutes on finding out."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise UsageError(
+                f"no MLflow server answers at '{uri}' ({error}): start one, or unset MLFLOW_TRACKING_URI and "
+                "tracking.uri to use a local database"
+            ) from None
+
+
+def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """Id of the MLflow experiment; a database's artifacts lie beside it, under an absolute path."""
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
+    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
