@@ -34,7 +34,9 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     experiment.tell(experiment.run(load(config, overrides or ()), stages, resume=resume))
 
 
-@app.command(epilog="Example:  infoaug run configs/clips.yaml --set clips.path=my/videos --set evaluate.datasets=cifar10")
+@app.command(
+    epilog="Example:  infoaug run configs/clips.yaml --set clips.path=my/videos --set evaluate.datasets=cifar10"
+)
 def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
     """The whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
     from orchestrator import experiment

@@ -27,7 +27,7 @@ def connect(config: RayConfig) -> None:
     """
     if ray.is_initialized():
         return
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(config)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"num_cpus": config.cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
@@ -46,6 +46,11 @@ def connect(config: RayConfig) -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # an input that kills its worker costs its block, not the job
     context.execution_no_progress_timeout_s = 600
+
+
+def address_of(config: RayConfig) -> str:
+    """Where the cluster is: the config's address, else RAY_ADDRESS, else `local`, a Ray of this command's own."""
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager

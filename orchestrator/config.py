@@ -168,14 +168,14 @@ class ExperimentConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the training; input and twins have their own")
     store: str = Field("outputs", description="a folder, or a URL that pyarrow can open")
-    clips: ClipsConfig = Field(default_factory=ClipsConfig)
-    scenes: ScenesConfig = Field(default_factory=ScenesConfig)
-    extract: ExtractConfig = Field(default_factory=ExtractConfig)
-    score: ScoreConfig = Field(default_factory=ScoreConfig)
-    pretrain: PretrainConfig = Field(default_factory=PretrainConfig)
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    ray: RayConfig = Field(default_factory=RayConfig)
+    clips: ClipsConfig = ClipsConfig()
+    scenes: ScenesConfig = ScenesConfig()
+    extract: ExtractConfig = ExtractConfig()
+    score: ScoreConfig = ScoreConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ray: RayConfig = RayConfig()
 
     def to_yaml(self) -> str:
         """The resolved config as YAML that `load` reads back to an equal config."""

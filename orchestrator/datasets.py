@@ -40,8 +40,8 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
     `config.limit`, each split is the first so many of a fixed shuffle.
 
     Args:
-        name: `scenes`, `cifar10`, `cifar100`, `stl10`, a folder `train/CLASS/…` with `test/CLASS/…` (or `val`), a folder
-            `CLASS/…` (every fifth image is then for testing), or an .npz with x_train, y_train, x_test, y_test.
+        name: `scenes`, `cifar10`, `cifar100`, `stl10`, a folder `train/CLASS/…` with `test/CLASS/…` (or `val`), a
+            folder `CLASS/…` (every fifth image is for testing), or an .npz with x_train, y_train, x_test, y_test.
         config: where torchvision's sets are, and how many images.
         image_size: S, pixels.
 
@@ -142,7 +142,9 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
     for images, labels in (parts[:2], parts[2:]):
         pixels = np.repeat(images[..., None], 3, axis=-1) if images.ndim == 3 else images
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise UsageError(f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}")
+            raise UsageError(
+                f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}"
+            )
         splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), _integers(path, labels)))
     return splits
 

@@ -46,7 +46,9 @@ class Evaluated:
 def stage(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Stage:
     """Where the accuracies of this model live."""
     settings = config.evaluate.model_dump(exclude=RUNTIME_SETTINGS)
-    return Stage(pretrained.stage.store, "evaluate", {"version": VERSION, "pretrain": pretrained.stage.hash, **settings})
+    return Stage(
+        pretrained.stage.store, "evaluate", {"version": VERSION, "pretrain": pretrained.stage.hash, **settings}
+    )
 
 
 def result_path(place: Stage, name: str) -> str:
@@ -76,7 +78,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     place, store = stage(config, pretrained), pretrained.stage.store
     place.record(config.to_yaml())
     todo = [name for name in config.evaluate.datasets if not store.exists(result_path(place, name))]
-    progress.say(f"evaluate: {len(config.evaluate.datasets)} data sets, {len(config.evaluate.datasets) - len(todo)} done")
+    progress.say(
+        f"evaluate: {len(config.evaluate.datasets)} data sets, {len(config.evaluate.datasets) - len(todo)} done"
+    )
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
@@ -136,7 +140,7 @@ def features(
     backbone: nn.Module, images: Tensor, batch_size: int, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
     """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as in training and not augmented."""
-    backbone = backbone.eval().to(device, memory_format=torch.channels_last)
+    backbone = backbone.eval().to(device).to(memory_format=torch.channels_last)
     normalise = Augment().to(device).normalise
     with torch.inference_mode():
         parts = [

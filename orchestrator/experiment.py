@@ -62,7 +62,9 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     said: dict[str, str] = {}
     try:
         extracted = extract.load(config, store)
-        said["extract"] = f"reuse {len(extracted.windows)} windows of {len(extracted.ledger)} clips, after a look at them"
+        said["extract"] = (
+            f"reuse {len(extracted.windows)} windows of {len(extracted.ledger)} clips, after a look at them"
+        )
         scored = score.load(config, store)
         said["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
         place = pretrain.stage(config, scored)

@@ -6,15 +6,17 @@ decodes forward. A window is one Parquet file; a clip that gives none is a row o
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from estimators import camera, clips, tracks
+from estimators import camera, clips, shots, tracks
 from orchestrator import cluster, progress, scenes
 from orchestrator.config import ExperimentConfig, ExtractConfig
 from orchestrator.errors import StageError, UsageError
@@ -132,7 +134,8 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
         if row["status"] != "ok":
             progress.say(f"[yellow]{row['status']}[/] {row['clip_id']}: {row['reason']}")
     if not result.windows:
-        raise StageError(f"none of the {len(found)} clips gave a window; the ledger in {store.url(place.folder)} says why")
+        why = ledger["reason"][0].as_py()
+        raise StageError(f"none of {len(found)} clips gave a window, the first because: {why}")
     return result
 
 
@@ -184,7 +187,7 @@ def extract_window(frames: np.ndarray, settings: ExtractConfig) -> dict[str, np.
         For the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels,
         `colour` f32[N, T, 3] in 0–1, `visible` bool[N, T], `image` u8[N, S, S, 3].
     """
-    boxes = tracks.patch_grid(*frames.shape[1:3], settings.patch_size)
+    boxes = tracks.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
     queries = tracks.trackable_points(frames[0], boxes, point=settings.point)
     found = tracks.track(frames, queries, method=settings.tracker, forward_backward=settings.forward_backward)
     motion = camera.camera_motion(found.position, found.visible, model=settings.camera)
@@ -219,15 +222,15 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
             entry["folder"] = file_name(clip_id, clips.digest(path))
             kept = place.path("clips", f"{entry['folder']}.json")
             if place.store.exists(kept):
-                scan = clips.Scan(**place.store.read_json(kept))
+                scan = shots.Scan(**place.store.read_json(kept))
             else:
-                scan = clips.scan(path)
+                scan = shots.scan(path)
                 place.store.write_json(kept, vars(scan))
             entry |= vars(scan)
-            entry["first_frames"] = clips.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+            entry["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
             if not entry["first_frames"]:
-                shots = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
-                entry["reason"] = f"{scan.frames} frames in {shots}, too few for a window of {settings.window}"
+                parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
+                entry["reason"] = f"{scan.frames} frames in {parts}, too few for a window of {settings.window}"
         except Exception as error:  # whatever is wrong with one clip must not stop the others
             entry["reason"] = cluster.reason(error)
         yield entry
@@ -236,18 +239,19 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
 def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """On a worker: read, track and store some windows, the reader kept open while they are of one clip."""
     cv2.setNumThreads(1)
-    reader: clips.Reader | None = None
-    for row in rows:
-        clip_id, window, reason = row["clip_id"], row["window"], ""
-        try:
-            if reader is None or reader.path != row["path"]:
-                reader = clips.Reader(row["path"])
-            columns = extract_window(reader.read(row["first"], settings.window), settings)
-            table = trajectories_table(clip_id, window, columns)
-            place.store.write_table(trajectory_path(place, row["folder"], window), table)
-        except Exception as error:  # as above
-            reason, reader = cluster.reason(error), None
-        yield {"clip_id": clip_id, "window": window, "reason": reason}
+    for path, windows in groupby(rows, key=lambda row: row["path"]):
+        with ExitStack() as opened:
+            reader: clips.Reader | None = None
+            for row in windows:
+                clip_id, window, reason = row["clip_id"], row["window"], ""
+                try:
+                    reader = reader or opened.enter_context(clips.Reader(path))
+                    columns = extract_window(reader.read(row["first"], settings.window), settings)
+                    table = trajectories_table(clip_id, window, columns)
+                    place.store.write_table(trajectory_path(place, row["folder"], window), table)
+                except Exception as error:  # as above
+                    reason = cluster.reason(error)
+                yield {"clip_id": clip_id, "window": window, "reason": reason}
 
 
 def _lost(clip: clips.Clip) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from estimators import clips
+from estimators import clips, shots
 from orchestrator import extract, figures, score
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError, UsageError
@@ -35,8 +35,8 @@ def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
         UsageError: the clip is missing, cannot be decoded, or has no such window.
     """
     try:
-        scan = clips.scan(path)
-        firsts = clips.windows(scan.frames, scan.cuts, config.extract.window, config.extract.stride)
+        scan = shots.scan(path)
+        firsts = shots.windows(scan.frames, scan.cuts, config.extract.window, config.extract.stride)
         if not 0 <= window < len(firsts):
             raise UsageError(
                 f"'{path}' has {len(firsts)} windows of {config.extract.window} frames ({scan.frames} frames, "
@@ -68,17 +68,32 @@ def _inspect(frame: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig) -
     scored = score.score_trajectories(table, settings)
     found = scored.twins
     counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
-    rows = np.arange(len(found.index))
-    p = scored.p_values if scored.p_values is not None else np.full_like(scored.mutual_information, np.nan)
-    of_twin = [np.where(found.index >= 0, matrix[rows, found.index], np.nan) for matrix in (scored.mutual_information, p)]
+    has, rows = found.index >= 0, np.arange(len(found.index))
+    mi, p = scored.mutual_information, scored.p_values
+    mi_of_twin = np.where(has, mi[rows, found.index], np.nan)
+    p_of_twin = np.where(has, p[rows, found.index], np.nan) if p is not None else np.full(len(rows), np.nan)
     pictures = {
         "tracks": figures.draw_tracks(
             frame, arrays(table, "position"), arrays(table, "visible"), scored.spread, found.reason
         ),
-        "mutual-information": figures.draw_mutual_information(
-            scored.mutual_information, scored.p_values, found.index
-        ),
-        "twins": figures.draw_twins(arrays(table, "image"), found.index, *of_twin),
+        "mutual-information": figures.draw_mutual_information(mi, p, found.index),
+        "twins": figures.draw_twins(arrays(table, "image"), found.index, mi_of_twin, p_of_twin),
         "reasons": figures.draw_reasons(counts),
     }
     return Inspected(counts, pictures)
+
+
+def save(inspected: Inspected, folder: Path, name: str) -> list[Path]:
+    """Write the pictures as `NAME-PICTURE.png`, and return where they are.
+
+    Raises:
+        StageError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{name}-{picture}.png" for picture in inspected.pictures]
+        for path, figure in zip(paths, inspected.pictures.values(), strict=True):
+            path.write_bytes(figures.png(figure))
+    except OSError as error:
+        raise StageError(f"cannot write pictures to '{folder}': {error.strerror}") from None
+    return paths

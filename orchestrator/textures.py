@@ -75,7 +75,10 @@ FAMILIES: tuple[str, ...] = tuple(_FIELDS)
 
 
 def sprite(rng: np.random.Generator, family: int, side: int) -> Array:
-    """A sprite of a family with random colours, phase, scale and orientation: opaque RGBA f32[side, side, 4]."""
+    """A sprite with random colours, phase, scale and orientation: opaque RGBA f32[side, side, 4], colours 0–255.
+
+    `family` is an index into `FAMILIES`, `side` is in pixels.
+    """
     period = side / rng.uniform(3.0, 4.2)
     angle = rng.uniform(0, 2 * math.pi)
     axis = (np.arange(side, dtype=np.float32) - (side - 1) / 2) / period
@@ -121,7 +124,10 @@ def opaque(image: Array) -> Array:
 
 
 def paste(image: Array, layer: Array, affine: Array) -> None:
-    """Draw an RGBA layer into an image, in place and to a fraction of a pixel; `affine` maps layer to image pixels."""
+    """Draw an RGBA layer f32[h, w, 4] into an image u8[H, W, 3], in place and to a fraction of a pixel.
+
+    `affine` f64[2, 3] maps pixel centres of the layer to those of the image. What falls outside is cut off.
+    """
     height, width = layer.shape[:2]
     corners = np.array([[-1, -1], [width, -1], [-1, height], [width, height]]) @ affine[:, :2].T + affine[:, 2]
     left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
@@ -173,5 +179,6 @@ def labelled_images(seed: int, count: int, image_size: int = 32) -> tuple[NDArra
 
 
 def at_least(name: str, value: int, least: int) -> None:
+    """Raise ValueError, naming the argument, unless its value is a whole number of at least `least`."""
     if not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")

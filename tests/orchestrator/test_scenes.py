@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import scenes
-from orchestrator.scenes import FAMILIES, Scene, labelled_images, render, write
+from orchestrator import scenes, textures
+from orchestrator.scenes import Scene, render, write
 
 SMALL: dict[str, Any] = {"frames": 8, "sprites": 4, "height": 90, "width": 120, "size": 20}
 OPTIONS: dict[str, Any] = {"camera": True, "lighting": True, "occlusion": True}
 FINGERPRINT = """
 import hashlib
-from orchestrator.scenes import labelled_images, render
+from orchestrator.scenes import render
 scene = render(7, frames=8, sprites=4, height=90, width=120, size=20, camera=True, lighting=True, occlusion=True)
-print(hashlib.sha256(scene.frames.tobytes() + labelled_images(7, 20)[0].tobytes()).hexdigest())
+print(hashlib.sha256(scene.frames.tobytes()).hexdigest())
 """
 
 
@@ -58,7 +58,7 @@ def long_walk(seed: int, rho: float) -> Scene:
 
 def test_the_same_seed_gives_the_same_pixels_in_another_process() -> None:
     scene = render(7, **SMALL, **OPTIONS)
-    here = hashlib.sha256(scene.frames.tobytes() + labelled_images(7, 20)[0].tobytes()).hexdigest()
+    here = hashlib.sha256(scene.frames.tobytes()).hexdigest()
     root = Path(scenes.__file__).parents[1]
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
     command = [sys.executable, "-c", FINGERPRINT]
@@ -155,8 +155,8 @@ def test_sprites_start_apart_and_stay_inside_the_frame(seed: int) -> None:
 def test_the_true_position_is_the_centre_of_the_drawn_sprite(
     options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scenes, "_background", lambda rng, h, w, hue=False: np.zeros((h, w, 3), np.uint8))
-    monkeypatch.setattr(scenes, "_sprite", lambda rng, family, side: scenes._opaque(np.full((side, side, 3), 200)))
+    monkeypatch.setattr(textures, "background", lambda rng, h, w, hue=False: np.zeros((h, w, 3), np.uint8))
+    monkeypatch.setattr(textures, "sprite", lambda rng, family, side: textures.opaque(np.full((side, side, 3), 200)))
     scene = render(4, frames=20, sprites=1, height=120, width=160, size=30, **options)
     y, x = np.mgrid[:120, :160]
     for frame, truth in zip(scene.frames[..., 0].astype(float), scene.position[0], strict=True):
@@ -188,8 +188,8 @@ def test_the_camera_carries_background_points_to_where_a_tracker_finds_them() ->
 
 
 def test_the_camera_starts_at_rest_and_never_shows_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenes, "_background", lambda rng, h, w, hue=False: np.full((h, w, 3), 255, np.uint8))
-    monkeypatch.setattr(scenes, "_sprite", lambda rng, family, side: scenes._opaque(np.full((side, side, 3), 255)))
+    monkeypatch.setattr(textures, "background", lambda rng, h, w, hue=False: np.full((h, w, 3), 255, np.uint8))
+    monkeypatch.setattr(textures, "sprite", lambda rng, family, side: textures.opaque(np.full((side, side, 3), 255)))
     for seed in range(6):
         for height, width in ((48, 160), (160, 48)):
             scene = render(seed, frames=160, sprites=1, height=height, width=width, size=8, step=0.1, camera=True)
@@ -275,37 +275,6 @@ def test_a_video_that_does_not_come_back_exactly_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-# ---- labelled images
-
-
-def test_labelled_images_are_balanced_and_reproducible() -> None:
-    images, labels = labelled_images(3, 10 * len(FAMILIES) + 3, image_size=24)
-    again, same = labelled_images(3, 10 * len(FAMILIES) + 3, image_size=24)
-    other, _ = labelled_images(4, 10 * len(FAMILIES) + 3, image_size=24)
-    assert images.shape == (len(labels), 24, 24, 3)
-    assert images.dtype == np.uint8
-    assert labels.dtype == np.int64
-    assert np.ptp(np.bincount(labels, minlength=len(FAMILIES))) <= 1
-    assert np.array_equal(images, again)
-    assert np.array_equal(labels, same)
-    assert not np.array_equal(images, other)
-    assert np.any(np.diff(labels) < 0)
-
-
-def test_labels_can_be_told_from_the_images() -> None:
-    images, labels = labelled_images(0, 1200)
-    # The spectrum, in rings and with each ring's angles sorted: blind to phase, orientation and most of the colour.
-    grey = images.mean(axis=-1) - images.mean(axis=(1, 2, 3))[:, None, None]
-    spectrum = np.abs(np.fft.fft2(grey / grey.std(axis=(1, 2), keepdims=True)))
-    frequency = np.fft.fftfreq(32) * 32
-    radius = np.hypot(*np.meshgrid(frequency, frequency))
-    rings = [np.sort(spectrum[:, (radius >= r) & (radius < r + 1)], axis=1)[:, ::-2][:, :8] for r in range(2, 14)]
-    feature = np.concatenate(rings, axis=1)
-    distance = np.linalg.norm(feature[900:, None] - feature[None, :900], axis=-1)
-    accuracy = np.mean(labels[:900][distance.argmin(axis=1)] == labels[900:])
-    assert accuracy > 3 / len(FAMILIES)
-
-
 # ---- bad arguments
 
 
@@ -335,12 +304,6 @@ def test_labels_can_be_told_from_the_images() -> None:
 def test_a_bad_argument_is_named(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=argument):
         render(**{"seed": 0, **SMALL, "coupled": 1, argument: value})
-
-
-@pytest.mark.parametrize(("argument", "value"), [("seed", -1), ("count", 0), ("image_size", 8)])
-def test_a_bad_argument_of_the_labelled_images_is_named(argument: str, value: int) -> None:
-    with pytest.raises(ValueError, match=argument):
-        labelled_images(**{"seed": 0, "count": 10, argument: value})
 
 
 def test_a_bad_point_frame_or_path_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Are the twins the true ones? Rendered scenes (synthetic), where it is known who moves with whom.
+
+    python benchmarks/twins_on_scenes.py [--scenes 20] [--frames 64] [--json FILE]
+
+A sprite's twin is that of the patch whose point is nearest its centre; it is true if it lies on the partner. Twins are
+looked for farther away than a sprite is wide, as in configs/demo.yaml. The interval is Wilson's, at 95 %.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+
+from estimators.twins import POLICIES
+from orchestrator import scenes
+from orchestrator.config import ExtractConfig, ScoreConfig
+from orchestrator.extract import extract_window, scene_seed
+from orchestrator.score import score_window
+
+CONDITIONS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "camera": {"camera": True},
+    "lighting": {"lighting": True},
+    "occlusion": {"occlusion": True},
+}
+
+
+def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:
+    """For one scene: (how many, of how many) of the coupled sprites whose twin is the partner, and of false twins."""
+    window = extract_window(scene.frames, ExtractConfig(window=len(scene.frames), patch_size=32))
+    settings = ScoreConfig(policy=policy, min_distance=1.5 * scene.size, min_frames=len(scene.frames) // 2)
+    scored = score_window(window["position"], window["camera"], window["visible"], settings)
+    points = window["position"][:, 0]
+    owner, twin = scene.owner(points), scored.twins.index
+    true, coupled, false, alone = 0, 0, 0, 0
+    for sprite, partner in enumerate(scene.partner):
+        patches = np.flatnonzero((owner == sprite) & (np.array(scored.twins.reason) != "lost"))
+        if not len(patches):
+            continue
+        centre = patches[np.linalg.norm(points[patches] - scene.position[sprite, 0], axis=1).argmin()]
+        if partner >= 0:
+            coupled += 1
+            true += bool(twin[centre] >= 0 and owner[twin[centre]] == partner)
+        elif not scene.static[sprite]:
+            alone += len(patches)
+            false += int((twin[patches] >= 0).sum())
+    return {"true": (true, coupled), "false": (false, alone)}
+
+
+def main() -> None:
+    """Print the table, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    rows = []
+    for condition, options in CONDITIONS.items():
+        rendered = [
+            scenes.render(scene_seed(0, n), frames=arguments.frames, **options) for n in range(arguments.scenes)
+        ]
+        for policy in POLICIES[:3]:
+            counts = [sprites_with_true_twin(scene, policy) for scene in rendered]
+            row = {"condition": condition, "policy": policy}
+            for name in ("true", "false"):
+                hits, of = (sum(count[name][i] for count in counts) for i in (0, 1))
+                interval = binomtest(hits, of).proportion_ci(method="wilson") if of else (0.0, 1.0)
+                row |= {name: hits, f"{name}_of": of, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+            rows.append(row)
+
+    title = f"{arguments.scenes} rendered scenes of {arguments.frames} frames (synthetic), {platform.processor()}"
+    table = Table("scene", "policy", "coupled sprites with the true twin", "patches of lone sprites with a twin", title=title)
+    for row in rows:
+        cells = (
+            f"{row[n]}/{row[f'{n}_of']} = {row[n] / max(1, row[f'{n}_of']):.0%} [{row[f'{n}_low']:.0%}, {row[f'{n}_high']:.0%}]"
+            for n in ("true", "false")
+        )
+        table.add_row(row["condition"], row["policy"], *cells)
+    Console(width=120).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"frames": arguments.frames, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The stages on a real Ray: what they leave, what they do again, and what one bad clip costs."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator import cluster, extract, pretrain, scenes, score, training
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import StageError, UsageError
+from orchestrator.store import Store, arrays
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def on_clips(config: ExperimentConfig, folder: Path, **extract_settings: Any) -> ExperimentConfig:
+    return config.model_copy(
+        update={
+            "clips": config.clips.model_copy(update={"path": str(folder)}),
+            "extract": config.extract.model_copy(update=extract_settings),
+        }
+    )
+
+
+@pytest.fixture
+def clips_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    scenes.write(scenes.render(1, frames=100), folder / "good.avi")
+    scenes.write(scenes.render(2, frames=20), folder / "short.avi")
+    (folder / "broken.mp4").write_bytes(b"\0" * 5000)
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+def test_a_broken_an_empty_and_a_short_clip_become_ledger_rows_and_do_not_stop_the_others(
+    tiny: ExperimentConfig, clips_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = on_clips(tiny, clips_folder)
+    done = extract.run(config, Store(config.store))
+    rows = {row["clip_id"]: row for row in done.ledger.to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good.avi": "ok",
+        "short.avi": "failed",
+        "broken.mp4": "failed",
+        "empty.mp4": "failed",
+    }
+    assert rows["good.avi"]["first_frames"] == [0, 48]
+    assert "20 frames" in rows["short.avi"]["reason"]
+    assert all("\n" not in row["reason"] for row in rows.values())
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("short.avi", "broken.mp4", "empty.mp4"))
+
+
+def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny: ExperimentConfig) -> None:
+    store = Store(tiny.store)
+    done = extract.run(tiny, store)
+    _, folder, window = done.windows[0]
+    table = store.read_table(extract.trajectory_path(done.stage, folder, window))
+    patches = (240 // 40) * (320 // 40)
+    shapes = {name: arrays(table, name) for name in ("position", "camera", "colour", "visible", "image")}
+    assert {name: (a.shape, a.dtype.name) for name, a in shapes.items()} == {
+        "position": ((patches, 48, 2), "float32"),
+        "camera": ((patches, 48, 2), "float32"),
+        "colour": ((patches, 48, 3), "float32"),
+        "visible": ((patches, 48), "bool"),
+        "image": ((patches, 16, 16, 3), "uint8"),
+    }
+    assert table["patch"].to_pylist() == list(range(patches))
+    assert 0 <= shapes["colour"].min() and shapes["colour"].max() <= 1
+    assert store.exists(done.stage.path("config.yaml"))
+
+
+def test_a_stage_run_again_does_only_what_is_missing_and_gives_the_same_bytes(tiny: ExperimentConfig) -> None:
+    store = Store(tiny.store)
+    first = score.run(tiny, extract.run(tiny, store))
+    assert (first.extracted.computed, first.computed, first.resumed) == (2, 2, 0)
+
+    _, folder, window = first.extracted.windows[1]
+    paths = [extract.trajectory_path(first.extracted.stage, folder, window), score.twins_path(first.stage, folder, window)]
+    before = [store.read_bytes(path) for path in paths]
+    for path in paths:
+        (Path(tiny.store) / path).unlink()
+
+    again = score.run(tiny, extract.run(tiny, store))
+    assert (again.extracted.computed, again.extracted.resumed) == (1, 1)
+    assert (again.computed, again.resumed) == (1, 1)
+    assert [store.read_bytes(path) for path in paths] == before
+    assert again.ledger.equals(first.ledger)
+
+
+def test_a_new_clip_is_extracted_without_redoing_the_others(tiny: ExperimentConfig, clips_folder: Path) -> None:
+    config = on_clips(tiny, clips_folder)
+    store = Store(config.store)
+    extract.run(config, store)
+    scenes.write(scenes.render(3, frames=48), clips_folder / "new.avi")
+    again = extract.run(config, store)
+    assert (again.computed, again.resumed) == (1, 2)
+
+
+def test_clips_without_a_window_are_an_error_that_says_why(tiny: ExperimentConfig, clips_folder: Path) -> None:
+    with pytest.raises(StageError, match=r"none of 4 clips gave a window"):
+        extract.run(on_clips(tiny, clips_folder, window=500), Store(tiny.store))
+
+
+def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: ExperimentConfig) -> None:
+    for load, command in ((extract.load, "infoaug extract"), (score.load, "infoaug extract")):
+        with pytest.raises(StageError, match=command):
+            load(tiny, Store(tiny.store))
+
+
+def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(tmp_path: Path) -> None:
+    deaths = tmp_path / "deaths"
+
+    def work(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if row["number"] == 2:
+                with deaths.open("a") as file:
+                    file.write("x")
+                os._exit(1)
+            yield row
+
+    came = cluster.map_rows([{"number": n} for n in range(5)], work, block=1)
+    assert sorted(row["number"] for row in came) == [0, 1, 3, 4]
+    assert deaths.stat().st_size == cluster.RETRIES + 1
+
+
+def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: ExperimentConfig) -> None:
+    store = Store(tiny.store)
+    extracted = extract.run(tiny, store)
+    twins = {}
+    for policy in ("mutual-information", "random", "none"):
+        config = tiny.model_copy(update={"score": tiny.score.model_copy(update={"policy": policy})})
+        twins[policy] = training.load_pairs(score.run(config, extracted), store).twin.numpy()
+    assert (twins["none"] == -1).all()
+    assert (twins["mutual-information"] >= 0).any()
+    np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins["random"] >= 0)
+    assert (twins["mutual-information"] != twins["random"]).any()
+
+
+def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny: ExperimentConfig) -> None:
+    settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1})
+    config = tiny.model_copy(update={"pretrain": settings})
+    store = Store(config.store)
+    scored = score.run(config, extract.run(config, store))
+    seen: list[training.Epoch] = []
+    trained = pretrain.run(config, scored, seen.append)
+    assert [epoch["epoch"] for epoch in trained.history] == [1, 2]
+    assert trained.history == seen
+    assert all(np.isfinite(list(epoch.values())).all() for epoch in seen)
+    assert seen[0]["loss"] == pytest.approx(seen[0]["view_loss"] + 0.5 * seen[0]["twin_loss"], rel=1e-4)
+
+    again = pretrain.run(config, scored, seen.append)
+    assert (again.computed, again.resumed, len(seen)) == (0, 2, 2)
+
+
+def test_more_workers_than_the_machine_has_cpus_for_is_refused_before_training(tiny: ExperimentConfig) -> None:
+    settings = tiny.pretrain.model_copy(update={"workers": 8})
+    config = tiny.model_copy(update={"pretrain": settings})
+    with pytest.raises(UsageError, match="8 training workers need 8 CPUs"):
+        pretrain.run(config, score.run(config, extract.run(config, Store(config.store))), print)

@@ -1,0 +1,76 @@
+"""The command: help, what it prints, and how it ends."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli
+
+COMMANDS = ("run", "extract", "score", "pretrain", "evaluate", "report", "inspect")
+
+
+def infoaug(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr("sys.argv", ["infoaug", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infoaug(monkeypatch, command, "--help") == 0
+    assert f"infoaug {command}" in capsys.readouterr().out.partition("Example")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "missing.yaml"], ["missing.yaml", "does not exist"]),
+        (["run", "{demo}", "--set", "extract.windw=3"], ["extract.windw", "did you mean 'extract.window'"]),
+        (["run", "{demo}", "--set", "pretrain.epochs=many"], ["pretrain.epochs", "integer"]),
+        (["run", "{demo}", "--set", "pretrain.backbone=resnet81"], ["resnet81", "nearest"]),
+        (["run", "{demo}", "--set", "pretrain.framework_settings={temprature: 1}"], ["temprature", "temperature"]),
+        (["run", "{demo}", "--set", "clips.path=no/such/clips"], ["no/such/clips"]),
+        (["run", "{demo}", "--set", "evaluate.datasets=cifra10"], ["cifra10", "cifar10"]),
+        (["run", "{demo}", "--set", "tracking.uri=http://127.0.0.1:9"], ["127.0.0.1:9", "mlflow"]),
+        (["run", "{demo}", "--set", "store=nowhere://x"], ["nowhere://x"]),
+        (["inspect", "missing.mp4"], ["missing.mp4"]),
+        (["frobnicate"], ["frobnicate"]),
+        ([], []),
+    ],
+)
+def test_bad_usage_ends_with_code_2_and_a_sentence_without_a_traceback(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    demo = Path("configs/demo.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert infoaug(monkeypatch, *(a.format(demo=demo) for a in arguments)) == 2
+    told = capsys.readouterr()
+    assert all(word.lower() in told.err.lower() for word in words), told.err
+    assert "Traceback" not in told.err
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_a_stage_whose_input_is_missing_ends_with_code_1_and_names_the_command_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = Path("configs/demo.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert infoaug(monkeypatch, "score", str(demo)) == 1
+    assert "infoaug extract" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = Path("configs/demo.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert infoaug(monkeypatch, "run", str(demo), "--dry-run", "--set", "pretrain.epochs=7") == 0
+    told = capsys.readouterr().out
+    assert "epochs: 7" in told
+    assert all(f"\n{stage}" in told for stage in ("extract", "score", "pretrain", "evaluate", "report"))
+    assert not list(tmp_path.iterdir())
