@@ -68,7 +68,12 @@ def whiten(samples: ArrayLike, visible: ArrayLike, noise: float) -> Float:
 
     Returns:
         f64[N, T, d], 0 where not visible.
+
+    Raises:
+        ValueError: noise ≤ 0.
     """
+    if not noise > 0:
+        raise ValueError(f"noise must be above 0, got {noise}")
     x, seen = np.asarray(samples, np.float64), np.asarray(visible, bool)
     mean, count = _mean(x, seen)
     centred = np.where(seen[..., None], x - mean, 0.0)

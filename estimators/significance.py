@@ -38,7 +38,7 @@ def p_values(
         f64[N, N], symmetric, NaN where the mutual information is NaN.
 
     Raises:
-        ValueError: surrogates < 1, or samples refused by `pairwise_mutual_information`.
+        ValueError: surrogates < 1, a matrix of the wrong shape, or samples refused by `pairwise_mutual_information`.
     """
     if surrogates < 1:
         raise ValueError(f"surrogates must be at least 1, got {surrogates}")
@@ -49,6 +49,8 @@ def p_values(
         if mutual_information_matrix is None
         else np.asarray(mutual_information_matrix, np.float64)
     )
+    if mi.shape != (len(x), len(x)):
+        raise ValueError(f"mutual_information_matrix must be shaped {(len(x), len(x))}, got {mi.shape}")
     pairs = np.argwhere(np.isfinite(np.triu(mi, 1)) & ~np.tri(len(mi), dtype=bool))
     if len(pairs) == 0:
         return np.full_like(mi, np.nan)

@@ -76,14 +76,17 @@ def find_twins(
     admissible = np.isfinite(score) & kept[:, None] & kept[None, :] & ~np.eye(count, dtype=bool)
     distance = np.zeros_like(score)
     if position is not None:
-        points = np.asarray(position, np.float64)[:, :2]
+        points = np.asarray(position, np.float64)[..., :2]
+        if points.shape != (count, 2):
+            raise ValueError(f"position must be shaped {(count, 2)}, a point a patch, got {points.shape}")
         distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
         admissible &= distance >= min_distance
     significant = admissible & _significant(score, p_values, admissible, alpha)
 
     ranked = np.where(admissible, score, -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")[:, :candidates]
-    listed = np.where(np.take_along_axis(admissible, order, axis=1), order, -1).astype(np.int64)
+    listed = np.full((count, candidates), -1, dtype=np.int64)
+    listed[:, : order.shape[1]] = np.where(np.take_along_axis(admissible, order, axis=1), order, -1)
 
     index = np.full(count, -1, dtype=np.int64)
     generator = np.random.default_rng(seed)

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from orchestrator.errors import StageError, UsageError
@@ -28,10 +27,20 @@ Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint, or t
 
 
 def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
-    from orchestrator import experiment
+    from orchestrator import experiment, progress, report
     from orchestrator.config import load
 
-    experiment.tell(experiment.run(load(config, overrides or ()), stages, resume=resume))
+    try:
+        made = experiment.run(load(config, overrides or ()), stages, resume=resume)
+    except KeyboardInterrupt:
+        raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
+    if made:
+        lost = [row for row in made.report.ledger if row["status"] != "ok"]
+        progress.show(report.terminal_table(made.report))
+        if lost:
+            typer.echo(f"{len(lost)} of {len(made.report.ledger)} clips failed, wholly or in part; the report says why")
+        typer.echo(f"report   {made.page}")
+        typer.echo(f"runs     mlflow ui --backend-store-uri {made.tracking_uri}")
 
 
 @app.command(
@@ -101,17 +110,11 @@ def inspect(
 def main() -> None:
     """Run the command; 0 if it did its work, 1 if it failed, 2 if it was not asked for well, 130 if interrupted."""
     try:
-        code = typer.main.get_command(app).main(standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        sys.exit(_end("interrupted; what is complete is kept, and the same command goes on", 130))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except UsageError as error:
         sys.exit(_end(str(error), 2))
     except StageError as error:
         sys.exit(_end(str(error), 1))
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _end(sentence: str, code: int) -> int:

@@ -22,6 +22,11 @@ ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, values: Any) -> Any:
+        return {} if values is None else values  # a section whose settings are all commented out
+
 
 def _choose(name: str, known: Sequence[str] | dict[str, Any], what: str) -> None:
     if name not in known:
@@ -162,6 +167,16 @@ class RayConfig(_Section):
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
 
 
+# Where an experiment runs, is kept and is looked at: not what it is. For pydantic's `exclude`.
+RUNTIME: dict[str, Any] = {
+    "store": True,
+    "tracking": True,
+    "ray": True,
+    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every"},
+    "evaluate": {"datasets", "data", "download", "batch_size"},
+}
+
+
 class ExperimentConfig(_Section):
     """A whole experiment."""
 
@@ -242,7 +257,11 @@ def _sentence(error: Any) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_suggestion(key)}"
-    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "model_type":
+        return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
+    if error["type"] == "value_error":  # one of ours, which says what it got
+        return f"{key}: {error['ctx']['error']}"
+    message = error["msg"]
     return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
 
 

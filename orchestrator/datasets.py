@@ -1,14 +1,16 @@
 """Labelled images to evaluate on: torchvision's data sets, image folders, .npz files, and the rendered textures."""
 
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
@@ -49,7 +51,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
         UsageError: no such data set, or it cannot be downloaded or read.
     """
     if name == "scenes":
-        splits = [_labelled(*labelled_images(seed, n, image_size)) for seed, n in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
+        splits = _scenes(image_size)
     elif name in TORCHVISION:
         splits = [_torchvision(name, train, config, image_size) for train in (True, False)]
     elif Path(name).is_dir():
@@ -118,7 +120,7 @@ def _read(files: dict[int, list[Path]], image_size: int) -> Labelled:
     def one(path: Path) -> Tensor:
         try:
             image = F.pil_to_tensor(Image.open(path).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # Pillow raises errors of many kinds for a broken file
             raise UsageError(f"image '{path}' cannot be read: {error}") from None
         return _fit(image[None], image_size)[0]
 
@@ -136,7 +138,7 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
             if names is None:
                 raise UsageError(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {', '.join(content.files)}")
             parts = [content[name] for name in names]
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:  # TypeError: it is an .npy
         raise UsageError(f"'{path}' cannot be read as .npz: {error}") from None
     splits = []
     for images, labels in (parts[:2], parts[2:]):
@@ -145,19 +147,28 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
             raise UsageError(
                 f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}"
             )
-        splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), _integers(path, labels)))
+        if len(labels := _integers(path, labels)) != len(pixels):
+            raise UsageError(f"'{path}': {len(pixels)} images have {len(labels)} labels: give one an image")
+        splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), labels))
     return splits
 
 
 def _integers(path: Path, labels: np.ndarray) -> Tensor:
-    flat = labels.reshape(len(labels), -1)
-    if flat.shape[1] != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat < 0).any():
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat < 0).any():
         raise UsageError(f"'{path}': labels must be integers from 0, one an image, got {labels.dtype} {labels.shape}")
-    return torch.from_numpy(flat[:, 0].astype(np.int64))
+    return torch.from_numpy(flat.astype(np.int64))
 
 
-def _labelled(images: np.ndarray, labels: np.ndarray) -> Labelled:
-    return Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
+def _scenes(image_size: int) -> list[Labelled]:
+    try:
+        drawn = [labelled_images(seed, count, image_size) for seed, count in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
+    except ValueError as error:
+        raise UsageError(f"data set 'scenes' cannot be drawn: {error}") from None
+    return [
+        Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
+        for images, labels in drawn
+    ]
 
 
 def _fit(images: Tensor, size: int) -> Tensor:

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from models.augment import Augment
 from models.backbones import create_backbone, load_backbone
 from orchestrator import cluster, datasets, pretrain, progress
-from orchestrator.config import EvaluateConfig, ExperimentConfig
+from orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, file_name
 
 VERSION = 1  # of the numbers: raised when the same config would give others
-RUNTIME_SETTINGS = {"datasets", "data", "download", "batch_size"}
 MAX_CPUS = 8
 
 
@@ -45,7 +44,7 @@ class Evaluated:
 
 def stage(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Stage:
     """Where the accuracies of this model live."""
-    settings = config.evaluate.model_dump(exclude=RUNTIME_SETTINGS)
+    settings = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
     return Stage(
         pretrained.stage.store, "evaluate", {"version": VERSION, "pretrain": pretrained.stage.hash, **settings}
     )
@@ -108,7 +107,7 @@ def check(config: ExperimentConfig) -> None:
     """
     for name in config.evaluate.datasets:
         if name in datasets.TORCHVISION or not (name == "scenes" or Path(name).exists()):
-            datasets.load(name, config.evaluate.model_copy(update={"limit": 2}), config.extract.image_size)
+            datasets.load(name, config.evaluate, config.extract.image_size)
 
 
 def _evaluate(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[str, Any]:
@@ -165,7 +164,8 @@ def knn_accuracy(
         n_neighbors=min(settings.neighbours, len(seen)),
         metric="cosine",
         algorithm="brute",
-        weights=lambda distance: np.exp((1 - distance) / settings.temperature),
+        # The nearest neighbour's weight is 1: votes stay in proportion, and no temperature overflows.
+        weights=lambda distance: np.exp((distance.min(axis=1, keepdims=True) - distance) / settings.temperature),
     )
     return float(classifier.fit(seen, labels).score(unseen, truth))
 

@@ -2,17 +2,42 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from orchestrator import cluster, evaluate, extract, pretrain, progress, report, score, tracking
+from orchestrator import (
+    cluster,
+    evaluate,
+    extract,
+    figures,
+    inspection,
+    pretrain,
+    progress,
+    report,
+    score,
+    tracking,
+    training,
+)
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import StageError
-from orchestrator.store import Store
+from orchestrator.store import Store, file_name
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
+EXAMPLES = 3  # clips with pictures in the report
 
 
-def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> report.Report | None:
+@dataclass(frozen=True)
+class Told:
+    """A report, where its page lies, and where MLflow keeps the rest."""
+
+    report: report.Report
+    page: str
+    tracking_uri: str
+
+
+def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> Told | None:
     """Run stages of an experiment. Each does only what is missing; what comes before the first must be there.
 
     Args:
@@ -121,7 +146,7 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
     return store.read_json(path) if store.exists(path) else {}
 
 
-def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: pretrain.Epoch) -> None:
+def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: training.Epoch) -> None:
     tracked.epoch(metrics)
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
     progress.say(
@@ -131,16 +156,47 @@ def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: pretrain.Ep
     )
 
 
-def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> report.Report:
+def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> Told:
     """Put the report together, keep it on the store, and log it."""
     scored, trained = score.load(config, store), pretrain.load(config, store)
-    pictures = {"reasons": figures.draw_reasons(scored.counts), "training": figures.draw_training(trained.history)}
     results = evaluate.load(config, store).results
-    pictures["accuracy"] = figures.draw_accuracy(results)
-    for clip_id, window in _most_twins(scored):
+    drawn = {
+        "accuracy": figures.draw_accuracy(results),
+        "reasons": figures.draw_reasons(scored.counts),
+        "training": figures.draw_training(trained.history),
+    }
+    examples = {}
+    for clip_id, window in _examples(scored):
         try:
             inspected = inspection.inspect_stored(scored, config, clip_id, window)
+            examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in inspected.pictures.items()}
         except StageError as error:
             progress.say(f"no pictures of {clip_id}: {error}")
-            continue
-        pictures |= {f"{name} of {clip_id}, window {window}": picture for name, picture in inspected.pictures.items()}
+    made = report.Report(
+        name=config.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config_yaml=config.to_yaml(),
+        results=results,
+        counts=scored.counts,
+        ledger=scored.extracted.ledger.to_pylist(),
+        times=_times(config, store),
+        history=trained.history,
+        pictures={name: figures.png(figure) for name, figure in drawn.items()},
+        examples=examples,
+    )
+    files = {"report.html": report.page(made).encode(), **{f"{name}.png": png for name, png in made.pictures.items()}}
+    for title, pictures in examples.items():
+        files |= {f"{file_name(title)}-{name}.png": png for name, png in pictures.items()}
+    for name, content in files.items():
+        store.write_bytes(f"{folder(config)}/{name}", content)
+    tracked.files(files, "report")
+    return Told(made, store.url(f"{folder(config)}/report.html"), tracked.uri)
+
+
+def _examples(scored: score.Scored) -> list[tuple[str, int]]:
+    """Of the clips with the most twins, the window with the most: what a reader wants to see first."""
+    best: dict[str, tuple[int, int]] = {}
+    for row in scored.ledger.to_pylist():
+        best[row["clip_id"]] = max(best.get(row["clip_id"], (-1, 0)), (row["twin"], -row["window"]))
+    ranked = sorted(best, key=lambda clip_id: best[clip_id], reverse=True)
+    return [(clip_id, -best[clip_id][1]) for clip_id in ranked[:EXAMPLES]]

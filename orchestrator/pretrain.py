@@ -16,19 +16,12 @@ from torch import nn
 from models.augment import AugmentSettings
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from orchestrator import cluster, progress, score, training
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import RUNTIME, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of
 from orchestrator.training import Epoch
 
 VERSION = 1  # of the numbers: raised when the same config would give others
-RUNTIME_SETTINGS = {
-    "workers",
-    "cpus_per_worker",
-    "gpu",
-    "max_failures",
-    "checkpoint_every",
-}  # change no number's meaning
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Pretrained:
 
 def stage(config: ExperimentConfig, scored: score.Scored) -> Stage:
     """Where the model trained on these twins lives."""
-    settings = config.pretrain.model_dump(exclude=RUNTIME_SETTINGS)
+    settings = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     key = {"version": VERSION, "score": scored.stage.hash, "windows": units, "seed": config.seed, **settings}
     return Stage(scored.stage.store, "pretrain", key)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
@@ -16,6 +17,11 @@ T = TypeVar("T")
 def say(text: str) -> None:
     """Print one line about the work, to the standard error stream."""
     console.print(text, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """Print a result, to the standard output stream."""
+    Console().print(table)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:

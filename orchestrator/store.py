@@ -5,6 +5,7 @@ the same work, done once. Files are written under a temporary name and moved int
 complete, and killing a process at any moment leaves nothing half-written that would be read.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -30,7 +31,7 @@ def digest_of(value: Any, length: int = 12) -> str:
 
 def file_name(text: str, *more: str) -> str:
     """A readable, unique file name without separators for any text; `more` takes part in its uniqueness only."""
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[-60:]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[-60:].lstrip("._")
     return f"{readable or 'clip'}-{digest_of([text, *more], 10)}"
 
 
@@ -100,21 +101,37 @@ class Store:
             self._fs.move(temporary, target)
         except OSError as error:
             if self.local:
-                Path(temporary).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+                    Path(temporary).unlink()
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise StageError(f"cannot write '{path}' to the store {self.uri}: {reason}") from None
 
     def read_json(self, path: str) -> Any:
-        """A JSON file's value."""
-        return json.loads(self.read_bytes(path))
+        """A JSON file's value.
+
+        Raises:
+            StageError: the file is not there, or is no JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(path))
+        except ValueError as error:
+            raise self._broken(path, error) from None
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file."""
         self.write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file, or some of its columns."""
-        return pq.read_table(io.BytesIO(self.read_bytes(path)), columns=columns)
+        """A Parquet file, or some of its columns.
+
+        Raises:
+            StageError: the file is not there, or is no Parquet file with these columns.
+        """
+        content = io.BytesIO(self.read_bytes(path))
+        try:
+            return pq.read_table(content, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(path, error) from None
 
     def write_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file."""
@@ -126,6 +143,10 @@ class Store:
         """Remove a folder and all that is in it, if it is there."""
         if self.exists(path):
             self._fs.delete_dir(self._at(path))
+
+    def _broken(self, path: str, error: Exception) -> StageError:
+        why = str(error).partition("\n")[0]
+        return StageError(f"'{path}' of the store {self.uri} is broken, delete it to have it made again: {why}")
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")
@@ -157,7 +178,13 @@ class Stage:
 
 
 def tensors(array: np.ndarray) -> pa.Array:
-    """An array [N, ...] as an Arrow column of N fixed-shape tensors; booleans as fixed-size lists [N, T]."""
+    """An array [N, ...] as an Arrow column of N fixed-shape tensors; booleans as fixed-size lists [N, T].
+
+    Raises:
+        ValueError: no rows, fewer than two dimensions, or booleans of more than two.
+    """
+    if array.ndim < 2 or not array.size or (array.dtype == bool and array.ndim > 2):
+        raise ValueError(f"a column takes an array [N, ...] of N ≥ 1 tensors, booleans [N, T], got {array.shape}")
     if array.dtype == bool:
         return pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))

@@ -1,12 +1,15 @@
 """MLflow: one run an experiment, found again by what the experiment is. Nothing else talks to MLflow."""
 
+import http.client
 import logging
 import os
+import re
+import sqlite3
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,17 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import RUNTIME, ExperimentConfig
 from orchestrator.errors import UsageError
 from orchestrator.store import digest_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-NOT_THE_EXPERIMENT = {"store", "tracking", "ray"}  # where it runs and is kept, not what it is
 EPOCH_METRICS = ("loss", "view_loss", "twin_loss", "learning_rate", "images_per_second", "share_with_twin")
 
 
 def identity(config: ExperimentConfig) -> str:
     """Digest of all that an experiment is; the same config started again is the same run."""
-    return digest_of(config.model_dump(mode="json", exclude=NOT_THE_EXPERIMENT))
+    return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
 
 
 class Run:
@@ -46,7 +48,7 @@ class Run:
             self.id = self._find_or_create(experiment, config)
         except (MlflowException, OSError) as error:
             raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
-        self._epochs = self._last_step("loss")
+        self._epochs = max((metric.step for metric in self.history("loss")), default=0)
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
         """Log an epoch's metrics, `train/…` at step epoch; an epoch seen before (after a resume) is passed over."""
@@ -60,10 +62,15 @@ class Run:
         now = int(time.time() * 1000)
         self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
 
+    def history(self, name: str) -> list[Metric]:
+        """What was logged of a training metric, by step."""
+        return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
+
     def results(self, results: list[dict[str, Any]]) -> None:
         """Log accuracies as `DATASET/knn`, `DATASET/probe` and the same of the floor."""
         for result in results:
-            name = Path(result["dataset"]).name
+            # MLflow refuses other characters, and names that are a folder's `.` or `..`.
+            name = re.sub(r"[^\w.: -]", "_", Path(result["dataset"]).name).strip(".") or "dataset"
             self.metrics({f"{name}/{k}": result[k] for k in ("knn", "probe", "floor_knn", "floor_probe")})
 
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
@@ -90,10 +97,6 @@ class Run:
             self._client.log_batch(run.info.run_id, params=params[start : start + 100])
         return str(run.info.run_id)
 
-    def _last_step(self, name: str) -> int:
-        history = self._client.get_metric_history(self.id, f"train/{name}")
-        return max((metric.step for metric in history), default=0)
-
 
 def _absolute(uri: str) -> str:
     """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
@@ -104,14 +107,24 @@ def _absolute(uri: str) -> str:
 
 
 def _answers(uri: str) -> None:
-    """Ask a tracking server whether it is there, before MLflow's own client spends minutes on finding out."""
+    """Ask a tracking server or database whether it is there, before MLflow's client spends minutes on finding out."""
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise UsageError(
-                f"no MLflow server answers at '{uri}' ({error}): start one, or unset MLFLOW_TRACKING_URI and "
-                "tracking.uri to use a local database"
+                f"no MLflow server answers at '{uri}' ({_first_line(error)}): start one, or unset MLFLOW_TRACKING_URI "
+                "and tracking.uri to use a local database"
+            ) from None
+    elif uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"the MLflow database '{path}' cannot be opened ({error}): give another in tracking.uri"
             ) from None
 
 

@@ -1,0 +1,140 @@
+"""What of a trajectory is scored: residuals, displacements, their spread, and whitening."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimators.motion import displacement, residual, spread, whiten
+
+quick = settings(deadline=None, derandomize=True, max_examples=50)
+
+
+def walks(seed: int, count: int = 4, frames: int = 30, d: int = 2) -> np.ndarray:
+    """Random walks f64[count, frames, d]."""
+    return 50 + np.random.default_rng(seed).normal(size=(count, frames, d)).cumsum(1)
+
+
+# ---- residual
+
+
+def test_a_point_that_only_the_camera_moves_stays_where_it_started() -> None:
+    path = walks(0)
+    assert residual(path, path) == pytest.approx(np.repeat(path[:, :1], 30, axis=1))
+
+
+@quick
+@given(st.integers(0, 2**32 - 1))
+def test_own_motion_on_top_of_the_camera_s_is_what_is_left(seed: int) -> None:
+    own, camera = walks(seed), walks(seed + 1)
+    seen = own + camera - camera[:, :1]
+    assert residual(seen, camera) == pytest.approx(own)
+
+
+def test_depth_passes_through_and_the_input_is_not_changed() -> None:
+    position, camera = walks(1, d=3), walks(2)
+    before = position.copy()
+    found = residual(position, camera)
+    assert np.array_equal(found[..., 2], position[..., 2])
+    assert not np.array_equal(found[..., :2], position[..., :2])
+    assert np.array_equal(position, before)
+
+
+def test_positions_in_float32_come_out_in_float64() -> None:
+    assert residual(walks(0).astype(np.float32), walks(0).astype(np.float32)).dtype == np.float64
+
+
+# ---- displacement
+
+
+def test_displacements_are_differences_and_lead_back_to_the_trajectory() -> None:
+    path = walks(3, d=3)
+    steps, seen = displacement(path, np.ones((4, 30), bool))
+    assert steps.shape == (4, 29, 3)
+    assert seen.shape == (4, 29)
+    assert seen.all()
+    assert path[:, :1] + steps.cumsum(1) == pytest.approx(path[:, 1:])
+
+
+def test_a_hidden_frame_takes_both_of_its_displacements_with_it() -> None:
+    path, visible = walks(4), np.ones((4, 30), bool)
+    visible[2, 10] = False
+    path[2, 10] = np.nan
+    steps, seen = displacement(path, visible)
+    assert np.flatnonzero(~seen[2]).tolist() == [9, 10]
+    assert (steps[2, 9:11] == 0).all()
+    assert np.isfinite(steps).all()
+    assert seen[[0, 1, 3]].all()
+
+
+# ---- spread
+
+
+def test_spread_is_the_rms_distance_from_the_mean() -> None:
+    square = np.array([[[0, 0], [2, 0], [2, 2], [0, 2]]], float)
+    assert spread(square, np.ones((1, 4), bool)) == pytest.approx([np.sqrt(2)])
+
+
+@quick
+@given(st.integers(0, 2**32 - 1), st.floats(-1000, 1000), st.floats(0.01, 100))
+def test_spread_does_not_change_under_a_shift_and_grows_with_a_scale(seed: int, shift: float, scale: float) -> None:
+    path, visible = walks(seed), np.random.default_rng(seed).random((4, 30)) < 0.8
+    found = spread(path, visible)
+    assert spread(scale * path + shift, visible) == pytest.approx(scale * found, rel=1e-6, abs=1e-8)
+
+
+def test_only_visible_frames_count_and_a_never_visible_trajectory_has_none() -> None:
+    path, visible = walks(5), np.ones((4, 30), bool)
+    visible[0, 20:], visible[1] = False, False
+    path[0, 20:], path[1] = np.nan, np.nan
+    found = spread(path, visible)
+    assert found[0] == pytest.approx(spread(path[:1, :20], visible[:1, :20])[0])
+    assert found[1] == 0
+
+
+# ---- whiten
+
+
+@quick
+@given(st.integers(0, 2**32 - 1), st.floats(1.0, 50), st.floats(0, np.pi), st.integers(2, 3))
+def test_whitened_samples_are_centred_and_have_unit_covariance(seed: int, stretch: float, angle: float, d: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(3, 40, d))
+    x[..., 0] *= stretch
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    x[..., :2] = x[..., :2] @ turn.T + 7
+    white = whiten(x, np.ones((3, 40), bool), noise=1e-3)
+    assert white.mean(1) == pytest.approx(np.zeros((3, d)), abs=1e-9)
+    covariance = np.einsum("nti,ntj->nij", white, white) / 40
+    assert covariance == pytest.approx(np.repeat(np.eye(d)[None], 3, axis=0), abs=1e-8)
+
+
+def test_an_axis_below_the_noise_is_measured_in_noise_and_not_blown_up() -> None:
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(1, 200, 2)) * (3.0, 0.01)
+    white = whiten(x, np.ones((1, 200), bool), noise=0.1)
+    assert sorted(white.std(1)[0]) == pytest.approx([0.1, 1.0], rel=0.15)
+    assert (whiten(np.full((1, 20, 2), 4.0), np.ones((1, 20), bool), noise=0.1) == 0).all()
+
+
+def test_hidden_samples_are_zero_and_have_no_part_in_the_axes() -> None:
+    x, visible = walks(7), np.ones((4, 30), bool)
+    visible[1, ::3] = visible[2] = False
+    x[~visible] = np.nan
+    white = whiten(x, visible, noise=0.1)
+    assert (white[~visible] == 0).all()
+    alone = whiten(x[1:2, visible[1]], np.ones((1, 20), bool), noise=0.1)
+    assert white[1, visible[1]] == pytest.approx(alone[0], abs=1e-9)
+
+
+def test_a_window_of_no_trajectories_stays_one() -> None:
+    nothing, unseen = np.zeros((0, 10, 2)), np.zeros((0, 10), bool)
+    assert whiten(nothing, unseen, noise=0.1).shape == (0, 10, 2)
+    assert spread(nothing, unseen).shape == (0,)
+    assert displacement(nothing, unseen)[0].shape == (0, 9, 2)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan")])
+def test_noise_must_be_above_zero(noise: float) -> None:
+    with pytest.raises(ValueError, match="noise must be above 0"):
+        whiten(walks(8), np.ones((4, 30), bool), noise=noise)

@@ -1,0 +1,197 @@
+"""The config: what a file and its overrides give, and what a mistake in them is answered with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config import ExperimentConfig, load
+from orchestrator.errors import UsageError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that writes a config file and tells its path."""
+
+    def write_text(text: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_text
+
+
+# ---- what is read
+
+
+def test_no_file_and_no_overrides_are_the_defaults() -> None:
+    assert load(None) == ExperimentConfig()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "{}", "score:\n", "score:\n  # k: 3\nclips: null\n"])
+def test_an_empty_file_or_section_is_the_defaults(write: Callable[[str], Path], text: str) -> None:
+    assert load(write(text)) == ExperimentConfig()
+
+
+def test_a_file_sets_what_it_names_and_nothing_else(write: Callable[[str], Path]) -> None:
+    config = load(write("name: mine\nscore:\n  k: 7\n  policy: none\n"))
+    assert (config.name, config.score.k, config.score.policy) == ("mine", 7, "none")
+    assert config.model_dump(exclude_defaults=True) == {"name": "mine", "score": {"k": 7, "policy": "none"}}
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(write: Callable[[str], Path]) -> None:
+    path = write("score:\n  k: 7\n  noise: 0.3\n")
+    config = load(path, ["score.k=4", "pretrain.epochs=9", "score.k=3"])
+    assert (config.score.k, config.score.noise, config.pretrain.epochs) == (3, 0.3, 9)
+    assert load(write("score:\n"), ["score.k=4"]).score.k == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("pretrain.learning_rate=1e-3", lambda c: c.pretrain.learning_rate == 1e-3),
+        ("scenes.camera=true", lambda c: c.scenes.camera is True),
+        ("extract.stride=null", lambda c: c.extract.stride is None),
+        ("clips.path=", lambda c: c.clips.path is None),
+        ("clips.path=a=b.mp4", lambda c: c.clips.path == "a=b.mp4"),
+        ("clips.path=Видео/*.mp4", lambda c: c.clips.path == "Видео/*.mp4"),
+        ("evaluate.datasets=cifar10", lambda c: c.evaluate.datasets == ["cifar10"]),
+        ("evaluate.datasets=[scenes, stl10]", lambda c: c.evaluate.datasets == ["scenes", "stl10"]),
+        ("pretrain.framework_settings.temperature=0.2", lambda c: c.pretrain.framework_settings == {"temperature": 0.2}),
+        ("pretrain.backbone_settings={layers: [1, 1]}", lambda c: c.pretrain.backbone_settings == {"layers": [1, 1]}),
+    ],
+)
+def test_an_override_is_read_as_yaml(override: str, read: Callable[[ExperimentConfig], bool]) -> None:
+    assert read(load(None, [override]))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_config_that_is_shipped_loads_and_names_its_command(path: Path) -> None:
+    config = load(path)
+    assert config.name == path.stem
+    assert f"infoaug run configs/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_there_are_configs_to_ship() -> None:
+    assert {"demo.yaml", "clips.yaml"} <= {path.name for path in SHIPPED}
+
+
+def test_a_config_cannot_be_changed_after_it_is_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load(None).score.k = 3
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=str)
+def test_yaml_reads_back_to_an_equal_config(path: Path | None, write: Callable[[str], Path]) -> None:
+    overrides = [
+        "score.min_entropy=-1.5",
+        "clips.path='null'",
+        "evaluate.datasets=[scenes, 'on']",
+        "pretrain.augment={crop_scale: [0.3, 1.0]}",
+    ]
+    config = load(path, overrides)
+    assert config.clips.path == "null"
+    assert load(write(config.to_yaml())) == config
+
+
+def test_yaml_holds_every_setting_resolved() -> None:
+    text = load(None, ["score.k=3"]).to_yaml()
+    assert yaml.safe_load(text) == load(None, ["score.k=3"]).model_dump(mode="json")
+    assert "k: 3" in text
+
+
+def test_flat_keys_are_what_set_takes() -> None:
+    config = load(None, ["pretrain.framework_settings.temperature=0.2", "score.k=3", "clips.path=x.mp4"])
+    flat = config.flat()
+    assert flat["score.k"] == 3
+    assert flat["seed"] == 0
+    assert flat["pretrain.framework_settings.temperature"] == 0.2
+    assert flat["pretrain.augment"] == {}
+    assert not any(isinstance(value, dict) and value for value in flat.values())
+    assert load(None, [f"{key}={yaml.safe_dump(value)}" for key, value in flat.items()]) == config
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("score.kk=3", "unknown key 'score.kk'; did you mean 'score.k'?"),
+        ("score.min_spreed=3", "unknown key 'score.min_spreed'; did you mean 'score.min_spread'?"),
+        ("scores.k=3", "unknown key 'scores'; did you mean 'score'?"),
+        ("epochs=3", "unknown key 'epochs'; did you mean 'pretrain.epochs'?"),
+        ("qqqqqq=3", "unknown key 'qqqqqq'; sections are name, seed, store, clips"),
+        ("score.k=many", "score.k: input should be a valid integer, unable to parse string as an integer (got 'many')"),
+        ("score.k=0", "score.k: input should be greater than or equal to 1 (got 0)"),
+        ("score.k=2.5", "score.k: input should be a valid integer"),
+        ("score.noise=.inf", "score.noise: input should be a finite number (got inf)"),
+        ("score.policy=nearst", "score.policy: input should be 'mutual-information', 'random', 'nearest' or 'none'"),
+        ("score.estimator=ksgg", "score: unknown estimator 'ksgg', did you mean 'ksg'?"),
+        ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, npeet"),
+        ("pretrain.framework=simclrr", "pretrain: unknown framework 'simclrr', did you mean 'simclr'?"),
+        ("score=5", "score: this is a section, which holds settings of its own (got 5)"),
+        ("name=../x", "name: string should match pattern"),
+        ("evaluate.datasets=3", "evaluate.datasets: input should be a valid list (got 3)"),
+        ("evaluate.datasets=null", "evaluate.datasets: input should be a valid list (got None)"),
+        ("score.k", "--set takes key=value, got 'score.k'"),
+        ("=3", "--set takes key=value, got '=3'"),
+        ("score.k=[", "--set score.k: '[' is not a YAML value"),
+    ],
+)
+def test_a_wrong_override_is_answered_with_the_setting_and_the_remedy(override: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(None, [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "(got {" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1, 2]", "must hold a mapping of settings, not a list"),
+        ("just words", "must hold a mapping of settings, not a str"),
+        ("a: [", "is not valid YAML"),
+        ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
+        ("1: 2", "1: keys should be strings"),
+        ("score: [1]", "score: this is a section"),
+        ("pretrain:\n  bakbone: vit\n", "unknown key 'pretrain.bakbone'; did you mean 'pretrain.backbone'?"),
+    ],
+)
+def test_a_wrong_file_is_named_in_one_sentence(write: Callable[[str], Path], text: str, sentence: str) -> None:
+    path = write(text)
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert sentence in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(write: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match=r"'score\.kk'.*; seed: input"):
+        load(write("score: {kk: 1}\nseed: -1\n"))
+
+
+def test_an_override_below_a_setting_is_no_section(write: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match="--set score.k: 'score' is a setting, not a section"):
+        load(write("score: 5"), ["score.k=3"])
+    with pytest.raises(UsageError, match=r"score\.k: input should be a valid integer"):
+        load(None, ["score.k.deep=3"])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"config file '.*absent\.yaml' does not exist"):
+        load(tmp_path / "absent.yaml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(tmp_path / "binary.yaml")
