@@ -75,10 +75,13 @@ def main() -> None:
             rows.append(row)
 
     title = f"{arguments.scenes} rendered scenes of {arguments.frames} frames (synthetic), {platform.processor()}"
-    table = Table("scene", "policy", "coupled sprites with the true twin", "patches of lone sprites with a twin", title=title)
+    table = Table(
+        "scene", "policy", "coupled sprites with the true twin", "patches of lone sprites with a twin", title=title
+    )
     for row in rows:
         cells = (
-            f"{row[n]}/{row[f'{n}_of']} = {row[n] / max(1, row[f'{n}_of']):.0%} [{row[f'{n}_low']:.0%}, {row[f'{n}_high']:.0%}]"
+            f"{row[n]}/{row[f'{n}_of']} = {row[n] / max(1, row[f'{n}_of']):.0%} "
+            f"[{row[f'{n}_low']:.0%}, {row[f'{n}_high']:.0%}]"
             for n in ("true", "false")
         )
         table.add_row(row["condition"], row["policy"], *cells)

@@ -70,7 +70,7 @@ class ExtractConfig(_Section):
     window: Annotated[int, Field(ge=3)] = Field(48, description="frames of a window")
     stride: Positive | None = Field(None, description="frames from a window to the next; none: the window's length")
     patch_size: Annotated[int, Field(ge=8)] = Field(64, description="side of a patch in the clip, pixels")
-    image_size: Annotated[int, Field(ge=8)] = Field(32, description="side of the stored patch image, pixels")
+    image_size: Annotated[int, Field(ge=16)] = Field(32, description="side of the stored patch image, pixels")
     point: Literal["eigenvalue", "centre"] = "eigenvalue"
     tracker: str = "auto"
     forward_backward: Annotated[float, Field(gt=0)] = Field(1.5, description="largest forward–backward error, pixels")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -53,6 +54,8 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         StageError: a stage failed; what is complete stays, and the same command goes on from there.
     """
     store = Store(config.store)
+    if "extract" in stages:
+        extract.count(config)
     if "pretrain" in stages:
         pretrain.check(config)
     if "evaluate" in stages:
@@ -72,7 +75,9 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         status = "KILLED"
         raise
     finally:
-        tracked.finish(status)
+        # What went wrong first is what the user must hear of.
+        with nullcontext() if status == "FINISHED" else suppress(StageError):
+            tracked.finish(status)
     return made
 
 
@@ -129,6 +134,8 @@ def _timed(name: str, config: ExperimentConfig, store: Store, tracked: tracking.
         tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in done.counts.items()})
     elif name == "pretrain":
         done = pretrain.run(config, score.load(config, store), partial(_epoch, config, tracked), resume)
+        for metrics in done.history:  # what the tracking server may have missed on the way
+            tracked.epoch(metrics)
         tracked.files(pretrain.files(done.stage), "backbone")
     else:
         done = evaluate.run(config, pretrain.load(config, store))

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from estimators import camera, clips, shots, tracks
+from estimators import camera, clips, manifest, shots, tracks
 from orchestrator import cluster, progress, scenes
 from orchestrator.config import ExperimentConfig, ExtractConfig
 from orchestrator.errors import StageError, UsageError
@@ -139,7 +139,7 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     return result
 
 
-def find(config: ExperimentConfig, store: Store) -> list[clips.Clip]:
+def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
     """The clips a config names, or the rendered scenes, which are rendered if they are not there yet.
 
     Raises:
@@ -147,7 +147,7 @@ def find(config: ExperimentConfig, store: Store) -> list[clips.Clip]:
     """
     try:
         if config.clips.path:
-            return clips.find_clips(config.clips.path)
+            return manifest.find_clips(config.clips.path)
         if store.local is None:
             raise UsageError("rendered scenes need a store that is a folder: set clips.path, or a local store")
         folder = store.local / "scenes" / source(config)
@@ -157,7 +157,7 @@ def find(config: ExperimentConfig, store: Store) -> list[clips.Clip]:
         for number, path in progress.track(missing, len(missing), "render scenes"):
             folder.mkdir(parents=True, exist_ok=True)
             scenes.write(scenes.render(scene_seed(config.scenes.seed, number), **settings), path)
-        return [clips.Clip(path.name, str(path)) for path in names]
+        return [manifest.Clip(path.name, str(path)) for path in names]
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -254,7 +254,7 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
                 yield {"clip_id": clip_id, "window": window, "reason": reason}
 
 
-def _lost(clip: clips.Clip) -> dict[str, Any]:
+def _lost(clip: manifest.Clip) -> dict[str, Any]:
     return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "first_frames": []}
 
 

@@ -184,6 +184,8 @@ def _listen(queue: Queue, finished: threading.Event, on_epoch: Callable[[Epoch],
         last = finished.is_set()
         try:
             on_epoch(queue.get(timeout=0.5))
+        except StageError as error:  # training goes on; `run` gives its caller all epochs in the end
+            progress.say(f"[yellow]{error}[/]")
         except Empty:
             if last:
                 return

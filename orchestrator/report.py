@@ -21,17 +21,7 @@ from scipy.stats import t as student_t
 
 from orchestrator.config import ExperimentConfig
 
-PACKAGES = (
-    "infoaug",
-    "numpy",
-    "opencv-python-headless",
-    "npeet-plus",
-    "scikit-learn",
-    "timm",
-    "torch",
-    "torchvision",
-    "ray",
-)
+PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
 STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # what each counts
 CONFIDENCE = 0.95
 

@@ -8,18 +8,22 @@ import sqlite3
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator.config import RUNTIME, ExperimentConfig
-from orchestrator.errors import UsageError
+from orchestrator.errors import StageError, UsageError
 from orchestrator.store import digest_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EPOCH_METRICS = ("loss", "view_loss", "twin_loss", "learning_rate", "images_per_second", "share_with_twin")
@@ -28,6 +32,22 @@ EPOCH_METRICS = ("loss", "view_loss", "twin_loss", "learning_rate", "images_per_
 def identity(config: ExperimentConfig) -> str:
     """Digest of all that an experiment is; the same config started again is the same run."""
     return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
+
+
+def _told(method: Callable[P, T]) -> Callable[P, T]:
+    """Turn what MLflow raises in the middle of a run into a sentence."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except MlflowException as error:
+            raise StageError(
+                f"MLflow cannot be written to ({_first_line(error)}): what is computed is kept, "
+                "run the same command again when it can"
+            ) from None
+
+    return call
 
 
 class Run:
@@ -44,6 +64,9 @@ class Run:
         _answers(self.uri)
         try:
             self._client = MlflowClient(tracking_uri=self.uri)
+        except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
+            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
+        try:
             experiment = _experiment(self._client, config.tracking.experiment, self.uri)
             self.id = self._find_or_create(experiment, config)
         except (MlflowException, OSError) as error:
@@ -57,11 +80,13 @@ class Run:
             self._epochs = step
             self.metrics({f"train/{name}": metrics[name] for name in EPOCH_METRICS}, step)
 
+    @_told
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics in one request."""
         now = int(time.time() * 1000)
         self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
 
+    @_told
     def history(self, name: str) -> list[Metric]:
         """What was logged of a training metric, by step."""
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
@@ -73,6 +98,7 @@ class Run:
             name = re.sub(r"[^\w.: -]", "_", Path(result["dataset"]).name).strip(".") or "dataset"
             self.metrics({f"{name}/{k}": result[k] for k in ("knn", "probe", "floor_knn", "floor_probe")})
 
+    @_told
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
         """Log artifacts by their file names."""
         with tempfile.TemporaryDirectory() as place:
@@ -80,6 +106,7 @@ class Run:
                 (Path(place) / name).write_bytes(content)
                 self._client.log_artifact(self.id, str(Path(place) / name), folder)
 
+    @_told
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status)

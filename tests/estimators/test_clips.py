@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.clips import Clip, ClipError, Reader, digest, find_clips, read_clip
+from estimators.clips import ClipError, Reader, digest, read_clip
+from estimators.manifest import Clip, find_clips
 from estimators.shots import scan, windows
 
 

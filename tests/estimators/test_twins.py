@@ -68,6 +68,9 @@ def test_random_takes_every_admissible_patch_now_and_then_and_no_other() -> None
     mi = symmetric(5, {(0, 3): NAN}, rest=0.3)
     drawn = {int(find_twins(mi, policy="random", seed=seed).index[0]) for seed in range(60)}
     assert drawn == {1, 2, 4}
+    p = symmetric(5, {(0, 1): 0.001}, rest=0.9)
+    drawn = {int(find_twins(mi, p_values=p, policy="random", seed=seed).index[0]) for seed in range(60)}
+    assert drawn == {1, 2, 4}, "significance says who gets a twin, not which"
 
 
 def test_random_is_the_same_for_the_same_seed() -> None:
@@ -90,8 +93,8 @@ def test_every_policy_gives_the_same_patches_an_admissible_twin_and_the_others_t
     seed: int, count: int, min_distance: float, alpha: float
 ) -> None:
     case = window(seed, count)
-    settings_ = {"min_distance": min_distance, "alpha": alpha, "seed": seed}
-    chosen = {policy: find_twins(**case, policy=policy, **settings_) for policy in POLICIES if policy != "none"}
+    options: dict[str, Any] = {"min_distance": min_distance, "alpha": alpha, "seed": seed}
+    chosen = {policy: find_twins(**case, policy=policy, **options) for policy in POLICIES if policy != "none"}
     reference = chosen["mutual-information"]
     for found in chosen.values():
         assert np.array_equal(found.index >= 0, reference.index >= 0)
@@ -179,7 +182,10 @@ def test_candidates_are_the_best_first_padded_with_minus_one() -> None:
 
 
 def test_there_are_as_many_columns_of_candidates_as_asked_for_even_in_a_small_window() -> None:
-    assert find_twins(symmetric(2, {(0, 1): 0.5}), candidates=4).candidates.tolist() == [[1, -1, -1, -1], [0, -1, -1, -1]]
+    assert find_twins(symmetric(2, {(0, 1): 0.5}), candidates=4).candidates.tolist() == [
+        [1, -1, -1, -1],
+        [0, -1, -1, -1],
+    ]
     assert find_twins(np.zeros((0, 0)), candidates=4).candidates.shape == (0, 4)
 
 

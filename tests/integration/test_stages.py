@@ -70,7 +70,7 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny: Expe
         "image": ((patches, 16, 16, 3), "uint8"),
     }
     assert table["patch"].to_pylist() == list(range(patches))
-    assert 0 <= shapes["colour"].min() and shapes["colour"].max() <= 1
+    assert shapes["colour"].min() >= 0 and shapes["colour"].max() <= 1
     assert store.exists(done.stage.path("config.yaml"))
 
 
@@ -80,7 +80,10 @@ def test_a_stage_run_again_does_only_what_is_missing_and_gives_the_same_bytes(ti
     assert (first.extracted.computed, first.computed, first.resumed) == (2, 2, 0)
 
     _, folder, window = first.extracted.windows[1]
-    paths = [extract.trajectory_path(first.extracted.stage, folder, window), score.twins_path(first.stage, folder, window)]
+    paths = [
+        extract.trajectory_path(first.extracted.stage, folder, window),
+        score.twins_path(first.stage, folder, window),
+    ]
     before = [store.read_bytes(path) for path in paths]
     for path in paths:
         (Path(tiny.store) / path).unlink()

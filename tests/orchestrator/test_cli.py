@@ -48,7 +48,7 @@ def test_bad_usage_ends_with_code_2_and_a_sentence_without_a_traceback(
 ) -> None:  # fmt: skip
     demo = Path("configs/demo.yaml").absolute()
     monkeypatch.chdir(tmp_path)
-    assert infoaug(monkeypatch, *(a.format(demo=demo) for a in arguments)) == 2
+    assert infoaug(monkeypatch, *(a.replace("{demo}", str(demo)) for a in arguments)) == 2
     told = capsys.readouterr()
     assert all(word.lower() in told.err.lower() for word in words), told.err
     assert "Traceback" not in told.err

@@ -61,7 +61,10 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(write: Cal
         ("clips.path=Видео/*.mp4", lambda c: c.clips.path == "Видео/*.mp4"),
         ("evaluate.datasets=cifar10", lambda c: c.evaluate.datasets == ["cifar10"]),
         ("evaluate.datasets=[scenes, stl10]", lambda c: c.evaluate.datasets == ["scenes", "stl10"]),
-        ("pretrain.framework_settings.temperature=0.2", lambda c: c.pretrain.framework_settings == {"temperature": 0.2}),
+        (
+            "pretrain.framework_settings.temperature=0.2",
+            lambda c: c.pretrain.framework_settings == {"temperature": 0.2},
+        ),
         ("pretrain.backbone_settings={layers: [1, 1]}", lambda c: c.pretrain.backbone_settings == {"layers": [1, 1]}),
     ],
 )
@@ -71,8 +74,7 @@ def test_an_override_is_read_as_yaml(override: str, read: Callable[[ExperimentCo
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_config_that_is_shipped_loads_and_names_its_command(path: Path) -> None:
-    config = load(path)
-    assert config.name == path.stem
+    assert isinstance(load(path), ExperimentConfig)
     assert f"infoaug run configs/{path.name}" in path.read_text(encoding="utf-8")
 
 
@@ -82,13 +84,13 @@ def test_there_are_configs_to_ship() -> None:
 
 def test_a_config_cannot_be_changed_after_it_is_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        load(None).score.k = 3
+        load(None).score.k = 3  # type: ignore[misc]
 
 
 # ---- what is written
 
 
-@pytest.mark.parametrize("path", [None, *SHIPPED], ids=str)
+@pytest.mark.parametrize("path", [None, *SHIPPED], ids=lambda path: path.name if path else "defaults")
 def test_yaml_reads_back_to_an_equal_config(path: Path | None, write: Callable[[str], Path]) -> None:
     overrides = [
         "score.min_entropy=-1.5",
@@ -176,12 +178,12 @@ def test_a_wrong_file_is_named_in_one_sentence(write: Callable[[str], Path], tex
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(write: Callable[[str], Path]) -> None:
-    with pytest.raises(UsageError, match=r"'score\.kk'.*; seed: input"):
+    with pytest.raises(UsageError, match=r"seed: input .*; unknown key 'score\.kk'; did you mean 'score\.k'"):
         load(write("score: {kk: 1}\nseed: -1\n"))
 
 
 def test_an_override_below_a_setting_is_no_section(write: Callable[[str], Path]) -> None:
-    with pytest.raises(UsageError, match="--set score.k: 'score' is a setting, not a section"):
+    with pytest.raises(UsageError, match=r"--set score\.k: 'score' is a setting, not a section"):
         load(write("score: 5"), ["score.k=3"])
     with pytest.raises(UsageError, match=r"score\.k: input should be a valid integer"):
         load(None, ["score.k.deep=3"])

@@ -1,0 +1,274 @@
+"""Runs in a real MLflow database: found again by what they are, logged once, and kept in the right place."""
+
+import re
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow.entities import ViewType
+from mlflow.tracking import MlflowClient
+
+from orchestrator.config import ExperimentConfig, load
+from orchestrator.errors import UsageError
+from orchestrator.tracking import EPOCH_METRICS, Run, identity
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all tests, since making one takes seconds; each test has an experiment of its own in it."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
+    return path
+
+
+@pytest.fixture
+def client(database: Path) -> MlflowClient:
+    """What is in the database, not through our own code."""
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+@pytest.fixture
+def config(database: Path, request: pytest.FixtureRequest) -> Callable[..., ExperimentConfig]:
+    """A function that makes a config which tracks into the test's own experiment."""
+    experiment = re.sub(r"\W", "-", request.node.name)
+
+    def make(*overrides: str) -> ExperimentConfig:
+        return load(None, [f"tracking.uri=sqlite:///{database}", f"tracking.experiment={experiment}", *overrides])
+
+    return make
+
+
+def epoch(number: int, loss: float = 1.0) -> dict[str, float]:
+    """What training tells of one epoch."""
+    return {"epoch": number, "seconds": 3.0, **dict.fromkeys(EPOCH_METRICS, 0.5), "loss": loss}
+
+
+def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.id, name))
+
+
+Make = Callable[..., ExperimentConfig]
+
+
+# ---- one run an experiment
+
+
+def test_the_same_experiment_goes_on_in_the_same_run(config: Make, client: MlflowClient) -> None:
+    first = Run(config("score.k=3"))
+    first.finish("FAILED")
+    again = Run(config("score.k=3", "store=elsewhere", "ray.cpus=1"))
+    assert again.id == first.id
+    assert client.get_run(first.id).info.status == "RUNNING"
+
+
+def test_another_experiment_is_another_run(config: Make, client: MlflowClient) -> None:
+    runs = [Run(config(o)) for o in ("seed=0", "seed=1", "score.k=3", "pretrain.twin_weight=0", "name=other")]
+    assert len({run.id for run in runs}) == 5
+    (experiment,) = {client.get_run(run.id).info.experiment_id for run in runs}
+    assert len(client.search_runs([experiment])) == 5
+
+
+def test_the_same_config_in_another_mlflow_experiment_is_another_run(config: Make) -> None:
+    assert Run(config()).id != Run(config("tracking.experiment=elsewhere")).id
+
+
+def test_a_deleted_run_is_not_gone_on_with(config: Make, client: MlflowClient) -> None:
+    first = Run(config())
+    client.delete_run(first.id)
+    assert Run(config()).id != first.id
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["store=elsewhere", "tracking.experiment=x", "ray.cpus=1", "pretrain.workers=2", "evaluate.data=there"],
+)
+def test_where_an_experiment_runs_and_is_kept_is_not_what_it_is(override: str) -> None:
+    assert identity(load(None, [override])) == identity(load(None))
+
+
+@pytest.mark.parametrize(
+    "override", ["name=x", "seed=1", "clips.path=x", "extract.window=32", "score.k=3", "pretrain.epochs=3"]
+)
+def test_every_other_setting_is_part_of_what_an_experiment_is(override: str) -> None:
+    assert identity(load(None, [override])) != identity(load(None))
+
+
+def test_a_run_carries_every_setting_its_name_and_its_tags(config: Make, client: MlflowClient) -> None:
+    made = config("name=mine", "score.policy=random", "pretrain.framework_settings.temperature=0.2")
+    stored = client.get_run(Run(made).id)
+    assert stored.data.params == {key: str(value) for key, value in made.flat().items()}
+    assert stored.info.run_name == "mine"
+    assert stored.data.tags["framework"] == "simclr"
+    assert stored.data.tags["policy"] == "random"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_ends_as_it_is_told(config: Make, client: MlflowClient, status: str) -> None:
+    run = Run(config())
+    assert client.get_run(run.id).info.status == "RUNNING"
+    run.finish(status)
+    assert client.get_run(run.id).info.status == status
+
+
+# ---- what is logged
+
+
+def test_epochs_are_logged_by_step_under_train(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    for number in (1, 2):
+        run.epoch(epoch(number, loss=3.0 - number))
+    assert history(client, run, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in EPOCH_METRICS}
+
+
+def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_restart(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    for number in (1, 2, 2, 1, 3):
+        run.epoch(epoch(number, loss=float(number)))
+    again = Run(config())
+    for number in (2, 3, 4):
+        again.epoch(epoch(number, loss=10.0 * number))
+    assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    run.epoch(epoch(1, loss=float("nan")))
+    assert [step for step, _ in history(client, run, "train/loss")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("scenes", "scenes"),
+        ("my/images/", "images"),
+        ("a/b.npz", "b.npz"),
+        ("photos (1) #2", "photos _1_ _2"),
+        ("..", "dataset"),
+        (".", "dataset"),
+    ],
+)
+def test_accuracies_are_logged_by_data_set_whatever_it_is_called(
+    config: Make, client: MlflowClient, dataset: str, name: str
+) -> None:
+    run = Run(config())
+    values = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3}
+    run.results([{"dataset": dataset, "train": 10, "test": 5, "classes": 2, **values}])
+    assert client.get_run(run.id).data.metrics == {f"{name}/{key}": value for key, value in values.items()}
+
+
+# ---- where it lies
+
+
+def test_artifacts_lie_beside_the_database_and_not_where_the_user_stands(
+    config: Make, client: MlflowClient, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(config())
+    run.files({"config.yaml": b"name: x\n", "b.bin": b"\x00\xff"})
+    run.files({"backbone.json": b"{}"}, "backbone")
+    assert {a.path for a in client.list_artifacts(run.id)} == {"config.yaml", "b.bin", "backbone"}
+    (stored,) = database.parent.glob(f"mlruns/**/{run.id}/artifacts/backbone/backbone.json")
+    assert stored.read_bytes() == b"{}"
+    assert (stored.parents[1] / "b.bin").read_bytes() == b"\x00\xff"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_relative_database_is_the_one_where_the_user_stands(
+    config: Make, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Run(config())
+    monkeypatch.chdir(database.parent)
+    run = Run(config("tracking.uri=sqlite:///mlflow.db"))
+    assert run.uri == f"sqlite:///{database}"
+    assert run.id == expected.id
+
+
+def test_without_a_uri_the_environment_s_is_taken_and_else_the_database_where_the_user_stands(
+    config: Make, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.chdir(tmp_path)
+    assert Run(config("tracking.uri=null")).uri == f"sqlite:///{database}"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(database.parent)
+    assert Run(config("tracking.uri=null")).uri == f"sqlite:///{database}"
+    assert not any(tmp_path.iterdir())
+
+
+# ---- what cannot be used
+
+
+def refused(uri: str) -> str:
+    """The one sentence that an unusable place is answered with."""
+    with pytest.raises(UsageError) as caught:
+        Run(load(None, [f"tracking.uri={uri}"]))
+    assert "\n" not in str(caught.value)
+    assert uri.removeprefix("sqlite:///") in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_dead_server_is_told_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = refused(f"http://127.0.0.1:{port}")
+    assert "no MLflow server answers at" in told
+    assert "start one, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local database" in told
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b""])
+def test_a_server_of_another_kind_is_no_mlflow_server(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert "no MLflow server answers at" in refused(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_a_url_without_a_sensible_port_is_no_server() -> None:
+    assert "no MLflow server answers at" in refused("http://127.0.0.1:port")
+
+
+def test_a_database_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "junk.db").write_bytes(b"not a database, " * 100)
+    assert "cannot be opened (unable to open database file): give another" in refused(f"sqlite:///{tmp_path}/folder")
+    assert "cannot be opened (file is not a database)" in refused(f"sqlite:///{tmp_path}/junk.db")
+    assert "cannot be opened" in refused(f"sqlite:///{tmp_path}/junk.db/mlflow.db")
+
+
+def test_a_database_of_a_newer_mlflow_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as newer:
+        newer.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        newer.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+        newer.commit()
+    assert "cannot be used: Can't locate revision" in refused(f"sqlite:///{tmp_path}/newer.db")
+
+
+def test_an_unknown_kind_of_place_is_refused() -> None:
+    assert "MLflow at 'gopher://x' cannot be used" in refused("gopher://x")
+
+
+def test_a_deleted_mlflow_experiment_is_refused_with_its_name(config: Make, client: MlflowClient) -> None:
+    made = config()
+    Run(made)
+    experiment = client.get_experiment_by_name(made.tracking.experiment)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(UsageError, match="cannot be used"):
+        Run(made)
+    assert client.search_experiments(view_type=ViewType.DELETED_ONLY)
