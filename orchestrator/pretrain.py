@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty
 from typing import Any
@@ -107,16 +108,22 @@ def run(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    finished = threading.Event()
-    listener = threading.Thread(target=_listen, args=(queue, finished, seen), daemon=True)
-    listener.start()
+    outcome: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # In the main thread Ray Train would take Ctrl-C for itself and end the process.
+    threading.Thread(target=fit, daemon=True).start()
     try:
-        trainer.fit()
+        _listen(queue, outcome, seen)
+        outcome.result()
     except ray.train.TrainingFailedError as error:
         raise StageError(f"training failed: {_cause(error)}; run the same command again to go on") from error
     finally:
-        finished.set()
-        listener.join(timeout=30)
         queue.shutdown()
     history = store.read_json(place.path("history.json"))
     return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
@@ -179,15 +186,16 @@ class _Forward(UserCallback):
         self.queue.put(metrics[0])
 
 
-def _listen(queue: Queue, finished: threading.Event, on_epoch: Callable[[Epoch], None]) -> None:
+def _listen(queue: Queue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
+    """Hand on epochs as they come, until training has ended and none is left."""
     while True:
-        last = finished.is_set()
+        ended = outcome.done()
         try:
             on_epoch(queue.get(timeout=0.5))
-        except StageError as error:  # training goes on; `run` gives its caller all epochs in the end
+        except StageError as error:  # training goes on; the caller finds all epochs in the result
             progress.say(f"[yellow]{error}[/]")
         except Empty:
-            if last:
+            if ended:
                 return
 
 
@@ -195,4 +203,4 @@ def _cause(error: BaseException) -> str:
     """The workers' own words, less the traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return (named or lines or [type(error).__name__])[-1]
+    return (named or lines or [type(error).__name__])[-1].partition(". ")[0][:300]

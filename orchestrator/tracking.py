@@ -1,5 +1,6 @@
 """MLflow: one run an experiment, found again by what the experiment is. Nothing else talks to MLflow."""
 
+import getpass
 import http.client
 import logging
 import os
@@ -117,7 +118,13 @@ class Run:
         if found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
             return str(found[0].info.run_id)
-        tags = {"infoaug.identity": tag, "framework": config.pretrain.framework, "policy": config.score.policy}
+        tags = {
+            "infoaug.identity": tag,
+            "framework": config.pretrain.framework,
+            "policy": config.score.policy,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "infoaug",
+        }
         run = self._client.create_run(experiment, run_name=config.name, tags=tags)
         params = [Param(key, str(value)) for key, value in config.flat().items()]
         for start in range(0, len(params), 100):  # MLflow's limit to a request
@@ -161,7 +168,8 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     if found:
         return str(found.experiment_id)
     beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # or the UI opens it among language models
+    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None, tags=kind))
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from orchestrator.config import load
 def test_a_real_clip_gives_tracks_and_twins_and_their_pictures(
     name: str, test_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    inspected = inspection.inspect_clip(str(test_data(name)), 0, load(None, ["score.surrogates=500"]))
+    inspected = inspection.inspect_clip(str(test_data(name)), 0, load(None))
     assert inspected.reasons["twin"] > 0
     assert inspected.reasons["lost"] < sum(inspected.reasons.values())
     paths = inspection.save(inspected, tmp_path, "window")
