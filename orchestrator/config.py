@@ -95,7 +95,9 @@ class ScoreConfig(_Section):
         0.0, description="least distance of twins in the first frame, pixels"
     )
     noise: Annotated[float, Field(gt=0)] = Field(0.1, description="the tracker's error, pixels")
-    surrogates: Annotated[int, Field(ge=0)] = Field(2000, description="size of a window's null; 0: no test")
+    surrogates: Annotated[int, Field(ge=0)] = Field(
+        2000, description="size of a window's null, which bounds its p-values from below (docs/method.md); 0: no test"
+    )
     alpha: Share = Field(0.05, description="false discovery rate of a window's twins")
     candidates: Positive = Field(3, description="how many of a patch's best partners to list")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the surrogates and of the random policy")

@@ -1,5 +1,6 @@
 """What every framework shares: typed settings, a branch (heads and loss), and the framework that makes branches."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -10,19 +11,19 @@ class FrameworkSettings(BaseModel, frozen=True, extra="forbid", strict=True):
     """Settings of a framework; a subclass names its own, with types, limits and defaults."""
 
 
-class Branch(nn.Module):
+class Branch(nn.Module, ABC):
     """Heads and loss of one of the two branches; it knows nothing of backbones, twins, devices or the training loop."""
 
     def __init__(self, num_features: int, settings: FrameworkSettings) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, first_features: Tensor, second_features: Tensor, valid: Tensor | None = None) -> Tensor:
         """Loss, a scalar, of the pairs in features float[B, num_features]; only rows with `valid` bool[B] count.
 
         Rows that do not count still hold natural features, so that batch statistics of a head stay sound. With no row
         that counts the loss is a differentiable 0. Every rank runs the same collectives whatever `valid` says.
         """
-        raise NotImplementedError
 
 
 class Framework(nn.Module):
