@@ -145,13 +145,13 @@ def page(report: Report) -> str:
 
 def terminal_table(report: Report) -> Table:
     """The table of accuracies for the terminal."""
-    table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=seeds_in_words(report.results))
+    table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=f"difference in points; {seeds_in_words(report.results)}")
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", "random-init floor", "difference"):
         table.add_column(column, justify="right")
     for row in accuracies(report.results):
-        numbers = _percent(row.trained), _percent(row.floor), f"{_points(row.difference)} points"
+        numbers = _percent(row.trained), _percent(row.floor), _points(row.difference)
         table.add_row(Text(row.dataset), row.metric, *numbers)
     return table
 
