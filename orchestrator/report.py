@@ -145,7 +145,8 @@ def page(report: Report) -> str:
 
 def terminal_table(report: Report) -> Table:
     """The table of accuracies for the terminal."""
-    table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=f"difference in points; {seeds_in_words(report.results)}")
+    caption = f"difference in points; {seeds_in_words(report.results)}"
+    table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", "random-init floor", "difference"):
