@@ -1,0 +1,67 @@
+"""A whole experiment on a real Ray and a real MLflow: what a user finds afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from models.backbones import load_backbone
+from orchestrator import experiment, tracking
+from orchestrator.config import ExperimentConfig
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def artifacts(client: MlflowClient, run: str, folder: str | None = None) -> set[str]:
+    found = client.list_artifacts(run, folder)
+    return {item.path for item in found if not item.is_dir}.union(
+        *(artifacts(client, run, item.path) for item in found if item.is_dir)
+    )
+
+
+def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_nothing(
+    tiny: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = experiment.run(tiny)
+    assert told
+    page = Path(told.page).read_text()
+    assert "synthetic" in page and "scene-0000.avi" in page
+    assert "http-equiv" in page and 'src="http' not in page
+
+    client = MlflowClient(tracking_uri=told.tracking_uri)
+    (only,) = client.search_runs([client.get_experiment_by_name("infoaug").experiment_id])
+    assert only.info.status == "FINISHED"
+    assert only.data.params["pretrain.twin_weight"] == "0.5"
+    assert {
+        "train/loss",
+        "patches/twin",
+        "seconds/score",
+        "scenes/probe",
+        "scenes/floor_knn",
+    } <= only.data.metrics.keys()
+    assert [m.step for m in client.get_metric_history(only.info.run_id, "train/loss")] == [1, 2]
+    kept = artifacts(client, only.info.run_id)
+    assert {"config.yaml", "report/report.html", "report/accuracy.png", "backbone/backbone.safetensors"} <= kept
+
+    folder = Path(client.download_artifacts(only.info.run_id, "backbone", str(tmp_path)))
+    features = load_backbone(folder)(torch.zeros(2, 3, 16, 16))
+    assert features.shape == (2, 16)
+
+    capsys.readouterr()
+    again = experiment.run(tiny)
+    assert again and again.report.results == told.report.results
+    assert again.report.times == told.report.times, "nothing was computed, so nothing took time"
+    assert "2 windows, 2 already there" in capsys.readouterr().err
+    assert len(client.search_runs([only.info.experiment_id])) == 1
+
+
+def test_the_same_experiment_on_other_machines_is_the_same_run_and_another_weight_is_another(
+    tiny: ExperimentConfig,
+) -> None:
+    elsewhere = tiny.model_copy(
+        update={"store": "s3://bucket", "pretrain": tiny.pretrain.model_copy(update={"workers": 4, "gpu": True})}
+    )
+    heavier = tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"twin_weight": 1.0})})
+    assert tracking.identity(elsewhere) == tracking.identity(tiny)
+    assert tracking.identity(heavier) != tracking.identity(tiny)
