@@ -26,6 +26,9 @@ def show(table: Table) -> None:
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Pass items through while showing how many of `total` have come, and how long the rest will take."""
+    if not total:
+        yield from items
+        return
     if not console.is_terminal:
         yield from _lines(items, total, what)
         return

@@ -168,8 +168,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     if found:
         return str(found.experiment_id)
     beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # or the UI opens it among language models
-    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None, tags=kind))
+    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
 
 
 def _first_line(error: Exception) -> str:
