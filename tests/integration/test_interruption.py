@@ -16,7 +16,7 @@ from orchestrator.config import load
 from orchestrator.store import Store
 from tests.integration.conftest import TINY
 
-PATIENCE = 120  # seconds until a test gives up waiting for another process
+PATIENCE = 240  # seconds until a test gives up waiting for another process
 
 
 def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
