@@ -72,14 +72,14 @@ class Run:
             self.id = self._find_or_create(experiment, config)
         except (MlflowException, OSError) as error:
             raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
-        self._epochs = max((metric.step for metric in self.history("loss")), default=0)
+        self._logged = {metric.step for metric in self.history("loss")}
 
     def epoch(self, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics, `train/…` at step epoch; an epoch seen before (after a resume) is passed over."""
+        """Log an epoch's metrics, `train/…` at step epoch; one that is logged already is passed over."""
         step = int(metrics["epoch"])
-        if step > self._epochs:
-            self._epochs = step
+        if step not in self._logged:
             self.metrics({f"train/{name}": metrics[name] for name in EPOCH_METRICS}, step)
+            self._logged.add(step)
 
     @_told
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator.config import ExperimentConfig, load
-from orchestrator.errors import UsageError
+from orchestrator.errors import StageError, UsageError
 from orchestrator.tracking import EPOCH_METRICS, Run, identity
 
 
@@ -135,6 +136,24 @@ def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_
     for number in (2, 3, 4):
         again.epoch(epoch(number, loss=10.0 * number))
     assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_after_later_ones(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config())
+    run.epoch(epoch(1, loss=1.0))
+
+    def down(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run._client, "log_batch", down)
+        with pytest.raises(StageError, match="server is down"):
+            run.epoch(epoch(2, loss=2.0))
+    for number in (3, 1, 2, 3):
+        run.epoch(epoch(number, loss=float(number)))
+    assert sorted(history(client, run, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
 def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
