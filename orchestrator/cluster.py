@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.data
 
+from orchestrator import progress
 from orchestrator.config import RayConfig
 from orchestrator.errors import StageError, UsageError
 
@@ -98,6 +99,27 @@ def map_rows(
         yield from (json.loads(row["status"]) for row in results.iter_rows())
     except ray.exceptions.RayError as error:
         raise StageError(f"Ray Data gave up: {str(error).strip().splitlines()[-1]}") from error
+
+
+def map_windows(
+    windows: Sequence[dict[str, Any]],
+    work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],
+    block: int,
+    what: str,
+) -> dict[tuple[str, int], str]:
+    """`map_rows` over windows, with progress: why each that failed did so, by (folder, window).
+
+    `work` yields a row with `folder`, `window` and `reason` for each, the reason empty if it went well; what does not
+    come back died with its worker.
+    """
+    failed = {(row["folder"], row["window"]): DIED for row in windows}
+    for status in progress.track(map_rows(windows, work, block), len(windows), what):
+        key = (status["folder"], status["window"])
+        if status["reason"]:
+            failed[key] = status["reason"]
+        else:
+            del failed[key]
+    return failed
 
 
 def reason(error: Exception) -> str:

@@ -62,7 +62,7 @@ def load(config: ExperimentConfig, store: Store) -> Evaluated:
         StageError: there was none for this config.
     """
     place = stage(config, pretrain.load(config, store))
-    paths = [result_path(place, name) for name in config.evaluate.datasets]
+    paths = [result_path(place, name) for name in dict.fromkeys(config.evaluate.datasets)]
     if not all(map(store.exists, paths)):
         raise StageError("this model is not evaluated yet: run `infoaug evaluate` with the same config first")
     return Evaluated(place, [store.read_json(path) for path in paths], resumed=len(paths))
@@ -76,10 +76,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     """
     place, store = stage(config, pretrained), pretrained.stage.store
     place.record(config.to_yaml())
-    todo = [name for name in config.evaluate.datasets if not store.exists(result_path(place, name))]
-    progress.say(
-        f"evaluate: {len(config.evaluate.datasets)} data sets, {len(config.evaluate.datasets) - len(todo)} done"
-    )
+    paths = {name: result_path(place, name) for name in config.evaluate.datasets}
+    todo = [name for name, path in paths.items() if not store.exists(path)]
+    progress.say(f"evaluate: {len(paths)} data sets, {len(paths) - len(todo)} done")
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
@@ -91,12 +90,8 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
                 if isinstance(error.cause, UsageError | StageError):
                     raise error.cause from None
                 raise StageError(f"evaluation on '{name}' failed: {cluster.reason(error.cause)}") from error
-            store.write_json(result_path(place, name), result)
-    return Evaluated(
-        place,
-        [store.read_json(result_path(place, name)) for name in config.evaluate.datasets],
-        resumed=len(config.evaluate.datasets) - len(todo),
-    )
+            store.write_json(paths[name], result)
+    return Evaluated(place, [store.read_json(path) for path in paths.values()], resumed=len(paths) - len(todo))
 
 
 def check(config: ExperimentConfig) -> None:

@@ -70,9 +70,14 @@ def source(config: ExperimentConfig) -> str:
     return digest_of(what)
 
 
+def window_file(folder: str, window: int) -> str:
+    """A window's file among those of a stage; `folder` is its clip's."""
+    return f"{folder}/{window:05d}.parquet"
+
+
 def trajectory_path(place: Stage, folder: str, window: int) -> str:
     """Where a window's trajectories lie on the store."""
-    return place.path("trajectories", folder, f"{window:05d}.parquet")
+    return place.path("trajectories", window_file(folder, window))
 
 
 def load(config: ExperimentConfig, store: Store) -> Extracted:
@@ -115,17 +120,10 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
         for c in found
         for w, first in enumerate(rows[c.clip_id]["first_frames"])
     ]
-    todo = [w for w in wanted if f"{w['folder']}/{w['window']:05d}.parquet" not in present]
+    todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
     if wanted:
         progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
-    done = cluster.map_rows(todo, partial(_extract, place, config.extract), WINDOWS_PER_TASK)
-    failed = {(w["clip_id"], w["window"]): cluster.DIED for w in todo}
-    for status in progress.track(done, len(todo), "extract windows"):
-        key = (status["clip_id"], status["window"])
-        if status["reason"]:
-            failed[key] = status["reason"]
-        else:
-            del failed[key]
+    failed = cluster.map_windows(todo, partial(_extract, place, config.extract), WINDOWS_PER_TASK, "extract windows")
 
     ledger = pa.Table.from_pylist([_entry(rows[c.clip_id], failed) for c in found], schema=LEDGER)
     store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
@@ -243,26 +241,26 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
         with ExitStack() as opened:
             reader: clips.Reader | None = None
             for row in windows:
-                clip_id, window, reason = row["clip_id"], row["window"], ""
+                folder, window, reason = row["folder"], row["window"], ""
                 try:
                     reader = reader or opened.enter_context(clips.Reader(path))
                     columns = extract_window(reader.read(row["first"], settings.window), settings)
-                    table = trajectories_table(clip_id, window, columns)
-                    place.store.write_table(trajectory_path(place, row["folder"], window), table)
+                    table = trajectories_table(row["clip_id"], window, columns)
+                    place.store.write_table(trajectory_path(place, folder, window), table)
                 except Exception as error:  # as above
                     reason = cluster.reason(error)
-                yield {"clip_id": clip_id, "window": window, "reason": reason}
+                yield {"folder": folder, "window": window, "reason": reason}
 
 
 def _lost(clip: manifest.Clip) -> dict[str, Any]:
-    return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "first_frames": []}
+    return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "folder": "", "first_frames": []}
 
 
 def _entry(row: dict[str, Any], failed: dict[tuple[str, int], str]) -> dict[str, Any]:
     """A clip's ledger row: its scan, less the windows that failed."""
-    reasons = {w: failed[row["clip_id"], w] for w in range(len(row["first_frames"])) if (row["clip_id"], w) in failed}
-    there = [w for w in range(len(row["first_frames"])) if w not in reasons]
+    firsts = dict(enumerate(row["first_frames"]))
+    reasons = {w: failed[row["folder"], w] for w in firsts if (row["folder"], w) in failed}
+    there = [w for w in firsts if w not in reasons]
     reason = row["reason"] or "; ".join(f"window {w}: {why}" for w, why in reasons.items())
     status = "failed" if not there else "partial" if reasons else "ok"
-    firsts = [row["first_frames"][w] for w in there]
-    return {**row, "status": status, "reason": reason, "windows": there, "first_frames": firsts}
+    return {**row, "status": status, "reason": reason, "windows": there, "first_frames": [firsts[w] for w in there]}

@@ -68,16 +68,13 @@ def _inspect(frame: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig) -
     scored = score.score_trajectories(table, settings)
     found = scored.twins
     counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
-    has, rows = found.index >= 0, np.arange(len(found.index))
     mi, p = scored.mutual_information, scored.p_values
-    mi_of_twin = np.where(has, mi[rows, found.index], np.nan)
-    p_of_twin = np.where(has, p[rows, found.index], np.nan) if p is not None else np.full(len(rows), np.nan)
     pictures = {
         "tracks": figures.draw_tracks(
             frame, arrays(table, "position"), arrays(table, "visible"), scored.spread, found.reason
         ),
         "mutual-information": figures.draw_mutual_information(mi, p, found.index),
-        "twins": figures.draw_twins(arrays(table, "image"), found.index, mi_of_twin, p_of_twin),
+        "twins": figures.draw_twins(arrays(table, "image"), found.index, scored.of_twin(mi), scored.of_twin(p)),
         "reasons": figures.draw_reasons(counts),
     }
     return Inspected(counts, pictures)

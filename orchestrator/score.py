@@ -76,6 +76,12 @@ class ScoredWindow:
     entropy: NDArray[np.float64]
     twins: twins.Twins
 
+    def of_twin(self, matrix: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """f64[N], what an [N, N] matrix says of every patch and its twin; NaN where there is none, or no matrix."""
+        index = self.twins.index
+        value = np.full(len(index), np.nan) if matrix is None else matrix[np.arange(len(index)), index]
+        return np.where(index >= 0, value, np.nan)
+
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
     """Where the twins of these trajectories live."""
@@ -85,7 +91,7 @@ def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
 
 def twins_path(place: Stage, folder: str, window: int) -> str:
     """Where a window's twins lie on the store."""
-    return place.path("twins", folder, f"{window:05d}.parquet")
+    return place.path("twins", extract.window_file(folder, window))
 
 
 def load(config: ExperimentConfig, store: Store) -> Scored:
@@ -112,18 +118,13 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     place, store = stage(config, extracted), extracted.stage.store
     place.record(config.to_yaml())
     present = store.files(place.path("twins"))
-    wanted = [{"clip_id": c, "folder": f, "window": w} for c, f, w in extracted.windows]
-    todo = [w for w in wanted if f"{w['folder']}/{w['window']:05d}.parquet" not in present]
+    wanted: list[dict[str, Any]] = [{"clip_id": c, "folder": f, "window": w} for c, f, w in extracted.windows]
+    todo = [w for w in wanted if extract.window_file(w["folder"], w["window"]) not in present]
     progress.say(f"score: {len(wanted)} windows, {len(wanted) - len(todo)} already there")
     if todo:
         cluster.connect(config.ray)
     work = partial(_score, place, extracted.stage, config.score)
-    missing = {(w["folder"], w["window"]): cluster.DIED for w in todo}
-    for status in progress.track(cluster.map_rows(todo, work, WINDOWS_PER_TASK), len(todo), "score windows"):
-        if status["reason"]:
-            missing[status["folder"], status["window"]] = status["reason"]
-        else:
-            del missing[status["folder"], status["window"]]
+    missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
     if missing:
         (folder, window), why = next(iter(missing.items()))
         raise StageError(
@@ -214,26 +215,20 @@ def _score(
 
 
 def _twins_table(table: pa.Table, scored: ScoredWindow) -> pa.Table:
-    found, count = scored.twins, len(table)
-    rows = np.arange(count)
+    found, mi = scored.twins, scored.mutual_information
     listed = [row[row >= 0] for row in found.candidates]
-    p = scored.p_values if scored.p_values is not None else np.full((count, count), np.nan)
-    has = found.index >= 0
-
-    def of_twin(matrix: NDArray[np.float64]) -> pa.Array:
-        return pa.array(matrix[rows, found.index], from_pandas=True, mask=~has)
-
+    p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
     columns = {
         **{name: table[name] for name in ("clip_id", "window", "patch")},
         "visible_frames": arrays(table, "visible").sum(1),
         "spread": scored.spread,
         "entropy": pa.array(scored.entropy, from_pandas=True),
         "reason": found.reason,
-        "twin": pa.array(found.index, mask=~has),
-        "mutual_information": of_twin(scored.mutual_information),
-        "p_value": of_twin(p),
+        "twin": pa.array(found.index, mask=found.index < 0),
+        "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
+        "p_value": pa.array(scored.of_twin(p), from_pandas=True),
         "candidates": listed,
-        "candidate_mutual_information": [scored.mutual_information[i, c] for i, c in enumerate(listed)],
+        "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
         "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],
     }
     return pa.table(columns).cast(TWINS)

@@ -1,9 +1,7 @@
 """Rendered scenes keep what they promise: positions, couplings, cameras and labels are the truth about the pixels."""
 
 import hashlib
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,14 +54,10 @@ def long_walk(seed: int, rho: float) -> Scene:
 # ---- reproducible
 
 
-def test_the_same_seed_gives_the_same_pixels_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_pixels_in_another_process(in_another_process: Callable[[str], str]) -> None:
     scene = render(7, **SMALL, **OPTIONS)
     here = hashlib.sha256(scene.frames.tobytes()).hexdigest()
-    root = Path(scenes.__file__).parents[1]
-    environment = {**os.environ, "PYTHONHASHSEED": "123"}
-    command = [sys.executable, "-c", FINGERPRINT]
-    there = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    assert there.stdout.strip() == here
+    assert in_another_process(FINGERPRINT) == here
 
 
 def test_another_seed_gives_other_motions_textures_and_background() -> None:

@@ -1,15 +1,11 @@
 """Textures keep what they promise: labels are balanced and readable, and drawing is exact and reproducible."""
 
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from orchestrator import textures
 from orchestrator.textures import FAMILIES, background, labelled_images, opaque, paste, sprite
 
 FINGERPRINT = """
@@ -61,13 +57,9 @@ def test_a_layer_half_a_pixel_on_covers_its_edge_by_half() -> None:
 # ---- labelled images
 
 
-def test_the_same_seed_gives_the_same_images_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_images_in_another_process(in_another_process: Callable[[str], str]) -> None:
     here = hashlib.sha256(labelled_images(7, 20)[0].tobytes()).hexdigest()
-    root = Path(textures.__file__).parents[1]
-    environment = {**os.environ, "PYTHONHASHSEED": "123"}
-    command = [sys.executable, "-c", FINGERPRINT]
-    there = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    assert there.stdout.strip() == here
+    assert in_another_process(FINGERPRINT) == here
 
 
 def test_labelled_images_are_balanced_and_reproducible() -> None:
