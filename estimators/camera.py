@@ -45,7 +45,7 @@ def camera_motion(
 
     Args:
         position: f32[N, T, 2], pixels, as `tracks.Tracks.position`.
-        visible: bool[N, T]. Points that are lost stay lost.
+        visible: bool[N, T].
         model: `"translation"`, `"similarity"`, `"affine"` or `"homography"`.
         threshold: a point farther than this from the fitted map, pixels, is not background in that frame.
         static: if the median background point stays within this many pixels of its start in every frame, the camera
@@ -83,6 +83,13 @@ def camera_trajectories(motion: NDArray[np.floating], queries: Points) -> NDArra
     if motion.ndim != 3 or motion.shape[1:] not in ((2, 3), (3, 3)):
         raise ValueError(f"motion must be f32[T, 2, 3] or f32[T, 3, 3], not {list(motion.shape)}; use camera_motion")
     return _apply(np.asarray(motion, dtype=np.float64), np.asarray(queries, dtype=np.float64)).astype(np.float32)
+
+
+def square(motion: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Maps f32[T, 2, 3] or f32[T, 3, 3] as f32[T, 3, 3]: the path of the camera, one form for every model."""
+    maps = np.tile(np.eye(3, dtype=np.float32), (len(motion), 1, 1))
+    maps[:, : motion.shape[1]] = motion
+    return maps
 
 
 def _background(paths: Points, visible: NDArray[np.bool_], model: str, threshold: float) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from estimators import seeking
 
 # Read by OpenCV when it first opens a video: FFmpeg's complaints about damaged files come as ClipError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -70,16 +73,24 @@ def read_clip(path: str | Path, first: int = 0, count: int | None = None) -> Fra
     `path` is a video file or a folder of frames. Raises ClipError if the clip cannot be read or has fewer frames.
     """
     with Reader(path) as reader:
-        return reader.read(first, count)
+        frames = reader.read(first, count)
+    frames.setflags(write=True)  # no reader shares it any more
+    return frames
 
 
 class Reader:
     """A clip kept open, for windows read one after the other: each frame is decoded once if they come in order.
 
-    A video is decoded onwards from where it stands. It seeks only far ahead or backwards, and only in files whose
-    packets are evenly spaced in time, where the frame number follows from the time exactly; any other file is decoded
-    from its start again. In a damaged file with frames missing in the middle, frame numbers after a seek may differ
-    from those of a sequential pass. FFmpeg decodes with as many threads as OpenCV is set to.
+    That holds for windows that overlap, too: what two of them share is copied from the one before. In memory is one
+    window, the last, which the caller and the reader share (two while a window that overlaps it is read).
+
+    A video is decoded onwards from where it stands. Far ahead or backwards it seeks, if every frame can be told by its
+    time: the times of all packets are listed once for a file and process, and the decoder starts well before the frame
+    asked for and goes on until its time comes. Where times are missing, double or not those of the decoded frames, the
+    video is decoded from its start again. So frame numbers are always those of a sequential pass, but for one case: a
+    damaged packet, far before the place sought, that gives no frame (one that is missing does no harm). What FFmpeg
+    makes up where data is damaged may depend on the place it started from. It decodes with as many threads as OpenCV is
+    set to.
 
     Images of a folder are ordered naturally (`2.png` before `10.png`); grey, 16-bit and four-channel images become
     8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded.
@@ -90,13 +101,15 @@ class Reader:
         self.fps = 0.0
         self._next = 0
         self._shape: tuple[int, ...] | None = None
-        self._even: bool | None = None
+        self._last: tuple[int, Frame] | None = None  # first frame number, window
+        self._times: seeking.Times | None = None  # while numbers follow from a seek
+        self._seekable = True
         self._video: cv2.VideoCapture | None = None
         self._images: list[Path] = []
         if self.path.is_dir():
             self._images = _images(self.path)
         elif self.path.is_file():
-            self._video = self._open()
+            self._video = _open(self.path)
             fps = self._video.get(cv2.CAP_PROP_FPS)
             self.fps = float(fps) if 0 < fps <= 1000 else 0.0
         else:
@@ -111,49 +124,81 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file and the last window."""
+        self._last = None
         if self._video is not None:
             self._video.release()
 
     def read(self, first: int = 0, count: int | None = None) -> Frame:
-        """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB.
+        """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB, read-only.
 
-        Raises ClipError if the clip has fewer frames or they change size, ValueError if `first` or `count` makes no
-        sense.
+        It is read-only because the next window may take frames from it. Raises ClipError if the clip has fewer frames
+        or they change size, ValueError if `first` or `count` makes no sense.
         """
         if first < 0 or (count is not None and count < 1):
             raise ValueError(f"first must be at least 0 and count at least 1, not {first} and {count}")
-        self._go_to(first)
-        taken: list[Frame] = []
-        while (count is None or len(taken) < count) and (frame := self._decode()) is not None:
-            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
-            taken.append(frame)
-        if not taken or (count is not None and len(taken) < count):
-            asked = f"from {first} on" if count is None else f"{first} to {first + count - 1}"
-            raise ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")
-        return np.stack(taken)
+        shared = self._shared(first)
+        if count is not None and len(shared) >= count:
+            return shared[:count]
+        self._last = None  # frees it before the next is made, unless they share frames
+        try:
+            window = self._read(first, count, shared)
+        except _AstrayError:
+            self._seekable = False
+            self._restart()
+            window = self._read(first, count, shared[:0])
+        window.setflags(write=False)
+        self._last = first, window
+        return window
+
+    def _shared(self, first: int) -> Frame:
+        """Return the frames of the last window from `first` on, if decoding can go on after them; else none."""
+        if self._last is not None:
+            begin, window = self._last
+            if begin <= first < begin + len(window) == self._next:
+                return window[first - begin :]
+        return np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
+
+    def _read(self, first: int, count: int | None, shared: Frame) -> Frame:
+        self._go_to(first + len(shared))
+        if count is None:
+            taken = [*shared]
+            while (frame := self._decode()) is not None:
+                taken.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
+            if not taken:
+                raise self._too_short(f"{first} on")
+            return np.stack(taken)
+        window = shared
+        for place in range(len(shared), count):
+            frame = self._decode()
+            if frame is None:
+                raise self._too_short(f"{first} to {first + count - 1}")
+            if len(window) < count:
+                window = np.empty((count, *frame.shape), np.uint8)
+                if len(shared):
+                    window[: len(shared)] = shared
+            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[place])
+        return window
+
+    def _too_short(self, asked: str) -> ClipError:
+        return ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")
 
     def frames(self) -> Iterator[Frame]:
         """Decode all frames from the start, one at a time, as OpenCV gives them: u8[H, W, 3] BGR."""
+        self._last = None
         self._go_to(0)
         while (frame := self._decode()) is not None:
             yield frame
         if self._next == 0:
             raise ClipError(f"clip {self.path} has no frame that can be decoded; convert it or leave it out")
 
-    def _open(self) -> cv2.VideoCapture:
-        with _quiet():
-            threads = max(1, cv2.getNumThreads())
-            video = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
-        if not video.isOpened():
-            raise ClipError(f"clip {self.path} is no video that can be decoded; convert it or leave it out")
-        return video
-
     def _decode(self) -> Frame | None:
         """Return the next frame, BGR; None at the end."""
         frame: Any
         if self._video is not None:
-            ok, frame = self._video.read()
+            if not self._grab():
+                return None
+            ok, frame = self._video.retrieve()
             if not ok:
                 return None
         elif self._next < len(self._images):
@@ -180,44 +225,63 @@ class Reader:
             self._next = min(first, len(self._images))
             return
         near = 0 <= first - self._next <= _SEEK_BEYOND
-        if not near and not self._seek(first) and first < self._next:
+        if not near and not self._seek(first) and (first < self._next or self._times is not None):
             self._restart()
-        while self._next < first and self._video.grab():
+        while self._next < first and self._grab():
             self._next += 1
 
-    def _seek(self, first: int) -> bool:
-        """Jump to frame `first` if that can be done exactly."""
+    def _grab(self) -> bool:
+        """Have the next frame decoded; False at the end. After a seek it must be the one that the times promise."""
         assert self._video is not None
-        if first == 0:
+        ok = self._video.grab()
+        if self._times is not None:
+            number = seeking.frame_number(self._video, self._times) if ok else len(self._times)
+            if number != self._next:
+                raise _AstrayError
+        return ok
+
+    def _seek(self, first: int) -> bool:
+        """Jump to a place before frame `first`, as near as can be, and know its number; False if that cannot be."""
+        assert self._video is not None
+        if first == 0 or not self._seekable:
             return False
-        if self._even is None:
-            self._even = self._evenly_spaced()
-        if not self._even:
+        status = self.path.stat()
+        times = _frame_times(str(self.path), status.st_size, status.st_mtime_ns)
+        self._seekable = times is not None
+        if times is None or first >= len(times):
             return False
-        self._video.set(cv2.CAP_PROP_POS_FRAMES, first)
-        if int(self._video.get(cv2.CAP_PROP_POS_FRAMES)) == first and self._video.grab():
-            # Only a frame that is there proves that the seek did not stop short at the end.
-            self._video.set(cv2.CAP_PROP_POS_FRAMES, first)
-            self._next = first
-            return True
-        self._restart()
-        return False
+        number = seeking.seek(self._video, times, first, self.fps)
+        if number is None:
+            self._restart()
+            return False
+        self._times, self._next = times, number + 1
+        return True
 
     def _restart(self) -> None:
         assert self._video is not None
         self._video.release()
-        self._video, self._next = self._open(), 0
+        self._video, self._next, self._times = _open(self.path), 0, None
 
-    def _evenly_spaced(self) -> bool:
-        """Say whether the packets of the file are evenly spaced in time; they are read, not decoded."""
-        with _quiet():
-            packets = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        times = []
-        while packets.grab():
-            times.append(packets.get(cv2.CAP_PROP_PTS))
-        packets.release()
-        steps = np.diff(np.sort(times))
-        return steps.size > 0 and steps[0] > 0 and bool((steps == steps[0]).all())
+
+class _AstrayError(Exception):
+    """After a seek the decoder gives other frames than the times of the packets promise."""
+
+
+def _open(path: Path, *options: int) -> cv2.VideoCapture:
+    """Open a video; ClipError if that cannot be done."""
+    with _quiet():
+        video = cv2.VideoCapture(
+            str(path), cv2.CAP_FFMPEG, options or (cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads()))
+        )
+    if not video.isOpened():
+        raise ClipError(f"clip {path} is no video that can be decoded; convert it or leave it out")
+    return video
+
+
+@lru_cache(maxsize=16)
+def _frame_times(path: str, size: int, modified: int) -> seeking.Times | None:
+    """List the times of a video's frames, once for a file of this size and time of modification."""
+    return seeking.frame_times(_open(Path(path)), _open(Path(path), cv2.CAP_PROP_FORMAT, -1))
 
 
 @contextmanager
@@ -237,14 +301,14 @@ def _images(folder: Path) -> list[Path]:
     images = [file for file in folder.iterdir() if is_a(file.name, IMAGE_SUFFIXES)]
     if not images:
         raise ClipError(f"clip {folder} holds no images; give a video file or a folder of frames")
-    return sorted(images, key=_natural)
-
-
-def _natural(file: Path) -> list[tuple[int, str]]:
-    """Order names by the numbers in them."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+    return sorted(images, key=natural_order)
 
 
 def is_a(name: str, suffixes: frozenset[str]) -> bool:
     """Say whether a file name has one of the suffixes; hidden files never do."""
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
+
+
+def natural_order(file: Path) -> list[tuple[int, str]]:
+    """Key that sorts files by the numbers in their names: `2.png` comes before `10.png`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]

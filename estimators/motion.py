@@ -1,4 +1,6 @@
-"""What of a trajectory is scored: its motion beyond the camera's, as whitened displacements; and how far it moves."""
+"""What of a trajectory is scored: what the camera and the light do not explain, as whitened displacements."""
+
+import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +23,27 @@ def residual(position: ArrayLike, camera: ArrayLike) -> Float:
     path = np.asarray(camera, dtype=np.float64)
     moved[..., :2] -= path - path[:, :1]
     return moved
+
+
+def without_lighting(colour: ArrayLike, visible: ArrayLike) -> Float:
+    """Colour of patches with the light's own changes taken out: as it would be had the light stayed the same.
+
+    A change of light multiplies all colours by one gain a channel and frame: the median over the visible patches of
+    their colour over their own median through time. Patches darker than 0.02 have no say in it.
+
+    Args:
+        colour: [N, T, 3], from 0 to 1.
+        visible: bool[N, T].
+
+    Returns:
+        f64[N, T, 3].
+    """
+    values, seen = np.asarray(colour, np.float64), np.asarray(visible, bool)[..., None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # A patch never seen, or a frame without one that is lit.
+        usual = np.nanmedian(np.where(seen, values, np.nan), axis=1, keepdims=True)
+        gain = np.nanmedian(np.where(seen & (usual > 0.02), values, np.nan) / usual, axis=0)
+    return values / np.where(gain > 0, gain, 1.0)
 
 
 def displacement(trajectory: ArrayLike, visible: ArrayLike) -> tuple[Float, Mask]:

@@ -1,84 +1,22 @@
-"""Patches and their trajectories: a grid over the first frame, one trackable point a patch, and a 2-D tracker.
+"""Tracks of points through a window: one call, whatever the tracker.
 
-Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0). Boxes are `(x0, y0, x1, y1)`, where
-x1 and y1 are exclusive.
+Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from estimators.trackers import cotracker, dense_flow, lucas_kanade, tapir
+from estimators.trackers.base import Bytes, Tracks, inside
 
+__all__ = ["LEARNED", "METHODS", "Tracks", "track"]
 
-@dataclass(frozen=True)
-class Tracks:
-    """Trajectories of N points over T frames.
-
-    Attributes:
-        position: f32[N, T, 2], pixels (x, y). From the frame in which a point is lost on, its last good position.
-        visible: bool[N, T]; once False, False until the last frame.
-        error: f32[N, T], forward–backward error in pixels; 0 in frame 0, NaN where the point is not visible.
-    """
-
-    position: Floats
-    visible: NDArray[np.bool_]
-    error: Floats
-
-
-def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
-    """Slice a frame into square patches: i32[N, 4] boxes, row-major.
-
-    Only full patches; the rows and columns left over are split evenly between the two sides. Raises ValueError if no
-    patch fits.
-    """
-    rows, columns = (height // patch_size, width // patch_size) if patch_size > 0 else (0, 0)
-    if rows < 1 or columns < 1:
-        raise ValueError(
-            f"no patch of {patch_size} px fits into a frame of {width}x{height}; choose a size from 1 to "
-            f"{min(height, width)}"
-        )
-    top, left = (height - rows * patch_size) // 2, (width - columns * patch_size) // 2
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    corner = np.stack([left + column * patch_size, top + row * patch_size], axis=1)
-    return np.concatenate([corner, corner + patch_size], axis=1).astype(np.int32)
-
-
-def trackable_points(
-    frame: Bytes, boxes: NDArray[np.integer], *, point: str = "eigenvalue", margin: int = 2, block_size: int = 7
-) -> Floats:
-    """Choose the point that stands for each patch: f32[N, 2], (x, y).
-
-    `point="eigenvalue"`: the pixel of the box with the largest minimum eigenvalue of the gradient matrix summed over
-    `block_size` px (Shi & Tomasi 1994), at least `margin` px inside the box; the centre where the box is flat.
-    `point="centre"`: the centre. `frame` is u8[H, W, 3] RGB or u8[H, W]; boxes are i[N, 4], of any sizes. Raises
-    ValueError for an unknown choice or a box outside the frame.
-    """
-    if point not in ("eigenvalue", "centre"):
-        raise ValueError(f"unknown point {point!r}; choose 'eigenvalue' or 'centre'")
-    boxes = _checked_boxes(frame, boxes)
-    centre = ((boxes[:, :2] + boxes[:, 2:] - 1) / 2).astype(np.float32)
-    if point == "centre" or len(boxes) == 0:
-        return centre
-    strength = cv2.cornerMinEigenVal(_grey(frame), block_size)
-    inset = np.minimum(margin, (boxes[:, 2:] - boxes[:, :2] - 1) // 2)
-    low, size = boxes[:, :2] + inset, boxes[:, 2:] - boxes[:, :2] - 2 * inset
-    # One window of the largest size per box; what lies beyond a smaller box can never win.
-    dx, dy = np.arange(size[:, 0].max()), np.arange(size[:, 1].max())
-    x = np.minimum(low[:, :1] + dx, frame.shape[1] - 1)
-    y = np.minimum(low[:, 1:] + dy, frame.shape[0] - 1)
-    inside = (dy < size[:, 1:])[:, :, None] & (dx < size[:, :1])[:, None, :]
-    score = np.where(inside, strength[y[:, :, None], x[:, None, :]], -1.0).reshape(len(boxes), -1)
-    best = score.argmax(axis=1)
-    row, column = np.divmod(best, len(dx))
-    chosen = np.stack([low[:, 0] + column, low[:, 1] + row], axis=1).astype(np.float32)
-    return np.where(score[np.arange(len(boxes)), best, None] > 0, chosen, centre)
+_CLASSICAL = {"lucas-kanade": lucas_kanade.track, "dense-flow": dense_flow.track}
+_LEARNED = {"cotracker": cotracker.track, "tapir": tapir.track}
+LEARNED = frozenset(_LEARNED)
+METHODS = ("auto", *_CLASSICAL, *_LEARNED)
 
 
 def track(
@@ -87,133 +25,34 @@ def track(
     *,
     method: str = "auto",
     forward_backward: float = 1.5,
-    window: int = 21,
-    levels: int = 3,
+    weights: str | Path | None = None,
 ) -> Tracks:
     """Track points of the first frame through all frames.
 
     Args:
         frames: u8[T, H, W, 3] RGB or u8[T, H, W].
         queries: f32[N, 2], (x, y) in frame 0.
-        method: `"lucas-kanade"`, or `"auto"`, which is the same today.
-        forward_backward: a point is lost when tracking it on and back misses its start by this many pixels or more.
-        window: side of the window whose motion is solved for, px.
-        levels: pyramid levels above full resolution.
+        method: `"lucas-kanade"`, robust Lucas–Kanade led by dense flow, which `"auto"` stands for as it keeps more true
+            tracks than the other one (`benchmarks/tracking.py`); `"dense-flow"`, chained DIS optical flow; or, where
+            their code and weights are on this machine, `"cotracker"` (Karaev et al. 2024, CoTracker3) and `"tapir"`
+            (Doersch et al. 2024, BootsTAPIR, or TAPNext++, as the weights are).
+        forward_backward: a classical tracker has lost a point that misses its start by this many pixels or more when it
+            is tracked on and back.
+        weights: file of a learned tracker's weights; nothing is ever downloaded.
 
-    Pyramidal Lucas–Kanade (Bouguet 2000) from frame to frame, with a forward–backward check at every step (Kalal,
-    Mikolajczyk & Matas 2010). A point that fails it or leaves the frame is lost from then on. Raises ValueError for an
-    unknown method, frames of another shape or dtype, or queries outside the frame.
+    Raises ValueError for an unknown method, frames of another shape or dtype, queries outside the frame, or where a
+    learned tracker lacks its code or weights.
     """
     if method not in METHODS:
         raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(METHODS))}")
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or len(frames) == 0 or frames.shape[3:] not in ((), (3,)):
         raise ValueError(f"frames must be u8[T, H, W] or u8[T, H, W, 3], not {frames.dtype}{list(frames.shape)}")
     points = np.ascontiguousarray(queries, dtype=np.float32)
-    if points.ndim != 2 or points.shape[1] != 2 or not _inside(points, frames.shape[1:3]).all():
+    if points.ndim != 2 or points.shape[1] != 2 or not inside(points, frames.shape[1:3]).all():
         raise ValueError("queries must be f[N, 2] as (x, y) inside the first frame; check their order and scale")
-    return METHODS[method](frames, points, forward_backward, window, levels)
-
-
-def _lucas_kanade(frames: Bytes, queries: Floats, tolerance: float, window: int, levels: int) -> Tracks:
-    """Frame-to-frame Lucas–Kanade of the points that are still alive."""
-    shape = (len(queries), len(frames))
-    position = np.repeat(queries[:, None, :], shape[1], axis=1)
-    visible = np.zeros(shape, dtype=bool)
-    error = np.full(shape, np.nan, dtype=np.float32)
-    visible[:, 0], error[:, 0] = True, 0.0
-    flow: Any = partial(
-        cv2.calcOpticalFlowPyrLK,
-        nextPts=None,
-        winSize=(window, window),
-        maxLevel=levels,
-        criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01),
-    )
-    live = np.arange(shape[0])
-    before = _grey(frames[0])
-    for t in range(1, shape[1]):
-        if live.size == 0:
-            break
-        now = _grey(frames[t])
-        start = np.ascontiguousarray(position[live, t - 1])
-        there, found, _ = flow(before, now, start)
-        back, returned, _ = flow(now, before, there)
-        miss = np.linalg.norm(back - start, axis=1)
-        good = (found.ravel() == 1) & (returned.ravel() == 1) & (miss < tolerance) & _inside(there, now.shape)
-        live = live[good]
-        position[live, t:] = there[good, None, :]
-        visible[live, t] = True
-        error[live, t] = miss[good]
-        before = now
-    return Tracks(position, visible, error)
-
-
-METHODS: dict[str, Callable[[Bytes, Floats, float, int, int], Tracks]] = {
-    "auto": _lucas_kanade,
-    "lucas-kanade": _lucas_kanade,
-}
-
-
-def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
-    """Mean colour of the patch around each tracked point: f32[N, T, 3], RGB from 0 to 1.
-
-    `frames` is u8[T, H, W, 3] RGB, `position` f32[N, T, 2] in pixels. The mean is over `patch_size` × `patch_size` px
-    around the sub-pixel position (bilinear); what lies outside the frame is mirrored. Raises ValueError if the numbers
-    of frames differ.
-    """
-    if frames.ndim != 4 or position.ndim != 3 or len(frames) != position.shape[1]:
-        raise ValueError(
-            f"frames u8[T, H, W, 3] and position f32[N, T, 2] must have the same T, not {list(frames.shape)} and "
-            f"{list(position.shape)}"
-        )
-    colour = np.empty((*position.shape[:2], 3), dtype=np.float32)
-    # OpenCV anchors an even box half a pixel to the right of its centre.
-    at = position + np.float32(0.5 if patch_size % 2 == 0 else 0.0)
-    for t, frame in enumerate(frames):
-        mean = cv2.boxFilter(frame, cv2.CV_32F, (patch_size, patch_size))
-        sampled = cv2.remap(
-            mean,
-            np.ascontiguousarray(at[:, t, :1]),
-            np.ascontiguousarray(at[:, t, 1:]),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
-        colour[:, t] = sampled[:, 0] / 255.0
-    return colour
-
-
-def patch_images(frame: Bytes, boxes: NDArray[np.integer], image_size: int) -> Bytes:
-    """Cut out boxes and resize them: u8[N, S, S, 3].
-
-    `frame` is u8[H, W, 3] RGB, boxes i[N, 4]. Shrinks by area averaging, enlarges by cubic interpolation. Raises
-    ValueError for a box that is empty or not inside the frame.
-    """
-    images = np.empty((len(boxes), image_size, image_size, 3), dtype=np.uint8)
-    for image, (x0, y0, x1, y1) in zip(images, _checked_boxes(frame, boxes), strict=True):
-        shrinks = min(x1 - x0, y1 - y0) >= image_size
-        mode = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        cv2.resize(frame[y0:y1, x0:x1], (image_size, image_size), dst=image, interpolation=mode)
-    return images
-
-
-def _checked_boxes(frame: Bytes, boxes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the boxes as integers, or raise ValueError for one that is empty or not inside the frame."""
-    whole = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
-    limit = np.array([frame.shape[1], frame.shape[0]])
-    if (whole[:, :2] < 0).any() or (whole[:, 2:] > limit).any() or (whole[:, 2:] <= whole[:, :2]).any():
-        raise ValueError(
-            f"every box (x0, y0, x1, y1) must lie inside the frame of {limit[0]}x{limit[1]} and hold a pixel"
-        )
-    return whole
-
-
-def _inside(points: Floats, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Say which points f[N, 2] lie on a frame of shape (H, W); NaN does not."""
-    return np.asarray(((points >= 0) & (points <= np.array([shape[1] - 1, shape[0] - 1]))).all(axis=1))
-
-
-def _grey(frame: Bytes) -> Bytes:
-    """Return a frame as a contiguous u8[H, W]."""
-    if frame.ndim == 2:
-        return np.ascontiguousarray(frame)
-    grey: Any = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return grey
+    if method in _LEARNED:
+        return _LEARNED[method](frames, points, weights=weights)
+    if len(points) == 0:  # OpenCV takes no empty arrays.
+        return Tracks(np.empty((0, len(frames), 2), np.float32), np.empty((0, len(frames)), bool))
+    follow = _CLASSICAL["lucas-kanade" if method == "auto" else method]
+    return follow(frames, points, forward_backward=forward_backward)

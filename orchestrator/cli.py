@@ -89,21 +89,28 @@ def report(config: Config, overrides: Overrides = None) -> None:
     _run(config, overrides, ("report",))
 
 
-@app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures")
+@app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
 def inspect(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],
     window: Annotated[int, typer.Option(min=0, help="Which of the clip's windows.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspect"),
+    animate: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif|FILE.mp4", help="Show the tracks over the moving clip as well.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Take the settings of this experiment.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Pictures of one window of a clip: tracks, mutual information, the best twins, and why others have none."""
-    from orchestrator import inspection
+    from orchestrator import animation, inspection
     from orchestrator.config import load
 
+    if animate:
+        animation.checked(animate)
     inspected = inspection.inspect_clip(clip, window, load(config, overrides or ()))
     for path in inspection.save(inspected, out, f"{Path(clip).stem}-{window}"):
         typer.echo(path)
+    if animate and inspected.movie:
+        typer.echo(animation.save(inspected.movie, animate))
     typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
 
 

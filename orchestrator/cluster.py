@@ -71,9 +71,14 @@ def cpus() -> int:
 
 
 def map_rows(
-    rows: Sequence[dict[str, Any]], work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]], block: int
+    rows: Sequence[dict[str, Any]],
+    work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],
+    block: int,
+    gpus: float = 0,
 ) -> Iterator[dict[str, Any]]:
     """Run `work` over rows with Ray Data, `block` neighbouring rows to a task, and yield its small status rows.
+
+    A task takes one CPU and `gpus` GPUs.
 
     Rows travel as JSON: what is large goes through the store. No rows, no Ray.
     Status rows come as blocks finish, in any order. A block whose worker dies is tried again `RETRIES` times, then left
@@ -94,7 +99,9 @@ def map_rows(
     with warnings.catch_warnings():
         # Data would retry a dead worker's block for ever; this is still the only way to say how often.
         warnings.simplefilter("ignore", DeprecationWarning)
-        results = data.map_batches(call, batch_size=None, batch_format="numpy", num_cpus=1, max_retries=RETRIES)
+        results = data.map_batches(
+            call, batch_size=None, batch_format="numpy", num_cpus=1, num_gpus=gpus or None, max_retries=RETRIES
+        )
     try:
         yield from (json.loads(row["status"]) for row in results.iter_rows())
     except ray.exceptions.RayError as error:
@@ -106,6 +113,7 @@ def map_windows(
     work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],
     block: int,
     what: str,
+    gpus: float = 0,
 ) -> dict[tuple[str, int], str]:
     """`map_rows` over windows, with progress: why each that failed did so, by (folder, window).
 
@@ -113,7 +121,7 @@ def map_windows(
     come back died with its worker.
     """
     failed = {(row["folder"], row["window"]): DIED for row in windows}
-    for status in progress.track(map_rows(windows, work, block), len(windows), what):
+    for status in progress.track(map_rows(windows, work, block, gpus), len(windows), what):
         key = (status["folder"], status["window"])
         if status["reason"]:
             failed[key] = status["reason"]

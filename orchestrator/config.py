@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from estimators.mutual_information import ESTIMATORS
+from estimators.tracks import LEARNED, METHODS
 from estimators.twins import POLICIES
 from models import frameworks
 from orchestrator.errors import UsageError
@@ -72,9 +73,25 @@ class ExtractConfig(_Section):
     patch_size: Annotated[int, Field(ge=8)] = Field(64, description="side of a patch in the clip, pixels")
     image_size: Annotated[int, Field(ge=16)] = Field(32, description="side of the stored patch image, pixels")
     point: Literal["eigenvalue", "centre"] = "eigenvalue"
-    tracker: str = "auto"
+    tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
+    tracker_weights: str | None = Field(None, description="file of a learned tracker's weights")
     forward_backward: Annotated[float, Field(gt=0)] = Field(1.5, description="largest forward–backward error, pixels")
     camera: Literal["translation", "similarity", "affine", "homography"] = "affine"
+    depth: str | None = Field(
+        None,
+        description="third coordinate: midas:CHECKPOINT.pt, FILE.onnx, imagenet:FILE.onnx, or a folder of depth maps; "
+        "none: position is two-dimensional",
+    )
+    gpus_per_task: Annotated[float, Field(ge=0)] = Field(0, description="for learned trackers and depth networks")
+
+    @model_validator(mode="after")
+    def _known(self) -> "ExtractConfig":
+        _choose(self.tracker, METHODS, "tracker")
+        if self.tracker in LEARNED and not self.tracker_weights:
+            raise ValueError(
+                f"tracker '{self.tracker}' needs tracker_weights: docs/method.md says which file, from where"
+            )
+        return self
 
 
 class ScoreConfig(_Section):
@@ -83,7 +100,11 @@ class ScoreConfig(_Section):
     policy: Literal["mutual-information", "random", "nearest", "none"] = "mutual-information"
     estimator: str = "npeet"
     k: Positive = 5
+    trajectory: Literal["position", "colour", "both"] = Field(
+        "position", description="what is scored: where a patch goes, how its mean colour changes, or both together"
+    )
     remove_camera: bool = True
+    remove_lighting: bool = Field(True, description="of a colour trajectory, what all patches brighten by together")
     min_spread: Annotated[float, Field(ge=0)] = Field(
         1.0, description="RMS distance from its mean below which a residual trajectory counts as static, pixels"
     )
@@ -95,6 +116,8 @@ class ScoreConfig(_Section):
         0.0, description="least distance of twins in the first frame, pixels"
     )
     noise: Annotated[float, Field(gt=0)] = Field(0.1, description="the tracker's error, pixels")
+    depth_noise: Annotated[float, Field(gt=0)] = Field(0.02, description="of depth, share of the scene's depth")
+    colour_noise: Annotated[float, Field(gt=0)] = Field(0.002, description="of a patch's mean colour, which is 0 to 1")
     surrogates: Annotated[int, Field(ge=0)] = Field(
         2000, description="size of a window's null, which bounds its p-values from below (docs/method.md); 0: no test"
     )
@@ -174,6 +197,7 @@ RUNTIME: dict[str, Any] = {
     "store": True,
     "tracking": True,
     "ray": True,
+    "extract": {"gpus_per_task"},
     "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every"},
     "evaluate": {"datasets", "data", "download", "batch_size"},
 }

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from estimators import camera, clips, manifest, shots, tracks
+from estimators import camera, clips, depth, manifest, patches, shots, tracks
 from orchestrator import cluster, progress, scenes
-from orchestrator.config import ExperimentConfig, ExtractConfig
+from orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of, file_name, tensors
 
-VERSION = 1  # of the numbers: raised when the same config would give others
+VERSION = 2  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 4  # about a second of work or more, against some 40 ms that a task costs
 CLIPS_PER_TASK = 1
 
@@ -61,7 +61,7 @@ class Extracted:
 
 def stage(config: ExperimentConfig, store: Store) -> Stage:
     """Where this config's trajectories live; clips of all experiments with the same settings share it."""
-    return Stage(store, "extract", {"version": VERSION, **config.extract.model_dump()})
+    return Stage(store, "extract", {"version": VERSION, **config.extract.model_dump(exclude=RUNTIME["extract"])})
 
 
 def source(config: ExperimentConfig) -> str:
@@ -123,7 +123,8 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
     if wanted:
         progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
-    failed = cluster.map_windows(todo, partial(_extract, place, config.extract), WINDOWS_PER_TASK, "extract windows")
+    work, gpus = partial(_extract, place, config.extract), config.extract.gpus_per_task
+    failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", gpus)
 
     ledger = pa.Table.from_pylist([_entry(rows[c.clip_id], failed) for c in found], schema=LEDGER)
     store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
@@ -174,27 +175,49 @@ def scene_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def extract_window(frames: np.ndarray, settings: ExtractConfig) -> dict[str, np.ndarray]:
+def extract_window(
+    frames: np.ndarray, settings: ExtractConfig, *, first: int = 0, clip: str | None = None
+) -> dict[str, np.ndarray]:
     """The trajectories of one window.
 
     Args:
         frames: u8[T, H, W, 3] RGB.
         settings: how to.
+        first: number of the window's first frame in its clip; needed, like `clip`, for stored depth maps.
+        clip: path of the clip.
 
     Returns:
         For the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels,
-        `colour` f32[N, T, 3] in 0–1, `visible` bool[N, T], `image` u8[N, S, S, 3].
+        `camera_map` f32[N, T, 3, 3], the camera's map from frame 0, the same for all patches, `colour` f32[N, T, 3] in
+        0–1, `visible` bool[N, T], `image` u8[N, S, S, 3]. With depth, `position` is f32[N, T, 3], and a point counts
+        as visible only where its depth is known.
+
+    Raises:
+        ValueError: no patch fits, or the tracker or the depth cannot be had as configured.
     """
-    boxes = tracks.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
-    queries = tracks.trackable_points(frames[0], boxes, point=settings.point)
-    found = tracks.track(frames, queries, method=settings.tracker, forward_backward=settings.forward_backward)
+    boxes = patches.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
+    queries = patches.trackable_points(frames[0], boxes, point=settings.point)
+    found = tracks.track(
+        frames,
+        queries,
+        method=settings.tracker,
+        forward_backward=settings.forward_backward,
+        weights=settings.tracker_weights,
+    )
+    position, visible = found.position, found.visible
+    if settings.depth:
+        maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip)
+        near = depth.align_depth(depth.depth_at(maps, position, visible, frames.shape[1:3]), visible)
+        visible = visible & np.isfinite(near)
+        position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
     motion = camera.camera_motion(found.position, found.visible, model=settings.camera)
     return {
-        "position": found.position,
+        "position": position,
         "camera": camera.camera_trajectories(motion, queries),
-        "colour": tracks.patch_colour(frames, found.position, settings.patch_size),
-        "visible": found.visible,
-        "image": tracks.patch_images(frames[0], boxes, settings.image_size),
+        "camera_map": np.repeat(camera.square(motion)[None], len(boxes), axis=0),
+        "colour": patches.patch_colour(frames, found.position, settings.patch_size),
+        "visible": visible,
+        "image": patches.patch_images(frames[0], boxes, settings.image_size),
     }
 
 
@@ -244,7 +267,8 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
                 folder, window, reason = row["folder"], row["window"], ""
                 try:
                     reader = reader or opened.enter_context(clips.Reader(path))
-                    columns = extract_window(reader.read(row["first"], settings.window), settings)
+                    frames = reader.read(row["first"], settings.window)
+                    columns = extract_window(frames, settings, first=row["first"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)
                     place.store.write_table(trajectory_path(place, folder, window), table)
                 except Exception as error:  # as above
@@ -261,6 +285,7 @@ def _entry(row: dict[str, Any], failed: dict[tuple[str, int], str]) -> dict[str,
     firsts = dict(enumerate(row["first_frames"]))
     reasons = {w: failed[row["folder"], w] for w in firsts if (row["folder"], w) in failed}
     there = [w for w in firsts if w not in reasons]
-    reason = row["reason"] or "; ".join(f"window {w}: {why}" for w, why in reasons.items())
+    same = {why: [str(w) for w in reasons if reasons[w] == why] for why in reasons.values()}
+    reason = row["reason"] or "; ".join(f"window {', '.join(which)}: {why}" for why, which in same.items())
     status = "failed" if not there else "partial" if reasons else "ok"
     return {**row, "status": status, "reason": reason, "windows": there, "first_frames": [firsts[w] for w in there]}

@@ -1,4 +1,4 @@
-"""Inspect: what the stages see in one window of a clip, as pictures."""
+"""Inspect: what the stages see in one window of a clip, as pictures, and moving if wanted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from estimators import clips, shots
-from orchestrator import extract, figures, score
+from orchestrator import animation, extract, figures, pictures, score
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import arrays
@@ -22,10 +22,12 @@ class Inspected:
     Attributes:
         reasons: how many of its patches ended for which reason, `twin` where they have one.
         pictures: by name: `tracks`, `mutual-information`, `twins`, `reasons`.
+        movie: what `animation.save` takes; None where only the first frame was read.
     """
 
     reasons: dict[str, int]
     pictures: dict[str, Figure]
+    movie: animation.Movie | None = None
 
 
 def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
@@ -43,10 +45,11 @@ def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
                 f"{len(scan.cuts)} shot cuts): there is no window {window}; lower --window or extract.window"
             )
         frames = clips.read_clip(path, firsts[window], config.extract.window)
-        table = extract.trajectories_table(Path(path).name, window, extract.extract_window(frames, config.extract))
+        columns = extract.extract_window(frames, config.extract, first=firsts[window], clip=path)
+        table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return _inspect(frames[0], table, config.score)
+    return _inspect(frames, table, config.score, scan.fps)
 
 
 def inspect_stored(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Inspected:
@@ -58,26 +61,30 @@ def inspect_stored(scored: score.Scored, config: ExperimentConfig, clip_id: str,
     row = next(r for r in scored.extracted.ledger.to_pylist() if r["clip_id"] == clip_id)
     table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
     try:
-        frame = clips.read_clip(row["path"], row["first_frames"][row["windows"].index(window)], 1)[0]
+        frames = clips.read_clip(row["path"], row["first_frames"][row["windows"].index(window)], 1)
     except ValueError as error:
         raise StageError(str(error)) from None
-    return _inspect(frame, table, config.score)
+    return _inspect(frames, table, config.score)
 
 
-def _inspect(frame: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig) -> Inspected:
+def _inspect(frames: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig, fps: float = 0.0) -> Inspected:
+    """Score a window of which either all frames u8[T, H, W, 3] are there, or the first."""
     scored = score.score_trajectories(table, settings)
     found = scored.twins
     counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
     mi, p = scored.mutual_information, scored.p_values
-    pictures = {
-        "tracks": figures.draw_tracks(
-            frame, arrays(table, "position"), arrays(table, "visible"), scored.spread, found.reason
-        ),
-        "mutual-information": figures.draw_mutual_information(mi, p, found.index),
-        "twins": figures.draw_twins(arrays(table, "image"), found.index, scored.of_twin(mi), scored.of_twin(p)),
+    position, visible, camera = (arrays(table, name) for name in ("position", "visible", "camera"))
+    position = position[..., :2]
+    drawn = {
+        "tracks": pictures.draw_tracks(frames[0], position, visible, camera, scored.spread, found.reason),
+        "mutual-information": pictures.draw_mutual_information(mi, p, found.index),
+        "twins": pictures.draw_twins(arrays(table, "image"), found.index, scored.of_twin(mi), scored.of_twin(p)),
         "reasons": figures.draw_reasons(counts),
     }
-    return Inspected(counts, pictures)
+    movie = None
+    if len(frames) == position.shape[1]:
+        movie = animation.Movie(frames, fps, position, visible, scored.spread, found.reason, found.index)
+    return Inspected(counts, drawn, movie)
 
 
 def save(inspected: Inspected, folder: Path, name: str) -> list[Path]:

@@ -16,7 +16,7 @@ from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store, arrays, digest_of
 
-VERSION = 1  # of the numbers: raised when the same config would give others
+VERSION = 2  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 2
 REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
 
@@ -26,8 +26,8 @@ TWINS = pa.schema(
         ("window", pa.int32()),
         ("patch", pa.int32()),
         ("visible_frames", pa.int32()),
-        ("spread", pa.float32()),  # RMS distance of the residual trajectory from its mean, pixels
-        ("entropy", pa.float32()),  # of the residual displacements, nats
+        ("spread", pa.float32()),  # RMS distance of the scored trajectory from its mean, pixels
+        ("entropy", pa.float32()),  # of the scored displacements, nats
         ("reason", pa.string()),  # why there is no twin, empty if there is one
         ("twin", pa.int32()),
         ("mutual_information", pa.float32()),  # with the twin, nats
@@ -63,7 +63,8 @@ class ScoredWindow:
     Attributes:
         mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
         p_values: f64[N, N] or None where no test was asked for.
-        residual: f64[N, T, 2] pixels, the trajectories less the camera's motion.
+        residual: f64[N, T, d] pixels, the trajectories as they are scored: less the camera's motion, and with depth and
+            colour in the number of pixels that is as many times the tracker's noise as they are of theirs.
         spread: f64[N] pixels.
         entropy: f64[N] nats, NaN for a lost patch.
         twins: the twins and reasons.
@@ -142,17 +143,22 @@ def score_window(
     visible: NDArray[np.bool_],
     settings: ScoreConfig,
     seed: int = 0,
+    colour: NDArray[np.float32] | None = None,
 ) -> ScoredWindow:
     """Mutual information of a window's patches, and their twins.
 
     Args:
-        position: f32[N, T, 2] pixels.
+        position: f32[N, T, 2 or 3] pixels; depth, the third, in shares of the scene's.
         camera: f32[N, T, 2] pixels, what the camera alone would have done.
         visible: bool[N, T].
         settings: how to.
         seed: of the surrogates and of the random policy.
+        colour: f32[N, T, 3] from 0 to 1; needed where colour is scored.
+
+    Raises:
+        ValueError: colour is to be scored and not given.
     """
-    residual = motion.residual(position, camera) if settings.remove_camera else position.astype(np.float64)
+    residual = _scored_trajectory(position, camera, visible, colour, settings)
     steps, seen = motion.displacement(residual, visible)
     spread = motion.spread(residual, visible)
     needed = settings.min_frames - 1  # displacements
@@ -180,7 +186,7 @@ def score_window(
     found = twins.find_twins(
         mi,
         p_values=p_values,
-        position=position[:, 0],
+        position=position[:, 0, :2],
         policy=settings.policy,
         alpha=settings.alpha,
         min_distance=settings.min_distance,
@@ -195,14 +201,36 @@ def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
     """`score_window` of a window's trajectories as they lie on the store, with a seed of the window's own."""
     first = table.slice(0, 1).to_pylist()[0]
     own = int(digest_of([settings.seed, first["clip_id"], first["window"]], 8), 16)
-    return score_window(arrays(table, "position"), arrays(table, "camera"), arrays(table, "visible"), settings, own)
+    position, camera, visible, colour = (arrays(table, name) for name in ("position", "camera", "visible", "colour"))
+    return score_window(position, camera, visible, settings, own, colour)
+
+
+def _scored_trajectory(
+    position: NDArray[np.float32],
+    camera: NDArray[np.float32],
+    visible: NDArray[np.bool_],
+    colour: NDArray[np.float32] | None,
+    settings: ScoreConfig,
+) -> NDArray[np.float64]:
+    """What of the trajectories is scored, f64[N, T, d], all of its coordinates with the tracker's noise."""
+    parts = []
+    if settings.trajectory in ("position", "both"):
+        path = motion.residual(position, camera) if settings.remove_camera else position.astype(np.float64)
+        path[..., 2:] *= settings.noise / settings.depth_noise
+        parts.append(path)
+    if settings.trajectory in ("colour", "both"):
+        if colour is None:
+            raise ValueError(f"score.trajectory is '{settings.trajectory}', but there are no colours; give them")
+        shade = motion.without_lighting(colour, visible) if settings.remove_lighting else colour.astype(np.float64)
+        parts.append(shade * (settings.noise / settings.colour_noise))
+    return np.concatenate(parts, axis=-1)
 
 
 def _score(
     place: Stage, extracted: Stage, settings: ScoreConfig, rows: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """On a worker: score and store some windows."""
-    columns = ["clip_id", "window", "patch", "position", "camera", "visible"]
+    columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour"]
     for row in rows:
         reason = ""
         try:

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import weakref
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimators import clips, seeking
 from estimators.clips import ClipError, Reader, digest, read_clip
 from estimators.manifest import Clip, find_clips
 from estimators.shots import scan, windows
@@ -51,8 +53,8 @@ def write_folder(path: Path, frames: np.ndarray, pattern: str = "{:05d}.png") ->
     return path
 
 
-def with_uneven_times(video: Path, target: Path) -> Path:
-    """Copy an MP4 so that frames of its second half last three times as long."""
+def with_uneven_times(video: Path, target: Path, later: float) -> Path:
+    """Copy an MP4 so that frames of its second half last `later` times as long; the film ends when it did before."""
     data = bytearray(video.read_bytes())
     start, end, chain = 0, len(data), []
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"):
@@ -62,7 +64,7 @@ def with_uneven_times(video: Path, target: Path) -> Path:
         chain.append(start)
         start += 8
     count, length = struct.unpack_from(">II", data, chain[-1] + 16)
-    table = struct.pack(">IIIII", 2, count // 2, length, count - count // 2, 3 * length)
+    table = struct.pack(">IIIII", 2, count // 2, length, count - count // 2, round(later * length))
     data[chain[-1] + 12 : chain[-1] + 24] = table
     for box in chain:
         struct.pack_into(">I", data, box, struct.unpack_from(">I", data, box)[0] + 8)
@@ -217,7 +219,7 @@ def test_any_order_of_reads_gives_the_frames_of_a_sequential_pass(tmp_path, code
 
 def test_a_video_of_varying_frame_rate_is_read_exactly_too(tmp_path):
     steady = write_video(tmp_path / "steady.mp4", numbered(900), code="mp4v")
-    path = with_uneven_times(steady, tmp_path / "uneven.mp4")
+    path = with_uneven_times(steady, tmp_path / "uneven.mp4", 3)
     whole = read_clip(path)
     assert len(whole) > 500
     seeking = cv2.VideoCapture(str(path))
@@ -229,6 +231,125 @@ def test_a_video_of_varying_frame_rate_is_read_exactly_too(tmp_path):
     with Reader(path) as reader:
         for first in (480, 100, 470):
             assert np.array_equal(reader.read(first, 2), whole[first : first + 2])
+
+
+@pytest.fixture(scope="module")
+def long_clips(tmp_path_factory):
+    """Videos of small frames with the frames of a sequential pass; times are uneven in the last two of five.
+
+    All but the last have 900 frames; of that, some are hidden by its edit list.
+    """
+    folder = tmp_path_factory.mktemp("long")
+    steady = write_video(folder / "steady.mp4", numbered(900), code="mp4v")
+    intra = write_video(folder / "intra.avi", numbered(900), code="MJPG")
+    webm = write_video(folder / "one.webm", numbered(900), code="VP80")
+    uneven = with_uneven_times(steady, folder / "uneven.mp4", 0.7)
+    hidden = with_uneven_times(steady, folder / "hidden.mp4", 3)
+    found = [(path, read_clip(path)) for path in (steady, intra, webm, uneven, hidden)]
+    assert [len(whole) == 900 for _, whole in found] == [True] * 4 + [False]
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 899), st.integers(1, 12)), min_size=1, max_size=5))
+def test_reads_in_any_order_and_overlap_equal_a_sequential_pass(long_clips, which, reads):
+    path, whole = long_clips[which]
+    with Reader(path) as reader:
+        for first, count in reads:
+            first %= len(whole)
+            count = min(count, len(whole) - first)
+            assert np.array_equal(reader.read(first, count), whole[first : first + count])
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_seek_far_into_a_video_decodes_a_small_part_of_it(long_clips, which, monkeypatch):
+    path, whole = long_clips[which]
+    with Reader(path) as reader:
+        monkeypatch.setattr(reader, "_restart", lambda: pytest.fail("decoded from the start again"))
+        for first in (700, 300, 890):
+            assert np.array_equal(reader.read(first, 10), whole[first : first + 10])
+
+
+def decoded(reader: Reader, monkeypatch) -> list[int]:
+    """Have the reader note the numbers of the frames that it decodes."""
+    numbers: list[int] = []
+    decode = reader._decode
+
+    def spy():
+        numbers.append(reader._next)
+        return decode()
+
+    monkeypatch.setattr(reader, "_decode", spy)
+    return numbers
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+@pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 3), (8, 7), (4, 9)])
+def test_windows_in_order_decode_each_frame_once(tmp_path, monkeypatch, kind, length, stride):
+    write = {"video": write_video, "folder": write_folder}[kind]
+    path = write(tmp_path / "one.avi", numbered(40))
+    whole = read_clip(path)
+    firsts = windows(40, [], length, stride)
+    with Reader(path) as reader:
+        numbers = decoded(reader, monkeypatch)
+        taken = [reader.read(first, length) for first in firsts]
+    for first, frames in zip(firsts, taken, strict=True):
+        assert np.array_equal(frames, whole[first : first + length])
+    assert numbers == sorted({number for first in firsts for number in range(first, first + length)})
+
+
+def test_a_window_cannot_be_written_to_as_the_next_may_share_its_frames(tmp_path):
+    path = write_video(tmp_path / "one.avi", numbered(20))
+    with Reader(path) as reader:
+        first, inside, to_the_end = reader.read(0, 10), reader.read(4, 3), reader.read(8)
+    for window in (first, inside, to_the_end):
+        with pytest.raises(ValueError, match="read-only"):
+            window[0] = 0
+    assert np.array_equal(np.concatenate([first[:8], to_the_end]), read_clip(path))
+    assert np.array_equal(inside, first[4:7])
+    read_clip(path)[:] = 0
+
+
+@pytest.mark.parametrize("count", [None, 4])
+def test_a_window_is_let_go_before_one_that_does_not_overlap_it_is_read(tmp_path, monkeypatch, count):
+    with Reader(write_video(tmp_path / "one.avi", numbered(20))) as reader:
+        kept = weakref.ref(reader.read(0, 8))
+        decode = reader._decode
+        alive = []
+        monkeypatch.setattr(reader, "_decode", lambda: alive.append(kept() is not None) or decode())
+        reader.read(8, count)
+    assert alive and not any(alive)
+
+
+def test_a_decoder_that_goes_astray_after_a_seek_is_not_believed(long_clips, monkeypatch):
+    path, whole = long_clips[3]
+    promised = clips._frame_times
+    monkeypatch.setattr(clips, "_frame_times", lambda *file: np.delete(promised(*file), 705))
+    with Reader(path) as reader:
+        assert np.array_equal(reader.read(700, 10), whole[700:710])
+        assert np.array_equal(reader.read(400, 3), whole[400:403])
+
+
+@pytest.mark.parametrize("spoil", ["missing", "double"])
+def test_frames_that_cannot_be_told_by_their_times_are_counted_from_the_start(long_clips, monkeypatch, spoil):
+    path, whole = long_clips[0]
+    time = seeking._time
+    shown = {"missing": lambda video: 0, "double": lambda video: time(video) // 200_000}[spoil]
+    clips._frame_times.cache_clear()
+    monkeypatch.setattr(seeking, "_time", shown)
+    with Reader(path) as reader:
+        for first in (600, 5, 400):
+            assert np.array_equal(reader.read(first, 2), whole[first : first + 2])
+    clips._frame_times.cache_clear()
+
+
+def test_asking_too_far_after_a_seek_still_tells_the_true_length(long_clips):
+    for path, whole in long_clips:
+        with Reader(path) as reader:
+            assert np.array_equal(reader.read(590), whole[590:])
+            reader.read(300, 2)
+            with pytest.raises(ClipError, match=f"has {len(whole)} frames, asked for 890 to 909"):
+                reader.read(890, 20)
 
 
 @pytest.mark.parametrize("first", [0, 8, 10, 900])

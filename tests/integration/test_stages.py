@@ -61,10 +61,12 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny: Expe
     _, folder, window = done.windows[0]
     table = store.read_table(extract.trajectory_path(done.stage, folder, window))
     patches = (240 // 40) * (320 // 40)
-    shapes = {name: arrays(table, name) for name in ("position", "camera", "colour", "visible", "image")}
+    names = ("position", "camera", "camera_map", "colour", "visible", "image")
+    shapes = {name: arrays(table, name) for name in names}
     assert {name: (a.shape, a.dtype.name) for name, a in shapes.items()} == {
         "position": ((patches, 48, 2), "float32"),
         "camera": ((patches, 48, 2), "float32"),
+        "camera_map": ((patches, 48, 3, 3), "float32"),
         "colour": ((patches, 48, 3), "float32"),
         "visible": ((patches, 48), "bool"),
         "image": ((patches, 16, 16, 3), "uint8"),
@@ -72,6 +74,32 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny: Expe
     assert table["patch"].to_pylist() == list(range(patches))
     assert shapes["colour"].min() >= 0 and shapes["colour"].max() <= 1
     assert store.exists(done.stage.path("config.yaml"))
+
+
+def test_stored_depth_maps_become_the_third_coordinate_of_the_right_frames(
+    tiny: ExperimentConfig, clips_folder: Path, tmp_path: Path
+) -> None:
+    maps = tmp_path / "depth" / "good"
+    maps.mkdir(parents=True)
+    # Each frame has a scale and a shift of its own; one quarter of the picture comes nearer in the second window.
+    for frame in range(100):
+        depth = np.tile(np.linspace(1, 2, 32, dtype=np.float32), (24, 1))
+        depth[:12, :16] += max(0, frame - 50) * 0.01
+        np.save(maps / f"{frame}.npy", (1 + 0.1 * frame % 7) * depth + frame)
+    store = Store(tiny.store)
+    done = extract.run(on_clips(tiny, clips_folder, depth=str(maps.parent)), store)
+    rows = {row["clip_id"]: row for row in done.ledger.to_pylist()}
+    assert rows["good.avi"]["status"] == "ok"
+    still, moving = (
+        arrays(store.read_table(extract.trajectory_path(done.stage, rows["good.avi"]["folder"], w)), "position")
+        for w in (0, 1)
+    )
+    assert still.shape == moving.shape == (48, 48, 3)
+    quarter = (still[:, 0, 0] < 150) & (still[:, 0, 1] < 110)
+    rest = (still[:, 0, 0] > 170) | (still[:, 0, 1] > 130)
+    rise = [depth[:, -1, 2] - depth[:, 0, 2] for depth in (still, moving)]
+    assert np.abs(np.median(rise[0][quarter])) < 0.02 and np.abs(np.median(rise[1][rest])) < 0.02
+    assert np.median(rise[1][quarter]) > 0.3
 
 
 def test_a_stage_run_again_does_only_what_is_missing_and_gives_the_same_bytes(tiny: ExperimentConfig) -> None:

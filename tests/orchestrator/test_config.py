@@ -135,6 +135,8 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("score.k=0", "score.k: input should be greater than or equal to 1 (got 0)"),
         ("score.k=2.5", "score.k: input should be a valid integer"),
         ("score.noise=.inf", "score.noise: input should be a finite number (got inf)"),
+        ("extract.tracker=lucas-canade", "unknown tracker 'lucas-canade', did you mean 'lucas-kanade'?"),
+        ("extract.tracker=cotracker", "extract: tracker 'cotracker' needs tracker_weights"),
         ("score.policy=nearst", "score.policy: input should be 'mutual-information', 'random', 'nearest' or 'none'"),
         ("score.estimator=ksgg", "score: unknown estimator 'ksgg', did you mean 'ksg'?"),
         ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, npeet"),

@@ -16,6 +16,7 @@ from orchestrator.store import Stage, Store
 
 FRAMES, SURROGATES = 48, 320
 A, B, STATIC, LOST = 1, 4, 2, 6  # a coupled pair, one that stands still, one that is lost half-way
+HUES = 0, 3  # a pair whose colours change together
 
 
 def settings(*overrides: str) -> ScoreConfig:
@@ -31,9 +32,10 @@ class Window:
     position: np.ndarray
     camera: np.ndarray
     visible: np.ndarray
+    colour: np.ndarray
 
     def score(self, *overrides: str, seed: int = 0) -> ScoredWindow:
-        return score_window(self.position, self.camera, self.visible, settings(*overrides), seed)
+        return score_window(self.position, self.camera, self.visible, settings(*overrides), seed, self.colour)
 
     def table(self, clip_id: str, window: int) -> pa.Table:
         image = np.zeros((len(self.position), 8, 8, 3), np.uint8)
@@ -56,7 +58,12 @@ def window(seed: int = 0, count: int = 8) -> Window:
         visible[LOST, 20:] = False
         position[LOST, 20:] = position[LOST, 19]
     camera = np.repeat(start[:, None], FRAMES, axis=1)
-    return Window(position.astype(np.float32), camera.astype(np.float32), visible)
+    # Colours change as the paths do, but of a pair of their own.
+    shade = 0.01 * rng.normal(size=(count, FRAMES, 3)).cumsum(1)
+    if count > HUES[1]:
+        shade[HUES[1]] = 0.95 * shade[HUES[0]] + 0.3 * shade[HUES[1]]
+    colour = 0.5 + shade
+    return Window(*(a.astype(np.float32) for a in (position, camera)), visible, colour.astype(np.float32))
 
 
 # ---- twins and reasons
@@ -128,7 +135,7 @@ def test_gaps_cost_their_frames_only() -> None:
 
 def test_a_window_shorter_than_min_frames_is_lost_whole() -> None:
     w = window()
-    short = Window(w.position[:, :16], w.camera[:, :16], w.visible[:, :16])
+    short = Window(*(a[:, :16] for a in vars(w).values()))
     assert short.score().twins.reason == ["lost"] * 8
     assert short.score("min_frames=16").twins.reason[A] != "lost"
 
@@ -182,6 +189,56 @@ def test_camera_motion_makes_everything_a_twin_where_it_is_left_in() -> None:
     assert left_in.twins.reason[STATIC] == ""
     assert (left_in.twins.index >= 0).sum() > (w.score().twins.index >= 0).sum() + 2
     assert np.array_equal(left_in.residual, w.position)
+
+
+# ---- what is scored
+
+
+def test_colour_alone_pairs_what_changes_colour_together() -> None:
+    scored = window().score("trajectory=colour", "surrogates=800")  # 21 pairs: nobody's colour is lost but LOST's
+    assert scored.twins.index[[*HUES]].tolist() == [HUES[1], HUES[0]]
+    assert scored.twins.index[A] != B
+    assert scored.residual.shape == (8, FRAMES, 3)
+
+
+def test_position_and_colour_together_pair_what_shares_either() -> None:
+    scored = window().score("trajectory=both")
+    assert scored.residual.shape == (8, FRAMES, 5)
+    assert scored.twins.index[[*HUES]].tolist() == [HUES[1], HUES[0]]
+    assert scored.twins.index[[A, B]].tolist() == [B, A]
+
+
+def test_a_change_of_light_is_no_shared_colour_unless_it_is_left_in() -> None:
+    w = window()
+    light = 1 + 0.3 * np.random.default_rng(5).normal(size=(1, FRAMES, 1)).cumsum(1) / FRAMES**0.5
+    lit = replace(w, colour=(w.colour * light).astype(np.float32))
+    expected, removed, left_in = (
+        scored.mutual_information
+        for scored in (
+            w.score("trajectory=colour"),
+            lit.score("trajectory=colour"),
+            lit.score("trajectory=colour", "remove_lighting=false"),
+        )
+    )
+    assert np.nanmax(np.abs(removed - expected)) < 0.25
+    assert np.nanmedian(left_in) > np.nanmedian(expected) + 0.25
+
+
+def test_depth_is_scored_in_units_of_its_own_noise() -> None:
+    w = window()
+    depth = 0.02 * np.random.default_rng(7).normal(size=(8, FRAMES, 1)).cumsum(1)
+    depth[B] = depth[A]
+    deep = replace(w, position=np.concatenate([w.position, depth], axis=2).astype(np.float32))
+    scored = deep.score("depth_noise=0.01", "noise=0.1")
+    assert scored.residual[..., 2] == pytest.approx(10 * depth[..., 0], abs=1e-5)
+    assert scored.mutual_information[A, B] > w.score().mutual_information[A, B] + 0.1
+    assert scored.twins.index[A] == B
+
+
+def test_colour_that_is_not_there_is_asked_for() -> None:
+    w = window()
+    with pytest.raises(ValueError, match="trajectory is 'both', but there are no colours"):
+        score_window(w.position, w.camera, w.visible, settings("trajectory=both"))
 
 
 # ---- settings

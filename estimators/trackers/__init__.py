@@ -1,0 +1,1 @@
+"""Trackers of points, one file each, all called through `estimators.tracks.track`."""
