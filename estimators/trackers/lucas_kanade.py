@@ -72,6 +72,7 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
 
         place = np.where((corrected | returned)[:, None], found, place)
         position[:, t] = np.where(slid[:, None], expected, place)
+        scene.forget(slid)
         visible[:, t] = (followed | returned) & ~slid & inside(position[:, t], shape)
         before, even_before = now, even
     return Tracks(position, visible)
@@ -162,6 +163,7 @@ class _Scene:
         self._start = queries
         self._near = np.zeros(len(queries))
         self._times = np.zeros(len(queries))
+        self._last = np.zeros((2, len(queries)), dtype=bool)
 
     def expect(self, place: Floats, followed: Mask) -> tuple[Floats, Mask]:
         """Where points should be if they are background, f32[N, 2], and which are, bool[N]; none if that is unknown."""
@@ -176,6 +178,7 @@ class _Scene:
         near = followed & (np.linalg.norm(beyond, axis=1) < _SCENE_NEAR)
         # A point is judged by the frames before, since what it does in this one may be a slip; at first, by this one.
         background = np.where(self._times > 0, self._near > _SCENE_SHARE * self._times, near)
+        self._last = np.stack([followed, near])
         self._times += followed
         self._near += near
         seen = np.flatnonzero(background & followed)
@@ -186,3 +189,9 @@ class _Scene:
         others = np.where((background & followed)[:, None], nearest[:, 1:], nearest[:, :-1])
         expected: Floats = carried + np.median(beyond[seen][others], axis=1)
         return expected, background
+
+    def forget(self, slid: Mask) -> None:
+        """Let this frame not count for points that were seen on something else."""
+        followed, near = self._last
+        self._times -= followed & slid
+        self._near -= near & slid
