@@ -46,6 +46,8 @@ def inside(points: Floats, shape: tuple[int, ...]) -> Mask:
 
 def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[Any]:
     """Bilinear values of an image [H, W] or [H, W, C] at points f32[..., 2]; beyond its edge, those of the edge."""
+    if points.size == 0:
+        return np.zeros((*points.shape[:-1], *image.shape[2:]), image.dtype)
     x, y = (np.ascontiguousarray(points[..., axis], dtype=np.float32) for axis in (0, 1))
     flat = x.ndim == 1
     if flat:
@@ -71,7 +73,7 @@ class DenseFlow:
 
     def at(self, before: Bytes, after: Bytes, points: Floats) -> Floats:
         """How far points f32[N, 2] of `before` have moved in `after`, both u8[H, W]: f32[N, 2] pixels."""
-        if min(self._size) < _SMALLEST_FLOW or len(points) == 0:
+        if min(self._size) < _SMALLEST_FLOW:
             return np.zeros_like(points)
         if self._size == before.shape[::-1]:
             moved: Floats = sample(self._flow.calc(before, after, None), points)

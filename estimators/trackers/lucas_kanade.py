@@ -2,7 +2,8 @@
 
 From frame to frame a point is moved by the dense flow, and then to the sub-pixel by pyramidal Lucas–Kanade (Bouguet
 2000) on images of even local contrast, which a change of light leaves alone. It is *followed* where tracking it back
-leads to its start (Kalal, Mikolajczyk & Matas 2010). Two things keep that chain honest:
+leads to its start (Kalal, Mikolajczyk & Matas 2010), or else where the flow took it to a patch that looks the same. Two
+things keep that chain honest:
 
 * the first frame: a patch that still looks as it did there is tracked from there directly, which takes the drift out of
   the chain; a point that was not followed comes back where its patch is found again near where it is supposed to be;
@@ -26,6 +27,8 @@ _WINDOW, _WIDE = 21, 31
 _BLUR = 0.05
 # Lucas–Kanade may correct the guess, of the dense flow or of the neighbours, by so much: pixels, and share of the step.
 _GUESS = 1.5, 0.1
+# What bends fails Lucas–Kanade; the dense flow still carries it if it looks like this from one frame to the next.
+_CARRIED = 0.85
 # Tracked back to frame 0, a point must arrive within this of its start, pixels.
 _FROM_START = 1.0
 # A followed point is put where the first frame has it, if that is no farther than this, pixels, and looks alike.
@@ -58,6 +61,8 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         step = np.linalg.norm(guess - at, axis=1)
         limit = forward_backward + _BLUR * step
         place, followed = _follow(even_before, even, at, guess, step, limit, visible[:, t - 1])
+        rest = np.flatnonzero(visible[:, t - 1] & ~followed & inside(place, shape))
+        followed[rest] = Appearance(before, at[rest]).match(now, place[rest]) > _CARRIED
 
         expected, background = scene.expect(place, followed)
         place = np.where((background & ~followed)[:, None], expected, place)
