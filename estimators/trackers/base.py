@@ -94,9 +94,12 @@ class Appearance:
         self._grid = np.stack(np.meshgrid(offset, offset), axis=-1).reshape(-1, 2)
         self._first = self._patches(frame, points)
 
-    def match(self, frame: Bytes, points: Floats) -> Floats:
-        """Correlation of the patches of u8[H, W] at f32[N, 2] with the first ones: f32[N], −1 to 1; 0 of flat ones."""
-        likeness: Floats = np.einsum("np,np->n", self._patches(frame, points), self._first)
+    def match(self, frame: Bytes, points: Floats, which: Any = slice(None)) -> Floats:
+        """Correlation of the patches of u8[H, W] at f32[N, 2] with the first ones: f32[N], −1 to 1; 0 of flat ones.
+
+        `which` says whose first ones, if not everybody's.
+        """
+        likeness: Floats = np.einsum("np,np->n", self._patches(frame, points), self._first[which])
         return likeness
 
     def _patches(self, frame: Bytes, points: Floats) -> Floats:

@@ -6,7 +6,8 @@ leads to its start (Kalal, Mikolajczyk & Matas 2010), or else where the flow too
 things keep that chain honest:
 
 * the first frame: a patch that still looks as it did there is tracked from there directly, which takes the drift out of
-  the chain; a point that was not followed comes back where its patch is found again near where it is supposed to be;
+  the chain; a point that was not followed comes back where its patch is found again, near where it is supposed to be
+  or where it was seen last;
 * the scene: points of the background move together (`_Scene`). That says where those are that cannot be seen, so that
   they are found again; and a background point that leaves the others without looking as it did has slid onto something
   that passes before it, and is not visible.
@@ -53,6 +54,7 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
     before = grey(frames[0])
     even_start = even_before = _even_contrast(before)
     flow, appearance, scene = DenseFlow(shape), Appearance(before, queries), _Scene(queries)
+    waiting = queries
     for t in range(1, length):
         now = grey(frames[t])
         even = _even_contrast(now)
@@ -67,17 +69,27 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         expected, background = scene.expect(place, followed)
         place = np.where((background & ~followed)[:, None], expected, place)
         found, exact = _from_start(even_start, even, queries, place, followed)
-        alike = appearance.match(now, found)
+        alike = np.where(exact, appearance.match(now, found), -1.0)
         off = np.linalg.norm(found - place, axis=1)
-        back = np.where(background, _BACK_SCENE[0], _BACK[0]), np.where(background, _BACK_SCENE[1], _BACK[1])
-        corrected = followed & exact & (off < _DRIFT) & (alike > _ALIKE)
-        returned = ~followed & exact & (off < back[0]) & (alike > back[1])
+        # What passes before a point takes the flow along: the point is also looked for where it was last seen.
+        waiting = np.where(visible[:, t - 1, None], at, waiting) + scene.step
+        hidden = np.flatnonzero(~followed & ~background)
+        there, exact = _from_start(even_start, even, queries[hidden], waiting[hidden], followed[hidden])
+        again = np.where(exact, appearance.match(now, there, hidden), -1.0)
+        better = again > alike[hidden]
+        which = hidden[better]
+        found[which], alike[which] = there[better], again[better]
+        off[which] = np.linalg.norm(found - waiting, axis=1)[which]
+
+        near, like = (np.where(background, *limits) for limits in zip(_BACK_SCENE, _BACK, strict=True))
+        corrected = followed & (off < _DRIFT) & (alike > _ALIKE)
+        returned = ~followed & (off < near) & (alike > like)
         astray = background & (np.linalg.norm(place - expected, axis=1) > _ODD[0] + _ODD[1] * step)
         slid = followed & astray & ~(corrected & (alike > _SURE))
+        scene.forget(slid)
 
         place = np.where((corrected | returned)[:, None], found, place)
         position[:, t] = np.where(slid[:, None], expected, place)
-        scene.forget(slid)
         visible[:, t] = (followed | returned) & ~slid & inside(position[:, t], shape)
         before, even_before = now, even
     return Tracks(position, visible)
@@ -169,10 +181,14 @@ class _Scene:
         self._near = np.zeros(len(queries))
         self._times = np.zeros(len(queries))
         self._last = np.zeros((2, len(queries)), dtype=bool)
+        self._expected: Floats | None = queries
+        self.step = np.zeros_like(queries)  # How far the scene has carried each point since the frame before.
 
     def expect(self, place: Floats, followed: Mask) -> tuple[Floats, Mask]:
         """Where points should be if they are background, f32[N, 2], and which are, bool[N]; none if that is unknown."""
         nothing = np.zeros(len(place), dtype=bool)
+        self.step = np.zeros_like(self._start)
+        before, self._expected = self._expected, None
         if followed.sum() < _ENOUGH:
             return place, nothing
         homography, _ = cv2.findHomography(self._start[followed], place[followed], cv2.RANSAC, 3.0)
@@ -193,6 +209,9 @@ class _Scene:
         # A point is no neighbour of itself.
         others = np.where((background & followed)[:, None], nearest[:, 1:], nearest[:, :-1])
         expected: Floats = carried + np.median(beyond[seen][others], axis=1)
+        if before is not None:
+            self.step = expected - before
+        self._expected = expected
         return expected, background
 
     def forget(self, slid: Mask) -> None:
