@@ -29,6 +29,8 @@ Maps = NDArray[np.float32]
 _ENOUGH = 8
 # A vote needs a residual below this multiple of the frame's median residual, but never less than this many pixels.
 _SPREAD, _TRACKING_NOISE = 2.5, 0.2
+# Nearer to a homography's horizon than this share of a point's own depth there is no telling where the point went.
+_HORIZON = 0.05
 # A camera that moves the background by less than this, pixels, stood still.
 _STATIC = 0.5
 
@@ -37,11 +39,11 @@ def camera_motion(
     position: Points,
     visible: NDArray[np.bool_],
     *,
-    model: str = "affine",
+    model: str = "homography",
     threshold: float = 3.0,
     static: float = _STATIC,
 ) -> Maps:
-    """Estimate the global motion: maps from frame 0 to every frame, f32[T, 2, 3] (f32[T, 3, 3] for a homography).
+    """Estimate the global motion: maps from frame 0 to every frame, f32[T, 3, 3], pixels to pixels, homogeneous.
 
     Args:
         position: f32[N, T, 2], pixels, as `tracks.Tracks.position`.
@@ -71,7 +73,7 @@ def camera_motion(
     maps /= maps[:, 2:, 2:]
     if _largest_median_shift(paths, background) < static:
         maps[:] = np.eye(3)
-    return (maps if model == "homography" else maps[:, :2]).astype(np.float32)
+    return maps.astype(np.float32)
 
 
 def camera_trajectories(motion: NDArray[np.floating], queries: Points) -> NDArray[np.float32]:
@@ -80,16 +82,13 @@ def camera_trajectories(motion: NDArray[np.floating], queries: Points) -> NDArra
     `motion` is the result of `camera_motion`, `queries` f32[N, 2] as (x, y) in frame 0. Raises ValueError for maps of
     another shape.
     """
-    if motion.ndim != 3 or motion.shape[1:] not in ((2, 3), (3, 3)):
-        raise ValueError(f"motion must be f32[T, 2, 3] or f32[T, 3, 3], not {list(motion.shape)}; use camera_motion")
-    return _apply(np.asarray(motion, dtype=np.float64), np.asarray(queries, dtype=np.float64)).astype(np.float32)
-
-
-def square(motion: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Maps f32[T, 2, 3] or f32[T, 3, 3] as f32[T, 3, 3]: the path of the camera, one form for every model."""
-    maps = np.tile(np.eye(3, dtype=np.float32), (len(motion), 1, 1))
-    maps[:, : motion.shape[1]] = motion
-    return maps
+    if motion.ndim != 3 or motion.shape[1:] != (3, 3):
+        raise ValueError(f"motion must be f32[T, 3, 3], not {list(motion.shape)}; use camera_motion")
+    maps, points = np.asarray(motion, dtype=np.float64), np.asarray(queries, dtype=np.float64)
+    # A map's horizon is where the third coordinate is 0; no camera takes a point of the picture beyond it.
+    ahead = np.einsum("tj,nj->nt", maps[:, 2], np.column_stack([points, np.ones(len(points))])) > _HORIZON
+    last = np.maximum.accumulate(np.where(ahead, np.arange(len(maps)), 0), axis=1)
+    return np.take_along_axis(_apply(maps, points), last[..., None], axis=1).astype(np.float32)
 
 
 def _background(paths: Points, visible: NDArray[np.bool_], model: str, threshold: float) -> NDArray[np.bool_]:

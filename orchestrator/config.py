@@ -76,7 +76,7 @@ class ExtractConfig(_Section):
     tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
     tracker_weights: str | None = Field(None, description="file of a learned tracker's weights")
     forward_backward: Annotated[float, Field(gt=0)] = Field(1.5, description="largest forward–backward error, pixels")
-    camera: Literal["translation", "similarity", "affine", "homography"] = "affine"
+    camera: Literal["translation", "similarity", "affine", "homography"] = "homography"
     depth: str | None = Field(
         None,
         description="third coordinate: midas:CHECKPOINT.pt, FILE.onnx, imagenet:FILE.onnx, or a folder of depth maps; "

@@ -214,7 +214,7 @@ def extract_window(
     return {
         "position": position,
         "camera": camera.camera_trajectories(motion, queries),
-        "camera_map": np.repeat(camera.square(motion)[None], len(boxes), axis=0),
+        "camera_map": np.repeat(motion[None], len(boxes), axis=0),
         "colour": patches.patch_colour(frames, found.position, settings.patch_size),
         "visible": visible,
         "image": patches.patch_images(frames[0], boxes, settings.image_size),

@@ -33,7 +33,7 @@ def scene(seed: int, frames: int = 48, points: int = 200, movers: float = 0.3, n
 def test_pan_zoom_and_rotation_are_found_among_movers(seed, model):
     position, visible, camera, own = scene(seed)
     motion = camera_motion(position, visible, model=model)
-    assert motion.shape == (48, 3 if model == "homography" else 2, 3) and motion.dtype == np.float32
+    assert motion.shape == (48, 3, 3) and motion.dtype == np.float32
     off = np.linalg.norm(camera_trajectories(motion, position[:, 0]) - camera, axis=2)
     assert off[visible & ~own[:, None]].max() < 0.3
     residual = np.linalg.norm(position - camera_trajectories(motion, position[:, 0]), axis=2)
@@ -75,7 +75,7 @@ def test_points_dragged_along_for_a_while_do_not_bend_a_still_camera():
 def test_a_still_camera_is_exactly_still():
     position, visible, _, _ = scene(4, still=True)
     motion = camera_motion(position, visible)
-    assert np.array_equal(motion, np.tile(np.eye(2, 3, dtype=np.float32), (48, 1, 1)))
+    assert np.array_equal(motion, np.tile(np.eye(3, dtype=np.float32), (48, 1, 1)))
     assert np.array_equal(camera_trajectories(motion, position[:, 0]), np.repeat(position[:, :1], 48, axis=1))
     assert not np.array_equal(camera_motion(position, visible, static=0.0), motion)
     shaken = position + 2 * np.sin(np.arange(48, dtype=np.float32))[None, :, None]
@@ -86,8 +86,8 @@ def test_the_translation_model_follows_the_median():
     position, visible, _, _ = scene(5, still=True)
     pan = np.stack([2.0 * np.arange(48), -1.0 * np.arange(48)], axis=1)
     motion = camera_motion((position + pan).astype(np.float32), np.ones_like(visible), model="translation")
-    assert np.abs(motion[:, :, 2] - pan).max() < 0.3
-    assert np.array_equal(motion[:, :, :2], np.tile(np.eye(2, dtype=np.float32), (48, 1, 1)))
+    assert np.abs(motion[:, :2, 2] - pan).max() < 0.3
+    assert np.array_equal(motion[:, :2, :2], np.tile(np.eye(2, dtype=np.float32), (48, 1, 1)))
 
 
 def test_the_result_depends_on_nothing_but_the_tracks():
@@ -110,18 +110,28 @@ def test_few_points_give_their_median_shift_and_none_hold_the_last_motion():
     visible[:, 4:] = False
     motion = camera_motion(position, visible)
     expected = np.minimum(t, 3)[:, None] * np.array([3, 2])
-    assert np.allclose(motion[:, :, 2], expected, atol=1e-4)
-    assert np.allclose(motion[:, :, :2], np.eye(2))
+    assert np.allclose(motion[:, :2, 2], expected, atol=1e-4)
+    assert np.allclose(motion[:, :2, :2], np.eye(2)) and np.allclose(motion[:, 2], [0, 0, 1])
 
 
 @pytest.mark.parametrize("model", ["translation", "similarity", "affine", "homography"])
 def test_nothing_to_see_and_points_in_a_line_do_no_harm(model):
     nothing = camera_motion(np.zeros((0, 4, 2), np.float32), np.zeros((0, 4), bool), model=model)
-    assert np.array_equal(nothing[3], np.eye(3, dtype=np.float32)[: nothing.shape[1]])
+    assert np.array_equal(nothing[3], np.eye(3, dtype=np.float32))
     x = np.linspace(0, 100, 20)
     line = np.stack([x, x], axis=1)[:, None] + 2.0 * np.arange(5)[None, :, None]
     motion = camera_motion(line.astype(np.float32), np.ones((20, 5), bool), model=model)
     assert np.abs(camera_trajectories(motion, line[:, 0]) - line).max() < 0.1
+
+
+def test_a_point_that_meets_the_horizon_stays_where_it_was_last():
+    # From frame 1 to 2 the map sends x = 100 to infinity, and what is beyond to the other side.
+    maps = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
+    maps[1, 0, 2] = 5
+    maps[2:, 2, 0] = -0.01
+    paths = camera_trajectories(maps, np.array([[50.0, 20.0], [100.0, 20.0], [150.0, 20.0]]))
+    assert np.allclose(paths[0, 2:], [100, 40]) and np.isfinite(paths).all()
+    assert paths[1:, 2:].tolist() == [[[105, 20]] * 2, [[155, 20]] * 2]
 
 
 def test_bad_input_is_named():
