@@ -27,6 +27,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/twins_on_scenes.py
+	$(BIN)/python benchmarks/tracking.py --ray
+	$(BIN)/python benchmarks/long_video.py
 
 clean:
 	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache *.egg-info

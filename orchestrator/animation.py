@@ -44,7 +44,7 @@ class Movie:
     Attributes:
         frames: u8[T, H, W, 3] RGB.
         fps: frames per second, 0 where unknown.
-        position: f32[N, T, 2] pixels; while a patch is hidden, where it is thought to be.
+        position: f[N, T, 2] pixels; while a patch is hidden, where it is thought to be (`pictures.bridged`).
         visible: bool[N, T].
         spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; the colour of the track.
         reason: N reasons why a patch has no twin, empty where it has one.

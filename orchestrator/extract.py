@@ -23,7 +23,7 @@ from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of, file_name, tensors
 
 VERSION = 2  # of the numbers: raised when the same config would give others
-WINDOWS_PER_TASK = 4  # about a second of work or more, against some 40 ms that a task costs
+WINDOWS_PER_TASK = 2  # about two seconds of work, against some 40 ms that a task costs
 CLIPS_PER_TASK = 1
 
 LEDGER = pa.schema(

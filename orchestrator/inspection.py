@@ -74,7 +74,7 @@ def _inspect(frames: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig, 
     counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
     mi, p = scored.mutual_information, scored.p_values
     position, visible, camera = (arrays(table, name) for name in ("position", "visible", "camera"))
-    position = position[..., :2]
+    position = pictures.bridged(position[..., :2], visible)
     drawn = {
         "tracks": pictures.draw_tracks(frames[0], position, visible, camera, scored.spread, found.reason),
         "mutual-information": pictures.draw_mutual_information(mi, p, found.index),

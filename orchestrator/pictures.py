@@ -47,6 +47,20 @@ def hidden(visible: ArrayLike) -> Mask:
     return before & after & ~seen
 
 
+def bridged(position: ArrayLike, visible: ArrayLike) -> Float:
+    """Positions f64[N, T, 2] that are straight and even between where a patch was seen last and is seen again.
+
+    A tracker's own guesses in between may go along with what covers the patch.
+    """
+    points = np.array(position, float)
+    frames = np.arange(points.shape[1])
+    for path, seen, gap in zip(points, np.asarray(visible, bool), hidden(visible), strict=True):
+        if gap.any():
+            for axis in (0, 1):
+                path[gap, axis] = np.interp(frames[gap], frames[seen], path[seen, axis])
+    return points
+
+
 def spread_norm(values: Float) -> LogNorm:
     """A log scale of spreads, pixels, over all but the outermost, never of no width."""
     low, high = np.quantile(np.maximum(values, 0.01), (0.02, 0.98))
@@ -72,7 +86,7 @@ def draw_tracks(
 
     Args:
         frame: u8[H, W, 3] RGB.
-        position: f32[N, T, 2] pixels; while a patch is hidden, where it is thought to be.
+        position: f[N, T, 2] pixels; while a patch is hidden, where it is thought to be (`bridged`).
         visible: bool[N, T].
         camera: f32[N, T, 2] pixels, where the camera alone would have moved each patch. The arrow is the path of the
             patch that starts nearest to the picture's centre, in true length.

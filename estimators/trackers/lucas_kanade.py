@@ -6,8 +6,8 @@ leads to its start (Kalal, Mikolajczyk & Matas 2010), or else where the flow too
 things keep that chain honest:
 
 * the first frame: a patch that still looks as it did there is tracked from there directly, which takes the drift out of
-  the chain; a point that was not followed comes back where its patch is found again, near where it is supposed to be
-  or where it was seen last;
+  the chain; one that all at once looks like something else has been covered; a point that was not followed
+  comes back where its patch is found again, near where it is supposed to be or where it was seen last;
 * the scene: points of the background move together (`_Scene`). That says where those are that cannot be seen, so that
   they are found again; and a background point that leaves the others without looking as it did has slid onto something
   that passes before it, and is not visible.
@@ -43,6 +43,8 @@ _NEIGHBOURS, _ENOUGH = 8, 12
 _SCENE_NEAR, _SCENE_SHARE = 4.0, 0.7
 # A background point farther off than this, pixels and share of the step, must look this much like itself.
 _ODD, _SURE = (5.0, 0.1), 0.7
+# A point that looks less like itself than this, and did more than that within so many frames before, has been covered.
+_COVERED, _MEMORY = (0.3, 0.75), 4
 
 
 def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> Tracks:
@@ -55,6 +57,7 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
     even_start = even_before = _even_contrast(before)
     flow, appearance, scene = DenseFlow(shape), Appearance(before, queries), _Scene(queries)
     waiting = queries
+    looks = [np.ones(count, dtype=np.float32)] * _MEMORY
     for t in range(1, length):
         now = grey(frames[t])
         even = _even_contrast(now)
@@ -85,11 +88,14 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         corrected = followed & (off < _DRIFT) & (alike > _ALIKE)
         returned = ~followed & (off < near) & (alike > like)
         astray = background & (np.linalg.norm(place - expected, axis=1) > _ODD[0] + _ODD[1] * step)
-        slid = followed & astray & ~(corrected & (alike > _SURE))
+        place = np.where((corrected | returned)[:, None], found, place)
+        look = appearance.match(now, place)
+        covered = (look < _COVERED[0]) & (np.max(looks, axis=0) > _COVERED[1])
+        slid = followed & (covered | (astray & ~(corrected & (alike > _SURE))))
         scene.forget(slid)
 
-        place = np.where((corrected | returned)[:, None], found, place)
-        position[:, t] = np.where(slid[:, None], expected, place)
+        looks = [*looks[1:], np.where(slid, 0.0, look)]
+        position[:, t] = np.where((slid & background)[:, None], expected, place)
         visible[:, t] = (followed | returned) & ~slid & inside(position[:, t], shape)
         before, even_before = now, even
     return Tracks(position, visible)

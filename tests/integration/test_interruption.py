@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,32 @@ from tests.integration.conftest import TINY
 PATIENCE = 240  # seconds until a test gives up waiting for another process
 
 
-def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
-    with log.open("wb") as out:
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the command in a process group of its own, which does not outlive the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        started.append(process)
+        return process
+
+    # A test that runs in the background of a shell inherits that Ctrl-C is ignored, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield begin
+    signal.signal(signal.SIGINT, before)
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -35,7 +56,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", 
 
 
 def test_a_run_killed_in_extraction_and_in_training_finishes_and_redoes_nothing_that_was_complete(
-    tmp_path: Path,
+    start: Start, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     overrides = [
@@ -83,7 +104,7 @@ def test_a_run_killed_in_extraction_and_in_training_finishes_and_redoes_nothing_
     assert not [path for path in store.rglob("*.part") if path.stat().st_mtime > log.stat().st_mtime]
 
 
-def test_an_interrupted_command_says_that_it_can_be_gone_on_with(tmp_path: Path) -> None:
+def test_an_interrupted_command_says_that_it_can_be_gone_on_with(start: Start, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text("{}\n")
     overrides = [*TINY, f"store={tmp_path / 'store'}", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]
     overrides += ["pretrain.epochs=500"]

@@ -302,3 +302,16 @@ def test_pictures_leave_no_trace_in_matplotlibs_global_state() -> None:
         figures.png(draw(kind))
     assert dict(matplotlib.rcParams) == before
     assert not _pylab_helpers.Gcf.figs
+
+
+def test_a_hidden_stretch_is_bridged_straight_and_all_else_stays() -> None:
+    position = np.random.default_rng(0).normal(size=(2, 8, 2)).astype(np.float32)
+    visible = np.ones((2, 8), bool)
+    visible[0, [2, 3, 6, 7]] = False
+    found = pictures.bridged(position, visible)
+    assert found[0, 2:4] == pytest.approx(
+        position[0, 1] + (position[0, 4] - position[0, 1]) * np.array([[1 / 3], [2 / 3]]), abs=1e-6
+    )
+    kept = np.ones((2, 8), bool)
+    kept[0, 2:4] = False
+    assert np.array_equal(found[kept], position[kept].astype(float))
