@@ -1,9 +1,15 @@
 """Is the dependence real? Surrogates that keep each trajectory's own autocorrelation, and p-values from them."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from estimators.mutual_information import mutual_information, pairwise_mutual_information
+from estimators import kernels
+from estimators.mutual_information import as_trajectories, by_kernel, mutual_information, pairwise_mutual_information
+
+Float = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 def p_values(
@@ -19,10 +25,12 @@ def p_values(
 ) -> NDArray[np.float64]:
     """p-value of every pair of a window against a null of circular shifts, pooled over the window's pairs.
 
-    A surrogate takes a random pair and shifts one of the two trajectories circularly in time, by at least a tenth of
-    its length: both keep their own autocorrelation, and what they shared in time is gone. p = (1 + #{null ≥ I}) /
-    (1 + surrogates). Pooling asks that the null be alike for all pairs, which whitened displacements nearly are.
-    Positions are not: independent random walks then come out dependent (see docs/method.md).
+    A surrogate of a pair shifts one of its two trajectories circularly in time, by at least a tenth of its length: both
+    keep their own autocorrelation, and what they shared in time is gone. All trajectories are shifted at once, each by
+    an amount of its own, and every pair is estimated against them, as often as it takes to draw as many surrogates as
+    asked for; without the kernel random pairs are. p = (1 + #{null ≥ I}) / (1 + surrogates). Pooling asks that the null
+    be alike for all pairs, which whitened displacements nearly are. Positions are not: independent random walks then
+    come out dependent (see docs/method.md).
 
     Args:
         samples: f64[N, T, d], near-stationary and whitened.
@@ -42,8 +50,7 @@ def p_values(
     """
     if surrogates < 1:
         raise ValueError(f"surrogates must be at least 1, got {surrogates}")
-    x = np.asarray(samples, np.float64)
-    seen = np.ones(x.shape[:2], bool) if visible is None else np.asarray(visible, bool)
+    x, seen = as_trajectories(samples, visible)
     mi = (
         pairwise_mutual_information(x, estimator=estimator, k=k, visible=seen, min_samples=min_samples)
         if mutual_information_matrix is None
@@ -55,14 +62,47 @@ def p_values(
     if len(pairs) == 0:
         return np.full_like(mi, np.nan)
     generator = np.random.default_rng(seed)
-    null = np.empty(surrogates)
-    for s, (i, j) in enumerate(pairs[generator.integers(len(pairs), size=surrogates)]):
-        length = int(seen[j].sum())
-        shift = int(generator.integers(max(1, length // 10), max(2, length - length // 10)))
-        shifted = np.zeros_like(x[j])
-        shifted[seen[j]] = np.roll(x[j, seen[j]], shift, axis=0)
-        both = seen[i] & seen[j]
-        null[s] = mutual_information(x[i, both], shifted[both], estimator=estimator, k=k)
+    if by_kernel(estimator, k, "auto"):
+        null = _all_shifted(x, seen, k, min_samples, surrogates, generator)
+    else:
+        null = _pairs_shifted(x, seen, pairs, estimator, k, surrogates, generator)
     null.sort()
     at_least = surrogates - np.searchsorted(null, mi, side="left")
     return np.where(np.isfinite(mi), (1 + at_least) / (1 + surrogates), np.nan)
+
+
+def _all_shifted(
+    x: Float, seen: Mask, k: int, min_samples: int, surrogates: int, generator: np.random.Generator
+) -> Float:
+    """Null of whole matrices: every trajectory against all others, shifted."""
+    null: list[Float] = []
+    drawn = 0
+    others = ~np.eye(len(x), dtype=bool)
+    while drawn < surrogates:
+        moved = np.stack([_shifted(x[j], seen[j], generator) for j in range(len(x))])
+        values = kernels.ksg_pairs(x, moved, seen, seen, k, min_samples, symmetric=False)[others]
+        null.append(values[np.isfinite(values)])
+        drawn += len(null[-1])
+    return generator.choice(np.concatenate(null), surrogates, replace=False)
+
+
+def _pairs_shifted(
+    x: Float, seen: Mask, pairs: Any, estimator: str, k: int, surrogates: int, generator: np.random.Generator
+) -> Float:
+    """Null of random pairs, one after the other."""
+    null = np.empty(surrogates)
+    for s, (i, j) in enumerate(pairs[generator.integers(len(pairs), size=surrogates)]):
+        both = seen[i] & seen[j]
+        moved = _shifted(x[j], seen[j], generator)
+        null[s] = mutual_information(x[i, both], moved[both], estimator=estimator, k=k)
+    return null
+
+
+def _shifted(path: Float, seen: Mask, generator: np.random.Generator) -> Float:
+    """A trajectory [T, d] shifted circularly within its visible samples, by at least a tenth of them."""
+    length = int(seen.sum())
+    moved = np.zeros_like(path)
+    if length:
+        shift = int(generator.integers(max(1, length // 10), max(2, length - length // 10)))
+        moved[seen] = np.roll(path[seen], shift, axis=0)
+    return moved

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from estimators import significance
+from estimators import kernels, significance
 from estimators.motion import whiten
 from estimators.mutual_information import mutual_information, pairwise_mutual_information
 from estimators.significance import p_values
@@ -86,7 +86,7 @@ def test_p_counts_the_null_at_or_above_the_pair_s_own_value(monkeypatch: pytest.
     mi[0, 1] = mi[1, 0] = 0.3
     mi[0, 2] = mi[2, 0] = 0.5
     mi[1, 2] = mi[2, 1] = -1.0
-    p = p_values(np.zeros((3, 10, 2)), surrogates=4, mutual_information_matrix=mi)
+    p = p_values(np.zeros((3, 10, 2)), estimator="3kl", surrogates=4, mutual_information_matrix=mi)
     assert p[0, 1] == pytest.approx(3 / 5)
     assert p[0, 2] == pytest.approx(1 / 5)
     assert p[1, 2] == pytest.approx(5 / 5)
@@ -104,7 +104,7 @@ def test_a_surrogate_is_a_pair_of_the_window_one_shifted_by_a_tenth_of_its_lengt
         return 0.0
 
     monkeypatch.setattr(significance, "mutual_information", record)
-    p_values(x, surrogates=150)
+    p_values(x, estimator="npeet", surrogates=150, mutual_information_matrix=np.zeros((4, 4)))
     shifts = set()
     for a, b in drawn:
         (i,) = np.flatnonzero((x == a).all((1, 2)))
@@ -114,6 +114,34 @@ def test_a_surrogate_is_a_pair_of_the_window_one_shifted_by_a_tenth_of_its_lengt
     assert min(shifts) >= 5
     assert max(shifts) <= 45
     assert len(shifts) > 30
+
+
+def test_the_kernel_s_surrogates_are_all_trajectories_each_shifted_by_an_amount_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, drawn = autoregressive(1, 0.5, count=4, frames=50), []
+
+    def record(a: np.ndarray, b: np.ndarray, *_: object, **__: object) -> np.ndarray:
+        assert np.array_equal(a, x)
+        drawn.append(b)
+        return np.zeros((4, 4))
+
+    monkeypatch.setattr(kernels, "ksg_pairs", record)
+    p_values(x, surrogates=150, mutual_information_matrix=np.zeros((4, 4)))
+    shifts = [
+        next(s for s in range(50) if np.array_equal(np.roll(x[j], s, axis=0), moved[j]))
+        for moved in drawn
+        for j in range(4)
+    ]
+    assert len(drawn) == 13, "12 pairs at a time"
+    assert min(shifts) >= 5 and max(shifts) <= 45 and len(set(shifts)) > 20
+
+
+def test_a_null_of_whole_matrices_is_that_of_single_pairs() -> None:
+    x = autoregressive(5, 0.4, count=8, frames=60)
+    p, q = (p_values(x, estimator=e, k=4, surrogates=2000) for e in ("ksg", "npeet"))
+    above = np.triu_indices(8, 1)
+    assert np.abs(p[above] - q[above]).max() < 0.06
 
 
 def test_the_same_seed_gives_the_same_p_values_and_another_seed_others() -> None:
