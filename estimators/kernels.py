@@ -23,7 +23,7 @@ LANES = 32
 # Rows of a panel that a sweep takes at a time: as many as leave the k smallest in registers in between.
 _ROWS = 8
 # Trajectories whose panels are kept while their partners pass by: they stay in the second-level cache.
-_BLOCK = 8
+_BLOCK = 16
 # The k smallest of a sample are kept in registers; more would not fit.
 LARGEST_K = 10
 
@@ -75,20 +75,23 @@ def _lanes(x: NDArray[np.floating]) -> NDArray[np.floating]:
 @_jit
 def _panel(x: Any, seen: Any, first: int, out: Any) -> None:
     """Chebyshev distances of all samples of one trajectory [d, T'] to samples first … first + LANES − 1."""
-    for u in range(seen.size):
-        row = out[u * LANES : (u + 1) * LANES]
-        if not seen[u]:
-            row[:] = np.inf
-            continue
-        row[:] = 0
-        for axis in range(x.shape[0]):
-            line = x[axis]
+    for axis in range(x.shape[0]):
+        line = x[axis]
+        part = line[first : first + LANES]
+        for u in range(seen.size):
             here = line[u]
-            part = line[first : first + LANES]
-            for lane in range(LANES):
-                row[lane] = max(row[lane], abs(part[lane] - here))
-        if 0 <= u - first < LANES:
-            row[u - first] = np.inf
+            row = out[u * LANES : (u + 1) * LANES]
+            if axis == 0:
+                for lane in range(LANES):
+                    row[lane] = abs(part[lane] - here)
+            else:
+                for lane in range(LANES):
+                    row[lane] = max(row[lane], abs(part[lane] - here))
+    for u in range(seen.size):
+        if not seen[u]:
+            out[u * LANES : (u + 1) * LANES] = np.inf
+        elif 0 <= u - first < LANES:
+            out[u * LANES + u - first] = np.inf
     out[seen.size * LANES :] = np.inf
 
 
