@@ -96,12 +96,20 @@ def _panel(x: Any, seen: Any, first: int, out: Any) -> None:
 
 
 @_jit
-def _count(panel: Any, radius: Any, one: Any, inside: Any) -> None:
-    """How many distances of each lane are smaller than its radius."""
+def _count(panel: Any, seen: Any, radius: Any, one: Any, inside: Any) -> None:
+    """How many distances of each lane are smaller than its radius, among samples that the other trajectory shows."""
     inside[:] = 0
     nothing = one - one
     for start in range(0, panel.size, _ROWS * LANES):
+        u = start // LANES
         p = panel[start : start + _ROWS * LANES]
+        if not np.all(seen[u : u + _ROWS]):
+            for row in range(min(_ROWS, seen.size - u)):
+                if seen[u + row]:
+                    part = p[row * LANES : (row + 1) * LANES]
+                    for lane in range(LANES):
+                        inside[lane] += one if part[lane] < radius[lane] else nothing
+            continue
         for lane in range(LANES):
             r = radius[lane]
             low = (one if p[lane] < r else nothing) + (one if p[LANES + lane] < r else nothing)
@@ -109,17 +117,6 @@ def _count(panel: Any, radius: Any, one: Any, inside: Any) -> None:
             high = (one if p[4 * LANES + lane] < r else nothing) + (one if p[5 * LANES + lane] < r else nothing)
             high += (one if p[6 * LANES + lane] < r else nothing) + (one if p[7 * LANES + lane] < r else nothing)
             inside[lane] += low + high
-
-
-@_jit
-def _count_common(panel: Any, other: Any, radius: Any, one: Any, inside: Any) -> None:
-    """The same among the samples that the other trajectory shows, too."""
-    inside[:] = 0
-    nothing = one - one
-    for start in range(0, panel.size, LANES):
-        p, q = panel[start : start + LANES], other[start : start + LANES]
-        for lane in range(LANES):
-            inside[lane] += one if (p[lane] < radius[lane]) & (q[lane] < np.inf) else nothing
 
 
 @lru_cache
@@ -177,13 +174,11 @@ def _kernel(k: int) -> Callable[..., None]:
                     _panel(y[j], seen_y[j], first, theirs)
                     for i in range(begin, min(end, j) if symmetric else end):
                         smallest(mine[i - begin], theirs, start, best)
-                        both = whole
-                        for turn in range(2):
-                            panel, other = (mine[i - begin], theirs) if turn == 0 else (theirs, mine[i - begin])
-                            if both:
-                                _count(panel, radius, one, inside)
+                        for side in range(2):
+                            if side == 0:
+                                _count(mine[i - begin], seen_y[j], radius, one, inside)
                             else:
-                                _count_common(panel, other, radius, one, inside)
+                                _count(theirs, seen_x[i], radius, one, inside)
                             for lane in range(width):
                                 if whole or (seen_x[i, first + lane] and seen_y[j, first + lane]):
                                     total[i - begin, j] += psi[int(inside[lane]) + 1]

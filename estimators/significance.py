@@ -11,6 +11,8 @@ from estimators.mutual_information import as_trajectories, by_kernel, mutual_inf
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_AT_ONCE = 2000  # shifted trajectories
+
 
 def p_values(
     samples: ArrayLike,
@@ -76,11 +78,14 @@ def _all_shifted(
 ) -> Float:
     """Null of whole matrices: every trajectory against all others, shifted."""
     null: list[Float] = []
-    drawn = 0
-    others = ~np.eye(len(x), dtype=bool)
+    count, drawn = len(x), 0
+    # So many shifted copies of the window at once that a call of the kernel is worth it.
+    copies = int(np.clip(surrogates // (count * (count - 1)), 1, max(1, _AT_ONCE // count)))
+    others = np.tile(~np.eye(count, dtype=bool), (1, copies))
     while drawn < surrogates:
-        moved = np.stack([_shifted(x[j], seen[j], generator) for j in range(len(x))])
-        values = kernels.ksg_pairs(x, moved, seen, seen, k, min_samples, symmetric=False)[others]
+        moved = np.stack([_shifted(x[j], seen[j], copies, generator) for j in range(count)], axis=1)
+        moved = moved.reshape(copies * count, *x.shape[1:])
+        values = kernels.ksg_pairs(x, moved, seen, np.tile(seen, (copies, 1)), k, min_samples, symmetric=False)[others]
         null.append(values[np.isfinite(values)])
         drawn += len(null[-1])
     return generator.choice(np.concatenate(null), surrogates, replace=False)
@@ -93,16 +98,17 @@ def _pairs_shifted(
     null = np.empty(surrogates)
     for s, (i, j) in enumerate(pairs[generator.integers(len(pairs), size=surrogates)]):
         both = seen[i] & seen[j]
-        moved = _shifted(x[j], seen[j], generator)
+        moved = _shifted(x[j], seen[j], 1, generator)[0]
         null[s] = mutual_information(x[i, both], moved[both], estimator=estimator, k=k)
     return null
 
 
-def _shifted(path: Float, seen: Mask, generator: np.random.Generator) -> Float:
-    """A trajectory [T, d] shifted circularly within its visible samples, by at least a tenth of them."""
-    length = int(seen.sum())
-    moved = np.zeros_like(path)
+def _shifted(path: Float, seen: Mask, copies: int, generator: np.random.Generator) -> Float:
+    """Copies [copies, T, d] of a trajectory, each shifted circularly within its visible samples by a tenth or more."""
+    shown = np.flatnonzero(seen)
+    length = len(shown)
+    shift = generator.integers(max(1, length // 10), max(2, length - length // 10), size=copies)
+    moved = np.zeros((copies, *path.shape))
     if length:
-        shift = int(generator.integers(max(1, length // 10), max(2, length - length // 10)))
-        moved[seen] = np.roll(path[seen], shift, axis=0)
+        moved[:, shown] = path[shown[(np.arange(length) - shift[:, None]) % length]]
     return moved
