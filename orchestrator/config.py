@@ -98,7 +98,7 @@ class ScoreConfig(_Section):
     """Trajectories to mutual information and twins."""
 
     policy: Literal["mutual-information", "random", "nearest", "none"] = "mutual-information"
-    estimator: str = Field("ksg", description="ksg, npeet (the same numbers, some 400 times slower) or 3kl")
+    estimator: str = Field("ksg", description="ksg, npeet (the same numbers, hundreds of times slower) or 3kl")
     k: Positive = 5
     trajectory: Literal["position", "colour", "both"] = Field(
         "position", description="what is scored: where a patch goes, how its mean colour changes, or both together"
