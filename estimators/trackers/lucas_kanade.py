@@ -92,7 +92,7 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         look = appearance.match(now, place)
         covered = (look < _COVERED[0]) & (np.max(looks, axis=0) > _COVERED[1])
         slid = followed & (covered | (astray & ~(corrected & (alike > _SURE))))
-        scene.forget(slid)
+        scene.learn(~slid)
 
         looks = [*looks[1:], np.where(slid, 0.0, look)]
         position[:, t] = np.where((slid & background)[:, None], expected, place)
@@ -186,7 +186,7 @@ class _Scene:
         self._start = queries
         self._near = np.zeros(len(queries))
         self._times = np.zeros(len(queries))
-        self._last = np.zeros((2, len(queries)), dtype=bool)
+        self._now = np.zeros((2, len(queries)), dtype=bool)  # Who was followed in this frame, and who near the scene.
         self._expected: Floats | None = queries
         self.step = np.zeros_like(queries)  # How far the scene has carried each point since the frame before.
 
@@ -194,6 +194,7 @@ class _Scene:
         """Where points should be if they are background, f32[N, 2], and which are, bool[N]; none if that is unknown."""
         nothing = np.zeros(len(place), dtype=bool)
         self.step = np.zeros_like(self._start)
+        self._now = np.zeros_like(self._now)
         before, self._expected = self._expected, None
         if followed.sum() < _ENOUGH:
             return place, nothing
@@ -205,9 +206,7 @@ class _Scene:
         near = followed & (np.linalg.norm(beyond, axis=1) < _SCENE_NEAR)
         # A point is judged by the frames before, since what it does in this one may be a slip; at first, by this one.
         background = np.where(self._times > 0, self._near > _SCENE_SHARE * self._times, near)
-        self._last = np.stack([followed, near])
-        self._times += followed
-        self._near += near
+        self._now = np.stack([followed, near])
         seen = np.flatnonzero(background & followed)
         if len(seen) <= _NEIGHBOURS:
             return place, nothing
@@ -220,8 +219,8 @@ class _Scene:
         self._expected = expected
         return expected, background
 
-    def forget(self, slid: Mask) -> None:
-        """Let this frame not count for points that were seen on something else."""
-        followed, near = self._last
-        self._times -= followed & slid
-        self._near -= near & slid
+    def learn(self, trusted: Mask) -> None:
+        """Count this frame, but not for points bool[N] that were seen on something else."""
+        followed, near = self._now & trusted
+        self._times += followed
+        self._near += near
