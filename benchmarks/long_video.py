@@ -4,7 +4,7 @@
 
 Files of a tenth, a half and all of the minutes are written to a temporary folder (OpenCV's MPEG-4, 30 frames/s; ten
 minutes take about 600 MB). Each measurement is a process of its own, decoding with one thread: `scan` finds the shots,
-`read` reads all windows of 48 frames in order, `read, 4 a task` does so with a new reader for every four, as the
+`read` reads all windows of 48 frames in order, `read, 2 a task` does so with a new reader for every two, as the
 extract stage does, and `track` extracts the trajectories of the first windows. Peak memory is of the whole process.
 """
 
@@ -28,8 +28,9 @@ from estimators import shots
 from estimators.clips import Reader
 
 HEIGHT, WIDTH, FPS = 1080, 1920, 30
-WINDOW, WINDOWS_PER_TASK = 48, 4
-MEASURES = ("scan", "read", "read, 4 a task", "track")
+WINDOW, WINDOWS_PER_TASK = 48, 2
+BY_TASK = f"read, {WINDOWS_PER_TASK} a task"
+MEASURES = ("scan", "read", BY_TASK, "track")
 
 
 def synthesise(path: Path, frames: int) -> None:
@@ -55,7 +56,7 @@ def measure(what: str, path: str, frames: int) -> dict[str, Any]:
         assert shots.scan(path).frames == frames
     else:
         firsts = shots.windows(frames, [], WINDOW)
-        task = WINDOWS_PER_TASK if what == "read, 4 a task" else len(firsts)
+        task = WINDOWS_PER_TASK if what == BY_TASK else len(firsts)
         for begin in range(0, len(firsts), task):
             with Reader(path) as reader:
                 for first in firsts[begin : begin + task]:

@@ -15,19 +15,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
+from tracking_measures import CONDITIONS
 
 from estimators.twins import POLICIES
 from orchestrator import scenes
 from orchestrator.config import ExtractConfig, ScoreConfig
 from orchestrator.extract import extract_window, scene_seed
 from orchestrator.score import score_window
-
-CONDITIONS: dict[str, dict[str, bool]] = {
-    "plain": {},
-    "camera": {"camera": True},
-    "lighting": {"lighting": True},
-    "occlusion": {"occlusion": True},
-}
 
 
 def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:

@@ -203,7 +203,7 @@ class Reader:
                 return None
         elif self._next < len(self._images):
             image = self._images[self._next]
-            with _quiet():
+            with quiet():
                 frame = cv2.imread(str(image), cv2.IMREAD_COLOR)
             if frame is None:
                 raise ClipError(f"frame {image} cannot be decoded; replace it or leave the clip out")
@@ -269,7 +269,7 @@ class _AstrayError(Exception):
 
 def _open(path: Path, *options: int) -> cv2.VideoCapture:
     """Open a video; ClipError if that cannot be done."""
-    with _quiet():
+    with quiet():
         video = cv2.VideoCapture(
             str(path), cv2.CAP_FFMPEG, options or (cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads()))
         )
@@ -285,8 +285,8 @@ def _frame_times(path: str, size: int, modified: int) -> seeking.Times | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from writing to stderr what is raised as ClipError."""
+def quiet() -> Iterator[None]:
+    """Keep OpenCV from writing to stderr what becomes an error of ours."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
+from estimators.clips import quiet
 from orchestrator.errors import StageError, UsageError
 from orchestrator.figures import BLUE, GREY, INK
 from orchestrator.pictures import SPREAD_COLOURS, hidden, moves, spread_norm, spread_ticks
@@ -251,16 +252,11 @@ def _mp4(pictures: Iterator[Frames], fps: float) -> bytes:
 
 def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
     """A writer with the first codec that opens; OpenCV is kept from complaining of those that do not."""
-    logging = cv2.utils.logging
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet():
         for codec in CODECS:
             video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
             if video.isOpened():
                 return video
-    finally:
-        logging.setLogLevel(level)
     raise StageError("this OpenCV can write no MP4: name a .gif file, or install opencv-python-headless from PyPI")
 
 

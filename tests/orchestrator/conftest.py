@@ -6,7 +6,26 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from orchestrator import figures
+
+
+def decoded(figure: Figure) -> NDArray[np.uint8]:
+    """The picture in a figure's PNG bytes, as u8[H, W, 3]."""
+    image = cv2.imdecode(np.frombuffer(figures.png(figure), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image.astype(np.uint8)
+
+
+def words(figure: Figure) -> str:
+    """All that is written in a figure beside its axes."""
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    return "\n".join([*(axes.get_title("left") for axes in figure.axes), *(text.get_text() for text in texts)])
 
 
 @pytest.fixture

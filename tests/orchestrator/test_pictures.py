@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from orchestrator import figures, pictures
+from tests.orchestrator.conftest import decoded, words
 
 T = 24
 HEIGHT, WIDTH = 120, 160
@@ -45,19 +46,6 @@ def window(columns: int = 8, rows: int = 6, seed: int = 0) -> Window:
     ]
     camera = start + np.arange(T)[:, None] * (1.5, -0.5)
     return frame, position.astype(np.float32), visible, camera.astype(np.float32), spread, reason
-
-
-def decoded(figure: Figure) -> NDArray[np.uint8]:
-    """The picture in a figure's PNG bytes, as u8[H, W, 3]."""
-    image = cv2.imdecode(np.frombuffer(figures.png(figure), np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None
-    return image.astype(np.uint8)
-
-
-def words(figure: Figure) -> str:
-    """All that is written in a figure beside its axes."""
-    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    return "\n".join([*(axes.get_title("left") for axes in figure.axes), *(text.get_text() for text in texts)])
 
 
 def lines(figure: Figure, dashed: bool) -> list[LineCollection]:
