@@ -65,7 +65,7 @@ def p_values(
         return np.full_like(mi, np.nan)
     generator = np.random.default_rng(seed)
     if by_kernel(estimator, k, "auto"):
-        null = _all_shifted(x, seen, k, min_samples, surrogates, generator)
+        null = _all_shifted(x, seen, estimator, k, min_samples, surrogates, generator)
     else:
         null = _pairs_shifted(x, seen, pairs, estimator, k, surrogates, generator)
     null.sort()
@@ -74,7 +74,7 @@ def p_values(
 
 
 def _all_shifted(
-    x: Float, seen: Mask, k: int, min_samples: int, surrogates: int, generator: np.random.Generator
+    x: Float, seen: Mask, estimator: str, k: int, min_samples: int, surrogates: int, generator: np.random.Generator
 ) -> Float:
     """Null of whole matrices: every trajectory against all others, shifted."""
     null: list[Float] = []
@@ -85,7 +85,9 @@ def _all_shifted(
     while drawn < surrogates:
         moved = np.stack([_shifted(x[j], seen[j], copies, generator) for j in range(count)], axis=1)
         moved = moved.reshape(copies * count, *x.shape[1:])
-        values = kernels.ksg_pairs(x, moved, seen, np.tile(seen, (copies, 1)), k, min_samples, symmetric=False)[others]
+        values = kernels.all_pairs(
+            x, moved, seen, np.tile(seen, (copies, 1)), estimator=estimator, k=k, least=min_samples
+        )[others]
         null.append(values[np.isfinite(values)])
         drawn += len(null[-1])
     return generator.choice(np.concatenate(null), surrogates, replace=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimators.kernels import LARGEST_K, ksg_pairs
+from estimators.kernels import LARGEST_K, all_pairs
 from estimators.mutual_information import pairwise_mutual_information
 
 some = settings(deadline=None, derandomize=True, max_examples=40)
@@ -52,6 +52,24 @@ def test_hidden_samples_are_left_out_of_a_pair_whatever_they_hold(seed: int, fra
     assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.parametrize(("estimator", "conditional"), [("ksg", False), ("ksg", True), ("ksg2", False), ("3kl", False)])
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(seed=st.integers(0, 2**32 - 1), frames=st.integers(9, 80), theiler=st.integers(0, 3), share=st.floats(0.6, 1.2))
+def test_every_estimator_is_its_readable_form(
+    estimator: str, conditional: bool, seed: int, frames: int, theiler: int, share: float
+) -> None:
+    x, rng = window(seed, 5, frames, 2), np.random.default_rng(seed)
+    visible, z = rng.random((5, frames)) < share, rng.normal(size=(frames, 2))
+    found, expected = (
+        pairwise_mutual_information(
+            x, estimator=estimator, theiler=theiler, condition_on=z if conditional else None, visible=visible,
+            backend=backend,
+        )
+        for backend in ("cpu", "reference")
+    )  # fmt: skip
+    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
 @pytest.mark.parametrize("k", [1, 2, LARGEST_K])
 def test_any_number_of_neighbours_and_trajectories_is_served(k: int) -> None:
     x = window(k, 21, 40, 2)  # more than two blocks
@@ -64,7 +82,8 @@ def test_two_sets_are_compared_each_with_each() -> None:
     x = window(1, 14, 50, 2)
     a, b = x[:5], x[5:]
     both = pairwise_mutual_information(x, k=4, backend="reference")
-    assert ksg_pairs(a, b, all_seen(a), all_seen(b), 4, 0, symmetric=False) == pytest.approx(both[:5, 5:], abs=1e-9)
+    found = all_pairs(a, b, all_seen(a), all_seen(b), estimator="ksg", k=4, least=0)
+    assert found == pytest.approx(both[:5, 5:], abs=1e-9)
 
 
 def test_the_result_does_not_depend_on_threads() -> None:
@@ -99,8 +118,8 @@ def test_pairs_with_too_few_samples_have_no_number() -> None:
 
 def test_what_the_kernel_does_not_know_is_said() -> None:
     x = window(6, 3, 20, 2)
-    with pytest.raises(ValueError, match="not '3kl'"):
-        pairwise_mutual_information(x, estimator="3kl", backend="cpu")
+    with pytest.raises(ValueError, match="not 'npeet'"):
+        pairwise_mutual_information(x, estimator="npeet", backend="cpu")
     with pytest.raises(ValueError, match="k up to 10"):
         pairwise_mutual_information(x, k=11, backend="cpu")
     with pytest.raises(ValueError, match="unknown backend 'gpu'"):

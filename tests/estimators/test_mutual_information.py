@@ -60,6 +60,118 @@ def test_ksg_is_the_formula_evaluated_distance_by_distance(seed: int, count: int
 
 @quick
 @cases
+def test_ksg2_is_the_formula_evaluated_distance_by_distance(seed: int, count: int, d: int, k: int, rho: float) -> None:
+    x, y = gaussian(seed, min(count, 30), d, rho)
+    length, total = len(x), 0.0
+    for t in range(length):
+        others = [u for u in range(length) if u != t]
+        in_x, in_y = ({u: np.abs(v[t] - v[u]).max() for u in others} for v in (x, y))
+        nearest = sorted(others, key=lambda u: max(in_x[u], in_y[u]))[:k]
+        for distance in (in_x, in_y):
+            farthest = max(distance[u] for u in nearest)
+            total += digamma(sum(distance[u] <= farthest for u in others))
+    expected = digamma(k) - 1 / k + digamma(length) - total / length
+    assert mutual_information(x, y, k=k, estimator="ksg2") == pytest.approx(expected, abs=1e-12)
+
+
+@quick
+@cases
+def test_conditional_ksg_equals_npeet(seed: int, count: int, d: int, k: int, rho: float) -> None:
+    (x, y), (z, _) = gaussian(seed, count, d, rho), gaussian(seed + 1, count, 2, 0.0)
+    x = x + z[:, :1]
+    found = mutual_information(x, y, k=k, condition_on=z)
+    assert found == pytest.approx(mutual_information(x, y, k=k, condition_on=z, estimator="npeet"), abs=1e-9)
+
+
+def test_conditioning_takes_out_what_a_third_variable_explains() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 2))
+    x, y = (standardised(z + 0.5 * rng.normal(size=z.shape)) for _ in range(2))
+    assert mutual_information(x, y) > 0.7
+    assert abs(mutual_information(x, y, condition_on=z)) < 0.15
+    assert mutual_information(x, standardised(y + 2 * x), condition_on=z) > 0.5
+
+
+def test_a_theiler_window_leaves_out_what_is_near_in_time() -> None:
+    x, y = gaussian(3, 24, 2, 0.6)
+    k, window, total = 3, 2, 0.0
+    for t in range(24):
+        others = [u for u in range(24) if abs(u - t) > window]
+        in_x, in_y = ([np.abs(v[t] - v[u]).max() for u in others] for v in (x, y))
+        radius = sorted(map(max, in_x, in_y))[k - 1]
+        n_x, n_y = (sum(d < radius for d in v) for v in (in_x, in_y))
+        total += digamma(len(others) + 1) - digamma(n_x + 1) - digamma(n_y + 1)
+    assert mutual_information(x, y, k=k, theiler=window) == pytest.approx(digamma(k) + total / 24, abs=1e-12)
+
+
+def test_a_theiler_window_takes_out_the_mean_inflation_of_smooth_paths() -> None:
+    paths = [standardised(np.random.default_rng(s).normal(size=(128, 2)).cumsum(0)) for s in range(40)]
+    pairs = list(zip(paths[::2], paths[1::2], strict=True))
+    without, within = (np.mean([mutual_information(x, y, theiler=w) for x, y in pairs]) for w in (0, 32))
+    assert without > 1.0
+    assert within < 0.4
+
+
+# ---- the edges
+
+
+def integers(seed: int, length: int = 64) -> np.ndarray:
+    """Independent displacements in whole pixels: f64[2, length, 2]."""
+    return np.round(np.random.default_rng(seed).normal(scale=0.6, size=(2, length, 2)))
+
+
+@pytest.mark.parametrize("estimator", ["ksg", "ksg2", "npeet"])
+def test_displacements_in_whole_pixels_are_not_dependent_because_of_their_ties(estimator: str) -> None:
+    found = [mutual_information(*integers(seed), estimator=estimator) for seed in range(20)]
+    assert abs(np.mean(found)) < 0.05
+    assert found[0] == mutual_information(*integers(0), estimator=estimator), "the noise that breaks ties is seeded"
+
+
+def test_three_kl_gives_no_number_for_displacements_in_whole_pixels() -> None:
+    assert np.isnan(mutual_information(*integers(0), estimator="3kl"))
+    x = np.concatenate([integers(0), np.random.default_rng(1).normal(size=(2, 64, 2))])
+    found = pairwise_mutual_information(x, estimator="3kl")
+    assert np.isfinite(found[2, 3]) and np.isnan(np.delete(found[0], 0)).all()
+
+
+@estimators
+def test_what_stands_still_shares_nothing(estimator: str) -> None:
+    x, y = gaussian(0, 40, 2, 0.5)
+    assert mutual_information(np.full_like(x, 7.0), y, estimator=estimator) == 0.0
+    assert mutual_information(x, np.zeros((40, 1)), estimator=estimator) == 0.0
+    found = pairwise_mutual_information(np.stack([x, np.full_like(x, 3.0), y]), estimator=estimator)
+    assert found[1, 0] == found[1, 2] == 0.0 and found[0, 2] > 0 and np.isnan(found[1, 1])
+
+
+def test_a_coordinate_that_stands_still_does_not_matter() -> None:
+    x, y = gaussian(2, 60, 1, 0.8)
+    flat = np.column_stack([x, np.full(60, 3.0)])
+    assert mutual_information(flat, y) == pytest.approx(mutual_information(x, y), abs=1e-3)
+
+
+def test_frames_shown_twice_feign_dependence_and_a_theiler_window_of_one_cures_it() -> None:
+    pairs = [np.random.default_rng(s).normal(size=(2, 48, 2)).repeat(2, axis=1) for s in range(20)]
+    assert np.mean([mutual_information(x, y) for x, y in pairs]) > 0.15
+    assert abs(np.mean([mutual_information(x, y, theiler=1) for x, y in pairs])) < 0.08
+
+
+def test_a_copy_among_trajectories_reaches_the_bound() -> None:
+    x = np.random.default_rng(0).normal(size=(1, 50, 2)).repeat(2, axis=0)
+    for estimator in ("ksg", "3kl"):
+        found = pairwise_mutual_information(x, estimator=estimator)[0, 1]
+        assert found == pytest.approx(digamma(50) - digamma(3), abs=1e-9)
+
+
+def test_pairs_whose_samples_have_too_few_others_to_be_compared_with_have_no_number() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 12, 2))
+    for backend in ("cpu", "reference"):
+        assert np.isfinite(pairwise_mutual_information(x, theiler=3, backend=backend)[0, 1])
+        assert np.isnan(pairwise_mutual_information(x, theiler=4, backend=backend)).all()
+        assert np.isnan(pairwise_mutual_information(x[:, :4], backend=backend)).all()
+
+
+@quick
+@cases
 def test_three_kl_is_the_sum_of_three_entropies(seed: int, count: int, d: int, k: int, rho: float) -> None:
     x, y = gaussian(seed, count, d, rho)
     expected = entropy(x, k=k) + entropy(y, k=k) - entropy(np.hstack([x, y]), k=k)
@@ -82,9 +194,9 @@ def test_order_of_the_variables_order_of_the_samples_and_a_shift_change_nothing(
 
 @quick
 @given(st.integers(0, 2**32 - 1), st.integers(8, 80), st.integers(1, 5), st.floats(1e-6, 1e6))
-def test_ksg_and_three_kl_do_not_change_under_a_common_scale(seed: int, count: int, k: int, scale: float) -> None:
+def test_our_estimators_do_not_change_under_a_common_scale(seed: int, count: int, k: int, scale: float) -> None:
     x, y = gaussian(seed, count, 2, 0.7)
-    for estimator in ("ksg", "3kl"):
+    for estimator in ("ksg", "ksg2", "3kl"):
         found = mutual_information(scale * x, scale * y, estimator=estimator, k=k)
         assert found == pytest.approx(mutual_information(x, y, estimator=estimator, k=k), abs=1e-9)
 
@@ -146,16 +258,27 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
     expected = np.random.random()
     np.random.seed(5)
     with pytest.raises(RuntimeError, match="broken"):
-        mutual_information([1.0, 2, 3, 4], [1.0, 2, 3, 4], estimator="npeet")
+        mutual_information([1.0, 2, 3, 4, 5], [1.0, 2, 3, 5, 4], estimator="npeet")
     assert np.random.random() == expected
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda x: mutual_information(x, x, estimator="kgs"), "unknown estimator 'kgs': choose one of 3kl, ksg, npeet"),
-        (lambda x: mutual_information(x, x[1:]), "x has 10 samples and y has 9"),
+        (
+            lambda x: mutual_information(x, x, estimator="kgs"),
+            "unknown estimator 'kgs': choose one of ksg, ksg2, 3kl, npeet",
+        ),
+        (lambda x: mutual_information(x, x[1:]), "the variables have 10 and 9 samples"),
         (lambda x: mutual_information(x, x, k=10), "10 samples are too few for k=10"),
+        (lambda x: mutual_information(x, x, k=9), "10 samples are too few for k = 9 .*: give 11 or more"),
+        (lambda x: mutual_information(x, x, theiler=3), "a Theiler window of 3: give 11 or more"),
+        (lambda x: mutual_information(x, x, theiler=-1), "theiler must be at least 0"),
+        (lambda x: mutual_information(x, x, theiler=1, estimator="npeet"), "NPEET knows no Theiler window"),
+        (lambda x: mutual_information(x, x, condition_on=x, estimator="3kl"), "'3kl' cannot be conditioned"),
+        (lambda x: mutual_information(x, x, condition_on=x[:9]), "have 10 and 10 and 9 samples"),
+        (lambda x: pairwise_mutual_information(x[None], condition_on=x[:9]), r"shaped \[10, c\]"),
+        (lambda x: pairwise_mutual_information(x[None], condition_on=x * np.nan), "condition_on holds NaN"),
         (lambda x: mutual_information(x, x, k=0), "k must be at least 1"),
         (lambda x: mutual_information(x, np.where(x > 0, x, np.nan)), "NaN or infinity"),
         (lambda x: pairwise_mutual_information(x), r"samples must be shaped \[N, T, d\], got \(10, 2\)"),
@@ -207,7 +330,7 @@ def test_a_pair_counts_only_what_both_show_and_needs_enough_of_it(
     for i in range(4):
         for j in range(i):
             both = visible[i] & visible[j]
-            if both.sum() >= max(min_samples, 4):
+            if both.sum() >= max(min_samples, 5):
                 expected = mutual_information(x[i, both], x[j, both], estimator=estimator)
                 assert found[i, j] == pytest.approx(expected, abs=1e-9)
             else:

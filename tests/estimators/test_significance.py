@@ -126,7 +126,7 @@ def test_the_kernel_s_surrogates_are_all_trajectories_each_shifted_by_an_amount_
         drawn.append(b.reshape(-1, 4, 50, 2))
         return np.zeros((4, len(b)))
 
-    monkeypatch.setattr(kernels, "ksg_pairs", record)
+    monkeypatch.setattr(kernels, "all_pairs", record)
     p_values(x, surrogates=150, mutual_information_matrix=np.zeros((4, 4)))
     shifts = [
         next(s for s in range(50) if np.array_equal(np.roll(x[j], s, axis=0), moved[j]))
