@@ -12,12 +12,12 @@ Each pair is summed by one thread in one order: the result does not depend on th
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
+from numba.extending import overload
 from numpy.typing import NDArray
 from scipy.special import digamma
 
@@ -25,7 +25,7 @@ KERNELS = ("ksg", "ksg2", "3kl")
 # The k smallest of a sample are kept in registers; more would not fit.
 LARGEST_K = 10
 # Samples a panel is for: four AVX-512 registers' worth, as many as hide the latency of an instruction.
-LANES = {np.dtype(np.float64): 32, np.dtype(np.float32): 64}
+_LANE_BYTES = 256
 # Rows of a panel that a sweep takes at a time: as many as leave the k smallest in registers in between.
 _ROWS = 8
 # Rows of a panel that stay in the first-level cache while a block of trajectories passes by (16 KiB).
@@ -72,15 +72,16 @@ def all_pairs(
         f64[N, M] nats.
     """
     length = x.shape[1]
-    lanes = min(LANES[x.dtype], -(-length // 32) * 32)
+    lanes = _lanes(x)
     psi = digamma(np.maximum(np.arange(length + 2), 1))
     result = np.full((len(x), len(y)), np.nan)
     z = np.zeros((length, 0), x.dtype) if condition is None else condition
     rows = -(-length // _ROWS) * _ROWS
     block = int(np.clip(_BLOCK_BYTES // (rows * lanes * x.dtype.itemsize), 4, 16))
-    _kernel(k, lanes, estimator, condition is not None)(
+    _pairs(
         _by_axis(x, lanes), _by_axis(y, lanes), _by_axis(z[None], lanes)[0], seen_x, seen_y, psi, max(least, k + 2),
-        theiler, symmetric, block, numba.get_num_threads(), (x.dtype.type(0),) * k, x.dtype.type(1), result,
+        theiler, symmetric, block, numba.get_num_threads(), estimator == "ksg2", estimator == "3kl",
+        condition is not None, (x.dtype.type(0),) * k, x.dtype.type(1), result,
     )  # fmt: skip
     if symmetric:
         upper = np.triu_indices(len(x), 1)
@@ -96,249 +97,274 @@ def _by_axis(x: NDArray[np.floating], lanes: int) -> NDArray[np.floating]:
     return padded
 
 
-@lru_cache
-def _kernel(k: int, lanes: int, estimator: str, conditioned: bool) -> Callable[..., None]:
-    """Compile for one k, since the k smallest are kept in registers of their own, and for what is estimated."""
-    ksg2, three_kl = estimator == "ksg2", estimator == "3kl"
-    step, stretch = _ROWS * lanes, _STRETCH * lanes
+def _lanes(x: Any) -> int:
+    """How many samples of its type a panel is for."""
+    return _LANE_BYTES // int(x.dtype.itemsize)
 
-    @_jit
-    def panel(x: Any, seen: Any, first: int, theiler: int, out: Any) -> None:
-        """Chebyshev distances of all samples of one trajectory [d, T'] to samples first … first + lanes − 1."""
-        line = x[0]
-        part = line[first : first + lanes]
-        if x.shape[0] == 1:
-            for u in range(seen.size):
-                row, here = out[u * lanes : (u + 1) * lanes], line[u]
-                for lane in range(lanes):
-                    row[lane] = abs(part[lane] - here)
-        else:
-            second = x[1]
-            other = second[first : first + lanes]
-            for u in range(seen.size):
-                row, here, there = out[u * lanes : (u + 1) * lanes], line[u], second[u]
-                for lane in range(lanes):
-                    row[lane] = max(abs(part[lane] - here), abs(other[lane] - there))
-        for axis in range(2, x.shape[0]):
-            line = x[axis]
-            part = line[first : first + lanes]
-            for u in range(seen.size):
-                row, here = out[u * lanes : (u + 1) * lanes], line[u]
-                for lane in range(lanes):
-                    row[lane] = max(row[lane], abs(part[lane] - here))
+
+@overload(_lanes, inline="always")
+def _lanes_of_type(x):  # numba wants the signature of what it gives
+    """The same for numba: a constant of the type, which vectorisation needs to know."""
+    lanes = _LANE_BYTES * 8 // x.dtype.bitwidth
+    return lambda x: lanes
+
+
+@_jit
+def _panel(x: Any, seen: Any, first: int, theiler: int, out: Any) -> None:
+    """Chebyshev distances of all samples of one trajectory [d, T'] to samples first … first + lanes − 1."""
+    lanes = _lanes(x)
+    line = x[0]
+    part = line[first : first + lanes]
+    if x.shape[0] == 1:
         for u in range(seen.size):
-            if not seen[u]:
-                out[u * lanes : (u + 1) * lanes] = np.inf
-            else:
-                begin, end = max(0, u - first - theiler), min(lanes, u - first + theiler + 1)
-                if begin < end:
-                    out[u * lanes + begin : u * lanes + end] = np.inf
-        out[seen.size * lanes :] = np.inf
+            row, here = out[u * lanes : (u + 1) * lanes], line[u]
+            for lane in range(lanes):
+                row[lane] = abs(part[lane] - here)
+    else:
+        second = x[1]
+        other = second[first : first + lanes]
+        for u in range(seen.size):
+            row, here, there = out[u * lanes : (u + 1) * lanes], line[u], second[u]
+            for lane in range(lanes):
+                row[lane] = max(abs(part[lane] - here), abs(other[lane] - there))
+    for axis in range(2, x.shape[0]):
+        line = x[axis]
+        part = line[first : first + lanes]
+        for u in range(seen.size):
+            row, here = out[u * lanes : (u + 1) * lanes], line[u]
+            for lane in range(lanes):
+                row[lane] = max(row[lane], abs(part[lane] - here))
+    for u in range(seen.size):
+        if not seen[u]:
+            out[u * lanes : (u + 1) * lanes] = np.inf
+        else:
+            begin, end = max(0, u - first - theiler), min(lanes, u - first + theiler + 1)
+            if begin < end:
+                out[u * lanes + begin : u * lanes + end] = np.inf
+    out[seen.size * lanes :] = np.inf
 
-    @_jit
-    def insert(best: Any, far: Any) -> Any:
-        for m in range(k - 1):
-            best = _put(best, k - 1 - m, min(best[k - 1 - m], max(best[k - 2 - m], far)))
-        return _put(best, 0, min(best[0], far))
 
-    @_jit
-    def smallest(a: Any, b: Any, start: Any, best: Any) -> None:
-        """Take the larger of two panels' distances, row after row, into the k smallest of every lane."""
-        for row in range(0, a.size, step):
-            p, q = a[row : row + step], b[row : row + step]
+@_jit
+def _insert(best: Any, far: Any) -> Any:
+    k = len(best)
+    for m in range(k - 1):
+        best = _put(best, k - 1 - m, min(best[k - 1 - m], max(best[k - 2 - m], far)))
+    return _put(best, 0, min(best[0], far))
+
+
+@_jit
+def _smallest(a: Any, b: Any, start: Any, best: Any) -> None:
+    """Take the larger of two panels' distances, row after row, into the k smallest of every lane."""
+    lanes, k = _lanes(a), len(start)
+    step = _ROWS * lanes
+    for row in range(0, a.size, step):
+        p, q = a[row : row + step], b[row : row + step]
+        for lane in range(lanes):
+            held = start
+            for m in range(k):
+                held = _put(held, m, best[m * lanes + lane])
+            held = _insert(held, max(p[lane], q[lane]))
+            held = _insert(held, max(p[lanes + lane], q[lanes + lane]))
+            held = _insert(held, max(p[2 * lanes + lane], q[2 * lanes + lane]))
+            held = _insert(held, max(p[3 * lanes + lane], q[3 * lanes + lane]))
+            held = _insert(held, max(p[4 * lanes + lane], q[4 * lanes + lane]))
+            held = _insert(held, max(p[5 * lanes + lane], q[5 * lanes + lane]))
+            held = _insert(held, max(p[6 * lanes + lane], q[6 * lanes + lane]))
+            held = _insert(held, max(p[7 * lanes + lane], q[7 * lanes + lane]))
+            for m in range(k):
+                best[m * lanes + lane] = held[m]
+
+
+@_jit
+def _nearest(a: Any, seen: Any, start: Any, best: Any) -> None:
+    """The k smallest of one panel, among samples that the other trajectory shows."""
+    lanes, k = _lanes(a), len(start)
+    best[:] = np.inf
+    for u in range(seen.size):
+        if seen[u]:
+            row = a[u * lanes : (u + 1) * lanes]
             for lane in range(lanes):
                 held = start
                 for m in range(k):
                     held = _put(held, m, best[m * lanes + lane])
-                held = insert(held, max(p[lane], q[lane]))
-                held = insert(held, max(p[lanes + lane], q[lanes + lane]))
-                held = insert(held, max(p[2 * lanes + lane], q[2 * lanes + lane]))
-                held = insert(held, max(p[3 * lanes + lane], q[3 * lanes + lane]))
-                held = insert(held, max(p[4 * lanes + lane], q[4 * lanes + lane]))
-                held = insert(held, max(p[5 * lanes + lane], q[5 * lanes + lane]))
-                held = insert(held, max(p[6 * lanes + lane], q[6 * lanes + lane]))
-                held = insert(held, max(p[7 * lanes + lane], q[7 * lanes + lane]))
+                held = _insert(held, row[lane])
                 for m in range(k):
                     best[m * lanes + lane] = held[m]
 
-    @_jit
-    def nearest(a: Any, seen: Any, start: Any, best: Any) -> None:
-        """The k smallest of one panel, among samples that the other trajectory shows."""
-        best[:] = np.inf
-        for u in range(seen.size):
-            if seen[u]:
-                row = a[u * lanes : (u + 1) * lanes]
-                for lane in range(lanes):
-                    held = start
-                    for m in range(k):
-                        held = _put(held, m, best[m * lanes + lane])
-                    held = insert(held, row[lane])
-                    for m in range(k):
-                        best[m * lanes + lane] = held[m]
 
-    @_jit
-    def widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
-        """The largest distances, in either panel, of the samples within the joint radius."""
-        for row in range(0, a.size, lanes):
-            p, q = a[row : row + lanes], b[row : row + lanes]
-            for lane in range(lanes):
-                inside = max(p[lane], q[lane]) <= radius[lane]
-                in_a[lane] = max(in_a[lane], p[lane]) if inside else in_a[lane]
-                in_b[lane] = max(in_b[lane], q[lane]) if inside else in_b[lane]
-
-    @numba.njit(inline="always")  # Called, it takes a third longer.
-    def count_rows(p: Any, radius: Any, one: Any, inside: Any) -> None:
-        """Add how many distances of each lane, in a few rows of a panel, are smaller than its radius."""
-        nothing = one - one
+@_jit
+def _widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
+    """The largest distances, in either panel, of the samples within the joint radius."""
+    lanes = _lanes(a)
+    for row in range(0, a.size, lanes):
+        p, q = a[row : row + lanes], b[row : row + lanes]
         for lane in range(lanes):
-            r = radius[lane]
-            low = (one if p[lane] < r else nothing) + (one if p[lanes + lane] < r else nothing)
-            low += (one if p[2 * lanes + lane] < r else nothing) + (one if p[3 * lanes + lane] < r else nothing)
-            high = (one if p[4 * lanes + lane] < r else nothing) + (one if p[5 * lanes + lane] < r else nothing)
-            high += (one if p[6 * lanes + lane] < r else nothing) + (one if p[7 * lanes + lane] < r else nothing)
-            inside[lane] += low + high
+            inside = max(p[lane], q[lane]) <= radius[lane]
+            in_a[lane] = max(in_a[lane], p[lane]) if inside else in_a[lane]
+            in_b[lane] = max(in_b[lane], q[lane]) if inside else in_b[lane]
 
-    @_jit
-    def count(a: Any, radius: Any, one: Any, inside: Any) -> None:
-        for start in range(0, a.size, step):
-            count_rows(a[start : start + step], radius, one, inside)
 
-    @_jit
-    def count_seen(a: Any, seen: Any, first: int, radius: Any, one: Any, inside: Any) -> None:
-        """As `count`, among samples that the other trajectory shows. Apart, since branches slow the other down."""
-        nothing = one - one
-        for start in range(0, a.size, step):
-            u = first + start // lanes
-            if np.all(seen[u : u + _ROWS]):
-                count_rows(a[start : start + step], radius, one, inside)
+@numba.njit(inline="always")  # Called, it takes a third longer.
+def _count_rows(p: Any, radius: Any, one: Any, inside: Any) -> None:
+    """Add how many distances of each lane, in a few rows of a panel, are smaller than its radius."""
+    lanes = _lanes(p)
+    nothing = one - one
+    for lane in range(lanes):
+        r = radius[lane]
+        low = (one if p[lane] < r else nothing) + (one if p[lanes + lane] < r else nothing)
+        low += (one if p[2 * lanes + lane] < r else nothing) + (one if p[3 * lanes + lane] < r else nothing)
+        high = (one if p[4 * lanes + lane] < r else nothing) + (one if p[5 * lanes + lane] < r else nothing)
+        high += (one if p[6 * lanes + lane] < r else nothing) + (one if p[7 * lanes + lane] < r else nothing)
+        inside[lane] += low + high
+
+
+@_jit
+def _count(a: Any, radius: Any, one: Any, inside: Any) -> None:
+    step = _ROWS * _lanes(a)
+    for start in range(0, a.size, step):
+        _count_rows(a[start : start + step], radius, one, inside)
+
+
+@_jit
+def _count_seen(a: Any, seen: Any, first: int, radius: Any, one: Any, inside: Any) -> None:
+    """As `count`, among samples that the other trajectory shows. Apart, since branches slow the other down."""
+    lanes = _lanes(a)
+    step = _ROWS * lanes
+    nothing = one - one
+    for start in range(0, a.size, step):
+        u = first + start // lanes
+        if np.all(seen[u : u + _ROWS]):
+            _count_rows(a[start : start + step], radius, one, inside)
+            continue
+        for row in range(min(_ROWS, seen.size - u)):
+            if seen[u + row]:
+                part = a[start + row * lanes : start + (row + 1) * lanes]
+                for lane in range(lanes):
+                    inside[lane] += one if part[lane] < radius[lane] else nothing
+
+
+@_jit
+def _candidates(both: Any, theiler: int, psi: Any) -> Any:
+    """Common samples, the least number that one of them is compared with, and the mean of ψ(that number + 1)."""
+    common, fewest, mean, near = np.sum(both), both.size, 0.0, np.sum(both[:theiler])
+    for t in range(both.size):
+        if t + theiler < both.size:
+            near += both[t + theiler]
+        if t > theiler:
+            near -= both[t - theiler - 1]
+        if both[t]:
+            fewest = min(fewest, common - near)
+            mean += psi[common - near + 1]
+    return common, fewest, mean / max(common, 1)
+
+
+@numba.njit(cache=True, parallel=True, boundscheck=False)
+def _pairs(
+    x: Any, y: Any, z: Any, seen_x: Any, seen_y: Any, psi: Any, least: int, theiler: int, symmetric: bool,
+    block: int, threads: int, ksg2: bool, three_kl: bool, conditioned: bool, start: Any, one: Any, result: Any,
+) -> None:  # fmt: skip
+    lanes, k = _lanes(x), len(start)
+    step, stretch = _ROWS * lanes, _STRETCH * lanes
+    length = seen_x.shape[1]
+    size = -(-length // _ROWS) * step
+    blocks = -(-len(x) // block)
+    d_x, d_y = x.shape[1], y.shape[1]
+    kth = (k - 1) * lanes
+    always = np.ones(length, np.bool_)
+    whole = np.all(seen_x) and np.all(seen_y)
+    for thread in numba.prange(threads):
+        mine, theirs, given = np.empty((block, size), x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
+        best, both = np.empty((block, k * lanes), x.dtype), np.ones((block, length), np.bool_)
+        margin_x, margin_y = np.empty((block, k * lanes), x.dtype), np.empty(k * lanes, x.dtype)
+        radius_x, radius_y = np.empty((block, lanes), x.dtype), np.empty((block, lanes), x.dtype)
+        n_x, n_y = np.empty((block, lanes), x.dtype), np.empty((block, lanes), x.dtype)
+        n_z = np.empty((block, lanes), x.dtype)
+        total = np.empty((block, len(y)))
+        for turn in range(blocks):
+            # Early blocks have more partners than late ones: threads take turns there and back.
+            place = turn % (2 * threads)
+            if place != thread and place != 2 * threads - 1 - thread:
                 continue
-            for row in range(min(_ROWS, seen.size - u)):
-                if seen[u + row]:
-                    part = a[start + row * lanes : start + (row + 1) * lanes]
-                    for lane in range(lanes):
-                        inside[lane] += one if part[lane] < radius[lane] else nothing
-
-    @_jit
-    def candidates(both: Any, theiler: int, psi: Any) -> Any:
-        """Common samples, the least number that one of them is compared with, and the mean of ψ(that number + 1)."""
-        common, fewest, mean, near = np.sum(both), both.size, 0.0, np.sum(both[:theiler])
-        for t in range(both.size):
-            if t + theiler < both.size:
-                near += both[t + theiler]
-            if t > theiler:
-                near -= both[t - theiler - 1]
-            if both[t]:
-                fewest = min(fewest, common - near)
-                mean += psi[common - near + 1]
-        return common, fewest, mean / max(common, 1)
-
-    @numba.njit(cache=True, parallel=True, boundscheck=False)
-    def pairs(
-        x: Any, y: Any, z: Any, seen_x: Any, seen_y: Any, psi: Any, least: int, theiler: int, symmetric: bool,
-        block: int, threads: int, start: Any, one: Any, result: Any,
-    ) -> None:  # fmt: skip
-        length = seen_x.shape[1]
-        size = -(-length // _ROWS) * step
-        blocks = -(-len(x) // block)
-        d_x, d_y = x.shape[1], y.shape[1]
-        kth = (k - 1) * lanes
-        always = np.ones(length, np.bool_)
-        whole = np.all(seen_x) and np.all(seen_y)
-        for thread in numba.prange(threads):
-            mine, theirs, given = np.empty((block, size), x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
-            best, both = np.empty((block, k * lanes), x.dtype), np.ones((block, length), np.bool_)
-            margin_x, margin_y = np.empty((block, k * lanes), x.dtype), np.empty(k * lanes, x.dtype)
-            radius_x, radius_y = np.empty((block, lanes), x.dtype), np.empty((block, lanes), x.dtype)
-            n_x, n_y = np.empty((block, lanes), x.dtype), np.empty((block, lanes), x.dtype)
-            n_z = np.empty((block, lanes), x.dtype)
-            total = np.empty((block, len(y)))
-            for turn in range(blocks):
-                # Early blocks have more partners than late ones: threads take turns there and back.
-                place = turn % (2 * threads)
-                if place != thread and place != 2 * threads - 1 - thread:
-                    continue
-                begin = turn * block
-                end = min(len(x), begin + block)
-                total[:] = 0
-                for first in range(0, length, lanes):
-                    width = min(lanes, length - first)
+            begin = turn * block
+            end = min(len(x), begin + block)
+            total[:] = 0
+            for first in range(0, length, lanes):
+                width = min(lanes, length - first)
+                if conditioned:
+                    _panel(z, always, first, theiler, given)
+                for i in range(begin, end):
+                    _panel(x[i], seen_x[i], first, theiler, mine[i - begin])
                     if conditioned:
-                        panel(z, always, first, theiler, given)
-                    for i in range(begin, end):
-                        panel(x[i], seen_x[i], first, theiler, mine[i - begin])
-                        if conditioned:
-                            np.maximum(mine[i - begin], given, mine[i - begin])
-                        if three_kl:
-                            nearest(mine[i - begin], always, start, margin_x[i - begin])
-                    for j in range(begin + 1 if symmetric else 0, len(y)):
-                        rows = min(end, j) - begin if symmetric else end - begin
-                        panel(y[j], seen_y[j], first, theiler, theirs)
-                        if conditioned:
-                            np.maximum(theirs, given, theirs)
-                        if three_kl:
-                            nearest(theirs, always, start, margin_y)
-                        if not whole:
-                            for i in range(rows):
-                                both[i] = seen_x[begin + i] & seen_y[j]
-                        best[:] = np.inf
-                        for at in range(0, size, stretch):
-                            other = theirs[at : at + stretch]
-                            for i in range(rows):
-                                smallest(mine[i, at : at + stretch], other, start, best[i])
-                        if three_kl:
-                            for i in range(rows):
-                                if not whole:
-                                    nearest(mine[i], seen_y[j], start, margin_x[i])
-                                    nearest(theirs, seen_x[begin + i], start, margin_y)
-                                for lane in range(width):
-                                    if both[i, first + lane]:
-                                        total[i, j] += (d_x + d_y) * np.log(best[i, kth + lane])
-                                        total[i, j] -= d_x * np.log(margin_x[i, kth + lane])
-                                        total[i, j] -= d_y * np.log(margin_y[kth + lane])
-                            continue
-                        radius_x[:], radius_y[:] = best[:, kth:], best[:, kth:]
-                        if ksg2:
-                            radius_x[:], radius_y[:] = 0, 0
-                            for i in range(rows):
-                                widest(mine[i], theirs, best[i, kth:], radius_x[i], radius_y[i])
-                                for lane in range(lanes):  # Its n counts what is as far as the radius too.
-                                    radius_x[i, lane] = np.nextafter(radius_x[i, lane], x.dtype.type(np.inf))
-                                    radius_y[i, lane] = np.nextafter(radius_y[i, lane], x.dtype.type(np.inf))
-                        n_x[:], n_y[:], n_z[:] = 0, 0, 0
-                        for at in range(0, size, stretch):
-                            other, u = theirs[at : at + stretch], at // lanes
-                            for i in range(rows):
-                                part = mine[i, at : at + stretch]
-                                if whole:
-                                    count(part, radius_x[i], one, n_x[i])
-                                    count(other, radius_y[i], one, n_y[i])
-                                else:
-                                    count_seen(part, seen_y[j], u, radius_x[i], one, n_x[i])
-                                    count_seen(other, seen_x[begin + i], u, radius_y[i], one, n_y[i])
-                                if conditioned:
-                                    count_seen(given[at : at + stretch], both[i], u, best[i, kth:], one, n_z[i])
+                        np.maximum(mine[i - begin], given, mine[i - begin])
+                    if three_kl:
+                        _nearest(mine[i - begin], always, start, margin_x[i - begin])
+                for j in range(begin + 1 if symmetric else 0, len(y)):
+                    rows = min(end, j) - begin if symmetric else end - begin
+                    _panel(y[j], seen_y[j], first, theiler, theirs)
+                    if conditioned:
+                        np.maximum(theirs, given, theirs)
+                    if three_kl:
+                        _nearest(theirs, always, start, margin_y)
+                    if not whole:
                         for i in range(rows):
+                            both[i] = seen_x[begin + i] & seen_y[j]
+                    best[:] = np.inf
+                    for at in range(0, size, stretch):
+                        other = theirs[at : at + stretch]
+                        for i in range(rows):
+                            _smallest(mine[i, at : at + stretch], other, start, best[i])
+                    if three_kl:
+                        for i in range(rows):
+                            if not whole:
+                                _nearest(mine[i], seen_y[j], start, margin_x[i])
+                                _nearest(theirs, seen_x[begin + i], start, margin_y)
                             for lane in range(width):
                                 if both[i, first + lane]:
-                                    if ksg2:
-                                        total[i, j] += psi[int(n_x[i, lane])] + psi[int(n_y[i, lane])]
-                                    else:
-                                        total[i, j] += psi[int(n_x[i, lane]) + 1] + psi[int(n_y[i, lane]) + 1]
-                                    if conditioned:
-                                        total[i, j] -= psi[int(n_z[i, lane]) + 1]
-                for i in range(begin, end):
-                    if whole:
-                        common, fewest, mean_psi = candidates(always, theiler, psi)
-                    for j in range(i + 1 if symmetric else 0, len(y)):
-                        if not whole:
-                            common, fewest, mean_psi = candidates(seen_x[i] & seen_y[j], theiler, psi)
-                        if common >= least and fewest > k:
-                            mean = total[i - begin, j] / common
-                            if three_kl:
-                                result[i, j] = mean_psi - psi[k] - mean
-                            elif conditioned:
-                                result[i, j] = psi[k] - mean
+                                    total[i, j] += (d_x + d_y) * np.log(best[i, kth + lane])
+                                    total[i, j] -= d_x * np.log(margin_x[i, kth + lane])
+                                    total[i, j] -= d_y * np.log(margin_y[kth + lane])
+                        continue
+                    radius_x[:], radius_y[:] = best[:, kth:], best[:, kth:]
+                    if ksg2:
+                        radius_x[:], radius_y[:] = 0, 0
+                        for i in range(rows):
+                            _widest(mine[i], theirs, best[i, kth:], radius_x[i], radius_y[i])
+                            for lane in range(lanes):  # Its n counts what is as far as the radius too.
+                                radius_x[i, lane] = np.nextafter(radius_x[i, lane], x.dtype.type(np.inf))
+                                radius_y[i, lane] = np.nextafter(radius_y[i, lane], x.dtype.type(np.inf))
+                    n_x[:], n_y[:], n_z[:] = 0, 0, 0
+                    for at in range(0, size, stretch):
+                        other, u = theirs[at : at + stretch], at // lanes
+                        for i in range(rows):
+                            part = mine[i, at : at + stretch]
+                            if whole:
+                                _count(part, radius_x[i], one, n_x[i])
+                                _count(other, radius_y[i], one, n_y[i])
                             else:
-                                result[i, j] = psi[k] - (1 / k if ksg2 else 0.0) + mean_psi - mean
-
-    return pairs
+                                _count_seen(part, seen_y[j], u, radius_x[i], one, n_x[i])
+                                _count_seen(other, seen_x[begin + i], u, radius_y[i], one, n_y[i])
+                            if conditioned:
+                                _count_seen(given[at : at + stretch], both[i], u, best[i, kth:], one, n_z[i])
+                    for i in range(rows):
+                        for lane in range(width):
+                            if both[i, first + lane]:
+                                if ksg2:
+                                    total[i, j] += psi[int(n_x[i, lane])] + psi[int(n_y[i, lane])]
+                                else:
+                                    total[i, j] += psi[int(n_x[i, lane]) + 1] + psi[int(n_y[i, lane]) + 1]
+                                if conditioned:
+                                    total[i, j] -= psi[int(n_z[i, lane]) + 1]
+            for i in range(begin, end):
+                if whole:
+                    common, fewest, mean_psi = _candidates(always, theiler, psi)
+                for j in range(i + 1 if symmetric else 0, len(y)):
+                    if not whole:
+                        common, fewest, mean_psi = _candidates(seen_x[i] & seen_y[j], theiler, psi)
+                    if common >= least and fewest > k:
+                        mean = total[i - begin, j] / common
+                        if three_kl:
+                            result[i, j] = mean_psi - psi[k] - mean
+                        elif conditioned:
+                            result[i, j] = psi[k] - mean
+                        else:
+                            result[i, j] = psi[k] - (1 / k if ksg2 else 0.0) + mean_psi - mean

@@ -193,6 +193,7 @@ def pairwise_mutual_information(
     precision = as_dtype(dtype)
     _check(estimator, k, theiler, z is not None)
     still = unmoved(x, seen)
+    x[still] = np.arange(x.shape[1])[:, None]  # Anything that gives a number: it becomes 0.
     excluded = tied(x, seen) > TIED_FOR_3KL if estimator == "3kl" else np.zeros(len(x), bool)
     if estimator != "3kl":
         x = break_ties(x, seen, seed)

@@ -281,7 +281,7 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
         (lambda x: pairwise_mutual_information(x[None], condition_on=x * np.nan), "condition_on holds NaN"),
         (lambda x: mutual_information(x, x, k=0), "k must be at least 1"),
         (lambda x: mutual_information(x, np.where(x > 0, x, np.nan)), "NaN or infinity"),
-        (lambda x: pairwise_mutual_information(x), r"samples must be shaped \[N, T, d\], got \(10, 2\)"),
+        (lambda x: pairwise_mutual_information(x), r"samples must be shaped \[N, T, d\], d at least 1, got \(10, 2\)"),
         (
             lambda x: pairwise_mutual_information(x[None], visible=np.ones((1, 9))),
             r"visible must be shaped \(1, 10\) like the samples, got \(1, 9\)",
