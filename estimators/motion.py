@@ -10,7 +10,7 @@ Mask = NDArray[np.bool_]
 
 # Sizes of blocks to choose from, frames; the share of noise at which a block is large enough, and how many
 # displacements between blocks there must at least be.
-_BLOCKS, _NOISE_SHARE, _LEAST = (1, 2, 4, 8), 0.1, 14
+_BLOCKS, _NOISE_SHARE, _LEAST = (1, 2, 4, 8), 0.1, 24
 # The largest order of an autoregression, and how many samples each of its orders needs.
 _ORDER, _SAMPLES_PER_ORDER = 4, 10
 
@@ -96,7 +96,7 @@ def block_size(trajectory: ArrayLike, visible: ArrayLike) -> int:
     Jitter that is new in every frame enters two displacements with opposite signs: it lowers their autocorrelation at
     lag 1 and at no other. What lags 2 and 3 foretell for lag 1, less what it is, is its share of the variance. The
     smallest of 1, 2, 4, 8 frames is taken at which that is at most a tenth, medians over the window's trajectories, as
-    long as 14 displacements are left; 1 where none is. Only what each trajectory is by itself enters.
+    long as 24 displacements are left; 1 where none is. Only what each trajectory is by itself enters.
 
     Args:
         trajectory: [N, T, d].

@@ -135,7 +135,7 @@ def _pairs_shifted(
 
 
 def _shifted(path: Float, seen: Mask, copies: int, generator: np.random.Generator) -> Float:
-    """Copies [copies, T, d] of a trajectory, its visible samples shifted or reversed, each otherwise while that lasts."""
+    """Copies [copies, T, d] of a trajectory, its visible samples shifted or reversed, no two alike if possible."""
     shown = np.flatnonzero(seen)
     moved = np.zeros((copies, *path.shape))
     if length := len(shown):

@@ -1,0 +1,388 @@
+"""Is a p-value what it says? False-positive rate and power of the default and its alternatives on paths of known truth.
+
+    python benchmarks/calibration.py [--quick] [--json FILE] [--plot FILE.png]
+
+Windows of paths are drawn, in pixels, with a tracker's jitter. In *independent* windows every path has random
+innovations of its own: the share of pairs with p ≤ α is the false-positive rate, and should be α. In *coupled* windows
+4 pairs of paths share theirs (ρ = 0.8 in each coordinate): the share of these with p ≤ α is the power, the share found
+after Benjamini–Hochberg is what a window yields, and the share of uncoupled pairs among all found is its false
+discovery rate. What is called independent are the innovations: paths of one slow drift, or under one moving camera, are
+to be told from coupled ones. Intervals are at 95 %, by a bootstrap over windows, as pairs of a window share paths.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import false_discovery_control
+
+from estimators import kernels, motion
+from estimators.camera import camera_motion, camera_trajectories
+from estimators.significance import p_values
+
+Float = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Test = Callable[[Float, Mask, int], Float]
+
+PATHS, COUPLED, CORRELATION = 16, 4, 0.8
+WINDOWS = {24: 100, 48: 100, 64: 80, 128: 40, 256: 20}  # by length
+COMPARED = 30  # windows for the alternatives
+BACKGROUND = 32  # points of the background from which the camera is estimated
+JITTER, NOISE, K, SURROGATES = 0.1, 0.1, 5, 2000
+WARM_UP = 60  # frames before the first, in which a process forgets where it began
+
+
+# ---- paths: innovations f64[N, WARM_UP + T, 2] to positions f64[N, T, 2], pixels
+
+
+def velocity(innovation: Float, memory: float) -> Float:
+    """Stationary autoregression of order 1 with unit variance: memory is its correlation from frame to frame."""
+    x = innovation.copy()
+    for t in range(1, x.shape[1]):
+        x[:, t] = memory * x[:, t - 1] + np.sqrt(1 - memory**2) * innovation[:, t]
+    return x[:, WARM_UP:]
+
+
+def smooth(innovation: Float, speed: float) -> Float:
+    """Path of a velocity with a memory of 0.9."""
+    return speed * velocity(innovation, 0.9).cumsum(1)
+
+
+def swing(count: int, length: int, rng: np.random.Generator) -> Float:
+    """Sinusoids of 5 px, each with a period (8 to 24 frames) and a phase of its own."""
+    period, phase = rng.uniform(8, 24, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
+    return 5 * np.sin(2 * np.pi * np.arange(length)[None, :, None] / period + phase)
+
+
+def slow(count: int, length: int, rng: np.random.Generator) -> Float:
+    """A constant velocity of about 1 px a frame, and a part of a wave that is longer than the window."""
+    period, phase = length * rng.uniform(1, 4, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
+    frame = np.arange(length)[None, :, None]
+    return rng.normal(size=(count, 1, 2)) * frame + 0.15 * length * np.sin(2 * np.pi * frame / period + phase)
+
+
+def filmed(path: Float, rng: np.random.Generator) -> Float:
+    """Paths seen by a camera that pans, zooms and turns, less the motion of the camera estimated from the tracks."""
+    count, length = path.shape[:2]
+    start = rng.uniform(0, 300, (count + BACKGROUND, 1, 2))
+    world = np.concatenate([path - path[:, :1], np.zeros((BACKGROUND, length, 2))]) + start - 150
+    course = velocity(rng.normal(size=(2, length + WARM_UP, 2)), 0.9).cumsum(1)
+    course -= course[:, :1]
+    turned = (1 + 0.002 * course[0, :, 0] + 0.002j * course[0, :, 1]) * (world[..., 0] + 1j * world[..., 1])
+    seen = np.stack([turned.real, turned.imag], -1) + 150 + 2 * course[1]
+    tracked = (seen + JITTER * rng.normal(size=seen.shape)).astype(np.float32)
+    maps = camera_motion(tracked, np.ones(tracked.shape[:2], bool))
+    return motion.residual(tracked, camera_trajectories(maps, tracked[:, 0]))[:count]
+
+
+def jittered(path: Float, rng: np.random.Generator, by: float = JITTER) -> Float:
+    """As a tracker sees it."""
+    return path + by * rng.normal(size=path.shape)
+
+
+PROCESSES: dict[str, Callable[[Float, int, np.random.Generator], Float]] = {
+    "i.i.d. positions": lambda e, _, rng: 2 * e[:, WARM_UP:],
+    "random walk": lambda e, _, rng: jittered(e[:, WARM_UP:].cumsum(1), rng),
+    "smooth": lambda e, _, rng: jittered(smooth(e, 1.0), rng),
+    "smooth, jitter as large": lambda e, _, rng: jittered(smooth(e, 0.3), rng, 0.3),
+    "oscillation": lambda e, n, rng: jittered(swing(len(e), n, rng) + 0.5 * velocity(e, 0.5).cumsum(1), rng),
+    "slow drift": lambda e, n, rng: jittered(slow(len(e), n, rng) + 0.3 * e[:, WARM_UP:].cumsum(1), rng),
+    "shared slow drift": lambda e, n, rng: jittered(slow(1, n, rng) + 0.5 * e[:, WARM_UP:].cumsum(1), rng),
+    "shared camera, walk": lambda e, _, rng: filmed(e[:, WARM_UP:].cumsum(1), rng),
+    "shared camera, smooth": lambda e, _, rng: filmed(smooth(e, 1.0), rng),
+    "smooth, gaps": lambda e, _, rng: jittered(smooth(e, 1.0), rng),
+    "smooth, 4 paths": lambda e, _, rng: jittered(smooth(e[:4], 1.0), rng),
+}
+
+
+def window(process: str, length: int, coupled: bool, number: int) -> tuple[Float, Mask, Mask]:
+    """A window's positions f64[N, T, 2], visibility bool[N, T], and which pairs are coupled, bool[N, N]."""
+    rng = np.random.default_rng([number, length, coupled, list(PROCESSES).index(process)])
+    innovation = rng.normal(size=(PATHS, WARM_UP + length, 2))
+    first = np.arange(0, 2 * COUPLED, 2) if coupled else np.arange(0)
+    innovation[first + 1] *= np.sqrt(1 - CORRELATION**2)
+    innovation[first + 1] += CORRELATION * innovation[first]
+    path = PROCESSES[process](innovation, length, rng)
+    truth = np.zeros((PATHS, PATHS), bool)
+    truth[first, first + 1] = True
+    visible = np.ones(path.shape[:2], bool)
+    if process == "smooth, gaps":
+        for i, begin in enumerate(rng.integers(0, length, len(path))):
+            visible[i, begin : begin + length // (4 if i % 2 else 8)] = False
+    return path, visible, truth[: len(path), : len(path)]
+
+
+# ---- tests: positions, visibility and a seed to p-values
+
+
+def displaced(path: Float, visible: Mask) -> tuple[Float, Mask]:
+    """Whitened displacements."""
+    steps, seen = motion.displacement(path, visible)
+    return motion.whiten(steps, seen, NOISE), seen
+
+
+def innovated(path: Float, visible: Mask) -> tuple[Float, Mask]:
+    """Whitened innovations of the displacements, whatever the jitter."""
+    new, seen = motion.innovations(*motion.displacement(path, visible))
+    return motion.whiten(new, seen, NOISE), seen
+
+
+def compared(path: Float, visible: Mask) -> tuple[Float, Mask]:
+    """What the score stage compares."""
+    return motion.samples(path, visible, NOISE)
+
+
+def placed(path: Float, visible: Mask) -> tuple[Float, Mask]:
+    """Whitened positions."""
+    return motion.whiten(path, visible, NOISE), visible
+
+
+def circular(prepare: Any, k: int, surrogates: int) -> Test:
+    """The library's pooled null of circular shifts."""
+
+    def test(path: Float, visible: Mask, seed: int) -> Float:
+        x, seen = prepare(path, visible)
+        return p_values(x, k=k, surrogates=surrogates, method="circular-shift", visible=seen, seed=seed)
+
+    return test
+
+
+def other_null(prepare: Any, move: Callable[..., Any], surrogates: int, own: bool = False) -> Test:
+    """A null of other surrogates, pooled, or each pair's own."""
+
+    def test(path: Float, visible: Mask, seed: int) -> Float:
+        x, seen = prepare(path, visible)
+        rng, count = np.random.default_rng(seed), len(x)
+        copies = 99 if own else 1 if move is backwards else -(-surrogates // (count * (count - 1)))
+        moved = [[move(x[j], seen[j], rng) for j in range(count)] for _ in range(copies)]
+        y, there = (np.array([[m[part] for m in row] for row in moved]) for part in (0, 1))
+        y, there = y.reshape(-1, *x.shape[1:]), there.reshape(-1, x.shape[1])
+        mi = kernels.ksg_pairs(x, x, seen, seen, K, K + 1, symmetric=True)
+        null = kernels.ksg_pairs(x, y, seen, there, K, K + 1, symmetric=False).reshape(count, copies, count)
+        if own:
+            known = np.isfinite(null).sum(1)
+            return np.where(np.isfinite(mi), (1 + (null >= mi[:, None]).sum(1)) / (1 + known), np.nan)
+        values = np.sort(null[np.isfinite(null) & ~np.eye(count, dtype=bool)[:, None]])
+        above = len(values) - np.searchsorted(values, mi)
+        return np.where(np.isfinite(mi), (1 + above) / (1 + len(values)), np.nan)
+
+    return test
+
+
+def permuted(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask]:
+    """Samples in any order."""
+    moved, shown = np.zeros_like(x), np.flatnonzero(seen)
+    moved[shown] = x[rng.permutation(shown)]
+    return moved, seen
+
+
+def truncated(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask]:
+    """Shifted by a tenth to half of the length, without what leaves the window."""
+    shift = rng.integers(len(x) // 10, len(x) // 2) * rng.choice((-1, 1))
+    moved, there = np.roll(x, shift, axis=0), np.roll(seen, shift)
+    there[slice(0, shift) if shift > 0 else slice(shift, None)] = False
+    return moved * there[:, None], there
+
+
+def shifted(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask]:
+    """Shifted circularly by a tenth of the length or more."""
+    shift = rng.integers(max(1, len(x) // 10), len(x) - len(x) // 10)
+    return np.roll(x, shift, axis=0), np.roll(seen, shift)
+
+
+def backwards(x: Float, seen: Mask, _: np.random.Generator) -> tuple[Float, Mask]:
+    """Backwards in time: no seam, but one surrogate a pair."""
+    return x[::-1], seen[::-1]
+
+
+def as_they_are(path: Float, visible: Mask, seed: int, surrogates: int) -> Float:
+    """The positions themselves, handed to `p_values` with its defaults."""
+    return p_values(path, surrogates=surrogates, visible=visible, seed=seed)
+
+
+def tests(surrogates: int) -> dict[str, Test]:
+    """The default, first, and the alternatives, each with a null of that size."""
+    return {
+        "default": circular(compared, K, surrogates),
+        "default, k = 3": circular(compared, 3, surrogates),
+        "default, k = 10": circular(compared, 10, surrogates),
+        "default, truncated shift": other_null(compared, truncated, surrogates),
+        "default, backwards": other_null(compared, backwards, surrogates),
+        "default, own null of 99": other_null(compared, shifted, surrogates, own=True),
+        "no blocks": circular(innovated, K, surrogates),
+        "p_values(positions)": partial(as_they_are, surrogates=surrogates),
+        "displacements, circular shift": circular(displaced, K, surrogates),
+        "displacements, permutation": other_null(displaced, permuted, surrogates),
+        "positions, circular shift": circular(placed, K, surrogates),
+        "positions, truncated shift": other_null(placed, truncated, surrogates),
+        "positions, permutation": other_null(placed, permuted, surrogates),
+    }
+
+
+# ---- measures
+
+
+def measured(task: tuple[str, int, list[str], int]) -> list[dict[str, Any]]:
+    """Rows of one process and length: every test named, on the same windows."""
+    process, length, names, count = task
+    chosen, found = tests(SURROGATES), {name: [] for name in names}
+    for number in range(count):
+        alone, coupled = (window(process, length, truth, number) for truth in (False, True))
+        for name in names:
+            p, q = (chosen[name](path, seen, number) for path, seen, _ in (alone, coupled))
+            above = np.triu(np.isfinite(p), 1)
+            tested = np.triu(np.isfinite(q), 1)
+            taken = np.zeros_like(tested)
+            taken[tested] = false_discovery_control(q[tested]) <= 0.05
+            true = coupled[2] & tested
+            found[name].append(
+                (
+                    (p[above] <= 0.05).mean(),
+                    (p[above] <= 0.01).mean(),
+                    (q[true] <= 0.05).mean(),
+                    taken[true].mean(),
+                    (taken & ~true).sum() / max(1, taken.sum()),
+                )
+            )
+    return [
+        {"process": process, "frames": length, "test": name, "windows": count} | summary(np.array(values))
+        for name, values in found.items()
+    ]
+
+
+def summary(values: Float) -> dict[str, Any]:
+    """Means over windows f64[W, 5], each with its interval by bootstrap."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(1000, len(values)))
+    low, high = np.nanpercentile(values[drawn].mean(1), (2.5, 97.5), axis=0)
+    names = ("false_positives_05", "false_positives_01", "power_05", "found", "false_discoveries")
+    return {
+        n: [float(v) for v in row] for n, row in zip(names, zip(values.mean(0), low, high, strict=True), strict=True)
+    }
+
+
+def costs(patches: int = 100, length: int = 48, surrogates: int = 100_000) -> dict[str, float]:
+    """Seconds that each test takes for a large window with a large null, once it is compiled."""
+    rng, taken = np.random.default_rng(0), {}
+    path = jittered(smooth(rng.normal(size=(patches, WARM_UP + length, 2)), 1.0), rng)
+    visible = np.ones((patches, length), bool)
+    for name, test in tests(surrogates).items():
+        test(path[:4], visible[:4], 0)
+        begin = time.perf_counter()
+        test(path, visible, 0)
+        taken[name] = time.perf_counter() - begin
+    return taken
+
+
+# ---- what is shown
+
+
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    """A table of the default at all lengths, and one of all tests at each length where they were compared."""
+
+    def cell(row: dict[str, Any], name: str, digits: int = 3) -> str:
+        mean, low, high = row[name]
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    heads = ("p ≤ .05, independent", "p ≤ .01, independent", "p ≤ .05, coupled", "found", "false discoveries")
+    table = Table("process", "frames", *heads, title="the default")
+    for row in (r for r in rows if r["test"] == "default"):
+        rates = [cell(row, n) for n in ("false_positives_05", "false_positives_01")]
+        table.add_row(
+            row["process"],
+            str(row["frames"]),
+            *rates,
+            *(cell(row, n, 2) for n in ("power_05", "found", "false_discoveries")),
+        )
+    console.print(table)
+    for length in sorted({r["frames"] for r in rows if r["test"] != "default"}):
+        compared_rows = [r for r in rows if r["frames"] == length]
+        kinds = list(dict.fromkeys(r["process"] for r in compared_rows))
+        table = Table("test", *kinds, title=f"p ≤ .05 of independent / found of coupled pairs, {length} frames")
+        for name in dict.fromkeys(r["test"] for r in compared_rows):
+            of = {r["process"]: r for r in compared_rows if r["test"] == name}
+            table.add_row(name, *(f"{of[k]['false_positives_05'][0]:.3f} / {of[k]['found'][0]:.2f}" for k in kinds))
+        console.print(table)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """The autocorrelation trap: how often each test calls independent paths dependent."""
+    shown = ("positions, permutation", "positions, circular shift", "displacements, circular shift", "default")
+    length = min(r["frames"] for r in rows if r["test"] == shown[0])
+    kinds = list(PROCESSES)[:9]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots()
+    for n, name in enumerate(shown):
+        of = {r["process"]: r["false_positives_05"] for r in rows if r["test"] == name and r["frames"] == length}
+        mean, low, high = np.array([of[k] for k in kinds]).T
+        where = np.arange(len(kinds)) + 0.2 * (n - 1.5)
+        axes.bar(where, mean, 0.19, yerr=(mean - low, high - mean), label=name, color=f"C{(1, 4, 0, 2)[n]}")
+    axes.axhline(0.05, color="black", linewidth=1, linestyle="--", label="what p ≤ 0.05 promises")
+    axes.set_xticks(range(len(kinds)), [k.replace(", ", ",\n").replace(" ", "\n", 1) for k in kinds])
+    axes.set_ylabel("independent pairs with p ≤ 0.05")
+    axes.set_yscale("log")
+    axes.set_yticks((0.05, 0.1, 0.2, 0.5, 1), ("0.05", "0.1", "0.2", "0.5", "1"))
+    axes.set_title(f"The autocorrelation trap: {PATHS} independent paths of {length} frames (simulated)")
+    axes.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def one_thread() -> None:
+    """In a worker: it has one processor."""
+    numba.set_num_threads(1)
+
+
+def main() -> None:
+    """Print the tables; write them as JSON, and the figure, if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a sixth of the windows")
+    parser.add_argument("--compare", type=int, default=48, help="frames at which the alternatives are measured")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    arguments = parser.parse_args()
+    lengths = list(WINDOWS)
+    begin, everything, tasks = time.perf_counter(), list(tests(SURROGATES)), []
+    for length in sorted({*lengths, arguments.compare}, reverse=True):
+        few = 6 if arguments.quick else 1
+        tasks += [(process, length, everything[:1], WINDOWS.get(length, 40) // few) for process in PROCESSES]
+        if length == arguments.compare:
+            tasks += [(process, length, everything[1:], COMPARED // few) for process in PROCESSES]
+    taken = costs()
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), one_thread) as pool:
+        order = list(PROCESSES)
+        rows = [row for part in pool.map(measured, tasks) for row in part]
+    rows.sort(key=lambda r: (order.index(r["process"]), r["frames"]))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    console = Console(width=200)
+    show(rows, console)
+    table = Table("test", "seconds", title=f"a window of 100 patches, 48 frames, a null of 100,000; {machine}")
+    for name, value in taken.items():
+        table.add_row(name, f"{value:.2f}")
+    console.print(table)
+    worst = max((r for r in rows if r["test"] == "default"), key=lambda r: r["false_positives_05"][0])
+    console.print(
+        f"the default's largest rate at 0.05: {worst['false_positives_05'][0]:.3f}, {worst['process']}, "
+        f"{worst['frames']} frames; all of this took {time.perf_counter() - begin:.0f} s"
+    )
+    if arguments.json:
+        about = {"paths": PATHS, "coupled": COUPLED, "k": K, "surrogates": SURROGATES, "machine": machine}
+        arguments.json.write_text(json.dumps({**about, "rows": rows, "seconds": taken}, indent=1) + "\n")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
