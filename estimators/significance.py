@@ -11,10 +11,9 @@ from estimators.mutual_information import as_trajectories, by_kernel, mutual_inf
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_AT_ONCE = 2000  # shifted trajectories
-
-
 METHODS = ("auto", "circular-shift")
+
+_AT_ONCE = 2000  # shifted trajectories
 
 
 def p_values(
@@ -83,7 +82,7 @@ def p_values(
     )
     if mi.shape != (len(x), len(x)):
         raise ValueError(f"mutual_information_matrix must be shaped {(len(x), len(x))}, got {mi.shape}")
-    mi = np.where(few, np.nan, mi)
+    mi = np.where(few | np.eye(len(x), dtype=bool), np.nan, mi)
     pairs = np.argwhere(np.isfinite(np.triu(mi, 1)) & ~np.tri(len(mi), dtype=bool))
     if len(pairs) == 0:
         return np.full_like(mi, np.nan)
