@@ -24,106 +24,20 @@ from typing import Any
 
 import numba
 import numpy as np
+from calibration_paths import COUPLED, PATHS, PROCESSES, WARM_UP, Float, Mask, jittered, smooth, window
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import false_discovery_control
 
 from estimators import kernels, motion
-from estimators.camera import camera_motion, camera_trajectories
 from estimators.significance import p_values
 
-Float = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Test = Callable[[Float, Mask, int], Float]
 
-PATHS, COUPLED, CORRELATION = 16, 4, 0.8
 WINDOWS = {24: 100, 48: 100, 64: 80, 128: 40, 256: 20}  # by length
 COMPARED = 30  # windows for the alternatives
-BACKGROUND = 32  # points of the background from which the camera is estimated
-JITTER, NOISE, K, SURROGATES = 0.1, 0.1, 5, 2000
-WARM_UP = 60  # frames before the first, in which a process forgets where it began
-
-
-# ---- paths: innovations f64[N, WARM_UP + T, 2] to positions f64[N, T, 2], pixels
-
-
-def velocity(innovation: Float, memory: float) -> Float:
-    """Stationary autoregression of order 1 with unit variance: memory is its correlation from frame to frame."""
-    x = innovation.copy()
-    for t in range(1, x.shape[1]):
-        x[:, t] = memory * x[:, t - 1] + np.sqrt(1 - memory**2) * innovation[:, t]
-    return x[:, WARM_UP:]
-
-
-def smooth(innovation: Float, speed: float) -> Float:
-    """Path of a velocity with a memory of 0.9."""
-    return speed * velocity(innovation, 0.9).cumsum(1)
-
-
-def swing(count: int, length: int, rng: np.random.Generator) -> Float:
-    """Sinusoids of 5 px, each with a period (8 to 24 frames) and a phase of its own."""
-    period, phase = rng.uniform(8, 24, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
-    return 5 * np.sin(2 * np.pi * np.arange(length)[None, :, None] / period + phase)
-
-
-def slow(count: int, length: int, rng: np.random.Generator) -> Float:
-    """A constant velocity of about 1 px a frame, and a part of a wave that is longer than the window."""
-    period, phase = length * rng.uniform(1, 4, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
-    frame = np.arange(length)[None, :, None]
-    return rng.normal(size=(count, 1, 2)) * frame + 0.15 * length * np.sin(2 * np.pi * frame / period + phase)
-
-
-def filmed(path: Float, rng: np.random.Generator) -> Float:
-    """Paths seen by a camera that pans, zooms and turns, less the motion of the camera estimated from the tracks."""
-    count, length = path.shape[:2]
-    start = rng.uniform(0, 300, (count + BACKGROUND, 1, 2))
-    world = np.concatenate([path - path[:, :1], np.zeros((BACKGROUND, length, 2))]) + start - 150
-    course = velocity(rng.normal(size=(2, length + WARM_UP, 2)), 0.9).cumsum(1)
-    course -= course[:, :1]
-    turned = (1 + 0.002 * course[0, :, 0] + 0.002j * course[0, :, 1]) * (world[..., 0] + 1j * world[..., 1])
-    seen = np.stack([turned.real, turned.imag], -1) + 150 + 2 * course[1]
-    tracked = (seen + JITTER * rng.normal(size=seen.shape)).astype(np.float32)
-    maps = camera_motion(tracked, np.ones(tracked.shape[:2], bool))
-    return motion.residual(tracked, camera_trajectories(maps, tracked[:, 0]))[:count]
-
-
-def jittered(path: Float, rng: np.random.Generator, by: float = JITTER) -> Float:
-    """As a tracker sees it."""
-    return path + by * rng.normal(size=path.shape)
-
-
-PROCESSES: dict[str, Callable[[Float, int, np.random.Generator], Float]] = {
-    "i.i.d. positions": lambda e, _, rng: 2 * e[:, WARM_UP:],
-    "random walk": lambda e, _, rng: jittered(e[:, WARM_UP:].cumsum(1), rng),
-    "smooth": lambda e, _, rng: jittered(smooth(e, 1.0), rng),
-    "smooth, jitter as large": lambda e, _, rng: jittered(smooth(e, 0.3), rng, 0.3),
-    "oscillation": lambda e, n, rng: jittered(swing(len(e), n, rng) + 0.5 * velocity(e, 0.5).cumsum(1), rng),
-    "slow drift": lambda e, n, rng: jittered(slow(len(e), n, rng) + 0.3 * e[:, WARM_UP:].cumsum(1), rng),
-    "shared slow drift": lambda e, n, rng: jittered(slow(1, n, rng) + 0.5 * e[:, WARM_UP:].cumsum(1), rng),
-    "shared camera, walk": lambda e, _, rng: filmed(e[:, WARM_UP:].cumsum(1), rng),
-    "shared camera, smooth": lambda e, _, rng: filmed(smooth(e, 1.0), rng),
-    "smooth, gaps": lambda e, _, rng: jittered(smooth(e, 1.0), rng),
-    "smooth, 4 paths": lambda e, _, rng: jittered(smooth(e[:4], 1.0), rng),
-}
-
-
-def window(process: str, length: int, coupled: bool, number: int) -> tuple[Float, Mask, Mask]:
-    """A window's positions f64[N, T, 2], visibility bool[N, T], and which pairs are coupled, bool[N, N]."""
-    rng = np.random.default_rng([number, length, coupled, list(PROCESSES).index(process)])
-    innovation = rng.normal(size=(PATHS, WARM_UP + length, 2))
-    first = np.arange(0, 2 * COUPLED, 2) if coupled else np.arange(0)
-    innovation[first + 1] *= np.sqrt(1 - CORRELATION**2)
-    innovation[first + 1] += CORRELATION * innovation[first]
-    path = PROCESSES[process](innovation, length, rng)
-    truth = np.zeros((PATHS, PATHS), bool)
-    truth[first, first + 1] = True
-    visible = np.ones(path.shape[:2], bool)
-    if process == "smooth, gaps":
-        for i, begin in enumerate(rng.integers(0, length, len(path))):
-            visible[i, begin : begin + length // (4 if i % 2 else 8)] = False
-    return path, visible, truth[: len(path), : len(path)]
+NOISE, K, SURROGATES = 0.1, 5, 2000
 
 
 # ---- tests: positions, visibility and a seed to p-values
@@ -341,7 +255,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def one_thread() -> None:
-    """In a worker: it has one processor."""
+    """Initializer of a worker, which has one processor."""
     numba.set_num_threads(1)
 
 
@@ -357,9 +271,11 @@ def main() -> None:
     begin, everything, tasks = time.perf_counter(), list(tests(SURROGATES)), []
     for length in sorted({*lengths, arguments.compare}, reverse=True):
         few = 6 if arguments.quick else 1
-        tasks += [(process, length, everything[:1], WINDOWS.get(length, 40) // few) for process in PROCESSES]
+        # A window of 4 paths has 6 pairs: it takes many.
+        more = {process: 8 if process.endswith("4 paths") else 1 for process in PROCESSES}
+        tasks += [(p, length, everything[:1], more[p] * WINDOWS.get(length, 40) // few) for p in PROCESSES]
         if length == arguments.compare:
-            tasks += [(process, length, everything[1:], COMPARED // few) for process in PROCESSES]
+            tasks += [(p, length, everything[1:], more[p] * COMPARED // few) for p in PROCESSES]
     taken = costs()
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), one_thread) as pool:
         order = list(PROCESSES)
