@@ -289,8 +289,9 @@ def main() -> None:
         table.add_row(name, f"{value:.2f}")
     console.print(table)
     worst = max((r for r in rows if r["test"] == "default"), key=lambda r: r["false_positives_05"][0])
+    rate, low, high = worst["false_positives_05"]
     console.print(
-        f"the default's largest rate at 0.05: {worst['false_positives_05'][0]:.3f}, {worst['process']}, "
+        f"the default's largest rate at 0.05: {rate:.3f} [{low:.3f}, {high:.3f}], {worst['process']}, "
         f"{worst['frames']} frames; all of this took {time.perf_counter() - begin:.0f} s"
     )
     if arguments.json:
