@@ -85,8 +85,8 @@ def other_null(prepare: Any, move: Callable[..., Any], surrogates: int, own: boo
         moved = [[move(x[j], seen[j], rng) for j in range(count)] for _ in range(copies)]
         y, there = (np.array([[m[part] for m in row] for row in moved]) for part in (0, 1))
         y, there = y.reshape(-1, *x.shape[1:]), there.reshape(-1, x.shape[1])
-        mi = kernels.ksg_pairs(x, x, seen, seen, K, K + 1, symmetric=True)
-        null = kernels.ksg_pairs(x, y, seen, there, K, K + 1, symmetric=False).reshape(count, copies, count)
+        mi = kernels.all_pairs(x, x, seen, seen, estimator="ksg", k=K, least=0, symmetric=True)
+        null = kernels.all_pairs(x, y, seen, there, estimator="ksg", k=K, least=0).reshape(count, copies, count)
         if own:
             known = np.isfinite(null).sum(1)
             return np.where(np.isfinite(mi), (1 + (null >= mi[:, None]).sum(1)) / (1 + known), np.nan)

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+KINDS = ("innovations", "displacements", "positions")
+
 # Sizes of blocks to choose from, frames; the share of noise at which a block is large enough, and how many
 # displacements between blocks there must at least be.
 _BLOCKS, _NOISE_SHARE, _LEAST = (1, 2, 4, 8), 0.1, 24
@@ -155,25 +157,34 @@ def innovations(samples: ArrayLike, visible: ArrayLike) -> tuple[Float, Mask]:
     return (result * scale) @ np.swapaxes(axes, 1, 2), kept
 
 
-def samples(trajectory: ArrayLike, visible: ArrayLike, noise: float) -> tuple[Float, Mask]:
-    """The samples that trajectories are compared by: whitened innovations of displacements between blocks of frames.
-
-    The size of the blocks is that of `block_size`. benchmarks/calibration.py shows what each step is for.
+def samples(
+    trajectory: ArrayLike, visible: ArrayLike, noise: float, *, kind: str = "innovations", block: int | None = None
+) -> tuple[Float, Mask]:
+    """The samples that trajectories are compared by, whitened.
 
     Args:
         trajectory: [N, T, d], with the camera's motion taken out.
         visible: bool[N, T].
         noise: see `whiten`.
+        kind: one of `KINDS`: the positions, the displacements between blocks of frames, or what of these a
+            trajectory's own past does not foretell; benchmarks/calibration.py shows what that is for.
+        block: frames; none: that of `block_size`, but single frames for positions.
 
     Returns:
-        f64[N, S, d], 0 where not visible, and bool[N, S]; S = T // size − 1.
+        f64[N, S, d], 0 where not visible, and bool[N, S]; S = T // block − 1, of positions T // block.
 
     Raises:
-        ValueError: noise ≤ 0.
+        ValueError: unknown kind, or noise ≤ 0.
     """
-    steps, seen = displacement(*block_means(trajectory, visible, block_size(trajectory, visible)))
-    new, known = innovations(steps, seen)
-    return whiten(new, known, noise), known
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of samples '{kind}': choose one of {', '.join(KINDS)}")
+    block = block or (1 if kind == "positions" else block_size(trajectory, visible))
+    x, seen = block_means(trajectory, visible, block)
+    if kind != "positions":
+        x, seen = displacement(x, seen)
+    if kind == "innovations":
+        x, seen = innovations(x, seen)
+    return whiten(x, seen, noise), seen
 
 
 def spread(trajectory: ArrayLike, visible: ArrayLike) -> Float:

@@ -6,12 +6,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from estimators import kernels, motion
-from estimators.mutual_information import as_trajectories, by_kernel, mutual_information, pairwise_mutual_information
+from estimators.mutual_information import (
+    as_condition,
+    as_trajectories,
+    by_kernel,
+    mutual_information,
+    pairwise_mutual_information,
+)
+from estimators.ties import break_ties
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 METHODS = ("auto", "circular-shift")
+_AT_ONCE = 2000  # shifted trajectories
 
 _AT_ONCE = 2000  # shifted trajectories
 
@@ -23,6 +31,8 @@ def p_values(
     k: int = 3,
     surrogates: int = 2000,
     method: str = "auto",
+    theiler: int = 0,
+    condition_on: ArrayLike | None = None,
     visible: ArrayLike | None = None,
     min_samples: int = 0,
     mutual_information_matrix: ArrayLike | None = None,
@@ -47,6 +57,9 @@ def p_values(
         method: `"auto"` tests the whitened innovations of the samples (`motion.innovations`), whatever these are:
             positions, displacements, smooth or not. The mutual information tested is then that of the innovations.
             `"circular-shift"` tests the samples as they are: near-stationary and whitened, as `motion.samples` gives.
+        theiler: see `pairwise_mutual_information`.
+        condition_on: f64[T, c], see there. A surrogate shares nothing with it, which a tested pair may: p-values of
+            conditional mutual information are approximate.
         visible: bool[N, T]; a trajectory is shifted within its own visible samples.
         min_samples: least number of common samples of a pair.
         mutual_information_matrix: f64[N, N], if it was estimated already, of the same samples with the same settings;
@@ -75,8 +88,10 @@ def p_values(
         x, seen = motion.innovations(x, seen)
         # An axis without innovations of its own is nothing but rounding.
         x, min_samples = motion.whiten(x, seen, noise=1e-9 * float(np.abs(x).max(initial=0)) or 1.0), 0
+    x, z = break_ties(x, seen, seed), as_condition(condition_on, x.shape[1])
+    options: dict[str, Any] = {"estimator": estimator, "k": k, "theiler": theiler}
     mi = (
-        pairwise_mutual_information(x, estimator=estimator, k=k, visible=seen, min_samples=min_samples)
+        pairwise_mutual_information(x, visible=seen, min_samples=min_samples, condition_on=z, **options)
         if mutual_information_matrix is None
         else np.asarray(mutual_information_matrix, np.float64)
     )
@@ -91,16 +106,22 @@ def p_values(
     nearest, farthest = _shifts(common)
     drawn = int(min(surrogates, (farthest - nearest + common).sum()))
     if by_kernel(estimator, k, "auto"):
-        null = _all_shifted(x, seen, np.isfinite(mi), estimator, k, drawn, generator)
+        null = _all_shifted(x, seen, z, np.isfinite(mi), options, drawn, generator)
     else:
-        null = _pairs_shifted(x, seen, pairs, estimator, k, drawn, generator)
+        null = _pairs_shifted(x, seen, z, pairs, options, drawn, generator)
     null.sort()
     at_least = drawn - np.searchsorted(null, mi, side="left")
     return np.where(np.isfinite(mi), (1 + at_least) / (1 + drawn), np.nan)
 
 
 def _all_shifted(
-    x: Float, seen: Mask, tested: Mask, estimator: str, k: int, surrogates: int, generator: np.random.Generator
+    x: Float,
+    seen: Mask,
+    z: Float | None,
+    tested: Mask,
+    options: dict[str, Any],
+    surrogates: int,
+    generator: np.random.Generator,
 ) -> Float:
     """Null of whole matrices: every trajectory against all others, shifted, of the pairs that are tested."""
     null: list[Float] = []
@@ -110,7 +131,7 @@ def _all_shifted(
     while drawn < surrogates:
         moved = np.stack([_shifted(x[j], seen[j], copies, generator) for j in range(count)], axis=1)
         moved = moved.reshape(copies * count, *x.shape[1:])
-        values = kernels.all_pairs(x, moved, seen, np.tile(seen, (copies, 1)), estimator=estimator, k=k, least=0)
+        values = kernels.all_pairs(x, moved, seen, np.tile(seen, (copies, 1)), least=0, condition=z, **options)
         values = values[np.tile(tested, (1, copies))]
         null.append(values[np.isfinite(values)])
         drawn += len(null[-1])
@@ -122,14 +143,20 @@ def _all_shifted(
 
 
 def _pairs_shifted(
-    x: Float, seen: Mask, pairs: Any, estimator: str, k: int, surrogates: int, generator: np.random.Generator
+    x: Float,
+    seen: Mask,
+    z: Float | None,
+    pairs: Any,
+    options: dict[str, Any],
+    surrogates: int,
+    generator: np.random.Generator,
 ) -> Float:
     """Null of random pairs, one after the other."""
     null = np.empty(surrogates)
     for s, (i, j) in enumerate(pairs[generator.integers(len(pairs), size=surrogates)]):
         both = seen[i] & seen[j]
         moved = _shifted(x[j], seen[j], 1, generator)[0]
-        null[s] = mutual_information(x[i, both], moved[both], estimator=estimator, k=k)
+        null[s] = mutual_information(x[i, both], moved[both], condition_on=None if z is None else z[both], **options)
     return null
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from estimators.mutual_information import ESTIMATORS
+from estimators.mutual_information import CONDITIONAL, ESTIMATORS
 from estimators.tracks import LEARNED, METHODS
 from estimators.twins import POLICIES
 from models import frameworks
@@ -98,12 +98,20 @@ class ScoreConfig(_Section):
     """Trajectories to mutual information and twins."""
 
     policy: Literal["mutual-information", "random", "nearest", "none"] = "mutual-information"
-    estimator: str = Field("ksg", description="ksg, npeet (the same numbers, hundreds of times slower) or 3kl")
+    estimator: str = Field("ksg", description="ksg, ksg2, 3kl, or npeet (ksg's numbers, hundreds of times slower)")
     k: Positive = 5
+    theiler: Annotated[int, Field(ge=0)] = Field(0, description="samples so near in time are not compared")
     trajectory: Literal["position", "colour", "both"] = Field(
         "position", description="what is scored: where a patch goes, how its mean colour changes, or both together"
     )
-    remove_camera: bool = True
+    samples: Literal["innovations", "displacements", "positions"] = Field(
+        "innovations",
+        description="whose mutual information is estimated: what of a trajectory's displacements its own past does not "
+        "foretell, the displacements, or the positions; the test for significance is always of innovations",
+    )
+    camera: Literal["subtract", "condition", "ignore"] = Field(
+        "subtract", description="the camera's motion: taken out of the trajectories, or conditioned on"
+    )
     remove_lighting: bool = Field(True, description="of a colour trajectory, what all patches brighten by together")
     min_spread: Annotated[float, Field(ge=0)] = Field(
         1.0, description="RMS distance from its mean below which a residual trajectory counts as static, pixels"
@@ -120,7 +128,7 @@ class ScoreConfig(_Section):
     colour_noise: Annotated[float, Field(gt=0)] = Field(0.002, description="of a patch's mean colour, which is 0 to 1")
     surrogates: Annotated[int, Field(ge=0)] = Field(
         100_000,
-        description="size of a window's null, which bounds its p-values from below (docs/method.md); 0: no test",
+        description="largest size of a window's null, which bounds its p-values (docs/method.md); 0: no test",
     )
     alpha: Share = Field(0.05, description="false discovery rate of a window's twins")
     candidates: Positive = Field(3, description="how many of a patch's best partners to list")
@@ -130,6 +138,12 @@ class ScoreConfig(_Section):
     def _known(self) -> "ScoreConfig":
         _choose(self.estimator, ESTIMATORS, "estimator")
         _choose(self.policy, POLICIES, "twin policy")
+        if self.camera == "condition" and self.estimator not in CONDITIONAL:
+            raise ValueError(
+                f"estimator '{self.estimator}' cannot be conditioned: take one of {', '.join(CONDITIONAL)}"
+            )
+        if self.theiler and self.estimator == "npeet":
+            raise ValueError("estimator 'npeet' knows no theiler window: take ksg, whose numbers are the same")
         return self
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from estimators import entropy, motion, mutual_information, significance, twins
+from estimators import entropy, motion, mutual_information, significance, ties, twins
 from orchestrator import cluster, extract, progress
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store, arrays, digest_of
 
-VERSION = 3  # of the numbers: raised when the same config would give others
+VERSION = 4  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 2
 REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
 
@@ -28,7 +28,8 @@ TWINS = pa.schema(
         ("patch", pa.int32()),
         ("visible_frames", pa.int32()),
         ("spread", pa.float32()),  # RMS distance of the scored trajectory from its mean, pixels
-        ("entropy", pa.float32()),  # of the scored displacements, nats
+        ("entropy", pa.float32()),  # of the displacements, nats
+        ("tied", pa.float32()),  # share of their values that occur more than once; noise breaks such ties
         ("reason", pa.string()),  # why there is no twin, empty if there is one
         ("twin", pa.int32()),
         ("mutual_information", pa.float32()),  # with the twin, nats
@@ -68,6 +69,8 @@ class ScoredWindow:
             colour in the number of pixels that is as many times the tracker's noise as they are of theirs.
         spread: f64[N] pixels.
         entropy: f64[N] nats, NaN for a lost patch.
+        tied: f64[N], share of the values of the displacements that occur more than once; if there are any, noise broke
+            the ties.
         twins: the twins and reasons.
     """
 
@@ -76,6 +79,7 @@ class ScoredWindow:
     residual: NDArray[np.float64]
     spread: NDArray[np.float64]
     entropy: NDArray[np.float64]
+    tied: NDArray[np.float64]
     twins: twins.Twins
 
     def of_twin(self, matrix: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -173,17 +177,27 @@ def score_window(
     excluded = np.where(lost, "lost", np.where(static, "static", ""))
 
     moving = np.flatnonzero(excluded == "")
-    white = motion.whiten(steps[moving], seen[moving], settings.noise)
-    options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k}
-    options |= {"visible": seen[moving], "min_samples": needed}
-    among = mutual_information.pairwise_mutual_information(white, **options)
-    mi = _spread_out(among, moving, len(position))
+    path, shown = residual[moving], visible[moving]
+    block = motion.block_size(path, shown) if settings.samples == "innovations" else 1
+    white, known = motion.samples(path, shown, settings.noise, kind=settings.samples, block=block)
+    # Blocks and orders cost samples: of those that a pair needs at least, half must be left.
+    least = needed * white.shape[1] // (2 * steps.shape[1])
+    few = seen[moving].astype(int) @ seen[moving].T.astype(int) < needed
+    options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
+    if settings.camera == "condition":
+        options["condition_on"] = _camera_samples(camera, settings, block)
+    among = mutual_information.pairwise_mutual_information(
+        white, visible=known, min_samples=least, seed=seed, **options
+    )
+    among[few] = np.nan
     p_values = None
     if settings.surrogates:
-        p = significance.p_values(
-            white, surrogates=settings.surrogates, mutual_information_matrix=among, seed=seed, **options
-        )
-        p_values = _spread_out(p, moving, len(position))
+        options |= {"surrogates": settings.surrogates, "min_samples": least, "seed": seed}
+        if settings.samples == "innovations":
+            options |= {"method": "circular-shift", "mutual_information_matrix": among}
+        p = significance.p_values(white, visible=known, **options)
+        p_values = _spread_out(np.where(few, np.nan, p), moving, len(position))
+    mi = _spread_out(among, moving, len(position))
     found = twins.find_twins(
         mi,
         p_values=p_values,
@@ -195,7 +209,7 @@ def score_window(
         excluded=excluded.tolist(),
         seed=seed,
     )
-    return ScoredWindow(mi, p_values, residual, spread, content, found)
+    return ScoredWindow(mi, p_values, residual, spread, content, ties.tied(steps, seen), found)
 
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
@@ -204,6 +218,13 @@ def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
     own = int(digest_of([settings.seed, first["clip_id"], first["window"]], 8), 16)
     position, camera, visible, colour = (arrays(table, name) for name in ("position", "camera", "visible", "colour"))
     return score_window(position, camera, visible, settings, own, colour)
+
+
+def _camera_samples(camera: NDArray[np.float32], settings: ScoreConfig, block: int) -> NDArray[np.float64]:
+    """The camera's motion as samples of its own, f64[S, 2]: what it does to the median patch."""
+    path = np.median(camera, axis=0, keepdims=True)
+    kind = "positions" if settings.samples == "positions" else "displacements"
+    return motion.samples(path, np.ones(path.shape[:2], bool), settings.noise, kind=kind, block=block)[0][0]
 
 
 def _scored_trajectory(
@@ -216,7 +237,7 @@ def _scored_trajectory(
     """What of the trajectories is scored, f64[N, T, d], all of its coordinates with the tracker's noise."""
     parts = []
     if settings.trajectory in ("position", "both"):
-        path = motion.residual(position, camera) if settings.remove_camera else position.astype(np.float64)
+        path = motion.residual(position, camera) if settings.camera == "subtract" else position.astype(np.float64)
         path[..., 2:] *= settings.noise / settings.depth_noise
         parts.append(path)
     if settings.trajectory in ("colour", "both"):
@@ -253,6 +274,7 @@ def _twins_table(table: pa.Table, scored: ScoredWindow) -> pa.Table:
         "visible_frames": arrays(table, "visible").sum(1),
         "spread": scored.spread,
         "entropy": pa.array(scored.entropy, from_pandas=True),
+        "tied": scored.tied,
         "reason": found.reason,
         "twin": pa.array(found.index, mask=found.index < 0),
         "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),

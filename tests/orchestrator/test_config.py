@@ -139,7 +139,7 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("extract.tracker=cotracker", "extract: tracker 'cotracker' needs tracker_weights"),
         ("score.policy=nearst", "score.policy: input should be 'mutual-information', 'random', 'nearest' or 'none'"),
         ("score.estimator=ksgg", "score: unknown estimator 'ksgg', did you mean 'ksg'?"),
-        ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, npeet"),
+        ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, ksg2, npeet"),
         ("pretrain.framework=simclrr", "pretrain: unknown framework 'simclrr', did you mean 'simclr'?"),
         ("score=5", "score: this is a section, which holds settings of its own (got 5)"),
         ("name=../x", "name: string should match pattern"),

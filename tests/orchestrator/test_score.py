@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from estimators.entropy import entropy
+from estimators.motion import KINDS, samples
 from estimators.mutual_information import pairwise_mutual_information
 from orchestrator.config import ScoreConfig, load
 from orchestrator.extract import trajectories_table
@@ -111,17 +112,58 @@ def test_the_matrix_holds_the_pairs_that_were_estimated_and_no_other() -> None:
     assert np.array_equal(np.isfinite(scored.p_values), expected)
 
 
-def test_mutual_information_is_that_of_the_whitened_displacements() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutual_information_is_that_of_the_samples_asked_for(kind: str) -> None:
     w = window()
-    steps = np.diff(w.position.astype(np.float64), axis=1)
-    white = np.empty_like(steps[[A, B]])
-    for row, patch in zip(white, (A, B), strict=True):
-        centred = steps[patch] - steps[patch].mean(0)
-        variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-        row[:] = centred @ (axes / np.sqrt(variance))
-    expected = pairwise_mutual_information(white, k=5)[0, 1]
-    assert w.score().mutual_information[A, B] == pytest.approx(expected, abs=1e-9)
-    assert w.score().entropy[A] == pytest.approx(entropy(steps[A], k=5), abs=1e-6)
+    path, visible = w.position[[A, B]].astype(np.float64), w.visible[[A, B]]
+    if kind == "displacements":
+        steps = np.diff(path, axis=1)
+        white = np.empty_like(steps)
+        for row, step in zip(white, steps, strict=True):
+            centred = step - step.mean(0)
+            variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+            row[:] = centred @ (axes / np.sqrt(variance))
+        seen = visible[:, 1:]
+    else:
+        white, seen = samples(path, visible, 0.1, kind=kind, block=1)
+    expected = pairwise_mutual_information(white, k=5, visible=seen)[0, 1]
+    assert w.score(f"samples={kind}").mutual_information[A, B] == pytest.approx(expected, abs=1e-9)
+    assert w.score(f"samples={kind}").twins.index[A] == B
+    assert w.score().entropy[A] == pytest.approx(entropy(np.diff(path[0], axis=0), k=5), abs=1e-6)
+
+
+def test_smooth_independent_paths_get_no_twin_whatever_is_compared() -> None:
+    for kind in KINDS:
+        w, found = window(3), 0
+        rng = np.random.default_rng(0)
+        for _ in range(6):
+            speed = rng.normal(size=(8, FRAMES + 40, 2))
+            for t in range(1, FRAMES + 40):
+                speed[:, t] += 0.9 * speed[:, t - 1]
+            w.position[:] = 50 + speed[:, 40:].cumsum(1)
+            w.visible[:] = True
+            found += int((w.score(f"samples={kind}").twins.index >= 0).sum())
+        assert found <= 6, f"{kind}: of 48 patches"
+
+
+def test_conditioning_on_the_camera_takes_out_what_it_makes_patches_share() -> None:
+    w, rng = window(), np.random.default_rng(1)
+    pan = rng.normal(scale=3.0, size=(1, FRAMES, 2)).cumsum(1)
+    w.position[:], w.camera[:] = w.position + pan, w.camera + pan
+    ignored, conditioned = (w.score(f"camera={c}").mutual_information for c in ("ignore", "condition"))
+    others = [p for p in range(8) if p not in (A, B, STATIC, LOST)]
+    among = np.ix_(others, others)
+    assert np.nanmean(ignored[among]) > 0.4
+    assert abs(np.nanmean(conditioned[among])) < 0.15
+
+
+def test_positions_in_whole_pixels_are_recorded_as_tied_and_score_all_the_same() -> None:
+    w = window()
+    w.position[:] = np.round(w.position)
+    scored = w.score()
+    assert scored.tied[A] > 0.9 and scored.twins.index[A] == B
+    assert w.score().mutual_information[A, B] == scored.mutual_information[A, B]
+    assert window().score().tied[A] == 0
 
 
 def test_gaps_cost_their_frames_only() -> None:
@@ -185,7 +227,7 @@ def test_camera_motion_changes_nothing_where_it_is_removed() -> None:
 def test_camera_motion_makes_everything_a_twin_where_it_is_left_in() -> None:
     w = window()
     w = replace(w, position=(w.position + pan()).astype(np.float32), camera=(w.camera + pan()).astype(np.float32))
-    left_in = w.score("remove_camera=false")
+    left_in = w.score("camera=ignore")
     assert left_in.twins.reason[STATIC] == ""
     assert (left_in.twins.index >= 0).sum() > (w.score().twins.index >= 0).sum() + 2
     assert np.array_equal(left_in.residual, w.position)
