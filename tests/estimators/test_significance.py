@@ -162,7 +162,7 @@ def test_p_counts_the_null_at_or_above_the_pair_s_own_value(monkeypatch: pytest.
     mi[0, 2] = mi[2, 0] = 0.5
     mi[1, 2] = mi[2, 1] = -1.0
     p = p_values(
-        np.zeros((3, 10, 2)), estimator="3kl", surrogates=4, method="circular-shift", mutual_information_matrix=mi
+        np.zeros((3, 10, 2)), estimator="npeet", surrogates=4, method="circular-shift", mutual_information_matrix=mi
     )
     assert p[0, 1] == pytest.approx(3 / 5)
     assert p[0, 2] == pytest.approx(1 / 5)
