@@ -102,31 +102,22 @@ def _lanes(x: Any) -> int:
     return _LANE_BYTES // int(x.dtype.itemsize)
 
 
-@overload(_lanes, inline="always")
-def _lanes_of_type(x):  # numba wants the signature of what it gives
-    """The same for numba: a constant of the type, which vectorisation needs to know."""
+@overload(_lanes, inline="always")  # A constant of the type, as vectorisation needs; numba wants this signature.
+def _lanes_of_type(x):
     lanes = _LANE_BYTES * 8 // x.dtype.bitwidth
     return lambda x: lanes
 
 
 @_jit
-def _panel(x: Any, seen: Any, first: int, theiler: int, out: Any) -> None:
+def _panel(x: Any, seen: Any, first: int, theiler: int, given: Any, conditioned: bool, out: Any) -> None:
     """Chebyshev distances of all samples of one trajectory [d, T'] to samples first … first + lanes − 1."""
     lanes = _lanes(x)
-    line = x[0]
-    part = line[first : first + lanes]
-    if x.shape[0] == 1:
-        for u in range(seen.size):
-            row, here = out[u * lanes : (u + 1) * lanes], line[u]
-            for lane in range(lanes):
-                row[lane] = abs(part[lane] - here)
-    else:
-        second = x[1]
-        other = second[first : first + lanes]
-        for u in range(seen.size):
-            row, here, there = out[u * lanes : (u + 1) * lanes], line[u], second[u]
-            for lane in range(lanes):
-                row[lane] = max(abs(part[lane] - here), abs(other[lane] - there))
+    line, second = x[0], x[min(1, x.shape[0] - 1)]  # Two axes at a time, which most trajectories have.
+    part, other = line[first : first + lanes], second[first : first + lanes]
+    for u in range(seen.size):
+        row, here, there = out[u * lanes : (u + 1) * lanes], line[u], second[u]
+        for lane in range(lanes):
+            row[lane] = max(abs(part[lane] - here), abs(other[lane] - there))
     for axis in range(2, x.shape[0]):
         line = x[axis]
         part = line[first : first + lanes]
@@ -142,6 +133,8 @@ def _panel(x: Any, seen: Any, first: int, theiler: int, out: Any) -> None:
             if begin < end:
                 out[u * lanes + begin : u * lanes + end] = np.inf
     out[seen.size * lanes :] = np.inf
+    if conditioned:
+        np.maximum(out, given, out)
 
 
 @_jit
@@ -194,7 +187,7 @@ def _nearest(a: Any, seen: Any, start: Any, best: Any) -> None:
 
 @_jit
 def _widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
-    """The largest distances, in either panel, of the samples within the joint radius."""
+    """Just more than the largest distances, in either panel, of the samples within the joint radius."""
     lanes = _lanes(a)
     for row in range(0, a.size, lanes):
         p, q = a[row : row + lanes], b[row : row + lanes]
@@ -202,6 +195,9 @@ def _widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
             inside = max(p[lane], q[lane]) <= radius[lane]
             in_a[lane] = max(in_a[lane], p[lane]) if inside else in_a[lane]
             in_b[lane] = max(in_b[lane], q[lane]) if inside else in_b[lane]
+    for lane in range(lanes):  # What is as far as that is to be counted too.
+        in_a[lane] = np.nextafter(in_a[lane], a.dtype.type(np.inf))
+        in_b[lane] = np.nextafter(in_b[lane], a.dtype.type(np.inf))
 
 
 @numba.njit(inline="always")  # Called, it takes a third longer.
@@ -264,14 +260,13 @@ def _pairs(
     block: int, threads: int, ksg2: bool, three_kl: bool, conditioned: bool, start: Any, one: Any, result: Any,
 ) -> None:  # fmt: skip
     lanes, k = _lanes(x), len(start)
-    step, stretch = _ROWS * lanes, _STRETCH * lanes
-    length = seen_x.shape[1]
-    size = -(-length // _ROWS) * step
-    blocks = -(-len(x) // block)
+    stretch, length, blocks = _STRETCH * lanes, seen_x.shape[1], -(-len(x) // block)
+    size = -(-length // _ROWS) * _ROWS * lanes
     d_x, d_y = x.shape[1], y.shape[1]
     kth = (k - 1) * lanes
     always = np.ones(length, np.bool_)
     whole = np.all(seen_x) and np.all(seen_y)
+    own = 0 if ksg2 else 1  # KSG 1 counts a sample itself.
     for thread in numba.prange(threads):
         mine, theirs, given = np.empty((block, size), x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
         best, both = np.empty((block, k * lanes), x.dtype), np.ones((block, length), np.bool_)
@@ -291,23 +286,18 @@ def _pairs(
             for first in range(0, length, lanes):
                 width = min(lanes, length - first)
                 if conditioned:
-                    _panel(z, always, first, theiler, given)
+                    _panel(z, always, first, theiler, given, False, given)
                 for i in range(begin, end):
-                    _panel(x[i], seen_x[i], first, theiler, mine[i - begin])
-                    if conditioned:
-                        np.maximum(mine[i - begin], given, mine[i - begin])
+                    _panel(x[i], seen_x[i], first, theiler, given, conditioned, mine[i - begin])
                     if three_kl:
                         _nearest(mine[i - begin], always, start, margin_x[i - begin])
                 for j in range(begin + 1 if symmetric else 0, len(y)):
                     rows = min(end, j) - begin if symmetric else end - begin
-                    _panel(y[j], seen_y[j], first, theiler, theirs)
-                    if conditioned:
-                        np.maximum(theirs, given, theirs)
+                    _panel(y[j], seen_y[j], first, theiler, given, conditioned, theirs)
                     if three_kl:
                         _nearest(theirs, always, start, margin_y)
-                    if not whole:
-                        for i in range(rows):
-                            both[i] = seen_x[begin + i] & seen_y[j]
+                    for i in range(0 if whole else rows):
+                        both[i] = seen_x[begin + i] & seen_y[j]
                     best[:] = np.inf
                     for at in range(0, size, stretch):
                         other = theirs[at : at + stretch]
@@ -320,18 +310,15 @@ def _pairs(
                                 _nearest(theirs, seen_x[begin + i], start, margin_y)
                             for lane in range(width):
                                 if both[i, first + lane]:
+                                    x_alone, y_alone = np.log(margin_x[i, kth + lane]), np.log(margin_y[kth + lane])
                                     total[i, j] += (d_x + d_y) * np.log(best[i, kth + lane])
-                                    total[i, j] -= d_x * np.log(margin_x[i, kth + lane])
-                                    total[i, j] -= d_y * np.log(margin_y[kth + lane])
+                                    total[i, j] -= d_x * x_alone + d_y * y_alone
                         continue
                     radius_x[:], radius_y[:] = best[:, kth:], best[:, kth:]
                     if ksg2:
                         radius_x[:], radius_y[:] = 0, 0
                         for i in range(rows):
                             _widest(mine[i], theirs, best[i, kth:], radius_x[i], radius_y[i])
-                            for lane in range(lanes):  # Its n counts what is as far as the radius too.
-                                radius_x[i, lane] = np.nextafter(radius_x[i, lane], x.dtype.type(np.inf))
-                                radius_y[i, lane] = np.nextafter(radius_y[i, lane], x.dtype.type(np.inf))
                     n_x[:], n_y[:], n_z[:] = 0, 0, 0
                     for at in range(0, size, stretch):
                         other, u = theirs[at : at + stretch], at // lanes
@@ -348,10 +335,7 @@ def _pairs(
                     for i in range(rows):
                         for lane in range(width):
                             if both[i, first + lane]:
-                                if ksg2:
-                                    total[i, j] += psi[int(n_x[i, lane])] + psi[int(n_y[i, lane])]
-                                else:
-                                    total[i, j] += psi[int(n_x[i, lane]) + 1] + psi[int(n_y[i, lane]) + 1]
+                                total[i, j] += psi[int(n_x[i, lane]) + own] + psi[int(n_y[i, lane]) + own]
                                 if conditioned:
                                     total[i, j] -= psi[int(n_z[i, lane]) + 1]
             for i in range(begin, end):
@@ -361,10 +345,5 @@ def _pairs(
                     if not whole:
                         common, fewest, mean_psi = _candidates(seen_x[i] & seen_y[j], theiler, psi)
                     if common >= least and fewest > k:
-                        mean = total[i - begin, j] / common
-                        if three_kl:
-                            result[i, j] = mean_psi - psi[k] - mean
-                        elif conditioned:
-                            result[i, j] = psi[k] - mean
-                        else:
-                            result[i, j] = psi[k] - (1 / k if ksg2 else 0.0) + mean_psi - mean
+                        base = (-psi[k] if three_kl else psi[k]) - (1 / k if ksg2 else 0.0)
+                        result[i, j] = base + (0.0 if conditioned else mean_psi) - total[i - begin, j] / common

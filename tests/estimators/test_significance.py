@@ -286,7 +286,7 @@ def test_a_window_without_a_pair_has_no_p_values() -> None:
 
 
 def test_the_shortest_trajectories_that_can_be_estimated_have_p_values() -> None:
-    p = p_values(autoregressive(4, 0.0, count=3, frames=4), k=3, surrogates=20)
+    p = p_values(autoregressive(4, 0.0, count=3, frames=5), k=3, surrogates=20)
     assert np.isfinite(p[np.triu_indices(3, 1)]).all()
 
 
