@@ -19,11 +19,13 @@ class Twins:
         reason: why a patch has no twin, empty where it has one. One of the caller's own reasons, `no candidate`
             (no admissible patch far enough), `not significant`, or `policy none`.
         candidates: int64[N, C], the admissible patches of highest mutual information, best first, −1 past the last.
+        significant: bool[N, N], which admissible pairs are significant.
     """
 
     index: NDArray[np.int64]
     reason: list[str]
     candidates: NDArray[np.int64]
+    significant: NDArray[np.bool_]
 
 
 def find_twins(
@@ -104,7 +106,7 @@ def find_twins(
             index[patch] = partners[distance[patch, partners].argmin()]
         else:
             index[patch] = np.where(significant[patch], score[patch], -np.inf).argmax()
-    return Twins(index, reasons, listed)
+    return Twins(index, reasons, listed, significant)
 
 
 def _significant(

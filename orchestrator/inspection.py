@@ -75,9 +75,10 @@ def _inspect(frames: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig, 
     mi, p = scored.mutual_information, scored.p_values
     position, visible, camera = (arrays(table, name) for name in ("position", "visible", "camera"))
     position = pictures.bridged(position[..., :2], visible)
+    real = None if p is None else found.significant
     drawn = {
         "tracks": pictures.draw_tracks(frames[0], position, visible, camera, scored.spread, found.reason),
-        "mutual-information": pictures.draw_mutual_information(mi, p, found.index),
+        "mutual-information": pictures.draw_mutual_information(mi, p, found.index, real),
         "twins": pictures.draw_twins(arrays(table, "image"), found.index, scored.of_twin(mi), scored.of_twin(p)),
         "reasons": figures.draw_reasons(counts),
     }

@@ -162,13 +162,16 @@ def draw_tracks(
     return figure
 
 
-def draw_mutual_information(mi: ArrayLike, p_values: ArrayLike | None, twin: ArrayLike) -> Figure:
-    """Mutual information of the patches that were compared at all, each row's twin marked.
+def draw_mutual_information(
+    mi: ArrayLike, p_values: ArrayLike | None, twin: ArrayLike, significant: ArrayLike | None = None
+) -> Figure:
+    """Mutual information of the patches that were compared at all; significant pairs and each row's twin are marked.
 
     Args:
         mi: f64[N, N] nats, NaN where it was not estimated.
         p_values: f64[N, N] or None.
         twin: int[N], −1 for none.
+        significant: bool[N, N], which pairs are significant; none where no test was made.
     """
     matrix, index = np.asarray(mi, float), np.asarray(twin, int)
     estimated = np.isfinite(matrix)
@@ -189,7 +192,11 @@ def draw_mutual_information(mi: ArrayLike, p_values: ArrayLike | None, twin: Arr
     rows = np.flatnonzero(index[kept] >= 0)
     rows = rows[place[index[kept][rows]] >= 0]
     columns = place[index[kept][rows]]
-    side = np.clip(200 / len(kept), 2, 9)
+    side = float(np.clip(200 / len(kept), 2, 9))
+    real = np.zeros_like(estimated) if significant is None else np.asarray(significant, bool)
+    if len(marked := np.argwhere(real[np.ix_(kept, kept)])):
+        dot: dict[str, Any] = {"mfc": "white", "mec": INK, "ms": 0.45 * side, "mew": 0.06 * side}
+        axes.plot(*marked.T[::-1], "o", **dot, label=f"significant pair ({len(marked) // 2:,})")
     axes.plot(columns, rows, "s", mfc="none", mec="white", ms=side + 1.5, mew=1.6)
     axes.plot(columns, rows, "s", mfc="none", mec=ORANGE, ms=side, mew=1.2, label="twin of the row")
     shown = np.arange(0, len(kept), math.ceil(len(kept) / 16))
@@ -206,8 +213,8 @@ def draw_mutual_information(mi: ArrayLike, p_values: ArrayLike | None, twin: Arr
         p = np.asarray(p_values, float)[np.triu(estimated, 1)]
         told += f"\n{int((p <= 0.05).sum()):,} pairs at p ≤ 0.05, by chance alone {0.05 * np.isfinite(p).sum():,.0f}"
     title(axes, told)
-    if len(rows):
-        figure.legend(loc="outside lower center", frameon=False, handletextpad=0.2)
+    if len(rows) or len(marked):
+        figure.legend(loc="outside lower center", frameon=False, handletextpad=0.2, ncols=2)
     return figure
 
 

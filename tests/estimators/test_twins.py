@@ -54,6 +54,7 @@ def test_the_twin_is_a_significant_partner_even_where_another_has_a_higher_value
     assert found.index.tolist() == [2, -1, 0]
     assert found.reason == ["", "not significant", ""]
     assert found.candidates[0].tolist() == [1, 2, -1], "candidates are listed by value, significant or not"
+    assert np.argwhere(found.significant).tolist() == [[0, 2], [2, 0]]
 
 
 def test_nearest_takes_the_closest_admissible_patch() -> None:

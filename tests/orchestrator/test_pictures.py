@@ -245,12 +245,21 @@ def test_tracks_of_one_and_the_same_spread_have_a_scale_all_the_same(spread: flo
 
 def test_mutual_information_shows_the_patches_that_were_compared_and_marks_every_twin() -> None:
     mi, p, twin = mutual_information()
-    figure = pictures.draw_mutual_information(mi, p, twin)
+    real = np.zeros((9, 9), bool)
+    real[3, 7] = real[7, 3] = True
+    figure = pictures.draw_mutual_information(mi, p, twin, real)
     kept = [0, 1, 3, 4, 6, 7, 8]
     image: Any = figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(np.ma.filled(image, np.nan), mi[np.ix_(kept, kept)])
     columns, rows = map(np.asarray, figure.axes[0].lines[-1].get_data())
     assert [(kept[int(r)], kept[int(c)]) for r, c in zip(rows, columns, strict=True)] == [(i, twin[i]) for i in kept]
+    dots = figure.axes[0].lines[0]
+    assert sorted(zip(*dots.get_data(), strict=True)) == [
+        (kept.index(3), kept.index(7)),
+        (kept.index(7), kept.index(3)),
+    ]
+    assert dots.get_label() == "significant pair (1)"
+    assert len(pictures.draw_mutual_information(mi, p, twin).axes[0].lines) == 2, "no marks where nothing was tested"
     assert "7 of 9 patches, 21 pairs, 7 twins\n21 pairs at p ≤ 0.05, by chance alone 1" in words(figure)
 
 
