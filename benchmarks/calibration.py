@@ -65,12 +65,13 @@ def placed(path: Float, visible: Mask) -> tuple[Float, Mask]:
     return motion.whiten(path, visible, NOISE), visible
 
 
-def circular(prepare: Any, k: int, surrogates: int) -> Test:
-    """The library's pooled null of circular shifts."""
+def circular(prepare: Any, k: int, surrogates: int, theiler: bool = False) -> Test:
+    """The library's pooled null of circular shifts, with a Theiler window of an eighth of the samples or none."""
 
     def test(path: Float, visible: Mask, seed: int) -> Float:
         x, seen = prepare(path, visible)
-        return p_values(x, k=k, surrogates=surrogates, method="circular-shift", visible=seen, seed=seed)
+        options: dict[str, Any] = {"k": k, "theiler": x.shape[1] // 8 if theiler else 0, "visible": seen}
+        return p_values(x, surrogates=surrogates, method="circular-shift", seed=seed, **options)
 
     return test
 
@@ -140,8 +141,10 @@ def tests(surrogates: int) -> dict[str, Test]:
         "no blocks": circular(innovated, K, surrogates),
         "p_values(positions)": partial(as_they_are, surrogates=surrogates),
         "displacements, circular shift": circular(displaced, K, surrogates),
+        "displacements, Theiler window": circular(displaced, K, surrogates, theiler=True),
         "displacements, permutation": other_null(displaced, permuted, surrogates),
         "positions, circular shift": circular(placed, K, surrogates),
+        "positions, Theiler window": circular(placed, K, surrogates, theiler=True),
         "positions, truncated shift": other_null(placed, truncated, surrogates),
         "positions, permutation": other_null(placed, permuted, surrogates),
     }
