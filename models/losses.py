@@ -1,85 +1,153 @@
-"""Contrastive losses on embeddings, exact across ranks: one function a loss."""
+"""Losses on embeddings, exact across ranks: one function a loss.
 
-from typing import Any
+They compute in float32 at least, under autocast too, and take `valid` bool[B], the rows that count: the others are
+neither anchors nor negatives, whatever they hold. What they give is a mean over the rows of all ranks that count, a
+differentiable 0 if there are none. A rank's value is its share of that times the number of ranks (`mean_over_ranks`),
+so values and DDP gradients averaged over the ranks equal those of one process with the global batch. Every rank must
+call them, with the same shapes. Wrong input raises ValueError.
+"""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.negatives import Negatives, keep_negatives, strangers
+from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers
 
-def nt_xent(first: Tensor, second: Tensor, *, temperature: float, valid: Tensor | None = None) -> Tensor:
+ALL = Negatives()
+
+
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: float,
+    valid: Tensor | None = None,
+    first_identity: Tensor | None = None,
+    second_identity: Tensor | None = None,
+    negatives: Negatives = ALL,
+    progress: Tensor | float = 1.0,
+    decoupled: bool = False,
+) -> dict[str, Tensor]:
     """SimCLR's normalised, temperature-scaled cross entropy of positive pairs (Chen et al. 2020, eq. 1).
 
-    first, second: float[B, D], row i of both is a positive pair; the 2B − 2 other embeddings are its negatives. They
-    are L2-normalised here, and all is computed in float32 at least, under autocast too. `valid` bool[B]: rows that
-    count; the others are neither anchors nor negatives, whatever they hold. Returns a scalar: the mean over the anchors
-    that count, a differentiable 0 if there are none.
+    first, second: float[B, D], row i of both is a positive pair, both rows anchors; they are L2-normalised here. The
+    embeddings of the global batch's other rows are the negatives, save those that show the anchor's image or its twin
+    by `first_identity`, `second_identity` (int64[B, 2]: image and twin, −1 for none; without them every row shows an
+    image of its own), and save those that `negatives` leaves out at this `progress` of training (0–1). `decoupled`: the
+    positive is left out of the denominator (Yeh et al. 2022, eq. 6), and anchors without negatives do not count.
 
-    With torch.distributed and several ranks, the negatives are those of the global batch. Every rank must call it, with
-    the same B and D. A rank's value is its share of the global loss times the number of ranks, so values and DDP
-    gradients averaged over the ranks equal those of one process with the global batch, also if the ranks' counts of
-    valid rows differ.
-
-    Raises ValueError for wrong shapes, a mask that is not bool, or a temperature that is not above 0.
+    Gives `loss` and `mutual_information` (nats, no gradient), the mean of log(negatives + 1) − cross entropy: InfoNCE's
+    lower bound, at most log(negatives + 1) (van den Oord et al. 2018, eq. 5). With ball or ring the negatives are on
+    average harder than random ones, so the estimate is lower still (2010.02037); leaving twins out raises it.
     """
+    _check_pairs(first, second, valid, temperature)
+    rows = len(first)
+    with torch.autocast(first.device.type, enabled=False):
+        counts = _counts(first, valid).expand(2, rows)
+        own = _unit(torch.stack([first, second]), counts)
+        if first_identity is None or second_identity is None:
+            numbers = row_numbers(rows, first.device)
+            first_identity = second_identity = torch.stack([numbers, torch.full_like(numbers, -1)], dim=1)
+        identity = torch.stack([first_identity, second_identity])
+        everyone, image, there = _everyone(own), _everyone(identity[..., 0]), _everyone(counts)
+        positive = (own[0] * own[1]).sum(dim=1).repeat(2) / temperature
+        similarity = own.flatten(0, 1) @ everyone.T / temperature
+        admissible = strangers(identity.flatten(0, 1), image) & there
+        keep = keep_negatives(similarity, admissible, negatives, progress)
+        return _contrast(positive, similarity, keep, counts.flatten(), decoupled)
+
+
+def info_nce(
+    anchor: Tensor,
+    positive: Tensor,
+    *,
+    temperature: float,
+    bank: Tensor | None = None,
+    bank_image: Tensor | None = None,
+    valid: Tensor | None = None,
+    anchor_identity: Tensor | None = None,
+    positive_image: Tensor | None = None,
+    negatives: Negatives = ALL,
+    progress: Tensor | float = 1.0,
+) -> dict[str, Tensor]:
+    """Cross entropy of telling an anchor's positive from other embeddings (He et al. 2020, eq. 1): one direction.
+
+    anchor, positive: float[B, D], L2-normalised here. The negatives come from `bank` float[M, D] of unit vectors, the
+    same on all ranks, which show the images `bank_image` int64[M] (−1: unknown); without a bank they are the positives
+    of the global batch's other rows, which show `positive_image` int64[B]. Those that show the anchor's image or its
+    twin by `anchor_identity` (int64[B, 2], as in `nt_xent`) are left out, and what `negatives` leaves out.
+    Gives `loss` and `mutual_information` as `nt_xent` does.
+    """
+    _check_pairs(anchor, positive, valid, temperature)
+    with torch.autocast(anchor.device.type, enabled=False):
+        counts = _counts(anchor, valid)
+        own, other = _unit(anchor, counts), _unit(positive, counts)
+        if bank is not None:
+            candidates, image = bank.to(own.dtype), bank_image
+            there = torch.ones(len(bank), dtype=torch.bool, device=own.device)
+        else:
+            numbers = row_numbers(len(anchor), anchor.device)
+            if anchor_identity is None or positive_image is None:
+                anchor_identity, positive_image = numbers[:, None], numbers
+            candidates, image, there = gather_rows(other), gather_rows(positive_image), gather_rows(counts)
+        similarity = own @ candidates.T / temperature
+        admissible = there.expand_as(similarity)
+        if anchor_identity is not None and image is not None:
+            admissible = admissible & strangers(anchor_identity, image)
+        keep = keep_negatives(similarity, admissible, negatives, progress)
+        return _contrast((own * other).sum(dim=1) / temperature, similarity, keep, counts)
+
+
+def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Mean of 1 − cosine of prediction and target, both float[B, D]: 0 where they point alike, 2 where opposite.
+
+    Half of BYOL's squared distance of unit vectors (Grill et al. 2020, eq. 2), SimSiam's D plus 1 (Chen & He 2021,
+    eq. 1). Stop the gradient of the target before, where the method does.
+    """
+    _check_pairs(prediction, target, valid)
+    with torch.autocast(prediction.device.type, enabled=False):
+        counts = _counts(prediction, valid)
+        cosine = (_unit(prediction, counts) * _unit(target, counts)).sum(dim=1)
+        return mean_over_ranks(1 - cosine, counts)
+
+
+def _contrast(
+    positive: Tensor, similarity: Tensor, keep: Tensor, counts: Tensor, decoupled: bool = False
+) -> dict[str, Tensor]:
+    """Cross entropy of positive float[A] against the kept entries of similarity float[A, M], and its bound."""
+    # A large finite value: its exponential is exactly 0, and a row hidden altogether still has finite gradients.
+    hide = torch.finfo(similarity.dtype).min / 2
+    excess = similarity.masked_fill(~keep, hide).logsumexp(dim=1) - positive
+    number = keep.sum(dim=1)
+    entropy = torch.logaddexp(excess, torch.zeros_like(excess))  # log(1 + Σ exp(negative − positive))
+    bound = mean_over_ranks((number + 1).to(entropy.dtype).log() - entropy.detach(), counts)
+    loss = mean_over_ranks(excess, counts & (number > 0)) if decoupled else mean_over_ranks(entropy, counts)
+    return {"loss": loss, "mutual_information": bound}
+
+
+def _everyone(part: Tensor) -> Tensor:
+    """Gather [2, B, …] from all ranks to [2 · world · B, …], as one process with the global batch orders it."""
+    return gather_across_ranks(part).transpose(0, 1).flatten(0, 2)
+
+
+def _counts(rows: Tensor, valid: Tensor | None) -> Tensor:
+    return torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
+
+
+def _unit(embeddings: Tensor, counts: Tensor) -> Tensor:
+    """Embeddings of length 1 in float32 at least, zeros in rows that do not count."""
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    return F.normalize(torch.where(counts[..., None], embeddings, 0.0), dim=-1)  # not by multiplying: 0 · NaN is NaN
+
+
+def _check_pairs(first: Tensor, second: Tensor, valid: Tensor | None, temperature: float = 1.0) -> None:
+    """Raise ValueError for wrong shapes, a mask that is not bool, or a temperature that is not above 0."""
     if first.ndim != 2 or first.shape != second.shape or first.shape[0] == 0:
-        raise ValueError(f"first and second must be [B, D] alike, not {list(first.shape)} and {list(second.shape)}.")
+        raise ValueError(f"The embeddings must be [B, D] alike, not {list(first.shape)} and {list(second.shape)}.")
     if not (first.is_floating_point() and second.is_floating_point()):
         raise ValueError(f"Embeddings must be floating point, not {first.dtype} and {second.dtype}.")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be above 0 and finite, not {temperature}.")
     if valid is not None and (valid.dtype != torch.bool or valid.shape != first.shape[:1]):
         raise ValueError(f"valid must be bool[{len(first)}], not {valid.dtype} of shape {list(valid.shape)}.")
-
-    rows = 2 * len(first)
-    world, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
-    with torch.autocast(first.device.type, enabled=False):
-        if valid is None:
-            valid = torch.ones(len(first), dtype=torch.bool, device=first.device)
-        counts = valid.repeat(2)
-        own = torch.cat([first, second]).to(torch.promote_types(first.dtype, torch.float32))
-        own = torch.where(counts[:, None], own, 0.0)  # not by multiplying: 0 · NaN is NaN
-        own = F.normalize(own, dim=1)
-        everyone = gather_across_ranks(own).flatten(0, 1)
-        everyone_counts = gather_across_ranks(counts).flatten()
-
-        anchor = torch.arange(rows, device=own.device)
-        itself = torch.arange(rows * world, device=own.device) == (anchor + rank * rows)[:, None]
-        # A large finite value: its exponential is exactly 0, and a row hidden altogether still has finite gradients.
-        hide = torch.finfo(own.dtype).min / 2
-        similarity = (own @ everyone.T / temperature).masked_fill(itself | ~everyone_counts, hide)
-        positive = (anchor + len(first)) % rows + rank * rows
-        losses = F.cross_entropy(similarity, positive, reduction="none")
-        return torch.where(counts, losses, 0.0).sum() * world / everyone_counts.sum().clamp(min=1)
-
-
-def gather_across_ranks(tensor: Tensor) -> Tensor:
-    """Stack a tensor of every rank along a new first axis: [world, *tensor.shape]; with one process [1, …].
-
-    Gradients flow back to the rank that a row came from, summed over the ranks that used it. The shape must be the same
-    on all ranks.
-    """
-    return _Gather.apply(tensor) if _distributed() else tensor.unsqueeze(0)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-class _Gather(torch.autograd.Function):
-    """All-gather whose backward sums the ranks' gradients (torch's own is deprecated from 2.14 on)."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        # Bytes instead of bool: not every backend sends bool.
-        sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
-        received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
-        dist.all_gather(received, sent)
-        return torch.stack(received).to(tensor.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]

@@ -1,20 +1,26 @@
 """Two branches on one backbone: views of the same patch, and a patch with its twin."""
 
+import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from models.frameworks.base import Branch, Framework
+from models.frameworks.base import Branch, Framework, MomentumSettings, Pairs
+
+Features = dict[str, Tensor]
 
 
 class TwoBranch(nn.Module):
     """One backbone f, two independent branches of the same framework, one loss (InfoAug, arXiv 2511.00028).
 
     L = L_view(f(t₁x), f(t₂x)) + twin_weight · L_twin(f(t₁x), f(t₃ twin(x))), where the branches hold the heads and the
-    framework's loss. With `twin_weight=0` there is no twin branch (`twin_branch` is None): the baseline.
+    framework's loss. With `twin_weight=0` there is no twin branch (`twin_branch` is None): the baseline. A framework
+    that reads features of a momentum encoder gets one `momentum_backbone`, shared by the branches (None otherwise).
 
-    Raises ValueError if twin_weight is negative or not finite.
+    Raises ValueError if twin_weight is negative or not finite, or if a framework reads what there is not.
     """
 
     def __init__(self, framework: Framework, twin_weight: float = 0.5) -> None:
@@ -26,41 +32,128 @@ class TwoBranch(nn.Module):
         self.view_branch: Branch = framework.make_branch()
         self.twin_branch: Branch | None = framework.make_branch() if twin_weight > 0 else None
 
+        self.reads = frozenset(self.view_branch.reads)
+        if "first" not in self.reads or self.reads - {"first", "second", "momentum_first", "momentum_second"}:
+            raise ValueError(f"A branch reads first, second, momentum_first or momentum_second, not {set(self.reads)}.")
+        self.momentum_backbone: nn.Module | None = None
+        if any(name.startswith("momentum_") for name in self.reads):
+            self.momentum_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
+        settings = framework.settings
+        self.momentum = settings.momentum if isinstance(settings, MomentumSettings) else None
+        if self.momentum is None and any(True for _ in self._followed()):
+            raise ValueError(f"{type(settings).__name__} must be MomentumSettings: something follows with momentum.")
+
     def forward(
-        self, first: Tensor, second: Tensor, twin: Tensor | None = None, twin_rows: Tensor | None = None
+        self,
+        first: Tensor,
+        second: Tensor,
+        twin: Tensor | None = None,
+        twin_rows: Tensor | None = None,
+        image: Tensor | None = None,
+        twin_image: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch, as scalars with gradients: `loss`, `view_loss`, `twin_loss`; no wait for the device.
 
         first, second: views float[B, C, S, S] of the same patches; twin: views float[M, C, S, S] of the twins there
         are, 0 ≤ M ≤ B; twin_rows: int64[M], distinct, row i of `twin` is the twin of row twin_rows[i] of `first`. Leave
-        both out for M = 0. All images go through the backbone once and together, so its batch statistics are those of
-        the whole step, however few twins there are. M may differ between ranks (0 included), B may not: every rank runs
-        the same collectives, and every parameter gets a gradient. Without a twin branch, twins are not looked at.
+        both out for M = 0. image: int64[B], which patch every row shows; twin_image: int64[B], which one is its twin,
+        −1 where it has none: what keeps both out of a row's negatives. Leave both out where all patches of the global
+        batch differ and twins may be negatives. Whatever else the branches give comes with `view_` or `twin_` before
+        its name, without gradient, such as `view_mutual_information` (nats).
+
+        All images go through the backbone once and together, and through the momentum backbone likewise, so batch
+        statistics are those of the whole step, however few twins there are; only what a branch reads is computed.
+        M may differ between ranks (0 included), B may not: every rank runs the same collectives, and every parameter
+        gets a gradient. Without a twin branch, twins are not looked at.
 
         Raises ValueError for shapes, dtypes or rows that do not fit.
         """
         twin, rows = self._check(first, second, twin, twin_rows)
+        own, partner = self._identities(len(first), rows, image, twin_image)
+        views, twins = self._features(first, second, twin if self.twin_branch is not None else None)
+        view = self.view_branch(Pairs(**views, first_identity=own, second_identity=own))
+        output = {"loss": view["loss"], "view_loss": view["loss"], "twin_loss": torch.zeros_like(view["loss"])}
+        output |= {f"view_{name}": value for name, value in view.items()}
         if self.twin_branch is None:
-            first_features, second_features = self._features(first, second)
-            view_loss = self.view_branch(first_features, second_features)
-            return {"loss": view_loss, "view_loss": view_loss, "twin_loss": torch.zeros_like(view_loss)}
+            return output
 
-        first_features, second_features, twin_features = self._features(first, second, twin)
-        view_loss = self.view_branch(first_features, second_features)
         # Rows without a twin hold the second view: natural values for a head's batch statistics, no gradient.
-        paired = second_features.detach().index_copy(0, rows, twin_features)
+        paired = {name: views[name].detach().index_copy(0, rows, features) for name, features in twins.items()}
         valid = torch.zeros(len(first), dtype=torch.bool, device=first.device).index_fill(0, rows, True)
-        twin_loss = self.twin_branch(first_features, paired, valid)
-        return {"loss": view_loss + self.twin_weight * twin_loss, "view_loss": view_loss, "twin_loss": twin_loss}
+        pairs = Pairs(**{**views, **paired}, valid=valid, first_identity=own, second_identity=partner)
+        twin_output = self.twin_branch(pairs)
+        output |= {f"twin_{name}": value for name, value in twin_output.items()}
+        return output | {"loss": view["loss"] + self.twin_weight * twin_output["loss"]}
 
-    def _features(self, *images: Tensor) -> tuple[Tensor, ...]:
-        """Pass all images through the backbone together and part the features again."""
-        features = self.backbone(torch.cat(images))
-        if features.ndim != 2:
-            raise ValueError(
-                f"The backbone must give [rows, num_features], not {list(features.shape)}: pool its output."
-            )
-        return features.split([len(part) for part in images])
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Call once after every optimiser step, with the share of training that is done by then, 0–1.
+
+        The momentum encoder follows the trained one, backbone and heads, and the branches learn how far training is.
+        Raises ValueError for progress outside 0–1.
+        """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress is a share of training, 0 to 1, not {progress}.")
+        trained, followers = [], []
+        for module, follower in self._followed():
+            trained += list(module.parameters())
+            followers += list(follower.parameters())
+        if self.momentum is not None and trained:
+            get_ema_multi_avg_fn(self.momentum.rate(progress))(followers, trained, None)
+        for branch in self._branches():
+            branch.after_step(progress)
+
+    def _branches(self) -> list[Branch]:
+        return [self.view_branch] if self.twin_branch is None else [self.view_branch, self.twin_branch]
+
+    def _followed(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """All that is trained and followed, with its momentum copy."""
+        if self.momentum_backbone is not None:
+            yield self.backbone, self.momentum_backbone
+        for branch in self._branches():
+            yield from branch.followed()
+
+    def _features(self, first: Tensor, second: Tensor, twin: Tensor | None) -> tuple[Features, Features]:
+        """Features that the branches read, by their names in `Pairs`: of the views, and of the twins as `second`."""
+        views: Features = {}
+        twins: Features = {}
+        for prefix, backbone in (("", self.backbone), ("momentum_", self.momentum_backbone)):
+            images = {}
+            if f"{prefix}first" in self.reads:
+                images["first"] = first
+            if f"{prefix}second" in self.reads:
+                images["second"] = second
+                if twin is not None:
+                    images["twin"] = twin
+            if not images or backbone is None:
+                continue
+            features = backbone(torch.cat(list(images.values())))
+            if features.ndim != 2:
+                raise ValueError(
+                    f"The backbone must give [rows, num_features], not {list(features.shape)}: pool its output."
+                )
+            parts = dict(zip(images, features.split([len(part) for part in images.values()]), strict=True))
+            if "twin" in parts:
+                twins[f"{prefix}second"] = parts.pop("twin")
+            views |= {f"{prefix}{name}": part for name, part in parts.items()}
+        return views, twins
+
+    def _identities(
+        self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Image and twin of every patch, and of every patch's twin, int64[B, 2]; None where it was not said."""
+        if (image is None) != (twin_image is None):
+            raise ValueError("image and twin_image go together: pass both or neither.")
+        if image is None or twin_image is None:
+            return None, None
+        for name, part in (("image", image), ("twin_image", twin_image)):
+            if part.dtype != torch.int64 or part.shape != (size,):
+                raise ValueError(f"{name} must be int64[{size}], not {part.dtype} {list(part.shape)}.")
+        if self.twin_branch is None:  # the baseline knows of no twins, among its negatives either
+            twin_image = torch.full_like(image, -1)
+        elif twin_image.device.type == "cpu" and bool((twin_image[rows] < 0).any()):
+            raise ValueError("twin_rows names a row whose twin_image is -1: say which patch its twin is.")
+        return torch.stack([image, twin_image], dim=1), torch.stack([twin_image, image], dim=1)
 
     def _check(
         self, first: Tensor, second: Tensor, twin: Tensor | None, twin_rows: Tensor | None

@@ -6,13 +6,21 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from models.frameworks.base import Branch, Framework, FrameworkSettings
+from models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs
+from models.frameworks.byol import BYOL
+from models.frameworks.dcl import DCL
+from models.frameworks.moco import MoCo
 from models.frameworks.simclr import SimCLR
+from models.frameworks.simsiam import SimSiam
 
-__all__ = ["Branch", "Framework", "FrameworkSettings", "available", "create", "settings_type"]
+__all__ = ["Branch", "Framework", "FrameworkSettings", "Pairs", "available", "create", "settings_type"]
 
 _FRAMEWORKS: dict[str, type[Framework]] = {
+    "byol": BYOL,
+    "dcl": DCL,
+    "moco": MoCo,
     "simclr": SimCLR,
+    "simsiam": SimSiam,
 }
 
 
@@ -39,7 +47,8 @@ def create(name: str, backbone: nn.Module, **settings: Any) -> Framework:
         checked = framework.settings_type(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{name}: {first['loc'][0]}={first['input']!r} does not do: {first['msg']}.") from error
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{name}: {where}={first['input']!r} does not do: {first['msg']}.") from error
     return framework(backbone, checked)
 
 

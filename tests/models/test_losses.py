@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.losses import nt_xent
+from models import losses
+from models.losses import cosine_distance, info_nce
+from models.negatives import Negatives
 
 WORLD, ROWS, WIDTH = 2, 6, 5
 # Rank 0 counts five rows, rank 1 only two; then one rank with none at all.
@@ -23,6 +25,10 @@ MASKS = {
 def embeddings(rows: int, width: int = WIDTH, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     first, second = torch.randn(2, rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return first, second
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, **settings) -> torch.Tensor:
+    return losses.nt_xent(first, second, **settings)["loss"]
 
 
 def literal(first: torch.Tensor, second: torch.Tensor, temperature: float, valid: torch.Tensor) -> float:

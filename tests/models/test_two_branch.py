@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import frameworks
-from models.frameworks import Branch, Framework, FrameworkSettings
+from models.frameworks import Branch, Framework, FrameworkSettings, Pairs
 from models.losses import nt_xent
 from models.two_branch import TwoBranch
 
@@ -31,8 +31,8 @@ class LinearBranch(Branch):
         super().__init__(num_features, settings)
         self.head = nn.Linear(num_features, 8)
 
-    def forward(self, first_features, second_features, valid=None):
-        return nt_xent(self.head(first_features), self.head(second_features), temperature=0.2, valid=valid)
+    def forward(self, pairs):
+        return nt_xent(self.head(pairs.first), self.head(pairs.second), temperature=0.2, valid=pairs.valid)
 
 
 class LinearFramework(Framework):
@@ -61,8 +61,8 @@ def test_the_loss_is_the_view_loss_plus_the_weighted_twin_loss_of_the_rows_with_
     output = model(first, second, twin[rows], rows)
 
     features = model.backbone(first)
-    view_loss = model.view_branch(features, model.backbone(second))
-    twin_loss = model.twin_branch(features[rows], model.backbone(twin[rows]))
+    view_loss = model.view_branch(Pairs(features, model.backbone(second)))["loss"]
+    twin_loss = model.twin_branch(Pairs(features[rows], model.backbone(twin[rows])))["loss"]
     torch.testing.assert_close(output["view_loss"], view_loss)
     torch.testing.assert_close(output["twin_loss"], twin_loss)
     torch.testing.assert_close(output["loss"], view_loss + 0.7 * twin_loss)
@@ -126,7 +126,7 @@ def test_rows_without_a_twin_hold_the_second_views_features_without_gradient_and
     first, second, twin = (part.requires_grad_() for part in views())
     rows = torch.tensor([4, 1])
     model.eval()(first, second, twin[rows], rows)
-    _, paired, valid = seen
+    paired, valid = seen[0].second, seen[0].valid
     assert valid.tolist() == [False, True, False, False, True]
     torch.testing.assert_close(paired[rows], model.backbone(twin[rows]))
     torch.testing.assert_close(paired[~valid], model.backbone(second[~valid]))
@@ -150,9 +150,9 @@ def test_the_order_of_the_twins_does_not_matter():
 
 def test_a_step_never_waits_for_values_on_the_device():
     class Distance(Branch):
-        def forward(self, first_features, second_features, valid=None):
-            distance = (first_features - second_features).square().mean(dim=1)
-            return distance.mean() if valid is None else torch.where(valid, distance, 0.0).sum() / valid.sum()
+        def forward(self, pairs):
+            distance = (pairs.first - pairs.second).square().mean(dim=1)
+            return {"loss": distance.mean() if pairs.valid is None else distance.dot(pairs.valid.float())}
 
     class Distances(Framework):
         settings_type, branch_type = FrameworkSettings, Distance

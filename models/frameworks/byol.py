@@ -1,0 +1,45 @@
+"""BYOL: predict the momentum encoder's projection of the other view; no negatives (Grill et al. 2020)."""
+
+from torch import Tensor
+
+from models.frameworks.base import Branch, Framework, Momentum, MomentumSettings, Pairs, Width
+from models.heads import mlp
+from models.losses import cosine_distance
+
+
+class BYOLSettings(MomentumSettings, frozen=True):
+    """Widths of projector and predictor, both Linear–BatchNorm–ReLU–Linear, and the momentum.
+
+    The paper has 4096 and 256 for ResNet-50 (section 3.3); 1024 hidden units are lightly's for ResNet-18. The momentum
+    starts at the paper's 0.99 for up to 300 epochs (0.996 for 1000) and rises to 1.
+    """
+
+    hidden_dim: Width = 1024
+    output_dim: Width = 256
+    momentum: Momentum = Momentum(base=0.99, schedule="cosine")
+
+
+class BYOLBranch(Branch):
+    """Projector with its momentum copy, predictor, and the squared distance of unit vectors both ways (eq. 2)."""
+
+    reads = ("first", "second", "momentum_first", "momentum_second")
+
+    def __init__(self, num_features: int, settings: BYOLSettings) -> None:
+        super().__init__(num_features, settings)
+        self.head = mlp(num_features, settings.hidden_dim, settings.output_dim)
+        self.predictor = mlp(settings.output_dim, settings.hidden_dim, settings.output_dim)
+        self.momentum_head = self.momentum_copy(self.head)
+
+    def forward(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Loss of the pairs that count, 0–8."""
+        first, second = (self.predictor(self.head(features)) for features in (pairs.first, pairs.second))
+        first_target, second_target = map(self.momentum_head, (pairs.momentum_first, pairs.momentum_second))
+        distance = cosine_distance(first, second_target, valid=pairs.valid)
+        distance = distance + cosine_distance(second, first_target, valid=pairs.valid)
+        return {"loss": 2 * distance}
+
+
+class BYOL(Framework):
+    """BYOL: settings and branch, nothing else."""
+
+    settings_type, branch_type = BYOLSettings, BYOLBranch

@@ -1,0 +1,60 @@
+"""MoCo v2: tell an image's key from a queue of earlier keys (He et al. 2020; Chen et al. 2020, arXiv 2003.04297)."""
+
+from torch import Tensor
+
+from models.frameworks.base import Branch, ContrastiveSettings, Framework, MomentumSettings, Pairs, Width
+from models.heads import mlp
+from models.losses import info_nce
+from models.queue import Queue
+
+
+class MoCoSettings(ContrastiveSettings, MomentumSettings, frozen=True):
+    """Head (`hidden_dim=None`: as the backbone's features), temperature, negatives, momentum, `queue_size` in keys.
+
+    128 outputs are the paper's; temperature 0.1, momentum 0.99 and 4096 keys those of the authors' CIFAR-10 demo.
+    """
+
+    hidden_dim: Width | None = None
+    output_dim: Width = 128
+    queue_size: Width = 4096
+
+
+class MoCoBranch(Branch):
+    """Head Linear–ReLU–Linear, its momentum copy, and InfoNCE against the queue (eq. 1); only `first` takes gradients.
+
+    The paper shuffles batches between devices, so that a key's batch statistics do not give its query away. Here they
+    are the global batch's instead, where `models.batch_norm.synchronise` has been applied.
+    """
+
+    reads = ("first", "momentum_second")
+
+    def __init__(self, num_features: int, settings: MoCoSettings) -> None:
+        super().__init__(num_features, settings)
+        self.head = mlp(num_features, settings.hidden_dim or num_features, settings.output_dim, batch_norm=False)
+        self.momentum_head = self.momentum_copy(self.head)
+        self.queue = Queue(settings.queue_size, settings.output_dim)
+        self.settings = settings
+
+    def forward(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Loss of the pairs that count, and the lower bound of their mutual information; keys join the queue after."""
+        keys = self.momentum_head(pairs.momentum_second)
+        output = info_nce(
+            self.head(pairs.first),
+            keys,
+            temperature=self.settings.temperature,
+            bank=self.queue.keys,
+            bank_image=self.queue.image,
+            valid=pairs.valid,
+            anchor_identity=pairs.first_identity,
+            negatives=self.settings.negatives,
+            progress=self.progress,
+        )
+        if self.training:
+            self.queue.push(keys, None if pairs.second_identity is None else pairs.second_identity[:, 0], pairs.valid)
+        return output
+
+
+class MoCo(Framework):
+    """MoCo v2: settings and branch, nothing else."""
+
+    settings_type, branch_type = MoCoSettings, MoCoBranch

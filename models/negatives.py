@@ -1,0 +1,72 @@
+"""Which negatives an anchor keeps: all others, the hardest share (ball), or the hard but not the hardest (ring)."""
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Negatives(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Choice of negatives by similarity (Wu et al. 2020, arXiv 2005.13149 and 2010.02037).
+
+    `kind`: `all`; `ball`, the `outer` share of an anchor's admissible negatives that is most similar to it; `ring`, the
+    ball without its most similar ones. `outer`, `inner`: shares of all admissible negatives, 0–1: 0.1 and 0.01 keep the
+    most similar 10 % without the top 1 % (the authors' code counts `inner` as a share of the ball: its 0.1 and 0.1).
+    `anneal`: how the outer share goes from 1 to `outer` until the share `until` of training is done: `constant` (it is
+    `outer` throughout), `linear`, or `step` (1 until then).
+
+    Raises ValueError unless 0 < inner < outer ≤ 1 for a ring.
+    """
+
+    kind: Literal["all", "ball", "ring"] = "all"
+    inner: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    outer: Share = 0.1
+    anneal: Literal["constant", "linear", "step"] = "constant"
+    until: Share = 0.5
+
+    @model_validator(mode="after")
+    def _ring_has_a_width(self) -> Self:
+        if self.kind == "ring" and not 0 < self.inner < self.outer:
+            raise ValueError(f"a ring needs 0 < inner < outer, not {self.inner} and {self.outer}")
+        return self
+
+
+@torch.no_grad()
+def keep_negatives(
+    similarity: Tensor, admissible: Tensor, negatives: Negatives, progress: Tensor | float = 1.0
+) -> Tensor:
+    """Say which candidates are an anchor's negatives: bool[A, M], a part of `admissible`.
+
+    similarity: float[A, M] of anchor and candidate, higher is harder; admissible: bool[A, M], candidates that may be
+    negatives at all; progress: 0–1, the share of training that is done. Of an anchor's n admissible candidates those
+    with rank round(inner · n) ≤ r < round(outer · n) are kept, rank 0 being the most similar; at least one if there is
+    any. Equal similarities rank in the order of the candidates, so counts are exact. No wait for the device.
+    """
+    if negatives.kind == "all":
+        return admissible
+    progress = torch.as_tensor(progress, dtype=torch.float32, device=similarity.device)
+    done = {"constant": torch.ones_like(progress), "step": (progress >= negatives.until).float()}.get(
+        negatives.anneal, (progress / negatives.until).clamp(0, 1)
+    )
+    number = admissible.sum(dim=1, keepdim=True)
+    last = (number * (1 + (negatives.outer - 1) * done)).round().clamp(min=1)
+    inner = negatives.inner if negatives.kind == "ring" else 0.0
+    first = torch.minimum((number * inner).round(), last - 1)
+
+    hardest_first = similarity.masked_fill(~admissible, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(similarity.shape[1], device=similarity.device).expand_as(hardest_first)
+    rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, place)
+    return admissible & (rank >= first) & (rank < last)
+
+
+def strangers(identity: Tensor, image: Tensor) -> Tensor:
+    """Say which candidates show neither an anchor's image nor its twin: bool[A, M].
+
+    identity: int64[A, 2], the image that an anchor shows and that image's twin (−1: none); image: int64[M], what the
+    candidates show (−1: unknown, a stranger to all).
+    """
+    known = (identity[:, :, None] == image) & (image >= 0)
+    return ~known.any(dim=1)

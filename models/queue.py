@@ -1,0 +1,49 @@
+"""A queue of embeddings from earlier steps, the same on all ranks (He et al. 2020, section 3.2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.ranks import gather_rows
+
+
+class Queue(nn.Module):
+    """The last `size` embeddings that were pushed, and the images they show; all of it in state_dict.
+
+    Buffers: `keys` float[size, dim], unit vectors, at first random ones; `image` int64[size], −1 where unknown;
+    `position` int64[], where the next one goes. Raises ValueError for a size or width below 1.
+    """
+
+    keys: Tensor
+    image: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1 or dim < 1:
+            raise ValueError(f"A queue needs a size and a width of at least 1, not {size} and {dim}.")
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("image", torch.full((size,), -1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor, image: Tensor | None = None, valid: Tensor | None = None) -> None:
+        """Let the keys of all ranks in and as many of the oldest out: float[B, dim], normalised here.
+
+        image: int64[B], what they show; valid: bool[B], those that go in. Ranks follow each other, so one process with
+        the global batch has the same queue. B and size need not fit; of more than `size` keys the last ones stay. The
+        tensors are replaced, not written into: what a loss has read stays as it was. No wait for the device.
+        """
+        keys = gather_rows(F.normalize(keys.to(self.keys.dtype), dim=1))
+        image = gather_rows(torch.full_like(keys[:, 0], -1, dtype=torch.int64) if image is None else image)
+        valid = torch.ones_like(image, dtype=torch.bool) if valid is None else gather_rows(valid)
+        # Every slot asks which key lands in it: how many come is not known here, so shapes must not depend on it.
+        size, number = len(self.image), valid.sum()
+        arrival = valid.argsort(descending=True, stable=True)
+        turn = (torch.arange(size, device=keys.device) - self.position) % size
+        newest = turn + (number - 1 - turn).clamp(min=0) // size * size
+        source = arrival[newest.clamp(max=len(arrival) - 1)]
+        replaced = turn < number
+        self.keys = torch.where(replaced[:, None], keys[source], self.keys)
+        self.image = torch.where(replaced, image[source], self.image)
+        self.position = (self.position + number) % size

@@ -1,0 +1,61 @@
+"""What the ranks of a distributed run share: rows gathered with gradients, and means over all of them."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """Number of ranks, and which one this is; (1, 0) without torch.distributed."""
+    return (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
+
+
+def gather_across_ranks(tensor: Tensor) -> Tensor:
+    """Stack a tensor of every rank along a new first axis: [world, *tensor.shape]; with one process [1, …].
+
+    Gradients flow back to the rank that a row came from, summed over the ranks that used it. The shape must be the same
+    on all ranks.
+    """
+    return _Gather.apply(tensor) if world()[0] > 1 else tensor.unsqueeze(0)
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Rows [B, …] of every rank one below the other, in the order of the ranks: [world · B, …], with gradients."""
+    return gather_across_ranks(tensor).flatten(0, 1)
+
+
+def row_numbers(rows: int, device: torch.device) -> Tensor:
+    """Number in the global batch of each of this rank's rows, int64[rows]; every rank has as many."""
+    return torch.arange(rows, device=device) + world()[1] * rows
+
+
+def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean of values float[A] over the entries of all ranks that count (bool[A]; None: all); 0 if there are none.
+
+    What a rank gets is its own part of that mean times the number of ranks. So the ranks' average is the global mean,
+    and DDP's average of their gradients is the global gradient, also if the ranks count unlike numbers of entries.
+    """
+    if counts is None:
+        counts = torch.ones_like(values, dtype=torch.bool)
+    total = gather_across_ranks(counts.sum()).sum().clamp(min=1)
+    return torch.where(counts, values, 0.0).sum() * world()[0] / total
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward sums the ranks' gradients (torch's own is deprecated from 2.14 on)."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        # Bytes instead of bool: not every backend sends bool.
+        sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+        received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+        dist.all_gather(received, sent)
+        return torch.stack(received).to(tensor.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
