@@ -7,6 +7,7 @@ from torch import nn
 
 from models import frameworks
 from models.frameworks import Pairs
+from models.frameworks.base import Momentum
 
 ROWS, WIDTH = 6, 12
 SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9}
@@ -200,6 +201,13 @@ def test_the_ring_narrows_as_training_goes_on(name):
     assert "progress" in start.state_dict()
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_momentum_rate_stays_or_rises_to_one_as_half_a_cosine(progress):
+    assert Momentum(base=0.9).rate(progress) == 0.9
+    expected = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
+    assert Momentum(base=0.9, schedule="cosine").rate(progress) == pytest.approx(expected, abs=1e-15)
+
+
 def test_moco_lets_the_keys_in_after_they_were_used_and_only_in_training():
     branch, pairs = make("moco"), features("twins")
     before = branch.queue.keys.clone()
@@ -238,16 +246,16 @@ def test_simclr_hidden_width_is_the_backbones_unless_it_is_named():
 @pytest.mark.parametrize("name", frameworks.available())
 def test_it_learns_to_bring_the_two_views_of_an_image_together(name):
     branch = make(name)
-    optimiser = torch.optim.SGD([p for p in branch.parameters() if p.requires_grad], lr=0.1)
+    optimiser = torch.optim.SGD([p for p in branch.parameters() if p.requires_grad], lr=0.5)
     losses = []
     base = torch.randn(16, WIDTH, dtype=torch.float64)
-    for step in range(40):
+    for step in range(12):
         first, second = (base + 0.1 * torch.randn_like(base) for _ in range(2))
         loss = branch(Pairs(first, second, first, second))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        branch.after_step((step + 1) / 40)
+        branch.after_step((step + 1) / 12)
         losses.append(loss.item())
     # MoCo's queue starts with random keys, which are easy: the first of its own make its loss rise before it falls.
     assert losses[-1] < max(losses[:4]) - 0.1

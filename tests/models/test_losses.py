@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -115,6 +114,59 @@ def test_it_is_computed_in_float32_under_autocast_and_from_bfloat16():
     assert torch.equal(rounded, nt_xent(first.bfloat16().float(), second.bfloat16().float(), temperature=0.05))
 
 
+def test_without_a_bank_the_other_rows_positives_are_the_negatives():
+    anchor, positive = embeddings(6)
+    valid = torch.tensor([1, 1, 0, 1, 1, 1], dtype=torch.bool)
+    image, twin = torch.tensor([0, 1, 2, 3, 1, 5]), torch.tensor([3, -1, 0, 7, -1, -1])
+    unnamed = info_nce(anchor, positive, temperature=0.3, valid=valid)
+    names = {"anchor_identity": torch.stack([image, twin], dim=1), "positive_image": image}
+    named = info_nce(anchor, positive, temperature=0.3, valid=valid, **names)
+    for output, near in ((unnamed, lambda i, k: i == k), (named, lambda i, k: image[k] in (image[i], twin[i]))):
+        similarity = (torch.cosine_similarity(anchor[:, None], positive, dim=2) / 0.3).exp()
+        expected, bound = [], []
+        for i in valid.nonzero().flatten().tolist():
+            negatives = [similarity[i, k] for k in valid.nonzero().flatten().tolist() if not near(i, k)]
+            expected.append(-(similarity[i, i] / (similarity[i, i] + sum(negatives))).log())
+            bound.append(math.log(len(negatives) + 1) - expected[-1])
+        torch.testing.assert_close(output["loss"], sum(expected) / 5)
+        torch.testing.assert_close(output["mutual_information"], sum(bound) / 5)
+
+
+def test_the_bound_reaches_the_logarithm_of_the_choices_when_pairs_are_plain_to_see():
+    alike = torch.eye(8)
+    bound = losses.nt_xent(alike, alike, temperature=0.01)["mutual_information"]
+    assert bound.item() == pytest.approx(math.log(15), abs=1e-5)
+
+
+def test_harder_negatives_give_a_lower_bound():
+    first, second = embeddings(40)
+    bounds = [
+        losses.nt_xent(first, first + second, temperature=0.5, negatives=choice)["mutual_information"].item()
+        for choice in (Negatives(), Negatives(kind="ring", inner=0.1, outer=0.3), Negatives(kind="ball", outer=0.2))
+    ]
+    assert bounds == sorted(bounds, reverse=True)
+
+
+def test_decoupled_a_pair_without_negatives_does_not_count():
+    first, second = (part.requires_grad_() for part in embeddings(3))
+    one = torch.tensor([False, True, False])
+    loss = nt_xent(first, second, temperature=0.5, valid=one, decoupled=True)
+    loss.backward()
+    assert loss.item() == 0 and not first.grad.any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3))
+def test_the_cosine_distance_is_half_the_squared_distance_of_unit_vectors(seed, scale):
+    first, second = embeddings(5, seed=seed)
+    valid = torch.tensor([True, False, True, True, False])
+    units = [part[valid] / part[valid].norm(dim=1, keepdim=True) for part in (first, second)]
+    expected = (units[0] - units[1]).square().sum(dim=1).mean() / 2
+    first[~valid] = math.nan
+    torch.testing.assert_close(cosine_distance(first * scale, second, valid=valid), expected)
+    assert cosine_distance(first, second, valid=torch.zeros(5, dtype=torch.bool)).item() == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -139,10 +191,8 @@ def tiny_net() -> nn.Module:
     return nn.Linear(WIDTH, 4)
 
 
-def gradient_on_rank(rank: int, folder: str) -> None:
+def gradient_on_rank(rank: int) -> dict:
     """Runs in a process of its own: loss and gradients of this rank's half of the batch, averaged as DDP does."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     first, second = (part.float()[rank * ROWS : (rank + 1) * ROWS] for part in embeddings(WORLD * ROWS))
     results = {}
     for name, mask in MASKS.items():
@@ -154,14 +204,11 @@ def gradient_on_rank(rank: int, folder: str) -> None:
         for value in results[name].values():
             dist.all_reduce(value)
             value /= WORLD
-    if rank == 0:
-        torch.save(results, f"{folder}/results.pt")
-    dist.destroy_process_group()
+    return results
 
 
-def test_two_ranks_have_the_gradient_of_one_process_on_the_global_batch(tmp_path):
-    mp.spawn(gradient_on_rank, (str(tmp_path),), nprocs=WORLD)
-    results = torch.load(tmp_path / "results.pt", weights_only=True)
+def test_two_ranks_have_the_gradient_of_one_process_on_the_global_batch(two_ranks):
+    results = two_ranks(gradient_on_rank)[0]
     first, second = (part.float() for part in embeddings(WORLD * ROWS))
     for name, valid in MASKS.items():
         net = tiny_net()

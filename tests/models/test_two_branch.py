@@ -1,9 +1,9 @@
+import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -48,6 +48,29 @@ def simclr_model(twin_weight: float = 0.5) -> TwoBranch:
     torch.manual_seed(3)
     framework = frameworks.create("simclr", small_backbone(batch_norm=True), output_dim=8)
     return TwoBranch(framework, twin_weight)
+
+
+def small_model(name: str, twin_weight: float = 0.5, seed: int = 3) -> TwoBranch:
+    torch.manual_seed(seed)
+    known = frameworks.settings_type(name).model_fields
+    sizes = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7}
+    settings = {key: size for key, size in sizes.items() if key in known}
+    return TwoBranch(frameworks.create(name, small_backbone(batch_norm=True), **settings), twin_weight)
+
+
+def trained(model: TwoBranch) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def train(model: TwoBranch, optimiser: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        first, second, twin = torch.randn(3, ROWS, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(step))
+        rows = torch.arange(step % ROWS)
+        image, twin_image = torch.arange(ROWS), (torch.arange(ROWS) + 1) % ROWS
+        optimiser.zero_grad()
+        model(first, second, twin[rows], rows, image, twin_image)["loss"].backward()
+        optimiser.step()
+        model.after_step((step + 1) / 10)
 
 
 def views(count: int = 3, rows: int = ROWS) -> torch.Tensor:
@@ -103,6 +126,138 @@ def test_every_parameter_gets_a_finite_gradient_however_few_twins_there_are(make
     output["loss"].backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     assert (output["twin_loss"].item() == 0) == (len(rows) < 2)  # a single pair has no negatives
+
+
+@pytest.mark.parametrize("name", frameworks.available())
+def test_every_trained_parameter_of_every_framework_gets_a_gradient_and_no_other_does(name):
+    model = small_model(name)
+    first, second, twin = views()
+    for rows in ([], [2]):
+        model.zero_grad()
+        model(first, second, twin[rows], torch.tensor(rows, dtype=torch.int64))["loss"].backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained(model))
+        assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "momentum_passes"), [("simclr", 3, 0), ("simsiam", 3, 0), ("moco", 1, 2), ("byol", 3, 3)]
+)
+def test_only_what_the_branches_read_passes_through_a_backbone(name, passes, momentum_passes):
+    model, seen = small_model(name), {"backbone": 0, "momentum_backbone": 0}
+    for part in seen:
+        if (backbone := getattr(model, part)) is not None:
+            backbone.register_forward_hook(
+                lambda module, images, output, part=part: seen.update({part: seen[part] + len(images[0])})
+            )
+    first, second, twin = views()
+    model(first, second, twin, torch.arange(ROWS))
+    assert seen == {"backbone": passes * ROWS, "momentum_backbone": momentum_passes * ROWS}
+    assert (model.momentum_backbone is not None) == bool(momentum_passes)
+
+
+@pytest.mark.parametrize("name", ["moco", "byol"])
+def test_after_a_step_the_momentum_encoder_follows_by_its_rate(name):
+    model = small_model(name)
+    pairs = [(model.backbone, model.momentum_backbone)]
+    pairs += [(branch.head, branch.momentum_head) for branch in (model.view_branch, model.twin_branch)]
+    with torch.no_grad():
+        for parameter in trained(model):
+            parameter += torch.randn_like(parameter)
+    expected = []
+    rate = model.momentum.rate(0.4)
+    for online, follower in pairs:
+        for p, m in zip(online.parameters(), follower.parameters(), strict=True):
+            assert not torch.equal(p, m)
+            expected.append(rate * m.detach() + (1 - rate) * p.detach())
+    before = [p.detach().clone() for p in trained(model)]
+    model.after_step(0.4)
+    followed = [m for _, follower in pairs for m in follower.parameters()]
+    for got, wanted in zip(followed, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert all(torch.equal(p, q) for p, q in zip(trained(model), before, strict=True))
+    assert {id(m) for m in followed} == {id(p) for p in model.parameters() if not p.requires_grad}
+
+
+@pytest.mark.parametrize("name", frameworks.available())
+def test_a_run_continued_from_its_state_is_the_run_that_went_on(name):
+    whole = small_model(name)
+    optimiser = torch.optim.SGD(trained(whole), lr=0.1, momentum=0.9)
+    train(whole, optimiser, range(3))
+    saved = copy.deepcopy((whole.state_dict(), optimiser.state_dict()))
+    train(whole, optimiser, range(3, 6))
+
+    resumed = small_model(name, seed=8)
+    optimiser = torch.optim.SGD(trained(resumed), lr=0.1, momentum=0.9)
+    resumed.load_state_dict(saved[0])
+    optimiser.load_state_dict(saved[1])
+    train(resumed, optimiser, range(3, 6))
+    assert all(torch.equal(part, resumed.state_dict()[key]) for key, part in whole.state_dict().items())
+    assert whole.view_branch.progress == torch.tensor(0.6)
+
+
+@pytest.mark.parametrize("name", frameworks.available())
+def test_a_copied_model_is_one_of_its_own(name):
+    model = small_model(name)
+    other = copy.deepcopy(model)
+    before = {key: part.clone() for key, part in model.state_dict().items()}
+    train(other, torch.optim.SGD(trained(other), lr=0.1), range(2))
+    assert all(torch.equal(part, before[key]) for key, part in model.state_dict().items())
+    if model.momentum is not None:
+        moved = [key for key, part in other.state_dict().items() if "momentum" in key and ".weight" in key
+                 and not torch.equal(part, before[key])]  # fmt: skip
+        assert any(key.startswith("momentum_backbone") for key in moved)
+        assert any(key.startswith("twin_branch") for key in moved)
+
+
+def test_a_patch_and_its_twin_are_no_negatives_of_it_whichever_branch_looks():
+    first, second, twin = views()
+    rows = torch.tensor([0, 3])
+    # Row 1 shows the same patch as row 0, row 2 shows row 0's twin; row 3's twin is not in the batch.
+    image, twin_image = torch.tensor([7, 7, 9, 4, 5]), torch.tensor([9, 9, -1, 8, -1])
+    model = simclr_model().eval()
+    output = model(first, second, twin[rows], rows, image, twin_image)
+
+    def near(anchor: int, candidate: int) -> bool:
+        return image[candidate] in (image[anchor], twin_image[anchor])
+
+    z = [nn.functional.normalize(model.view_branch.head(model.backbone(view)), dim=1) for view in (first, second)]
+    losses = []
+    for side, other in ((0, 1), (1, 0)):
+        for row in range(ROWS):
+            positive = (z[side][row] @ z[other][row] / 0.5).exp()
+            others = [c for c in range(ROWS) if not near(row, c)]
+            negatives = sum((z[s][c] @ z[side][row] / 0.5).exp() for s in (0, 1) for c in others)
+            losses.append(-(positive / (positive + negatives)).log())
+    torch.testing.assert_close(output["view_loss"], sum(losses) / len(losses))
+    # The two rows that count in the twin branch are strangers to each other, so it is the loss without names.
+    torch.testing.assert_close(output["twin_loss"], model(first, second, twin[rows], rows)["twin_loss"])
+
+
+def test_the_baseline_does_not_know_which_patches_are_twins():
+    first, second, twin = views()
+    image, twin_image = torch.arange(ROWS), torch.tensor([1, 2, 0, -1, 0])
+    baseline = simclr_model(0.0)
+    named = baseline(first, second, twin, torch.arange(ROWS), image, twin_image)
+    assert torch.equal(named["loss"], simclr_model(0.0)(first, second)["loss"])
+
+
+@pytest.mark.parametrize("name", frameworks.available())
+def test_what_else_a_branch_gives_is_named_after_it(name):
+    first, second, twin = views()
+    output = small_model(name)(first, second, twin[:3], torch.arange(3))
+    extras = {key for key in output if key not in ("loss", "view_loss", "twin_loss")}
+    assert {key.removeprefix("view_") for key in extras if key.startswith("view_")} == {
+        key.removeprefix("twin_") for key in extras if key.startswith("twin_")
+    }
+    assert not any(output[key].requires_grad for key in extras) and all(output[key].ndim == 0 for key in output)
+    assert not any(key.startswith("twin_") for key in small_model(name, 0.0)(first, second) if key in extras)
+
+
+def test_the_mutual_information_logged_stays_below_the_logarithm_of_what_there_is_to_choose_from():
+    first, second, twin = views()
+    output = simclr_model()(first, second, twin[:3], torch.arange(3))
+    assert output["view_mutual_information"] <= math.log(2 * ROWS - 1)
+    assert output["twin_mutual_information"] <= math.log(2 * 3 - 1)
 
 
 def test_no_twins_and_twins_left_out_are_the_same():
@@ -163,6 +318,48 @@ def test_a_step_never_waits_for_values_on_the_device():
     assert model(images[0], images[1], images[2, :2], rows)["loss"].device.type == "meta"
 
 
+@pytest.mark.parametrize("name", frameworks.available())
+def test_no_framework_waits_for_values_on_the_device(name, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **settings: nullcontext())  # it knows no meta tensors
+    model = small_model(name).to("meta")
+    images = torch.empty(3, ROWS, 3, SIZE, SIZE, device="meta")
+    rows, named = (torch.empty(count, dtype=torch.int64, device="meta") for count in (2, ROWS))
+    output = model(images[0], images[1], images[2, :2], rows, named, named)
+    output["loss"].backward()
+    model.after_step(0.5)
+    assert output["loss"].device.type == "meta"
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, math.nan])
+def test_a_progress_that_is_no_share_is_refused(progress):
+    with pytest.raises(ValueError, match="progress"):
+        simclr_model().after_step(progress)
+
+
+def test_a_branch_that_reads_what_there_is_not_is_refused():
+    class Wrong(LinearBranch):
+        reads = ("first", "third")
+
+    class WrongFramework(LinearFramework):
+        branch_type = Wrong
+
+    with pytest.raises(ValueError, match="third"):
+        TwoBranch(WrongFramework(small_backbone(batch_norm=False), FrameworkSettings()))
+
+
+def test_a_momentum_copy_without_momentum_in_the_settings_is_refused():
+    class Following(LinearBranch):
+        def __init__(self, num_features, settings):
+            super().__init__(num_features, settings)
+            self.follower = self.momentum_copy(self.head)
+
+    class FollowingFramework(LinearFramework):
+        branch_type = Following
+
+    with pytest.raises(ValueError, match="MomentumSettings"):
+        TwoBranch(FollowingFramework(small_backbone(batch_norm=False), FrameworkSettings()))
+
+
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_a_weight_below_zero_or_not_finite_is_refused(weight):
     with pytest.raises(ValueError, match="twin_weight"):
@@ -183,6 +380,13 @@ def test_a_weight_below_zero_or_not_finite_is_refused(weight):
         ({"twin_rows": torch.tensor([0, ROWS])}, "rows of first"),
         ({"twin_rows": torch.tensor([-1, 0])}, "rows of first"),
         ({"twin_rows": torch.tensor([1, 1])}, "twice"),
+        ({"image": torch.arange(ROWS)}, "both or neither"),
+        (
+            {"image": torch.arange(ROWS), "twin_image": torch.ones(2, dtype=torch.int64)},
+            r"twin_image must be int64\[5\]",
+        ),
+        ({"image": torch.ones(ROWS), "twin_image": torch.arange(ROWS)}, "image must be int64"),
+        ({"image": torch.arange(ROWS), "twin_image": torch.tensor([2, -1, -1, -1, -1])}, "which patch its twin is"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(changes, message):
@@ -199,10 +403,8 @@ def test_a_backbone_that_does_not_pool_is_refused():
         TwoBranch(LinearFramework(backbone, FrameworkSettings()))(*views(2))
 
 
-def step_on_rank(rank: int, folder: str) -> None:
+def step_on_rank(rank: int) -> dict:
     """Runs in a process of its own: one DDP step per case on this rank's half of the batch, written by rank 0."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     own = views(rows=WORLD * ROWS)[:, rank * ROWS : (rank + 1) * ROWS]
     results = {}
     for case, everyones in TWIN_ROWS.items():
@@ -212,14 +414,11 @@ def step_on_rank(rank: int, folder: str) -> None:
             model = DistributedDataParallel(make())
             model(own[0], own[1], *twins)["loss"].backward()
             results[f"{kind}, {case}"] = {name: p.grad for name, p in model.module.named_parameters()}
-    if rank == 0:
-        torch.save(results, f"{folder}/results.pt")
-    dist.destroy_process_group()
+    return results
 
 
-def test_two_ranks_with_unequal_twins_step_as_one_process_with_the_global_batch(tmp_path):
-    mp.spawn(step_on_rank, (str(tmp_path),), nprocs=WORLD)
-    results = torch.load(tmp_path / "results.pt", weights_only=True)
+def test_two_ranks_with_unequal_twins_step_as_one_process_with_the_global_batch(two_ranks):
+    results = two_ranks(step_on_rank)[0]
     first, second, twin = views(rows=WORLD * ROWS)
     for case, rows in TWIN_ROWS.items():
         model = linear_model()

@@ -1,0 +1,121 @@
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models import frameworks
+from models.batch_norm import synchronise
+from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers, world
+from models.two_branch import TwoBranch
+
+WORLD, ROWS, SIZE = 2, 6, 5
+SIZES = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7}
+RING = {"kind": "ring", "inner": 0.2, "outer": 0.6, "anneal": "linear"}
+IMAGE = torch.tensor([0, 1, 2, 3, 4, 5, 6, 1, 8, 9, 10, 11])  # rows 1 and 7, on different ranks, show the same image
+TWIN = torch.tensor([  # of every step: unequal over the ranks, none on rank 1, none at all, unequal again
+    [5, 0, 8, -1, 2, 0, -1, -1, -1, 2, -1, -1],
+    [5, 0, 8, -1, 2, 0, -1, -1, -1, -1, -1, -1],
+    [-1] * 12,
+    [1, 2, -1, -1, -1, -1, 11, -1, 3, 2, 0, 8],
+])  # fmt: skip
+WEIGHTS = (0.0, 0.5)
+
+
+def make(name: str, weight: float) -> TwoBranch:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 2), nn.BatchNorm2d(6), nn.Flatten()
+    )
+    backbone.num_features = 24
+    known = frameworks.settings_type(name).model_fields
+    settings = {key: size for key, size in SIZES.items() if key in known}
+    if "negatives" in known:
+        settings["negatives"] = RING
+    return synchronise(TwoBranch(frameworks.create(name, backbone, **settings), weight).double())
+
+
+def train(model: nn.Module, rank: int, world: int) -> dict[str, torch.Tensor]:
+    """A few steps on this rank's part of the batches: the losses, the gradients, and the state at the end."""
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    random = torch.Generator().manual_seed(1)
+    rows = WORLD * ROWS // world
+    own = slice(rank * rows, (rank + 1) * rows)
+    found = {}
+    for step in range(len(TWIN)):
+        first, second, twin = torch.randn(3, WORLD * ROWS, 3, SIZE, SIZE, generator=random, dtype=torch.float64)[:, own]
+        partner = TWIN[step, own]
+        twin_rows = (partner >= 0).nonzero()[:, 0]
+        output = model(first, second, twin[twin_rows], twin_rows, IMAGE[own], partner)
+        optimiser.zero_grad()
+        output["loss"].backward()
+        optimiser.step()
+        bare.after_step((step + 1) / len(TWIN))
+        for name, value in output.items():
+            value = value.detach().clone()
+            if world > 1:
+                dist.all_reduce(value)
+            found[f"{name} of step {step}"] = value / world
+        gradients = {name: p.grad.clone() for name, p in bare.named_parameters() if p.requires_grad}
+        found |= {f"gradient of {name} at step {step}": gradient for name, gradient in gradients.items()}
+    return found | {f"state {name}": value.clone() for name, value in bare.state_dict().items()}
+
+
+def on_rank(rank: int) -> dict:
+    """Runs in a process of its own: every framework, and the small functions."""
+    results = {}
+    for name in frameworks.available():
+        for weight in WEIGHTS:
+            results[name, weight] = train(DistributedDataParallel(make(name, weight)), rank, WORLD)
+    values = (torch.arange(3.0) + 10 * rank).requires_grad_()
+    counts = torch.tensor([True, rank == 0, False])
+    mean = mean_over_ranks(values.square(), counts)
+    mean.backward()
+    results["mean"] = mean.detach(), values.grad
+    gathered = gather_across_ranks(values)
+    (gradient,) = torch.autograd.grad((gathered * torch.tensor([[1.0], [2.0]])).sum() * (rank + 1), values)
+    results["gathered"] = gathered.detach(), gather_rows(counts), gradient, row_numbers(3, values.device), world()
+    return results
+
+
+@pytest.fixture(scope="module")
+def ranks(two_ranks) -> list[dict]:
+    return two_ranks(on_rank)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("name", frameworks.available())
+def test_two_ranks_train_as_one_process_with_the_global_batch(ranks, name, weight):
+    expected = train(make(name, weight), 0, 1)
+    assert any(value.norm() > 0 for key, value in expected.items() if key.startswith("gradient"))
+    for found in ranks:
+        assert found[name, weight].keys() == expected.keys()
+        for key, value in expected.items():
+            difference = (found[name, weight][key].double() - value.double()).norm()
+            assert difference <= 1e-7 * value.double().norm() + 1e-12, key
+
+
+def test_a_mean_over_ranks_weighs_all_entries_that_count_alike(ranks):
+    # 0² and 1² count on rank 0, 10² on rank 1.
+    values, gradients = zip(*(found["mean"] for found in ranks), strict=True)
+    assert sum(values).item() / WORLD == pytest.approx((0 + 1 + 100) / 3)
+    for gradient, counted in zip(gradients, ([0.0, 1.0, 0.0], [10.0, 0.0, 0.0]), strict=True):
+        torch.testing.assert_close(gradient / WORLD, 2 * torch.tensor(counted) / 3)
+
+
+def test_rows_are_gathered_in_the_order_of_the_ranks_with_the_sum_of_their_gradients(ranks):
+    for rank, found in enumerate(ranks):
+        gathered, counts, gradient, numbers, place = found["gathered"]
+        assert gathered.tolist() == [[0, 1, 2], [10, 11, 12]]
+        assert counts.tolist() == [True, True, False, True, False, False]
+        assert gradient.tolist() == [3 * (rank + 1)] * 3
+        assert numbers.tolist() == [3 * rank, 3 * rank + 1, 3 * rank + 2] and place == (WORLD, rank)
+
+
+def test_one_process_is_a_world_of_its_own():
+    values, counts = torch.tensor([1.0, 2.0, torch.nan]), torch.tensor([True, True, False])
+    assert world() == (1, 0) and row_numbers(2, values.device).tolist() == [0, 1]
+    assert gather_across_ranks(values).shape == (1, 3) and torch.equal(gather_rows(counts), counts)
+    assert mean_over_ranks(values, counts).item() == 1.5 and mean_over_ranks(values[:2]).item() == 1.5
+    assert mean_over_ranks(values, torch.zeros(3, dtype=torch.bool)).item() == 0
