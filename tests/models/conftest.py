@@ -17,14 +17,14 @@ def serve(rank: int, meet: str, tasks: Any, answers: Any) -> None:
     """Runs in a process of its own: call one function after the other until there is none."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=WORLD, timeout=PATIENCE)
-    while (function := tasks.get()) is not None:
+    while True:
+        function = tasks.get()
         try:
             written = io.BytesIO()
             torch.save(function(rank), written)
             answers.put((None, written.getvalue()))
         except Exception:
             answers.put((traceback.format_exc(), b""))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,15 @@ def two_ranks(tmp_path_factory) -> Iterator[Callable]:
         return [torch.load(io.BytesIO(written)) for _, written in found]
 
     yield call
-    for tasks, _ in queues:
-        tasks.put(None)
     for worker in workers:
-        worker.join(timeout=10)
+        worker.terminate()
+        worker.join()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors here are so small that a second thread costs more than it helps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
