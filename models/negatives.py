@@ -47,12 +47,8 @@ def keep_negatives(
     """
     if negatives.kind == "all":
         return admissible
-    progress = torch.as_tensor(progress, dtype=torch.float32, device=similarity.device)
-    done = {"constant": torch.ones_like(progress), "step": (progress >= negatives.until).float()}.get(
-        negatives.anneal, (progress / negatives.until).clamp(0, 1)
-    )
     number = admissible.sum(dim=1, keepdim=True)
-    last = (number * (1 + (negatives.outer - 1) * done)).round().clamp(min=1)
+    last = (number * _outer_share(negatives, progress)).round().clamp(min=1)
     inner = negatives.inner if negatives.kind == "ring" else 0.0
     first = torch.minimum((number * inner).round(), last - 1)
 
@@ -60,6 +56,15 @@ def keep_negatives(
     place = torch.arange(similarity.shape[1], device=similarity.device).expand_as(hardest_first)
     rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, place)
     return admissible & (rank >= first) & (rank < last)
+
+
+def _outer_share(negatives: Negatives, progress: Tensor | float) -> Tensor | float:
+    """Share of the candidates that the ball holds at this progress of training."""
+    if negatives.anneal == "constant":
+        return negatives.outer
+    done = torch.as_tensor(progress) / negatives.until
+    done = (done >= 1).to(done.dtype) if negatives.anneal == "step" else done.clamp(0, 1)
+    return 1 + (negatives.outer - 1) * done
 
 
 def strangers(identity: Tensor, image: Tensor) -> Tensor:

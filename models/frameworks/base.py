@@ -41,6 +41,11 @@ class Pairs:
     first_identity: Tensor | None = None
     second_identity: Tensor | None = None
 
+    @property
+    def second_image(self) -> Tensor | None:
+        """Which image `second` shows: int64[B], or None where it was not said."""
+        return None if self.second_identity is None else self.second_identity[:, 0]
+
 
 class FrameworkSettings(BaseModel, frozen=True, extra="forbid", strict=True):
     """Settings of a framework; a subclass names its own, with types, limits and defaults."""

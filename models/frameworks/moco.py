@@ -50,7 +50,7 @@ class MoCoBranch(Branch):
             progress=self.progress,
         )
         if self.training:
-            self.queue.push(keys, None if pairs.second_identity is None else pairs.second_identity[:, 0], pairs.valid)
+            self.queue.push(keys, pairs.second_image, pairs.valid)
         return output
 
 

@@ -289,10 +289,11 @@ def test_rows_without_a_twin_hold_the_second_views_features_without_gradient_and
     assert not to_second.any() and to_twin.any()
 
 
-def test_under_autocast_the_losses_are_float32():
+@pytest.mark.parametrize("name", frameworks.available())
+def test_under_autocast_the_losses_are_float32(name):
     first, second, twin = views()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = simclr_model()(first, second, twin[:3], torch.arange(3))
+        output = small_model(name)(first, second, twin[:3], torch.arange(3))
     assert {loss.dtype for loss in output.values()} == {torch.float32}
 
 
