@@ -36,7 +36,10 @@ class MoCoBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, and the lower bound of their mutual information; keys join the queue after."""
+        """Loss of the pairs that count, and the lower bound of their mutual information; keys join the queue after.
+
+        While the queue still holds the random keys it starts with, the bound is none: they are too easy to tell apart.
+        """
         keys = self.momentum_head(pairs.momentum_second)
         output = info_nce(
             self.head(pairs.first),

@@ -218,3 +218,19 @@ def test_two_ranks_have_the_gradient_of_one_process_on_the_global_batch(two_rank
             difference = (results[name][key] - expected).norm()
             assert difference <= 1e-5 * expected.norm(), (name, key)
         assert (net.weight.grad.norm() > 0) == (name != "nothing")
+
+
+def tied(rows: slice) -> torch.Tensor:
+    """Gradient of embeddings many of which are alike, with some of the negatives that are equally hard left out."""
+    first, second = (part[rows].round().requires_grad_() for part in embeddings(WORLD * ROWS, width=2))
+    nt_xent(first, second, temperature=0.5, negatives=Negatives(kind="ball", outer=0.4)).backward()
+    return torch.stack([first.grad, second.grad])
+
+
+def tied_on_rank(rank: int) -> torch.Tensor:
+    """Runs in a process of its own."""
+    return tied(slice(rank * ROWS, (rank + 1) * ROWS)) / WORLD
+
+
+def test_of_equally_hard_negatives_two_ranks_keep_those_that_one_process_keeps(two_ranks):
+    torch.testing.assert_close(torch.cat(two_ranks(tied_on_rank), dim=1), tied(slice(None)))
