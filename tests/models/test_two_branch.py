@@ -233,6 +233,23 @@ def test_a_patch_and_its_twin_are_no_negatives_of_it_whichever_branch_looks():
     torch.testing.assert_close(output["twin_loss"], model(first, second, twin[rows], rows)["twin_loss"])
 
 
+def test_two_patches_with_the_same_twin_are_told_apart_without_it():
+    first, second, twin = views()
+    model = simclr_model().eval()
+    rows, image = torch.tensor([0, 3]), torch.arange(ROWS)
+    shared = torch.tensor([9, -1, -1, 9, -1])
+    loss = model(first, second, twin[rows], rows, image, shared)["twin_loss"]
+    z, twins = (nn.functional.normalize(model.twin_branch.head(model.backbone(part[rows])), dim=1)
+                for part in (first, twin))  # fmt: skip
+    losses = []
+    for row, other in ((0, 1), (1, 0)):
+        positive = (z[row] @ twins[row] / 0.5).exp()
+        # A first's negative is the other first, its twin is out; a twin's is the other first, which is not its pair.
+        losses.append(-(positive / (positive + (z[row] @ z[other] / 0.5).exp())).log())
+        losses.append(-(positive / (positive + (twins[row] @ z[other] / 0.5).exp())).log())
+    torch.testing.assert_close(loss, sum(losses) / 4)
+
+
 def test_the_baseline_does_not_know_which_patches_are_twins():
     first, second, twin = views()
     image, twin_image = torch.arange(ROWS), torch.tensor([1, 2, 0, -1, 0])
