@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models import frameworks
 from models.augment import Augment, AugmentSettings
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone, save_backbone
+from models.batch_norm import synchronise
 from models.two_branch import TwoBranch
 from orchestrator import extract, score
 from orchestrator.config import ExperimentConfig
@@ -58,8 +59,8 @@ def train(job: dict[str, Any]) -> None:
     model: nn.Module = build(config).to(device)
     layout = memory_format(model, device)
     model = model.to(memory_format=layout)
-    if device.type == "cuda" and world > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if world > 1:
+        model = synchronise(model)
     optimizer = optimizer_for(config, model)
     steps = len(images) // settings.batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -74,8 +75,9 @@ def train(job: dict[str, Any]) -> None:
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         history = state["history"]
-    trained = model
-    model = ray.train.torch.prepare_model(model)
+    trained: Any = model
+    # Buffers are the same on all ranks already: statistics are synchronised, and queues take the keys of all ranks.
+    model = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
     augment = Augment(AugmentSettings(**settings.augment)).to(device)
     local = settings.batch_size // world
 
@@ -84,7 +86,7 @@ def train(job: dict[str, Any]) -> None:
         model.train()
         order = torch.randperm(len(images), generator=_generator(config.seed, epoch)).to(device)
         random = _generator(config.seed, epoch, rank + 1, device=device)
-        totals = torch.zeros(3, device=device)
+        totals: dict[str, Tensor] = {}
         paired = torch.zeros((), dtype=torch.int64, device=device)
         for step in range(steps):
             rows = order[step * settings.batch_size :][rank * local : (rank + 1) * local]
@@ -94,32 +96,34 @@ def train(job: dict[str, Any]) -> None:
             views = [augment(x, generator=random) for x in (batch, batch, images[partner[twin_rows]])]
             first, second, twin = (view.contiguous(memory_format=layout) for view in views)
             with autocast:
-                losses = model(first, second, twin, twin_rows)
+                losses = model(first, second, twin, twin_rows, rows, partner)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             optimizer.step()
             schedule.step()
-            totals += torch.stack([losses["loss"], losses["view_loss"], losses["twin_loss"]]).detach()
+            trained.after_step((epoch * steps + step + 1) / (settings.epochs * steps))
+            totals = {name: value.detach() + totals.get(name, 0) for name, value in losses.items()}
             paired += len(twin_rows)
+        sums = torch.stack([*totals.values()])
         if world > 1:
-            dist.all_reduce(totals)
+            dist.all_reduce(sums)
             dist.all_reduce(paired)
-        loss, view_loss, twin_loss = (totals / (steps * world)).tolist()
+        means = dict(zip(totals, (sums / (steps * world)).tolist(), strict=True))
         seconds = time.perf_counter() - started
         seen = steps * settings.batch_size
         metrics: Epoch = {
             "epoch": epoch + 1,
-            "loss": loss,
-            "view_loss": view_loss,
-            "twin_loss": twin_loss,
+            **means,
             "learning_rate": optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "images_per_second": seen / seconds,
             "share_with_twin": paired.item() / seen,
         }
         history = [*history, metrics]
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}: set pretrain.learning_rate lower")
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"the loss is {means['loss']} in epoch {epoch + 1}: set pretrain.learning_rate lower"
+            )
         due = (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs
         with tempfile.TemporaryDirectory() as folder:
             saved = None
