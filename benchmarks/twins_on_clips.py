@@ -5,7 +5,7 @@
 DAVIS sequences (Perazzi et al. 2016; a moving camera, one object): are a patch's point and its twin's on the same side
 of the object's mask, in the window's first frame? `vtest.avi` (PETS09, a fixed camera): is the twin of a patch in a
 person's box in that person's box, too? The windows, trajectories and twins are those of the library's defaults; then
-once more with twins at least two patches apart, as neighbours share pixels and hence the tracker's errors.
+once more with twins at least two patches apart, as the tracker looks at much the same pixels for neighbours.
 
 Near patches are likely to lie on the same, whatever they do. So each twin is compared with *chance at its distance*:
 
@@ -104,8 +104,8 @@ def twins_of(window: Window, size: int) -> Rows:
     paths, point = (found["position"], found["camera"], found["visible"]), found["position"][:, 0]
     x, y = np.rint(point).astype(int).T
     on = window.masks[:, y, x].T
-    owned = on.any(1)
-    same = (on[:, None] & on).any(-1)
+    owned: Bool = np.asarray(on.any(axis=1))
+    same: Bool = np.asarray((on[:, None] & on).any(axis=-1))
     if window.both_sides:
         same |= ~owned[:, None] & ~owned
     distance = np.linalg.norm(point[:, None] - point, axis=-1)
