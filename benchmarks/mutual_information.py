@@ -3,17 +3,18 @@
     python benchmarks/mutual_information.py [--patches 196] [--frames 32,…,1024] [--quick] [--json FILE] [--plot FILE]
 
 NPEET does one pair after the other: a sample of its pairs is timed before and after the kernel, and the mean is taken;
-the kernel's numbers are compared with its own on that sample. From 512 frames on there are fewer patches, so that a row
-is not more than so much work. Compilation does not count. `--plot` draws the time of a pair as a PNG.
+the kernel's numbers are compared with its own on that sample. Beyond 512 frames there are fewer patches, so that the
+longest do not take all the time. Compilation does not count. `--plot` draws the time of a pair as a PNG.
 
 `of bare` is the share that the kernel reaches, a thread, of what one core can do. KSG on T samples needs for each of T²
-pairs of samples 2k smaller-or-larger of two (the larger distance of two margins, and to keep the k smallest), and in
-each margin a comparison and an addition. How many of these one core does in a second, with vectors and on what lies in
-its first-level cache, is measured in the same run, before each precision. The rest is distances, logarithms of no use, padding to whole
-vectors, and the traffic between caches.
+pairs of samples 2k times the smaller or larger of two (the larger distance of two margins, and to keep the k smallest),
+and in each margin a comparison and an addition. How many of these one core does in a second, with vectors and on what
+lies in its first-level cache, is measured in the same run, before each precision. The rest is the distances themselves,
+padding to whole vectors, and what passes between the caches.
 
-Memory is that of the kernel: what its panels, sums and result take by calculation, and by how much the peak of a
-process grows (Linux only). Beside it is what the distances of all patches would take, were they stored.
+Memory is that of the kernel: what its panels, sums, inputs and result take at once by calculation, and by how much the
+peak of a process grows (Linux only; below 1 MiB some of it finds room that the process has already). Beside it is what
+the distances of all patches would take, were they stored.
 """
 
 import argparse
@@ -161,7 +162,7 @@ def estimators(patches: int) -> Rows:
         work = partial(pairwise_mutual_information, samples, k=K, backend="cpu", **options)
         pairs, matrix = len(samples) * (len(samples) - 1) / 2 / seconds(work), work()
         off = max(abs(matrix[0, j] - mutual_information(samples[0], samples[j], k=K, **options)) for j in range(1, 9))
-        row = {"estimator": name, "frames": COMPARED, "patches": len(samples), "pairs_per_s": pairs}
+        row: dict[str, Any] = {"estimator": name, "frames": COMPARED, "patches": len(samples), "pairs_per_s": pairs}
         rows.append(row | {"to_ksg": pairs / (rows[0] if rows else row)["pairs_per_s"], "largest_difference": off})
     return rows
 
@@ -170,13 +171,14 @@ def estimators(patches: int) -> Rows:
 
 
 def kernel_bytes(patches: int, frames: int, dimensions: int, itemsize: int, threads: int) -> int:
-    """What `kernels.all_pairs` allocates: panels and sums of every thread, its inputs by axis, and the result."""
+    """What `kernels.all_pairs` needs at once: the result, and inputs, panels and sums, or what mirrors it."""
     lanes = kernels._LANE_BYTES // itemsize
     panel = -(-frames // kernels._ROWS) * kernels._ROWS * kernels._LANE_BYTES
     block = int(np.clip(kernels._BLOCK_BYTES // panel, 4, 16))
     inputs = 2 * patches * dimensions * -(-frames // lanes) * lanes * itemsize
-    mirrored = patches**2 * (8 + 1) + patches * (patches - 1) // 2 * (8 + 2 * 8)  # a mask, indices, and values
-    return threads * ((block + 1) * panel + 8 * block * patches) + inputs + mirrored
+    mirrored = patches**2 + patches * (patches - 1) // 2 * (2 * 8 + 8)  # a mask, indices, and values
+    result = 8 * patches**2
+    return result + max(inputs + threads * ((block + 1) * panel + 8 * block * patches), mirrored)
 
 
 def peak_growth(patches: int, frames: int) -> int:
@@ -232,7 +234,7 @@ def plot(rows: Rows, machine: str, path: Path) -> None:
             times = [1e6 / row["pairs_per_s"] for row in line]
             axes.plot([row["frames"] for row in line], times, style, color=colour, label=label, markersize=5)
     axes.set(xscale="log", yscale="log", xlabel="observations", ylabel="time of one pair, µs")
-    axes.set_xticks(list(slow), [str(frames) for frames in slow])
+    axes.set_xticks(list(slow), [f"{frames:,}" for frames in slow])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.grid(color="#E4E7EB")
@@ -240,7 +242,7 @@ def plot(rows: Rows, machine: str, path: Path) -> None:
     axes.set_title(
         f"KSG mutual information of two {PLOTTED}-d trajectories, k = {K}\n{machine}", loc="left", fontsize=10
     )
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", handlelength=3.5)
     figure.savefig(path, dpi=120)
 
 
