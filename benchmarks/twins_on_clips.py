@@ -18,7 +18,7 @@ Near patches are likely to lie on the same, whatever they do. So each twin is co
 
 Wilson's intervals (95 %) take patches for independent, which they are not: they move together, twins come in both
 directions, and windows overlap. The intervals over sequences (Student's t, a sequence being one observation) do not,
-and the sentences below the tables go by them, and by the window's chance.
+and the sentences below the tables go by them (of `vtest.avi`, one clip, by Wilson's), and by the window's chance.
 
 The folder (default INFOAUG_TEST_DATA, or ../shared/data) holds `davis/JPEGImages/NAME`, `davis/Annotations/NAME`,
 `clips/vtest.avi`, `tracks/vtest_boxes.csv`; what is missing is left out.
@@ -234,6 +234,8 @@ def main() -> None:
         for window in source(data, 1 if arguments.quick else None):
             windows += 1
             patches += [row for size in sizes for row in twins_of(window, size)]
+    if not windows:
+        return
     console.print(f"{windows} windows of {LENGTH} frames, patches that have a twin; {machine}")
     results = Rows()
     for apart, size in product(APART, sizes):
