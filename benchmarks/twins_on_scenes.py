@@ -2,8 +2,9 @@
 
     python benchmarks/twins_on_scenes.py [--scenes 20] [--frames 64] [--json FILE]
 
-A sprite's twin is that of the patch whose point is nearest its centre; it is true if it lies on the partner. Twins are
-looked for farther away than a sprite is wide, as in configs/demo.yaml. The interval is Wilson's, at 95 %.
+A sprite's twin is that of the patch whose point is nearest its centre; it is true if it lies on the partner, or within
+2 pixels of it, where a tracked point goes along with its edge. Twins are looked for farther away than a sprite is wide,
+as in configs/demo.yaml. The interval is Wilson's, at 95 %.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from orchestrator.config import ExtractConfig, ScoreConfig
 from orchestrator.extract import extract_window, scene_seed
 from orchestrator.score import score_window
 
+EDGE = 2.0  # pixels
+
 
 def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:
     """For one scene: (how many, of how many) of the coupled sprites whose twin is the partner, and of false twins."""
@@ -30,7 +33,7 @@ def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[
     settings = ScoreConfig(policy=policy, min_distance=1.5 * scene.size, min_frames=len(scene.frames) // 2)
     scored = score_window(window["position"], window["camera"], window["visible"], settings)
     points = window["position"][:, 0]
-    owner, twin = scene.owner(points), scored.twins.index
+    owner, twin = scene.owner(points, margin=EDGE), scored.twins.index
     true, coupled, false, alone = 0, 0, 0, 0
     for sprite, partner in enumerate(scene.partner):
         patches = np.flatnonzero((owner == sprite) & (np.array(scored.twins.reason) != "lost"))

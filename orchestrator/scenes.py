@@ -54,15 +54,18 @@ class Scene:
     size: int
     """Side of a sprite in world pixels."""
 
-    def owner(self, points: ArrayLike, frame: int = 0) -> NDArray[np.int64]:
-        """Index of the topmost sprite under each point f[N, 2] of a frame, int[N]; -1 for the background or the bar."""
+    def owner(self, points: ArrayLike, frame: int = 0, margin: float = 0.0) -> NDArray[np.int64]:
+        """Index of the topmost sprite under each point f[N, 2] of a frame, int[N]; -1 for the background or the bar.
+
+        `margin`, pixels: a point that is so near to a sprite counts as on it: a tracker sees its edge move.
+        """
         points = np.asarray(points, np.float64)
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"points must have shape [N, 2], not {list(points.shape)}; pass one row (x, y) per point.")
         if not 0 <= frame < len(self.frames):
             raise ValueError(f"frame {frame} is outside the clip; choose 0 to {len(self.frames) - 1}.")
         world = cv2.invertAffineTransform(self.camera[frame].astype(np.float64))
-        covered = _covers(_apply(world, self.position[:, frame]), _apply(world, points), self.size)
+        covered = _covers(_apply(world, self.position[:, frame]), _apply(world, points), self.size + 2 * margin)
         sprite = np.where(covered, np.arange(len(self.position))[:, None], -1).max(axis=0, initial=-1)
         left, right = self.bar[frame]
         return np.where((points[:, 0] >= left) & (points[:, 0] < right), -1, sprite)
@@ -302,7 +305,7 @@ def _shifted(affine: Array, x: float, y: float) -> Array:
     return np.column_stack([affine[:, :2], _apply(affine, np.array([x, y]))])
 
 
-def _covers(centres: Array, points: Array, size: int) -> NDArray[np.bool_]:
+def _covers(centres: Array, points: Array, size: float) -> NDArray[np.bool_]:
     """Whether the square of side `size` about each centre holds each point, bool[S, N]; all in world coordinates."""
     return (np.abs(centres[:, None] - points[None]) <= size / 2).all(axis=-1)
 

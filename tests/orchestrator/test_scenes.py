@@ -243,6 +243,8 @@ def test_a_point_beside_all_sprites_belongs_to_the_background() -> None:
     assert np.array_equal(scene.owner(centre), np.arange(4))
     assert np.array_equal(scene.owner(centre + np.array([9.9, -9.9])), np.arange(4))
     assert (scene.owner(centre + np.array([10.1, 0])) == -1).all()
+    assert np.array_equal(scene.owner(centre + np.array([10.1, 0]), margin=0.5), np.arange(4))
+    assert (scene.owner(centre + np.array([10.6, 0]), margin=0.5) == -1).all()
     assert scene.owner(np.empty((0, 2))).shape == (0,)
 
 
