@@ -1,4 +1,4 @@
-"""Losses on embeddings, exact across ranks: one function a loss.
+"""Losses on pairs of embeddings, exact across ranks: one function a loss.
 
 They compute in float32 at least, under autocast too, and take `valid` bool[B], the rows that count: the others are
 neither anchors nor negatives, whatever they hold. What they give is a mean over the rows of all ranks that count, a
@@ -41,11 +41,11 @@ def nt_xent(
     lower bound, at most log(negatives + 1) (van den Oord et al. 2018, eq. 5). With ball or ring the negatives are on
     average harder than random ones, so the estimate is lower still (2010.02037); leaving twins out raises it.
     """
-    _check_pairs(first, second, valid, temperature)
+    check_pairs(first, second, valid, temperature)
     rows = len(first)
     with torch.autocast(first.device.type, enabled=False):
-        counts = _counts(first, valid).expand(2, rows)
-        own = _unit(torch.stack([first, second]), counts)
+        counts = counting(first, valid).expand(2, rows)
+        own = unit(torch.stack([first, second]), counts)
         if first_identity is None or second_identity is None:
             numbers = row_numbers(rows, first.device)
             first_identity = second_identity = torch.stack([numbers, torch.full_like(numbers, -1)], dim=1)
@@ -76,13 +76,14 @@ def info_nce(
     anchor, positive: float[B, D], L2-normalised here. The negatives come from `bank` float[M, D] of unit vectors, the
     same on all ranks, which show the images `bank_image` int64[M] (−1: unknown); without a bank they are the positives
     of the global batch's other rows, which show `positive_image` int64[B]. Those that show the anchor's image or its
-    twin by `anchor_identity` (int64[B, 2], as in `nt_xent`) are left out, and what `negatives` leaves out.
+    twin by `anchor_identity` (int64[B, 2], as in `nt_xent`, or more columns) are left out, and what `negatives` leaves
+    out.
     Gives `loss` and `mutual_information` as `nt_xent` does.
     """
-    _check_pairs(anchor, positive, valid, temperature)
+    check_pairs(anchor, positive, valid, temperature)
     with torch.autocast(anchor.device.type, enabled=False):
-        counts = _counts(anchor, valid)
-        own, other = _unit(anchor, counts), _unit(positive, counts)
+        counts = counting(anchor, valid)
+        own, other = unit(anchor, counts), unit(positive, counts)
         if bank is not None:
             candidates, image = bank.to(own.dtype), bank_image
             there = torch.ones(len(bank), dtype=torch.bool, device=own.device)
@@ -105,10 +106,10 @@ def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None 
     Half of BYOL's squared distance of unit vectors (Grill et al. 2020, eq. 2), SimSiam's D plus 1 (Chen & He 2021,
     eq. 1). Stop the gradient of the target before, where the method does.
     """
-    _check_pairs(prediction, target, valid)
+    check_pairs(prediction, target, valid)
     with torch.autocast(prediction.device.type, enabled=False):
-        counts = _counts(prediction, valid)
-        cosine = (_unit(prediction, counts) * _unit(target, counts)).sum(dim=1)
+        counts = counting(prediction, valid)
+        cosine = (unit(prediction, counts) * unit(target, counts)).sum(dim=1)
         return mean_over_ranks(1 - cosine, counts)
 
 
@@ -131,17 +132,18 @@ def _everyone(part: Tensor) -> Tensor:
     return gather_across_ranks(part).transpose(0, 1).flatten(0, 2)
 
 
-def _counts(rows: Tensor, valid: Tensor | None) -> Tensor:
+def counting(rows: Tensor, valid: Tensor | None) -> Tensor:
+    """Say which rows count, bool[B]: all of them where `valid` does not say."""
     return torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
 
 
-def _unit(embeddings: Tensor, counts: Tensor) -> Tensor:
+def unit(embeddings: Tensor, counts: Tensor) -> Tensor:
     """Embeddings of length 1 in float32 at least, zeros in rows that do not count."""
     embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     return F.normalize(torch.where(counts[..., None], embeddings, 0.0), dim=-1)  # not by multiplying: 0 · NaN is NaN
 
 
-def _check_pairs(first: Tensor, second: Tensor, valid: Tensor | None, temperature: float = 1.0) -> None:
+def check_pairs(first: Tensor, second: Tensor, valid: Tensor | None, temperature: float = 1.0) -> None:
     """Raise ValueError for wrong shapes, a mask that is not bool, or a temperature that is not above 0."""
     if first.ndim != 2 or first.shape != second.shape or first.shape[0] == 0:
         raise ValueError(f"The embeddings must be [B, D] alike, not {list(first.shape)} and {list(second.shape)}.")

@@ -70,8 +70,8 @@ def _outer_share(negatives: Negatives, progress: Tensor | float) -> Tensor | flo
 def strangers(identity: Tensor, image: Tensor) -> Tensor:
     """Say which candidates show neither an anchor's image nor its twin: bool[A, M].
 
-    identity: int64[A, 2], the image that an anchor shows and that image's twin (−1: none); image: int64[M], what the
-    candidates show (−1: unknown, a stranger to all).
+    identity: int64[A, n], the image that an anchor shows, that image's twin, and whatever else is no stranger (−1:
+    none); image: int64[M], what the candidates show (−1: unknown, a stranger to all).
     """
     known = (identity[:, :, None] == image) & (image >= 0)
     return ~known.any(dim=1)

@@ -27,6 +27,13 @@ class Queue(nn.Module):
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
+    def nearest(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the key of the greatest cosine with each embedding, float[B, dim], and what it shows, int64[B]."""
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would take neighbours for equals
+            place = (embeddings.to(self.keys.dtype) @ self.keys.T).argmax(dim=1)
+        return self.keys[place], self.image[place]
+
+    @torch.no_grad()
     def push(self, keys: Tensor, image: Tensor | None = None, valid: Tensor | None = None) -> None:
         """Let the keys of all ranks in and as many of the oldest out: float[B, dim], normalised here.
 

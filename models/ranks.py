@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run share: rows gathered with gradients, and means over all of them."""
+"""What the ranks of a distributed run share: rows gathered with gradients, sums and means over all of them."""
 
 from typing import Any
 
@@ -26,6 +26,14 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return gather_across_ranks(tensor).flatten(0, 1)
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, the same on every rank; with one process the tensor itself.
+
+    Gradients are summed over the ranks too, as those of `gather_across_ranks`. The shape must be the same on all ranks.
+    """
+    return _Sum.apply(tensor) if world()[0] > 1 else tensor
+
+
 def row_numbers(rows: int, device: torch.device) -> Tensor:
     """Number in the global batch of each of this rank's rows, int64[rows]; every rank has as many."""
     return torch.arange(rows, device=device) + world()[1] * rows
@@ -43,6 +51,18 @@ def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
     return torch.where(counts, values, 0.0).sum() * world()[0] / total
 
 
+class _Sum(torch.autograd.Function):
+    """All-reduce whose backward is one too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _all_reduced(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        return _all_reduced(gradients[0])
+
+
 class _Gather(torch.autograd.Function):
     """All-gather whose backward sums the ranks' gradients (torch's own is deprecated from 2.14 on)."""
 
@@ -56,6 +76,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
+        return _all_reduced(gradients[0])[dist.get_rank()]
+
+
+def _all_reduced(tensor: Tensor) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total

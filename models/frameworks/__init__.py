@@ -1,4 +1,4 @@
-"""Contrastive frameworks: each one short file, named in the registry here, made by `create`."""
+"""Frameworks of self-supervised learning: each one short file, named in the registry here, made by `create`."""
 
 import difflib
 from typing import Any
@@ -6,21 +6,31 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
+from models.frameworks.barlow_twins import BarlowTwins
 from models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs
 from models.frameworks.byol import BYOL
 from models.frameworks.dcl import DCL
+from models.frameworks.dino import DINO
 from models.frameworks.moco import MoCo
+from models.frameworks.nnclr import NNCLR
 from models.frameworks.simclr import SimCLR
 from models.frameworks.simsiam import SimSiam
+from models.frameworks.swav import SwAV
+from models.frameworks.vicreg import VICReg
 
 __all__ = ["Branch", "Framework", "FrameworkSettings", "Pairs", "available", "create", "settings_type"]
 
 _FRAMEWORKS: dict[str, type[Framework]] = {
+    "barlow_twins": BarlowTwins,
     "byol": BYOL,
     "dcl": DCL,
+    "dino": DINO,
     "moco": MoCo,
+    "nnclr": NNCLR,
     "simclr": SimCLR,
     "simsiam": SimSiam,
+    "swav": SwAV,
+    "vicreg": VICReg,
 }
 
 

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from models.negatives import Negatives
 
 Width = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 UNREAD: Any = None  # in `Pairs`, the features that a branch does not read
 
@@ -40,6 +43,11 @@ class Pairs:
     valid: Tensor | None = None
     first_identity: Tensor | None = None
     second_identity: Tensor | None = None
+
+    @property
+    def first_image(self) -> Tensor | None:
+        """Which image `first` shows: int64[B], or None where it was not said."""
+        return None if self.first_identity is None else self.first_identity[:, 0]
 
     @property
     def second_image(self) -> Tensor | None:

@@ -10,7 +10,7 @@ from models.frameworks import Pairs
 from models.frameworks.base import Momentum
 
 ROWS, WIDTH = 6, 12
-SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9}
+SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9, "prototypes": 4, "bottleneck_dim": 5}
 IMAGE = torch.tensor([0, 1, 2, 1, 4, 5])  # rows 1 and 3 show the same image
 TWIN = torch.tensor([1, 0, -1, 5, 3, 3])
 
@@ -35,6 +35,8 @@ def make(name: str, **settings) -> frameworks.Branch:
     if hasattr(branch, "queue"):
         branch.queue.keys = nn.functional.normalize(branch.queue.keys, dim=1)
         branch.queue.image = torch.arange(len(branch.queue.image)) - 2
+    if hasattr(branch, "center"):
+        branch.center = 0.1 * torch.randn_like(branch.center)
     return branch
 
 
@@ -125,20 +127,115 @@ def literal_simsiam(branch, pairs):
     return 1 + sum(losses) / len(losses), None
 
 
+def literal_barlow_twins(branch, pairs):
+    z, n = [branch.head(part)[counted(pairs)] for part in (pairs.first, pairs.second)], len(counted(pairs))
+    z = [part - sum(part) / n for part in z]
+    deviation = [(sum(row.square() for row in part) / n + 1e-5).sqrt() for part in z]
+    loss = 0
+    for i in range(7):
+        for j in range(7):
+            c = sum(z[0][b, i] * z[1][b, j] for b in range(n)) / (n * deviation[0][i] * deviation[1][j])
+            loss = loss + ((1 - c).square() if i == j else 0.0051 * c.square())
+    return loss, None
+
+
+def literal_vicreg(branch, pairs):
+    z, n, d = [branch.head(part)[counted(pairs)] for part in (pairs.first, pairs.second)], len(counted(pairs)), 7
+    s = sum((z[0][b] - z[1][b]).square().sum() for b in range(n)) / (n * d)
+    v = c = 0
+    for part in z:
+        mean = sum(part) / n
+        cov = sum(torch.outer(row - mean, row - mean) for row in part) / (n - 1)
+        v = v + sum(torch.relu(1 - (cov[j, j] + 1e-4).sqrt()) for j in range(d)) / d
+        c = c + sum(cov[i, j].square() for i in range(d) for j in range(d) if i != j) / d
+    return 25 * s + 25 * v / 2 + c, None
+
+
+def literal_nnclr(branch, pairs):
+    first, second = branch.head(pairs.first), branch.head(pairs.second)
+    sides = ((first, pairs.first_identity, second, pairs.second_identity),
+             (second, pairs.second_identity, first, pairs.first_identity))  # fmt: skip
+    temperature, losses, bounds = branch.settings.temperature, [], []
+    for own, identity, other, other_identity in sides:
+        predictions = branch.predictor(other)
+        for row in counted(pairs):
+            place = max(range(len(branch.queue.keys)), key=lambda k: cosine(own[row], branch.queue.keys[k]).item())
+            near, _ = shown(identity, row)
+            if identity is not None:
+                near = near | ({branch.queue.image[place].item()} - {-2, -1})
+            candidates = [k for k in counted(pairs) if shown(other_identity, k)[1] not in near]
+            neighbour = branch.queue.keys[place]
+            negatives = chosen([cosine(neighbour, predictions[k]) / temperature for k in candidates], branch)
+            positive = cosine(neighbour, predictions[row]) / temperature
+            losses.append(-torch.log(positive.exp() / (positive.exp() + sum(s.exp() for s in negatives))))
+            bounds.append(math.log(len(negatives) + 1) - losses[-1].item())
+    return sum(losses) / len(losses), sum(bounds) / len(bounds)
+
+
+def cross_entropy(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return -sum(t * torch.log(s.exp() / logits.exp().sum()) for t, s in zip(target, logits, strict=True))
+
+
+def literal_swav(branch, pairs):
+    weight = branch.prototypes.weight
+    if branch.settings.frozen_share > 0:  # training has just started
+        weight = weight.detach()
+    z, scores = branch.head(torch.cat([pairs.first, pairs.second])).chunk(2), []
+    for part in z:
+        scores.append([torch.stack([cosine(part[b], c) for c in weight]) for b in counted(pairs)])
+    codes = []
+    for part in scores:
+        q = (torch.stack(part).detach() / 0.05).exp().T  # K × B, as the paper has it
+        q = q / q.sum()
+        for _ in range(3):
+            q = q / q.sum(dim=1, keepdim=True) / q.shape[0]
+            q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
+        codes.append((q * q.shape[1]).T)
+    losses = [cross_entropy(codes[1 - side][b], scores[side][b] / 0.1)
+              for side in (0, 1) for b in range(len(counted(pairs)))]  # fmt: skip
+    return sum(losses) / len(losses), None
+
+
+def literal_dino(branch, pairs):
+    weight = branch.prototypes.weight
+    if branch.settings.frozen_share > 0:
+        weight = weight.detach()
+    students = branch.head(torch.cat([pairs.first, pairs.second])).chunk(2)
+    teachers = branch.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second])).chunk(2)
+    losses = []
+    for own, other in ((0, 1), (1, 0)):
+        for row in counted(pairs):
+            student = torch.stack([cosine(students[own][row], c) for c in weight])
+            teacher = torch.stack([cosine(teachers[other][row], c) for c in branch.momentum_prototypes.weight])
+            teacher = ((teacher - branch.center) / 0.04).exp()
+            losses.append(cross_entropy((teacher / teacher.sum()).detach(), student / 0.1))
+    return sum(losses) / len(losses), None
+
+
 LITERAL = {
+    "barlow_twins": literal_barlow_twins,
     "byol": literal_byol,
     "dcl": lambda branch, pairs: literal_nt_xent(branch, pairs, decoupled=True),
+    "dino": literal_dino,
     "moco": literal_moco,
+    "nnclr": literal_nnclr,
     "simclr": literal_nt_xent,
     "simsiam": literal_simsiam,
+    "swav": literal_swav,
+    "vicreg": literal_vicreg,
 }
+UNFROZEN = {"frozen_share": 0.0}
 RING = {"negatives": {"kind": "ring", "inner": 0.2, "outer": 0.7}}
 CONTRASTIVE = [name for name in frameworks.available() if "negatives" in frameworks.settings_type(name).model_fields]
+FREEZING = [name for name in frameworks.available() if "frozen_share" in frameworks.settings_type(name).model_fields]
 
 
 @pytest.mark.parametrize("case", ["plain", "views", "twins"])
 @pytest.mark.parametrize(
-    ("name", "settings"), [(name, {}) for name in frameworks.available()] + [(name, RING) for name in CONTRASTIVE]
+    ("name", "settings"),
+    [(name, {}) for name in frameworks.available()]
+    + [(name, RING) for name in CONTRASTIVE]
+    + [(name, UNFROZEN) for name in FREEZING],
 )
 def test_loss_and_gradient_are_those_of_the_papers_equation_written_out(name, settings, case):
     branch, pairs = make(name, **settings), features(case)
@@ -227,6 +324,20 @@ def test_moco_lets_the_keys_in_after_they_were_used_and_only_in_training():
         ("dcl", {"head": "Linear BatchNorm1d ReLU Linear"}),
         ("moco", {"head": "Linear ReLU Linear", "momentum_head": "Linear ReLU Linear"}),
         ("byol", dict.fromkeys(("head", "predictor", "momentum_head"), "Linear BatchNorm1d ReLU Linear")),
+        ("barlow_twins", {"head": "Linear BatchNorm1d ReLU Linear BatchNorm1d ReLU Linear"}),
+        ("vicreg", {"head": "Linear BatchNorm1d ReLU Linear BatchNorm1d ReLU Linear"}),
+        (
+            "nnclr",
+            {
+                "head": "Linear BatchNorm1d ReLU Linear BatchNorm1d ReLU Linear BatchNorm1d",
+                "predictor": "Linear BatchNorm1d ReLU Linear",
+            },
+        ),
+        ("swav", {"head": "Linear BatchNorm1d ReLU Linear"}),
+        (
+            "dino",
+            dict.fromkeys(("head", "momentum_head"), "Linear BatchNorm1d GELU Linear BatchNorm1d GELU Linear"),
+        ),
         (
             "simsiam",
             {"head": "Linear BatchNorm1d ReLU Linear BatchNorm1d", "predictor": "Linear BatchNorm1d ReLU Linear"},

@@ -10,7 +10,7 @@ from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_
 from models.two_branch import TwoBranch
 
 WORLD, ROWS, SIZE = 2, 6, 5
-SIZES = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7}
+SIZES = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7, "prototypes": 5, "bottleneck_dim": 4}
 RING = {"kind": "ring", "inner": 0.2, "outer": 0.6, "anneal": "linear"}
 IMAGE = torch.tensor([0, 1, 2, 3, 4, 5, 6, 1, 8, 9, 10, 11])  # rows 1 and 7, on different ranks, show the same image
 TWIN = torch.tensor([  # of every step: unequal over the ranks, none on rank 1, none at all, unequal again

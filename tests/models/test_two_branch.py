@@ -53,7 +53,14 @@ def simclr_model(twin_weight: float = 0.5) -> TwoBranch:
 def small_model(name: str, twin_weight: float = 0.5, seed: int = 3) -> TwoBranch:
     torch.manual_seed(seed)
     known = frameworks.settings_type(name).model_fields
-    sizes = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7}
+    sizes = {
+        "hidden_dim": 8,
+        "output_dim": 6,
+        "predictor_dim": 4,
+        "queue_size": 7,
+        "prototypes": 5,
+        "bottleneck_dim": 4,
+    }
     settings = {key: size for key, size in sizes.items() if key in known}
     return TwoBranch(frameworks.create(name, small_backbone(batch_norm=True), **settings), twin_weight)
 
@@ -140,7 +147,9 @@ def test_every_trained_parameter_of_every_framework_gets_a_gradient_and_no_other
 
 
 @pytest.mark.parametrize(
-    ("name", "passes", "momentum_passes"), [("simclr", 3, 0), ("simsiam", 3, 0), ("moco", 1, 2), ("byol", 3, 3)]
+    ("name", "passes", "momentum_passes"),
+    [(name, 3, 0) for name in ("barlow_twins", "nnclr", "simclr", "simsiam", "swav", "vicreg")]
+    + [("byol", 3, 3), ("dino", 3, 3), ("moco", 1, 2)],
 )
 def test_only_what_the_branches_read_passes_through_a_backbone(name, passes, momentum_passes):
     model, seen = small_model(name), {"backbone": 0, "momentum_backbone": 0}
@@ -155,11 +164,14 @@ def test_only_what_the_branches_read_passes_through_a_backbone(name, passes, mom
     assert (model.momentum_backbone is not None) == bool(momentum_passes)
 
 
-@pytest.mark.parametrize("name", ["moco", "byol"])
+@pytest.mark.parametrize("name", ["moco", "byol", "dino"])
 def test_after_a_step_the_momentum_encoder_follows_by_its_rate(name):
     model = small_model(name)
     pairs = [(model.backbone, model.momentum_backbone)]
-    pairs += [(branch.head, branch.momentum_head) for branch in (model.view_branch, model.twin_branch)]
+    for branch in (model.view_branch, model.twin_branch):
+        pairs.append((branch.head, branch.momentum_head))
+        if name == "dino":
+            pairs.append((branch.prototypes, branch.momentum_prototypes))
     with torch.no_grad():
         for parameter in trained(model):
             parameter += torch.randn_like(parameter)

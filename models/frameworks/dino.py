@@ -1,0 +1,98 @@
+"""DINO: predict the momentum encoder's distribution over prototypes, centred and sharpened (Caron et al. 2021)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.assignments import soft_cross_entropy
+from models.frameworks.base import (
+    Branch,
+    Framework,
+    Layers,
+    Momentum,
+    MomentumSettings,
+    Pairs,
+    Share,
+    Temperature,
+    Width,
+)
+from models.heads import Prototypes, mlp
+from models.losses import counting
+from models.ranks import sum_over_ranks
+
+
+class DINOSettings(MomentumSettings, frozen=True):
+    """Head, temperatures, centre and momentum.
+
+    Head: `projection_layers` up to `bottleneck_dim`, then `output_dim` prototypes: three layers, 2048 and 256 are the
+    paper's (appendix C), 4096 is solo-learn's for CIFAR-10 (the paper: 65536); batch norm in the head, as in lightly's
+    benchmarks of convolutional networks. The teacher's temperature rises from `warmup_teacher_temperature` until the
+    share `warmup_share` of training is done, the paper's 30 epochs of 300 (section 3.2). Momentum rises from 0.996 to
+    1; the authors' code advises 0.9995 for batches of 256. The last layer is fixed until `frozen_share` is done: the
+    authors' first epoch of a hundred.
+    """
+
+    hidden_dim: Width = 2048
+    bottleneck_dim: Width = 256
+    output_dim: Width = 4096
+    projection_layers: Layers = 3
+    student_temperature: Temperature = 0.1
+    teacher_temperature: Temperature = 0.07
+    warmup_teacher_temperature: Temperature = 0.04
+    warmup_share: Share = 0.1
+    center_momentum: Share = 0.9
+    frozen_share: Share = 0.01
+    momentum: Momentum = Momentum(base=0.996, schedule="cosine")
+
+
+class DINOBranch(Branch):
+    """Student head, its momentum copy the teacher, the centre (eq. 4), and cross entropy both ways (eq. 2, halved).
+
+    Two global views, no small crops. `center`: float[output_dim], the mean output of the teacher over past steps.
+    """
+
+    reads = ("first", "second", "momentum_first", "momentum_second")
+    center: Tensor
+
+    def __init__(self, num_features: int, settings: DINOSettings) -> None:
+        super().__init__(num_features, settings)
+        hidden = [settings.hidden_dim] * (settings.projection_layers - 1)
+        self.head = mlp(num_features, *hidden, settings.bottleneck_dim, activation=nn.GELU)
+        self.prototypes = Prototypes(settings.bottleneck_dim, settings.output_dim)
+        self.momentum_head = self.momentum_copy(self.head)
+        self.momentum_prototypes = self.momentum_copy(self.prototypes)
+        self.register_buffer("center", torch.zeros(settings.output_dim))
+        self.settings = settings
+
+    def forward(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Loss of the pairs that count; the centre moves after, by the teacher's outputs for those pairs."""
+        student = self.head(torch.cat([pairs.first, pairs.second]))
+        student = self.prototypes(student, frozen=self.progress < self.settings.frozen_share)
+        teacher = self.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second]))
+        teacher = self.momentum_prototypes(teacher)
+        targets = ((teacher - self.center) / self._teacher_temperature()).softmax(dim=1).chunk(2)
+        first, second = (
+            soft_cross_entropy(own / self.settings.student_temperature, other, valid=pairs.valid)
+            for own, other in zip(student.chunk(2), reversed(targets), strict=True)
+        )
+        if self.training:
+            self._move_center(teacher, counting(pairs.first, pairs.valid).repeat(2))
+        return {"loss": (first + second) / 2}
+
+    def _teacher_temperature(self) -> Tensor:
+        start, end = self.settings.warmup_teacher_temperature, self.settings.teacher_temperature
+        share = (self.progress / max(self.settings.warmup_share, 1e-12)).clamp(max=1)
+        return start + (end - start) * share
+
+    @torch.no_grad()
+    def _move_center(self, outputs: Tensor, counts: Tensor) -> None:
+        """Let the centre follow the mean of the outputs of all ranks that count; without any it stays."""
+        number = sum_over_ranks(counts.sum())
+        mean = sum_over_ranks(torch.where(counts[:, None], outputs, 0.0).sum(dim=0)) / number.clamp(min=1)
+        mean = torch.where(number > 0, mean, self.center)
+        self.center = self.center.lerp(mean.to(self.center.dtype), 1 - self.settings.center_momentum)
+
+
+class DINO(Framework):
+    """DINO: settings and branch, nothing else."""
+
+    settings_type, branch_type = DINOSettings, DINOBranch

@@ -1,0 +1,74 @@
+"""NNCLR: contrast with the nearest neighbour of a view instead of the view (Dwibedi et al. 2021)."""
+
+import torch
+from torch import Tensor
+
+from models.frameworks.base import Branch, ContrastiveSettings, Framework, Layers, Pairs, Width
+from models.heads import mlp
+from models.losses import info_nce
+from models.queue import Queue
+
+
+class NNCLRSettings(ContrastiveSettings, frozen=True):
+    """Widths of projector (`projection_layers` of them) and predictor, `queue_size` of the support set, temperature.
+
+    2048, 256, 4096, three layers and temperature 0.1 are the paper's (section 4.1), as in solo-learn's recipe for
+    CIFAR-10 but for its temperature, 0.2. 4096 neighbours are those of lightly's CIFAR-10 benchmark; the paper has
+    98304 for ImageNet, solo-learn 65536 for CIFAR-10.
+    """
+
+    hidden_dim: Width = 2048
+    output_dim: Width = 256
+    projection_layers: Layers = 3
+    predictor_dim: Width = 4096
+    queue_size: Width = 4096
+
+
+class NNCLRBranch(Branch):
+    """Projector with a batch norm on its output, predictor, support set, and eq. 4 both ways (its algorithm 1).
+
+    A neighbour may be an earlier projection of the same image or of its twin: the paper draws the support set from all
+    images too. The anchor being the neighbour, what shows the neighbour's image is no negative either.
+    """
+
+    def __init__(self, num_features: int, settings: NNCLRSettings) -> None:
+        super().__init__(num_features, settings)
+        hidden = [settings.hidden_dim] * (settings.projection_layers - 1)
+        self.head = mlp(num_features, *hidden, settings.output_dim, last_batch_norm=True)
+        self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
+        self.queue = Queue(settings.queue_size, settings.output_dim)
+        self.settings = settings
+
+    def forward(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Loss of the pairs that count, and the lower bound of the mutual information of neighbour and prediction.
+
+        The projections of `first` join the support set after.
+        """
+        first, second = self.head(pairs.first), self.head(pairs.second)
+        there = self._contrast(first, pairs.first_identity, second, pairs.second_image, pairs.valid)
+        back = self._contrast(second, pairs.second_identity, first, pairs.first_image, pairs.valid)
+        if self.training:
+            self.queue.push(first.detach(), pairs.first_image, pairs.valid)
+        return {name: (there[name] + back[name]) / 2 for name in there}
+
+    def _contrast(
+        self, own: Tensor, identity: Tensor | None, other: Tensor, other_image: Tensor | None, valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """InfoNCE of one side's neighbours with the predictions of the other side."""
+        neighbour, image = self.queue.nearest(own)
+        return info_nce(
+            neighbour,
+            self.predictor(other),
+            temperature=self.settings.temperature,
+            valid=valid,
+            anchor_identity=None if identity is None else torch.cat([identity, image[:, None]], dim=1),
+            positive_image=other_image,
+            negatives=self.settings.negatives,
+            progress=self.progress,
+        )
+
+
+class NNCLR(Framework):
+    """NNCLR: settings and branch, nothing else."""
+
+    settings_type, branch_type = NNCLRSettings, NNCLRBranch

@@ -1,0 +1,66 @@
+"""SwAV: predict, from one view, the prototypes that the other view is assigned to (Caron et al. 2020)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.assignments import sinkhorn, soft_cross_entropy
+from models.frameworks.base import Branch, Framework, FrameworkSettings, Layers, Pairs, Share, Temperature, Width
+from models.heads import Prototypes, mlp
+
+
+class SwAVSettings(FrameworkSettings, frozen=True):
+    """Head (`hidden_dim=None`: as the backbone's features), number of `prototypes`, and how rows are assigned to them.
+
+    128 outputs, temperature 0.1, `epsilon` and `iterations` of Sinkhorn–Knopp are the paper's (appendix A); 512
+    prototypes are those of lightly's CIFAR-10 benchmark (the paper's 3000 need its batches of 4096). The prototypes are
+    fixed until the share `frozen_share` of training is done: the authors' first epoch of a hundred.
+    """
+
+    hidden_dim: Width | None = None
+    output_dim: Width = 128
+    prototypes: Width = 512
+    temperature: Temperature = 0.1
+    epsilon: Temperature = 0.05
+    iterations: Layers = 3
+    frozen_share: Share = 0.01
+
+
+class SwAVBranch(Branch):
+    """Head, prototypes, and swapped prediction (eq. 1 and 2) of two views: without the small crops and the queue.
+
+    The loss is the mean of both ways, as in the authors' code, where eq. 1 has their sum.
+    """
+
+    def __init__(self, num_features: int, settings: SwAVSettings) -> None:
+        super().__init__(num_features, settings)
+        self.head = mlp(num_features, settings.hidden_dim or num_features, settings.output_dim)
+        self.prototypes = Prototypes(settings.output_dim, settings.prototypes)
+        self.settings = settings
+
+    def forward(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Loss of the pairs that count; the prototypes share out the pairs that count."""
+        settings = self.settings
+        embeddings = self.head(torch.cat([pairs.first, pairs.second]))
+        scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share).chunk(2)
+        codes = [
+            sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, valid=pairs.valid)
+            for part in scores
+        ]
+        first, second = (
+            soft_cross_entropy(own / settings.temperature, other, valid=pairs.valid)
+            for own, other in zip(scores, reversed(codes), strict=True)
+        )
+        return {"loss": (first + second) / 2}
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Put the prototypes back to length 1, as the authors do, so that their learning rate stays what it is."""
+        super().after_step(progress)
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+
+
+class SwAV(Framework):
+    """SwAV: settings and branch, nothing else."""
+
+    settings_type, branch_type = SwAVSettings, SwAVBranch
