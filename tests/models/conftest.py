@@ -1,30 +1,12 @@
 import io
-import traceback
+import queue
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-
-WORLD = 2
-PATIENCE = timedelta(seconds=60)  # for a rank that the other one leaves waiting, because it has failed
-
-
-def serve(rank: int, meet: str, tasks: Any, answers: Any) -> None:
-    """Runs in a process of its own: call one function after the other until there is none."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=WORLD, timeout=PATIENCE)
-    while True:
-        function = tasks.get()
-        try:
-            written = io.BytesIO()
-            torch.save(function(rank), written)
-            answers.put((None, written.getvalue()))
-        except Exception:
-            answers.put((traceback.format_exc(), b""))
+from rank_process import WORLD, serve
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +22,17 @@ def two_ranks(tmp_path_factory) -> Iterator[Callable]:
     for worker in workers:
         worker.start()
 
+    def answer(rank: int) -> tuple[str | None, bytes]:
+        while True:
+            try:
+                return queues[rank][1].get(timeout=1)
+            except queue.Empty:
+                assert workers[rank].is_alive(), f"the process of rank {rank} has ended: see what it has printed"
+
     def call(function: Callable[[int], Any]) -> list[Any]:
         for tasks, _ in queues:
             tasks.put(function)
-        found = [answers.get(timeout=2 * PATIENCE.seconds) for _, answers in queues]
+        found = [answer(rank) for rank in range(WORLD)]
         for rank, (error, _) in enumerate(found):
             assert error is None, f"rank {rank}: {error}"
         return [torch.load(io.BytesIO(written)) for _, written in found]

@@ -45,6 +45,16 @@ def test_its_whole_state_is_in_the_state_dict_and_takes_no_gradient():
     assert not any(part.requires_grad for part in queue.buffers())
 
 
+def test_the_nearest_key_is_the_one_of_the_greatest_cosine_under_autocast_too():
+    torch.manual_seed(0)
+    queue, embeddings = Queue(300, 3), 5 * torch.randn(20, 3, requires_grad=True)
+    queue.image = torch.arange(300) + 7
+    expected = torch.cosine_similarity(embeddings[:, None], queue.keys, dim=2).argmax(dim=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        keys, image = queue.nearest(embeddings)
+    assert torch.equal(keys, queue.keys[expected]) and torch.equal(image, expected + 7) and not keys.requires_grad
+
+
 def test_rows_that_do_not_go_in_may_hold_anything():
     queue = Queue(4, 2)
     queue.push(torch.tensor([[torch.nan, 1.0], [3.0, 4.0]]), valid=torch.tensor([False, True]))

@@ -6,7 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import frameworks
 from models.batch_norm import synchronise
-from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers, world
+from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers, sum_over_ranks, world
 from models.two_branch import TwoBranch
 
 WORLD, ROWS, SIZE = 2, 6, 5
@@ -76,6 +76,9 @@ def on_rank(rank: int) -> dict:
     gathered = gather_across_ranks(values)
     (gradient,) = torch.autograd.grad((gathered * torch.tensor([[1.0], [2.0]])).sum() * (rank + 1), values)
     results["gathered"] = gathered.detach(), gather_rows(counts), gradient, row_numbers(3, values.device), world()
+    total = sum_over_ranks(values)
+    (gradient,) = torch.autograd.grad((total * torch.tensor([1.0, 2.0, 3.0])).sum() * (rank + 1), values)
+    results["sum"] = total.detach(), gradient, values.detach()
     return results
 
 
@@ -113,9 +116,18 @@ def test_rows_are_gathered_in_the_order_of_the_ranks_with_the_sum_of_their_gradi
         assert numbers.tolist() == [3 * rank, 3 * rank + 1, 3 * rank + 2] and place == (WORLD, rank)
 
 
+def test_a_sum_over_ranks_is_the_same_on_all_with_the_sum_of_their_gradients(ranks):
+    for rank, found in enumerate(ranks):
+        total, gradient, values = found["sum"]
+        assert total.tolist() == [10, 12, 14]
+        assert gradient.tolist() == [3, 6, 9]  # of rank 0's sum, and twice that of rank 1's
+        assert values.tolist() == [10 * rank, 10 * rank + 1, 10 * rank + 2]  # summing leaves them as they were
+
+
 def test_one_process_is_a_world_of_its_own():
     values, counts = torch.tensor([1.0, 2.0, torch.nan]), torch.tensor([True, True, False])
     assert world() == (1, 0) and row_numbers(2, values.device).tolist() == [0, 1]
     assert gather_across_ranks(values).shape == (1, 3) and torch.equal(gather_rows(counts), counts)
+    assert sum_over_ranks(values) is values
     assert mean_over_ranks(values, counts).item() == 1.5 and mean_over_ranks(values[:2]).item() == 1.5
     assert mean_over_ranks(values, torch.zeros(3, dtype=torch.bool)).item() == 0
