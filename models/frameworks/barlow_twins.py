@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from models.decorrelation import cross_correlation
-from models.frameworks.base import Branch, Framework, FrameworkSettings, Layers, Pairs, Weight, Width
+from models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
 from models.heads import mlp
 
 
@@ -16,7 +16,7 @@ class BarlowTwinsSettings(FrameworkSettings, frozen=True):
 
     hidden_dim: Width = 2048
     output_dim: Width = 2048
-    projection_layers: Layers = 3
+    projection_layers: Count = 3
     off_diagonal: Weight = 0.0051
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.negatives import Negatives
 
 Width = Annotated[int, Field(ge=1)]
-Layers = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from models.assignments import soft_cross_entropy
 from models.frameworks.base import (
     Branch,
+    Count,
     Framework,
-    Layers,
     Momentum,
     MomentumSettings,
     Pairs,
@@ -34,7 +34,7 @@ class DINOSettings(MomentumSettings, frozen=True):
     hidden_dim: Width = 2048
     bottleneck_dim: Width = 256
     output_dim: Width = 4096
-    projection_layers: Layers = 3
+    projection_layers: Count = 3
     student_temperature: Temperature = 0.1
     teacher_temperature: Temperature = 0.07
     warmup_teacher_temperature: Temperature = 0.04

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.frameworks.base import Branch, ContrastiveSettings, Framework, Layers, Pairs, Width
+from models.frameworks.base import Branch, ContrastiveSettings, Count, Framework, Pairs, Width
 from models.heads import mlp
 from models.losses import info_nce
 from models.queue import Queue
@@ -19,7 +19,7 @@ class NNCLRSettings(ContrastiveSettings, frozen=True):
 
     hidden_dim: Width = 2048
     output_dim: Width = 256
-    projection_layers: Layers = 3
+    projection_layers: Count = 3
     predictor_dim: Width = 4096
     queue_size: Width = 4096
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.assignments import sinkhorn, soft_cross_entropy
-from models.frameworks.base import Branch, Framework, FrameworkSettings, Layers, Pairs, Share, Temperature, Width
+from models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Share, Temperature, Width
 from models.heads import Prototypes, mlp
 
 
@@ -22,7 +22,7 @@ class SwAVSettings(FrameworkSettings, frozen=True):
     prototypes: Width = 512
     temperature: Temperature = 0.1
     epsilon: Temperature = 0.05
-    iterations: Layers = 3
+    iterations: Count = 3
     frozen_share: Share = 0.01
 
 

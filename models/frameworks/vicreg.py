@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from models.decorrelation import variance_covariance
-from models.frameworks.base import Branch, Framework, FrameworkSettings, Layers, Pairs, Weight, Width
+from models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
 from models.heads import mlp
 
 
@@ -16,7 +16,7 @@ class VICRegSettings(FrameworkSettings, frozen=True):
 
     hidden_dim: Width = 2048
     output_dim: Width = 2048
-    projection_layers: Layers = 3
+    projection_layers: Count = 3
     invariance: Weight = 25.0
     variance: Weight = 25.0
     covariance: Weight = 1.0
