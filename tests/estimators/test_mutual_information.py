@@ -298,6 +298,17 @@ def test_what_cannot_be_estimated_is_refused_with_the_reason(
         call(np.random.default_rng(0).normal(size=(10, 2)))
 
 
+@pytest.mark.parametrize("estimator", ["ksg", "3kl"])
+def test_long_series_are_estimated_without_all_their_distances(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = gaussian(1, 300, 2, 0.7)
+    z = x[:, :1] - y[:, :1] if estimator == "ksg" else None
+    readable = mutual_information(x, y, estimator=estimator, theiler=2, condition_on=z)
+    monkeypatch.setattr("estimators.mutual_information.READABLE_UP_TO", 100)
+    monkeypatch.setattr("estimators.mutual_information.Margin", None)
+    found = mutual_information(x, y, estimator=estimator, theiler=2, condition_on=z)
+    assert found == pytest.approx(readable, abs=1e-9)
+
+
 # ---- all pairs of a window
 
 
