@@ -1,6 +1,7 @@
 """The command `infoaug`."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,14 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint, or train anew.")]
+
+
+class Format(StrEnum):
+    """What a backbone can be exported to."""
+
+    timm = "timm"
+    torchscript = "torchscript"
+    onnx = "onnx"
 
 
 def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
@@ -112,6 +121,30 @@ def inspect(
     if animate and inspected.movie:
         typer.echo(animation.save(inspected.movie, animate))
     typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
+
+
+@app.command(epilog="Example:  infoaug export configs/demo.yaml --to onnx --out my/folder")
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A config file, a folder with a saved backbone, or an MLflow run.", show_default=False
+        ),
+    ],
+    to: Annotated[Format, typer.Option(help="What shall load it.")] = Format.timm,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default export/NAME.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another export in that folder.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """The trained backbone as files that load without infoaug."""
+    from orchestrator import export as exporting
+
+    exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
+    for path in exported.files:
+        typer.echo(path)
+    typer.echo("\nLoad it, without infoaug:\n")
+    for line in exported.loading:
+        typer.echo(f"    {line}")
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from orchestrator.config import RUNTIME, ExperimentConfig
+from models.backbones import RECIPE_FILE, WEIGHTS_FILE
+from orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import digest_of
 
@@ -59,14 +60,8 @@ class Run:
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri = _absolute(config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
-        _answers(self.uri)
-        try:
-            self._client = MlflowClient(tracking_uri=self.uri)
-        except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
-            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
+        self.uri = _uri(config.tracking)
+        self._client = _connect(self.uri)
         try:
             experiment = _experiment(self._client, config.tracking.experiment, self.uri)
             self.id = self._find_or_create(experiment, config)
@@ -132,6 +127,66 @@ class Run:
         return str(run.info.run_id)
 
 
+def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]:
+    """Name and backbone files of a run, which is given by its id or its name; nothing is written.
+
+    Raises:
+        UsageError: there is no such run, more than one of this name, or it has no backbone; or as `Run` raises it.
+    """
+    uri = _uri(settings)
+    nowhere = f"MLflow at '{uri}' has no run of this id or name"
+    if uri.startswith("sqlite:///") and not _database(uri).is_file():  # connecting would make one
+        raise UsageError(nowhere)
+    client = _connect(uri)
+    try:
+        found = _runs(client, run)
+        if not found:
+            raise UsageError(nowhere)
+        if len(found) > 1:
+            ids = ", ".join(one.info.run_id for one in found)
+            raise UsageError(f"MLflow at '{uri}' has several runs of this name: give the id of one, of {ids}")
+        (one,) = found
+        kept = {Path(artifact.path).name for artifact in client.list_artifacts(one.info.run_id, "backbone")}
+        if not {WEIGHTS_FILE, RECIPE_FILE} <= kept:
+            raise UsageError(
+                f"the MLflow run {one.info.run_id} has no backbone: run `infoaug pretrain` with its config"
+            )
+        with tempfile.TemporaryDirectory() as place:
+            paths = [
+                client.download_artifacts(one.info.run_id, f"backbone/{n}", place) for n in (WEIGHTS_FILE, RECIPE_FILE)
+            ]
+            return str(one.info.run_name), {Path(path).name: Path(path).read_bytes() for path in paths}
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"MLflow at '{uri}' cannot be used: {_first_line(error)}") from None
+
+
+def _runs(client: MlflowClient, run: str) -> list[Any]:
+    """The run of an id, or the newest runs of a name in any MLflow experiment."""
+    if re.fullmatch("[0-9a-f]{32}", run):
+        try:
+            return [client.get_run(run)]
+        except MlflowException:
+            pass  # a name may look like this too
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    quote = '"' if "'" in run else "'"
+    name = f"attributes.run_name = {quote}{run}{quote}"
+    return list(client.search_runs(experiments, name, order_by=["attributes.start_time DESC"], max_results=5))
+
+
+def _uri(settings: TrackingConfig) -> str:
+    return _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+
+
+def _connect(uri: str) -> MlflowClient:
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    _answers(uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
+        raise UsageError(f"MLflow at '{uri}' cannot be used: {_first_line(error)}") from None
+
+
 def _absolute(uri: str) -> str:
     """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
     scheme, separator, path = uri.partition(":///")
@@ -151,7 +206,7 @@ def _answers(uri: str) -> None:
                 "and tracking.uri to use a local database"
             ) from None
     elif uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+        path = _database(uri)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path)) as database:
@@ -160,6 +215,10 @@ def _answers(uri: str) -> None:
             raise UsageError(
                 f"the MLflow database '{path}' cannot be opened ({error}): give another in tracking.uri"
             ) from None
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator import cli
 
-COMMANDS = ("run", "extract", "score", "pretrain", "evaluate", "report", "inspect")
+COMMANDS = ("run", "extract", "score", "pretrain", "evaluate", "report", "export", "inspect")
 
 
 def infoaug(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import StageError, UsageError
-from orchestrator.tracking import EPOCH_METRICS, Run, identity
+from orchestrator.tracking import EPOCH_METRICS, Run, backbone, identity
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,55 @@ def test_without_a_uri_the_environment_s_is_taken_and_else_the_database_where_th
     monkeypatch.chdir(database.parent)
     assert Run(config("tracking.uri=null")).uri == f"sqlite:///{database}"
     assert not any(tmp_path.iterdir())
+
+
+# ---- a run's backbone
+
+BACKBONE = {"backbone.safetensors": b"weights", "backbone.json": b"{}"}
+
+
+@pytest.mark.parametrize("name", ["by-its-name", "a" * 32])
+def test_a_backbone_is_found_by_its_run_s_id_and_name(name: str, config: Make, client: MlflowClient) -> None:
+    made = config(f"name={name}")
+    run = Run(made)
+    run.files({**BACKBONE, "notes.txt": b"not of the backbone"}, "backbone")
+    assert backbone(run.id, made.tracking) == (name, BACKBONE)
+    elsewhere = config("tracking.experiment=of-another").tracking
+    assert backbone(name, elsewhere) == (name, BACKBONE)
+
+
+def test_a_run_that_was_renamed_is_found_whatever_its_name(config: Make, client: MlflowClient) -> None:
+    made = config()
+    run = Run(made)
+    run.files(BACKBONE, "backbone")
+    client.update_run(run.id, name="Anna's, 2nd")
+    assert backbone("Anna's, 2nd", made.tracking) == ("Anna's, 2nd", BACKBONE)
+
+
+def test_of_several_runs_of_a_name_none_is_guessed(config: Make) -> None:
+    runs = [Run(config("name=twice", seed)) for seed in ("seed=0", "seed=1")]
+    with pytest.raises(UsageError, match="several runs of this name: give the id of one") as caught:
+        backbone("twice", config().tracking)
+    assert all(run.id in str(caught.value) for run in runs)
+
+
+def test_a_run_that_was_not_trained_has_no_backbone(config: Make) -> None:
+    run = Run(config())
+    with pytest.raises(UsageError, match=f"{run.id} has no backbone: run `infoaug pretrain`"):
+        backbone(run.id, config().tracking)
+
+
+@pytest.mark.parametrize("unknown", ["nobody", "0" * 32, "' OR 1", "both ' and \""])
+def test_an_unknown_run_is_refused(unknown: str, config: Make) -> None:
+    with pytest.raises(UsageError, match="MLflow at 'sqlite"):
+        backbone(unknown, config().tracking)
+
+
+def test_looking_for_a_run_makes_no_database(tmp_path: Path) -> None:
+    settings = load(None, [f"tracking.uri=sqlite:///{tmp_path / 'sub' / 'mlflow.db'}"]).tracking
+    with pytest.raises(UsageError, match="has no run of this id or name"):
+        backbone("x", settings)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- what cannot be used
