@@ -7,7 +7,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from models.backbones import load_backbone
-from orchestrator import experiment, tracking
+from orchestrator import experiment, export, tracking
 from orchestrator.config import ExperimentConfig
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -47,6 +47,12 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
     folder = Path(client.download_artifacts(only.info.run_id, "backbone", str(tmp_path)))
     features = load_backbone(folder)(torch.zeros(2, 3, 16, 16))
     assert features.shape == (2, 16)
+
+    (tmp_path / "tiny.yaml").write_text(tiny.to_yaml())
+    for called in (str(tmp_path / "tiny.yaml"), only.info.run_id, "tiny"):
+        name, backbone = export.find(called, [f"tracking.uri={told.tracking_uri}"])
+        assert name == "tiny"
+        assert torch.equal(backbone(torch.zeros(2, 3, 16, 16)), features)
 
     capsys.readouterr()
     again = experiment.run(tiny)
