@@ -158,12 +158,23 @@ class PretrainConfig(_Section):
     epochs: Positive = 100
     batch_size: Annotated[int, Field(ge=4)] = Field(256, description="global, over all workers")
     learning_rate: Annotated[float, Field(gt=0)] = Field(0.12, description="at a global batch of 256; scaled linearly")
-    optimizer: str = Field("sgd", description="as timm.optim names it")
+    optimizer: str = Field("sgd", description="as timm.optim names it; sgd is Nesterov's, momentum the plain one")
+    optimizer_settings: dict[str, Any] = Field(
+        {}, description="passed on to the optimiser, such as trust_coeff of lars"
+    )
     warmup_epochs: Annotated[int, Field(ge=0)] = 10
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not of biases and norms")
+    clip_gradients: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest norm of all gradients together; none: they are left as they are"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: dict[str, Any] = Field({}, description="settings of models/augment.py")
+    augment_second: dict[str, Any] = Field({}, description="of those, what is otherwise for second views and for twins")
+    compile: bool = Field(False, description="the backbone, by torch.compile")
+    resident: bool | Literal["auto"] = Field(
+        "auto", description="images in the device's memory, or in a file mapped into the host's; auto: if there is room"
+    )
     checkpoint_every: Positive = Field(1, description="epochs")
     workers: Positive = 1
     cpus_per_worker: Positive | None = Field(None, description="none: the machine's CPUs, divided")
@@ -213,7 +224,7 @@ RUNTIME: dict[str, Any] = {
     "tracking": True,
     "ray": True,
     "extract": {"gpus_per_task"},
-    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every"},
+    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "resident"},
     "evaluate": {"datasets", "data", "download", "batch_size"},
 }
 

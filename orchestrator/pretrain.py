@@ -14,7 +14,6 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.util.queue import Queue
 from torch import nn
 
-from models.augment import AugmentSettings
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from orchestrator import cluster, progress, score, training
 from orchestrator.config import RUNTIME, ExperimentConfig
@@ -22,7 +21,7 @@ from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of
 from orchestrator.training import Epoch
 
-VERSION = 2  # of the numbers: raised when the same config would give others
+VERSION = 3  # of the numbers: raised when the same config would give others
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,12 @@ def check(config: ExperimentConfig) -> None:
         raise UsageError(f"pretrain.warmup_epochs {settings.warmup_epochs} must be below epochs {settings.epochs}")
     try:
         training.build(config)
-        AugmentSettings(**settings.augment)
+        training.augmentations(config)
         training.optimizer_for(config, nn.Linear(1, 1))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"pretrain.augment.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
 
 

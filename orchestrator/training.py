@@ -1,11 +1,14 @@
-"""The training loop that runs on every worker of Ray Train: two branches, from checkpoint to checkpoint."""
+"""The training of one worker: two branches, from epoch to epoch. `train` runs it under Ray Train, a test without."""
 
+import inspect
 import math
+import resource
+import shutil
+import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+import uuid
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,148 +19,234 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models import frameworks
 from models.augment import Augment, AugmentSettings
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone, save_backbone
 from models.batch_norm import synchronise
+from models.collapse import feature_std, rank_me
+from models.ranks import gather_rows, world
 from models.two_branch import TwoBranch
-from orchestrator import extract, score
+from orchestrator import pairs, score
 from orchestrator.config import ExperimentConfig
-from orchestrator.store import Store, arrays
+from orchestrator.store import Stage
 
 Epoch = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """All patches of the windows, resident.
+class Training:
+    """Model, optimiser, schedule and augmentation of one worker; the other workers of the process group have the same.
+
+    A run that goes on from a `state` ends with the weights of one that was not interrupted, bit for bit on CPUs with as
+    many workers: all that is drawn at random is drawn anew in every epoch, from the seed and the epoch's number.
 
     Attributes:
-        images: u8[N, 3, S, S].
-        twin: int64[N], the row of each patch's twin, −1 where it has none.
+        model: the trained model.
+        history: metrics of every epoch that is done.
     """
 
-    images: Tensor
-    twin: Tensor
+    def __init__(self, config: ExperimentConfig, data: pairs.Pairs, device: torch.device) -> None:
+        """`data`: all patches, the same for every worker."""
+        self.config, self.settings, self.data, self.device = config, config.pretrain, data, device
+        self.world, self.rank = world()
+        self.steps = len(data.twin) // self.settings.batch_size  # of an epoch
+        self.history: list[Epoch] = []
+        torch.manual_seed(config.seed)
+        model = build(config).to(device)
+        self.layout = memory_format(model, device)
+        model = model.to(memory_format=self.layout)
+        self.model = synchronise(model) if self.world > 1 else model
+        self.optimizer = optimizer_for(config, self.model)
+        warmup, total = (count * self.steps for count in (self.settings.warmup_epochs, self.settings.epochs))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(_cosine, warmup=warmup, total=total))
+        self.augment, self.augment_second = (Augment(part).to(device) for part in augmentations(config))
+        self.autocast = _autocast(self.settings.precision, device)
+        self.features = torch.empty(0)
+        self.model.backbone.register_forward_hook(self._keep_features)
+        if self.settings.compile:
+            for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
+                backbone.compile(dynamic=True)  # in place: names of the weights stay
+        self.parallel: nn.Module = self.model
+        if self.world > 1:
+            # Buffers are the same on all ranks already: statistics are synchronised, queues take the keys of all ranks.
+            ids = [device] if device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+
+    def epoch(self) -> Epoch:
+        """Train for one epoch and give its metrics, means over steps and ranks.
+
+        Beside losses and the learning rate: `images_per_second` of all workers; `share_waiting`, of the time that this
+        worker's host has waited for batches; `peak_memory_mb`, of the device, or on a CPU of the process since it
+        began, the most of any worker; `feature_std` and `rank_me` of the backbone's features of the last global batch's
+        first views (see models/collapse.py). Raises FloatingPointError where the loss is no number any more.
+        """
+        number, started, settings = len(self.history), time.perf_counter(), self.settings
+        self._prepare(number)
+        local = settings.batch_size // self.world
+        order = torch.randperm(len(self.data.twin), generator=_generator(self.config.seed, number))
+        parts = order[: self.steps * settings.batch_size].view(self.steps, self.world, local)[:, self.rank]
+        batches = pairs.Batches(self.data, [*parts], self.device, twins=self.model.twin_branch is not None)
+        random = _generator(self.config.seed, number, self.rank + 1, device=self.device)
+        totals: dict[str, Tensor] = {}
+        for step, batch in enumerate(batches):
+            losses = self.step(batch, random, progress=(number + (step + 1) / self.steps) / settings.epochs)
+            totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        means = self._means(totals)
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"the loss is {means['loss']} in epoch {number + 1}: set pretrain.learning_rate lower"
+            )
+        seconds, seen = time.perf_counter() - started, self.steps * settings.batch_size
+        features = gather_rows(self.features[:local].float())
+        metrics = {
+            "epoch": number + 1,
+            **means,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "images_per_second": seen / seconds,
+            "share_waiting": batches.waited / seconds,
+            "peak_memory_mb": self._peak_memory() / 2**20,
+            "share_with_twin": (self.data.twin[order[:seen]] >= 0).double().mean().item(),
+            "feature_std": feature_std(features).item(),
+            "rank_me": rank_me(features).item(),
+        }
+        self.history = [*self.history, metrics]
+        return metrics
+
+    def step(self, batch: pairs.Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:
+        """One step of the optimiser; the losses, detached. Nothing here waits for the device.
+
+        `random`: of the augmentation; `progress`: the share of training that is done after this step.
+        """
+        first = self.augment(batch.images, generator=random).contiguous(memory_format=self.layout)
+        others = self.augment_second(torch.cat([batch.images, batch.twins]), generator=random)
+        others = others.contiguous(memory_format=self.layout)
+        second, twin = others[: len(first)], others[len(first) :]
+        with self.autocast:
+            losses = self.parallel(first, second, twin, batch.twin_rows, batch.image, batch.twin_image)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        if self.settings.clip_gradients:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradients)
+        self.optimizer.step()
+        self.schedule.step()
+        self.model.after_step(progress)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that `load_state` needs to go on after the last epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave of a training with the same config and patches."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+
+    def _prepare(self, epoch: int) -> None:
+        self.model.train()
+        # Dropout, where a backbone has it, draws from torch's own state.
+        torch.manual_seed(_seed(self.config.seed, epoch, self.rank + 1, 1))
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _keep_features(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
+        self.features = features.detach()
+
+    def _means(self, totals: dict[str, Tensor]) -> Epoch:
+        sums = torch.stack([*totals.values()])
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return dict(zip(totals, (sums / (self.steps * self.world)).tolist(), strict=True))
+
+    def _peak_memory(self) -> float:
+        if self.device.type == "cuda":
+            own = torch.cuda.max_memory_allocated(self.device)
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peak = torch.tensor(float(own), dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(peak, dist.ReduceOp.MAX)
+        return peak.item()
 
 
 def train(job: dict[str, Any]) -> None:
-    """The training loop, on every worker."""
+    """The training on every worker of Ray Train, from checkpoint to checkpoint."""
     config = ExperimentConfig.model_validate(job["config"])
     settings, place = config.pretrain, job["place"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    autocast = _autocast(settings.precision, device)
-
-    pairs = load_pairs(job["scored"], place.store)
-    images, twin_of = pairs.images.to(device), pairs.twin.to(device)
-    torch.manual_seed(config.seed)
-    model: nn.Module = build(config).to(device)
-    layout = memory_format(model, device)
-    model = model.to(memory_format=layout)
-    if world > 1:
-        model = synchronise(model)
-    optimizer = optimizer_for(config, model)
-    steps = len(images) // settings.batch_size
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, partial(_cosine, warmup=settings.warmup_epochs * steps, total=settings.epochs * steps)
-    )
-    history: list[Epoch] = []
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    training = Training(config, _data(config, job["scored"], place, device), device)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        history = state["history"]
-    trained: Any = model
-    # Buffers are the same on all ranks already: statistics are synchronised, and queues take the keys of all ranks.
-    model = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
-    augment = Augment(AugmentSettings(**settings.augment)).to(device)
-    local = settings.batch_size // world
+            training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
 
-    for epoch in range(len(history), settings.epochs):
-        started = time.perf_counter()
-        model.train()
-        order = torch.randperm(len(images), generator=_generator(config.seed, epoch)).to(device)
-        random = _generator(config.seed, epoch, rank + 1, device=device)
-        totals: dict[str, Tensor] = {}
-        paired = torch.zeros((), dtype=torch.int64, device=device)
-        for step in range(steps):
-            rows = order[step * settings.batch_size :][rank * local : (rank + 1) * local]
-            partner = twin_of[rows]
-            twin_rows = (partner >= 0).nonzero()[:, 0]
-            batch = images[rows]
-            views = [augment(x, generator=random) for x in (batch, batch, images[partner[twin_rows]])]
-            first, second, twin = (view.contiguous(memory_format=layout) for view in views)
-            with autocast:
-                losses = model(first, second, twin, twin_rows, rows, partner)
-            optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            optimizer.step()
-            schedule.step()
-            trained.after_step((epoch * steps + step + 1) / (settings.epochs * steps))
-            totals = {name: value.detach() + totals.get(name, 0) for name, value in losses.items()}
-            paired += len(twin_rows)
-        sums = torch.stack([*totals.values()])
-        if world > 1:
-            dist.all_reduce(sums)
-            dist.all_reduce(paired)
-        means = dict(zip(totals, (sums / (steps * world)).tolist(), strict=True))
-        seconds = time.perf_counter() - started
-        seen = steps * settings.batch_size
-        metrics: Epoch = {
-            "epoch": epoch + 1,
-            **means,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            "images_per_second": seen / seconds,
-            "share_with_twin": paired.item() / seen,
-        }
-        history = [*history, metrics]
-        if not math.isfinite(means["loss"]):
-            raise FloatingPointError(
-                f"the loss is {means['loss']} in epoch {epoch + 1}: set pretrain.learning_rate lower"
-            )
-        due = (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs
+    while len(training.history) < settings.epochs:
+        metrics = training.epoch()
+        done = len(training.history)
+        due = done % settings.checkpoint_every == 0 or done == settings.epochs
         with tempfile.TemporaryDirectory() as folder:
             saved = None
-            if due and rank == 0:
-                state = {"model": trained.state_dict(), "optimizer": optimizer.state_dict()}
-                state |= {"schedule": schedule.state_dict(), "history": history}
-                torch.save(state, Path(folder) / "state.pt")
+            if due and training.rank == 0:
+                torch.save(training.state(), Path(folder) / "state.pt")
                 saved = Checkpoint.from_directory(folder)
             ray.train.report(dict(metrics), checkpoint=saved)
 
-    if rank == 0:
+    if training.rank == 0:
         with tempfile.TemporaryDirectory() as folder:
-            backbone = trained.get_submodule("backbone").cpu()
-            save_backbone(backbone, folder, mean=augment.mean.flatten().tolist(), std=augment.std.flatten().tolist())
+            mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
+            save_backbone(training.model.backbone.cpu(), folder, mean=mean, std=std)
             for name in (WEIGHTS_FILE, RECIPE_FILE):
                 place.store.write_bytes(place.path(name), (Path(folder) / name).read_bytes())
-        place.store.write_json(place.path("history.json"), history)
+        place.store.write_json(place.path("history.json"), training.history)
 
 
-def load_pairs(scored: score.Scored, store: Store) -> Pairs:
-    """Every patch of the scored windows, and the row of its twin, in the order clip, window, patch."""
+def _data(config: ExperimentConfig, scored: score.Scored, place: Stage, device: torch.device) -> pairs.Pairs:
+    """The patches in the device's memory if asked for or if there is room, else in a file of this node's.
 
-    def window(unit: tuple[str, str, int]) -> tuple[np.ndarray, np.ndarray]:
-        _, folder, number = unit
-        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, number), ["image"])
-        found = store.read_table(score.twins_path(scored.stage, folder, number), ["twin"])
-        return arrays(trajectories, "image"), found["twin"].fill_null(-1).to_numpy()
+    The file lies where TMPDIR says, and is deleted as soon as all workers read it: the system keeps it until they end.
+    """
+    context, resident = ray.train.get_context(), config.pretrain.resident
+    if resident == "auto":
+        count, workers = scored.counts["patches"], context.get_local_world_size()
+        room = torch.tensor(pairs.fits(count, config.extract.image_size, device, workers), device=device).int()
+        if dist.is_initialized():
+            dist.all_reduce(room, dist.ReduceOp.MIN)  # or some would wait for the others below
+        resident = bool(room)
+    if resident:
+        return pairs.load(scored, place.store).to(device)
+    name = [uuid.uuid4().hex]
+    if dist.is_initialized():
+        dist.broadcast_object_list(name)
+    folder = Path(tempfile.gettempdir()) / f"infoaug-{name[0]}"
+    first = context.get_local_rank() == 0
+    if first:
+        pairs.write(scored, place.store, folder)
+    _wait()
+    data = pairs.mapped(folder)
+    _wait()
+    if first:
+        shutil.rmtree(folder)
+    return data
 
-    with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(window, scored.extracted.windows))
-    starts = np.cumsum([0, *(len(images) for images, _ in parts)])
-    twin = np.concatenate([np.where(t >= 0, t + start, -1) for (_, t), start in zip(parts, starts, strict=False)])
-    images = np.concatenate([images for images, _ in parts]).transpose(0, 3, 1, 2)
-    return Pairs(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(twin.astype(np.int64)))
+
+def _wait() -> None:
+    """Wait for the other workers."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def build(config: ExperimentConfig) -> TwoBranch:
@@ -168,12 +257,27 @@ def build(config: ExperimentConfig) -> TwoBranch:
     return TwoBranch(framework, 0.0 if config.score.policy == "none" else settings.twin_weight)
 
 
-def optimizer_for(config: ExperimentConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's, which leaves biases and norms without weight decay; the learning rate scales with the global batch."""
+def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSettings]:
+    """Settings for first views, and for second views and twins. Raises pydantic's ValidationError for wrong ones."""
     settings = config.pretrain
-    rate = settings.learning_rate * settings.batch_size / 256
+    return AugmentSettings(**settings.augment), AugmentSettings(**settings.augment | settings.augment_second)
+
+
+def optimizer_for(config: ExperimentConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's, which leaves biases and norms without weight decay; the learning rate scales with the global batch.
+
+    In one kernel for all parameters where the optimiser has that, or else by lists of them.
+    """
+    settings = config.pretrain
+    takes = inspect.signature(get_optimizer_class(settings.optimizer)).parameters
+    faster = [name for name in ("fused", "foreach") if name in takes][:1]
     return create_optimizer_v2(
-        model, opt=settings.optimizer, lr=rate, weight_decay=settings.weight_decay, momentum=settings.momentum
+        model,
+        opt=settings.optimizer,
+        lr=settings.learning_rate * settings.batch_size / 256,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        **dict.fromkeys(faster, True) | settings.optimizer_settings,
     )
 
 
@@ -197,9 +301,13 @@ def _cosine(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def _generator(*seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one purpose in one epoch, so that a resumed run draws what an undisturbed one would."""
-    return torch.Generator(device=device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    return torch.Generator(device=device).manual_seed(_seed(*seed))
 
 
 def _autocast(precision: str, device: torch.device) -> Any:

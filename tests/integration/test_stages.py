@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import cluster, extract, pretrain, scenes, score, training
+from orchestrator import cluster, extract, pairs, pretrain, scenes, score, training
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Store, arrays
@@ -165,7 +165,7 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
     twins = {}
     for policy in ("mutual-information", "random", "none"):
         config = tiny.model_copy(update={"score": tiny.score.model_copy(update={"policy": policy})})
-        twins[policy] = training.load_pairs(score.run(config, extracted), store).twin.numpy()
+        twins[policy] = pairs.load(score.run(config, extracted), store).twin.numpy()
     assert (twins["none"] == -1).all()
     assert (twins["mutual-information"] >= 0).any()
     np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins["random"] >= 0)
