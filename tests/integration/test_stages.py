@@ -173,7 +173,7 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
 
 
 def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny: ExperimentConfig) -> None:
-    settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1})
+    settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1, "resident": False})
     config = tiny.model_copy(update={"pretrain": settings})
     store = Store(config.store)
     scored = score.run(config, extract.run(config, store))

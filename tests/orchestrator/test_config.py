@@ -7,10 +7,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from models import frameworks
+from orchestrator import pretrain, training
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import UsageError
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -75,7 +78,18 @@ def test_an_override_is_read_as_yaml(override: str, read: Callable[[ExperimentCo
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_config_that_is_shipped_loads_and_names_its_command(path: Path) -> None:
     assert isinstance(load(path), ExperimentConfig)
-    assert f"infoaug run configs/{path.name}" in path.read_text(encoding="utf-8")
+    assert f"infoaug run configs/{path.relative_to(CONFIGS).as_posix()}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("framework", frameworks.available())
+def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(framework: str) -> None:
+    path = CONFIGS / "recipes" / f"{framework}.yaml"
+    config = load(path, ["pretrain.batch_size=64", "pretrain.augment.flip=0.25"])
+    assert (config.pretrain.framework, config.extract.image_size) == (framework, 32)
+    pretrain.check(config)
+    assert training.augmentations(config)[1].flip == 0.25
+    settings = load(path).pretrain
+    assert settings.framework_settings and settings.augment, "named, so that a new default does not change a recipe"
 
 
 def test_there_are_configs_to_ship() -> None:
