@@ -15,6 +15,7 @@ from ray.util.queue import Queue
 from torch import nn
 
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
+from models.collapse import collapsed
 from orchestrator import cluster, progress, score, training
 from orchestrator.config import RUNTIME, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
@@ -87,10 +88,12 @@ def run(
         )
     progress.say(f"pretrain: {patches} patches, {twins} with a twin; {'going on' if resumed else 'starting'}")
 
-    computed: set[float] = set()
+    computed: dict[float, Epoch] = {}
 
     def seen(metrics: Epoch) -> None:
-        computed.add(metrics["epoch"])
+        if warning := collapse_warning(metrics, [*computed.values()]):
+            progress.say(warning)
+        computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
 
     queue = Queue(actor_options={"num_cpus": 0})
@@ -126,6 +129,23 @@ def run(
         queue.shutdown()
     history = store.read_json(place.path("history.json"))
     return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
+
+
+def collapse_warning(metrics: Epoch, before: list[Epoch]) -> str:
+    """A sentence where the features of this epoch have collapsed and those of the epoch before had not, else nothing.
+
+    `before`: earlier epochs, the first of which is what the rank is compared with.
+    """
+
+    def has(epoch: Epoch) -> bool:
+        return collapsed(epoch["feature_std"], epoch["rank_me"], (before or [metrics])[0]["rank_me"])
+
+    if not has(metrics) or (before and has(before[-1])):
+        return ""
+    return (
+        f"[yellow]epoch {metrics['epoch']:.0f}: the features have collapsed, spread {metrics['feature_std']:.2f}, "
+        f"rank {metrics['rank_me']:.1f}: start over with a lower pretrain.learning_rate, or the framework's recipe[/]"
+    )
 
 
 def files(place: Stage) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.collapse import feature_std, rank_me
+from models.collapse import collapsed, feature_std, rank_me
 
 
 def expected_rank(directions: int, of: int) -> float:
@@ -70,3 +70,10 @@ def test_what_are_no_features_is_refused(wrong):
     for measure in (feature_std, rank_me):
         with pytest.raises(ValueError, match=r"\[N, d\]"):
             measure(wrong)
+
+
+@pytest.mark.parametrize(
+    ("spread", "rank", "verdict"), [(0.5, 30.0, False), (0.09, 30.0, True), (0.5, 16.0, False), (0.5, 14.9, True)]
+)
+def test_little_spread_or_half_the_first_rank_is_collapse(spread, rank, verdict):
+    assert collapsed(spread, rank, first_rank=30.0) is verdict

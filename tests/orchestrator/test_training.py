@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import frameworks
-from orchestrator import training
+from orchestrator import pretrain, training
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.pairs import Pairs
 from orchestrator.training import Training
@@ -133,6 +133,23 @@ def test_measures_of_collapse_are_those_of_the_last_batchs_first_views(monkeypat
     run.model.view_branch.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].first.detach()))
     run.epoch()
     assert torch.equal(seen[0], given[-1]) and seen[0].shape == (8, 16)
+
+
+def test_features_that_collapse_in_training_are_told_of_once() -> None:
+    plain = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+    run = Training(config(backbone_settings=plain, learning_rate=1e-6), patches(), CPU)
+    history = [run.epoch()]
+    assert pretrain.collapse_warning(history[0], []) == ""
+    with torch.no_grad():
+        for module in run.model.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.zeros_(module.weight)
+                nn.init.ones_(module.bias)
+    history += [run.epoch(), run.epoch()]
+    assert history[1]["feature_std"] < 0.1 < history[0]["feature_std"]
+    told = pretrain.collapse_warning(history[1], history[:1])
+    assert "epoch 2: the features have collapsed" in told and "pretrain.learning_rate" in told
+    assert pretrain.collapse_warning(history[2], history[:2]) == ""
 
 
 def test_without_a_twin_branch_no_twin_is_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
