@@ -10,8 +10,8 @@ quarters. Augmentation is compared by the process's CPU time.
 
 1. `same settings`: SimCLR's step by lightly's heads and loss in a plain loop, and by ours without twins; the backbone,
    the batch, its layout, precision and augmentation (ours) are the same.
-2. `default recipes`: our default, without the twins that lightly does not have, and lightly's: PIL transforms in its own order, a DataLoader
-   with as many workers as CPUs, float32, channels first.
+2. `default recipes`: our default, without the twins that lightly does not have, and lightly's: PIL transforms in its
+   own order, a DataLoader with as many workers as CPUs, float32, channels first.
 3. `limit`: our default step with twins, and forward and backward through the backbone alone of as many resident images.
 4. `twin branch`: our default step with twins, and without.
 5. `augmentation`: images a CPU-second, ours and lightly's SimCLR for 32 pixels.

@@ -9,6 +9,7 @@ from torch import nn
 from models import frameworks
 from orchestrator import pretrain, training
 from orchestrator.config import ExperimentConfig, load
+from orchestrator.errors import UsageError
 from orchestrator.pairs import Pairs
 from orchestrator.training import Training
 
@@ -225,6 +226,21 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
 
     assert largest(None) > 0.1
     assert largest(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer_settings": {"trust": 1}}, "trust"),
+        ({"optimizer": "nonsense"}, "nonsense"),
+        ({"augment_second": {"flip": 2.0}}, r"pretrain\.augment\.flip"),
+    ],
+)
+def test_settings_that_the_optimiser_or_the_augmentation_refuses_are_found_before_training(
+    wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pretrain.check(config(**wrong))
 
 
 # ---- device
