@@ -67,8 +67,10 @@ class Training:
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
         if self.settings.compile:
+            # The compiler would choose the layout by itself, also that in which a CPU crashes.
+            keep = {"options": {"layout_optimization": False}} if self.layout == torch.contiguous_format else {}
             for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
-                backbone.compile(dynamic=True)  # in place: names of the weights stay
+                backbone.compile(dynamic=True, **keep)  # in place: names of the weights stay
         self.parallel: nn.Module = self.model
         if self.world > 1:
             # Buffers are the same on all ranks already: statistics are synchronised, queues take the keys of all ranks.

@@ -255,15 +255,18 @@ def test_layout_is_channels_last_unless_a_cpu_would_crash_in_it() -> None:
 
 def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
+    chosen: list[Any] = []
     real = nn.Module.compile
 
     def record(module: nn.Module, **options: Any) -> None:
         compiled.append(module)
-        real(module, backend="eager", **options)
+        chosen.append(options.get("options"))
+        real(module, backend="eager", dynamic=options["dynamic"])
 
     monkeypatch.setattr(nn.Module, "compile", record)
     run = Training(config("byol", compile=True), patches(), CPU)
     assert compiled == [run.model.backbone, run.model.momentum_backbone]
+    assert chosen == [{"layout_optimization": False}] * 2, "its convolutions are too narrow for channels last"
     plain = Training(config("byol"), patches(), CPU)
     one, other = run.epoch(), plain.epoch()
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
