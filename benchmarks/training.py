@@ -42,7 +42,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from models.augment import Augment, AugmentSettings
+from models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
 from models.backbones import create_backbone
 from orchestrator import datasets, evaluate
 from orchestrator.config import EvaluateConfig, ExperimentConfig, load
@@ -120,12 +120,13 @@ class Pictures(Dataset):
 
 
 def transform(framework: str) -> Callable[[Image.Image], list[Tensor]]:
-    """lightly's for 32 pixels: SimCLR's colours at half strength, no blur."""
+    """lightly's for 32 pixels: SimCLR's colours at half strength, no blur; normalised as the features are tested."""
+    normal = {"mean": list(CIFAR_MEAN), "std": list(CIFAR_STD)}
     if framework == "simclr":
-        return SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
+        return SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0, normalize=normal)
     return BYOLTransform(
-        view_1_transform=BYOLView1Transform(input_size=SIZE, gaussian_blur=0.0),
-        view_2_transform=BYOLView2Transform(input_size=SIZE, gaussian_blur=0.0),
+        view_1_transform=BYOLView1Transform(input_size=SIZE, gaussian_blur=0.0, normalize=normal),
+        view_2_transform=BYOLView2Transform(input_size=SIZE, gaussian_blur=0.0, normalize=normal),
     )
 
 
