@@ -1,6 +1,6 @@
 """How fast is a training step, beside lightly's loop and beside the backbone alone? And as accurate?
 
-    pip install 'lightly>=1.6,<1.7'
+    pip install -e '.[bench]'
     python benchmarks/training.py [--batch 64] [--rounds 8] [--backbone resnet18] [--json FILE]
     python benchmarks/training.py --accuracy path/to/cifar10 [--images 5000] [--epochs 10] [--seeds 3]
 

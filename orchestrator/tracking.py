@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-EPOCH_METRICS = ("loss", "view_loss", "twin_loss", "learning_rate", "images_per_second", "share_with_twin")
+NOT_LOGGED = ("epoch", "seconds")  # of an epoch: the step of its metrics, and what images_per_second says
 
 
 def identity(config: ExperimentConfig) -> str:
@@ -73,7 +73,7 @@ class Run:
         """Log an epoch's metrics, `train/…` at step epoch; one that is logged already is passed over."""
         step = int(metrics["epoch"])
         if step not in self._logged:
-            self.metrics({f"train/{name}": metrics[name] for name in EPOCH_METRICS}, step)
+            self.metrics({f"train/{name}": v for name, v in metrics.items() if name not in NOT_LOGGED}, step)
             self._logged.add(step)
 
     @_told

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import StageError, UsageError
-from orchestrator.tracking import EPOCH_METRICS, Run, backbone, identity
+from orchestrator.tracking import Run, backbone, identity
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,12 @@ def config(database: Path, request: pytest.FixtureRequest) -> Callable[..., Expe
     return make
 
 
+LOGGED = ("loss", "view_loss", "twin_loss", "view_mutual_information", "learning_rate", "rank_me")  # of an epoch
+
+
 def epoch(number: int, loss: float = 1.0) -> dict[str, float]:
     """What training tells of one epoch."""
-    return {"epoch": number, "seconds": 3.0, **dict.fromkeys(EPOCH_METRICS, 0.5), "loss": loss}
+    return {"epoch": number, "seconds": 3.0, **dict.fromkeys(LOGGED, 0.5), "loss": loss}
 
 
 def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
@@ -123,7 +126,7 @@ def test_epochs_are_logged_by_step_under_train(config: Make, client: MlflowClien
     for number in (1, 2):
         run.epoch(epoch(number, loss=3.0 - number))
     assert history(client, run, "train/loss") == [(1, 2.0), (2, 1.0)]
-    assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in EPOCH_METRICS}
+    assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in LOGGED}
 
 
 def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_restart(
