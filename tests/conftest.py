@@ -1,10 +1,11 @@
 """What several test files need."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,12 @@ def test_data() -> Callable[[str], Path]:
         return (root / name).absolute()
 
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tensors so small that a second thread costs more than it helps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

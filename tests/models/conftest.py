@@ -44,9 +44,5 @@ def two_ranks(tmp_path_factory) -> Iterator[Callable]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread costs more than it helps."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def small_tensors(one_thread: None) -> None:
+    """All tensors here are small."""

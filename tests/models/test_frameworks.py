@@ -1,9 +1,11 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import frameworks
 from models.frameworks import Pairs
@@ -309,16 +311,21 @@ def test_the_momentum_rate_stays_or_rises_to_one_as_half_a_cosine(progress):
     assert Momentum(base=0.9, schedule="cosine").rate(progress) == pytest.approx(expected, abs=1e-15)
 
 
-def test_nnclr_lets_the_first_projections_in_after_their_neighbours_were_sought_and_only_in_training():
-    branch, pairs = make("nnclr"), features("twins")
+def assert_keys_join(branch: Any, pairs: Pairs, keys: Callable[[Any], Tensor], image: Tensor) -> None:
+    """Keys of the rows that count, and what they show, come to stand first in the queue; in evaluation none do."""
     before = branch.queue.keys.clone()
     branch.eval()(pairs)
     assert torch.equal(branch.queue.keys, before)
     branch.train()(pairs)
-    expected = nn.functional.normalize(branch.head(pairs.first)[pairs.valid], dim=1)
+    expected = nn.functional.normalize(keys(branch)[pairs.valid], dim=1)
     torch.testing.assert_close(branch.queue.keys[: len(expected)], expected)
-    assert branch.queue.image[: len(expected)].tolist() == IMAGE[TWIN >= 0].tolist()
+    assert branch.queue.image[: len(expected)].tolist() == image[TWIN >= 0].tolist()
     assert torch.equal(branch.queue.keys[len(expected) :], before[len(expected) :])
+
+
+def test_nnclr_lets_the_first_projections_in_after_their_neighbours_were_sought_and_only_in_training():
+    pairs = features("twins")
+    assert_keys_join(make("nnclr"), pairs, lambda branch: branch.head(pairs.first), IMAGE)
 
 
 def test_what_shows_the_image_of_an_anchors_neighbour_is_no_negative_of_it():
@@ -371,15 +378,8 @@ def test_dinos_teacher_warms_up(progress, temperature):
 
 
 def test_moco_lets_the_keys_in_after_they_were_used_and_only_in_training():
-    branch, pairs = make("moco"), features("twins")
-    before = branch.queue.keys.clone()
-    branch.eval()(pairs)
-    assert torch.equal(branch.queue.keys, before)
-    branch.train()(pairs)
-    expected = nn.functional.normalize(branch.momentum_head(pairs.momentum_second)[pairs.valid], dim=1)
-    torch.testing.assert_close(branch.queue.keys[: len(expected)], expected)
-    assert branch.queue.image[: len(expected)].tolist() == TWIN[TWIN >= 0].tolist()
-    assert torch.equal(branch.queue.keys[len(expected) :], before[len(expected) :])
+    pairs = features("twins")
+    assert_keys_join(make("moco"), pairs, lambda branch: branch.momentum_head(pairs.momentum_second), TWIN)
 
 
 @pytest.mark.parametrize(
