@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import digamma
 from torch import Tensor
@@ -124,8 +125,9 @@ def _block_pairs(
     common_samples = both.sum(-1)
     mean = torch.where(both, terms, 0.0).sum(-1) / common_samples
     time = torch.arange(shape[-1], device=a.device)
-    apart = ((time[:, None] - time).abs() > theiler).double()
-    compared = (both.double() @ apart).long()  # [B, C, T]
+    before = F.pad(both.long().cumsum(-1), (1, 0))  # [B, C, T + 1]
+    within = before[..., (time + theiler + 1).clamp(max=shape[-1])] - before[..., (time - theiler).clamp(min=0)]
+    compared = common_samples[..., None] - within
     fewest = torch.where(both, compared, shape[-1]).amin(-1)
     mean_psi = torch.where(both, psi[compared + 1], 0.0).sum(-1) / common_samples
     if estimator == "3kl":
