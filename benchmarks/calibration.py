@@ -43,26 +43,9 @@ NOISE, K, SURROGATES = 0.1, 5, 2000
 # ---- tests: positions, visibility and a seed to p-values
 
 
-def displaced(path: Float, visible: Mask) -> tuple[Float, Mask]:
-    """Whitened displacements."""
-    steps, seen = motion.displacement(path, visible)
-    return motion.whiten(steps, seen, NOISE), seen
-
-
-def innovated(path: Float, visible: Mask) -> tuple[Float, Mask]:
-    """Whitened innovations of the displacements, whatever the jitter."""
-    new, seen = motion.innovations(*motion.displacement(path, visible))
-    return motion.whiten(new, seen, NOISE), seen
-
-
-def compared(path: Float, visible: Mask) -> tuple[Float, Mask]:
-    """What the score stage compares."""
-    return motion.samples(path, visible, NOISE)
-
-
-def placed(path: Float, visible: Mask) -> tuple[Float, Mask]:
-    """Whitened positions."""
-    return motion.whiten(path, visible, NOISE), visible
+# Whitened: what the score stage compares, the same whatever the jitter, displacements, positions.
+compared = partial(motion.samples, noise=NOISE)
+innovated, displaced, placed = (partial(compared, kind=kind, block=1) for kind in motion.KINDS)
 
 
 def circular(prepare: Any, k: int, surrogates: int, theiler: bool = False) -> Test:
