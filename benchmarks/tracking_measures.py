@@ -308,7 +308,13 @@ def _quantile(values: NDArray[Any], share: float) -> float:
     return float(np.quantile(values, share)) if len(values) else float("nan")
 
 
-def _interval(name: str, hits: int, of: int) -> dict[str, float]:
-    """A share with Wilson's interval at 95 %."""
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """Wilson's interval of a share, at 95 %."""
     low, high = binomtest(int(hits), int(of)).proportion_ci(method="wilson") if of else (0.0, 1.0)
-    return {name: _share(hits, of), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return float(low), float(high)
+
+
+def _interval(name: str, hits: int, of: int) -> dict[str, float]:
+    """A share with its interval, as columns."""
+    low, high = wilson(hits, of)
+    return {name: _share(hits, of), f"{name}_low": low, f"{name}_high": high}

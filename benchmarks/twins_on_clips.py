@@ -39,7 +39,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest, t
+from scipy.stats import t
+from tracking_measures import wilson
 
 from estimators import clips
 from orchestrator.config import ExtractConfig, ScoreConfig
@@ -150,7 +151,7 @@ def mean(values: NDArray[Any] | list[Any]) -> float:
 
 def summary(patches: Rows, clip: str, which: str) -> dict[str, Any]:
     """Shares among some patches; `excess` is of the twins over the window's chance, its interval over sequences."""
-    low, high = share_interval(sum(p["mutual-information"] for p in patches), len(patches))
+    low, high = wilson(sum(p["mutual-information"] for p in patches), len(patches))
     row: dict[str, Any] = {"clip": clip, "patches": which, "n": len(patches), "low": low, "high": high}
     row |= {name: mean([p[name] for p in patches]) for name in MEANS}
     by_clip = [
@@ -165,12 +166,6 @@ def summary(patches: Rows, clip: str, which: str) -> dict[str, Any]:
 def clips_of(patches: Rows) -> list[str]:
     """The clips of some patches, each once, in order."""
     return list(dict.fromkeys(p["clip"] for p in patches))
-
-
-def share_interval(hits: int, of: int) -> tuple[float, float]:
-    """Wilson's interval at 95 %."""
-    low, high = binomtest(int(hits), of).proportion_ci(method="wilson") if of else (0.0, 1.0)
-    return float(low), float(high)
 
 
 def summaries(patches: Rows) -> Rows:

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
-from tracking_measures import CONDITIONS
+from tracking_measures import CONDITIONS, wilson
 
 from estimators.twins import POLICIES
 from orchestrator import scenes
@@ -67,8 +66,8 @@ def main() -> None:
             row = {"condition": condition, "policy": policy}
             for name in ("true", "false"):
                 hits, of = (sum(count[name][i] for count in counts) for i in (0, 1))
-                interval = binomtest(hits, of).proportion_ci(method="wilson") if of else (0.0, 1.0)
-                row |= {name: hits, f"{name}_of": of, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+                low, high = wilson(hits, of)
+                row |= {name: hits, f"{name}_of": of, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
 
     title = f"{arguments.scenes} rendered scenes of {arguments.frames} frames (synthetic), {platform.processor()}"
