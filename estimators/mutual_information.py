@@ -135,19 +135,19 @@ def mutual_information(
         raise ValueError(
             f"{length} samples are too few for k = {k} and a Theiler window of {theiler}: give {least} or more"
         )
-    seen = np.ones((2, length), bool)
+    seen = np.ones((1, length), bool)
     values = [part[None] for part in parts]
-    if any(unmoved(v, seen[:1])[0] for v in values[:2]):
+    if any(unmoved(v, seen)[0] for v in values[:2]):
         return 0.0
     if estimator == "3kl":
-        if max(tied(v, seen[:1])[0] for v in values) > TIED_FOR_3KL:
+        if max(tied(v, seen)[0] for v in values) > TIED_FOR_3KL:
             return float("nan")
     else:
-        values = [break_ties(v, seen[:1], seed) for seed, v in enumerate(values)]
+        values = [break_ties(v, seen, seed) for seed, v in enumerate(values)]
     given = values[2][0] if len(values) > 2 else None
     if length > READABLE_UP_TO and by_kernel(estimator, k, "auto"):
         options: dict[str, Any] = {"estimator": estimator, "k": k, "least": 0, "theiler": theiler, "condition": given}
-        return float(kernels.all_pairs(values[0], values[1], seen[:1], seen[:1], **options)[0, 0])
+        return float(kernels.all_pairs(values[0], values[1], seen, seen, **options)[0, 0])
     return _estimate(values[0][0], values[1][0], given, np.arange(length), estimator, k, theiler)
 
 
@@ -204,8 +204,9 @@ def pairwise_mutual_information(
     if estimator != "3kl":
         x = break_ties(x, seen, seed)
     if by_kernel(estimator, k, backend):
+        cast = x.astype(precision)
         result = compiled(backend)(
-            x.astype(precision), x.astype(precision), seen, seen, estimator=estimator, k=k, least=min_samples,
+            cast, cast, seen, seen, estimator=estimator, k=k, least=min_samples,
             theiler=theiler, condition=None if z is None else z.astype(precision), symmetric=True,
         )  # fmt: skip
     else:
