@@ -1,19 +1,18 @@
 """One typed config for the whole experiment: YAML in, `--set` overrides on top, clear errors out."""
 
 import difflib
-import types
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from estimators.mutual_information import CONDITIONAL, ESTIMATORS
 from estimators.tracks import LEARNED, METHODS
 from estimators.twins import POLICIES
 from models import frameworks
-from orchestrator.errors import UsageError
+from orchestrator import settings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -254,86 +253,8 @@ class ExperimentConfig(_Section):
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:
-    """Read a config file and put the overrides on top.
-
-    Args:
-        path: a YAML file; None for the defaults.
-        overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is none).
-
-    Raises:
-        UsageError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named), or a
-            value is not of its setting's type or range.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
-    except FileNotFoundError:
-        raise UsageError(f"config file '{path}' does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file '{path}' cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"config file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UsageError(f"config file '{path}' must hold a mapping of settings, not a {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
-    try:
-        return ExperimentConfig.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"{path or 'settings'}: {'; '.join(map(_sentence, error.errors()))}") from None
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UsageError(f"--set takes key=value, got '{override}'")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {key}: '{text}' is not a YAML value") from None
-    *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        if place.get(section) is None:
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {key}: '{section}' is a setting, not a section")
-    place[last] = value
-
-
-def _sentence(error: Any) -> str:
-    """One pydantic error as a sentence that names the setting and the remedy."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_suggestion(key)}"
-    if error["type"] == "model_type":
-        return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
-    if error["type"] == "value_error":  # one of ours, which says what it got
-        return f"{key}: {error['ctx']['error']}"
-    message = error["msg"]
-    return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
-
-
-def _suggestion(key: str) -> str:
-    known = list(_known_keys(ExperimentConfig))
-    by_last_part = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=1) or [
-        by_last_part[part] for part in difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
-    ]
-    return f"; did you mean '{near[0]}'?" if near else f"; sections are {', '.join(ExperimentConfig.model_fields)}"
-
-
-def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        inner = field.annotation
-        candidates = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                yield from _known_keys(candidate, f"{prefix}{name}.")
+    """Read a config file and put the overrides on top; see `settings.read` for both, and for what is raised."""
+    return settings.read(ExperimentConfig, path, overrides)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,6 @@
 """Report: what came out of an experiment, as one self-contained HTML page and as a table for the terminal."""
 
-import base64
 import importlib.metadata
-import math
 import platform
 import re
 import shlex
@@ -11,19 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import t as student_t
 
 from orchestrator.config import ExperimentConfig
+from orchestrator.page import data_url, template
+from orchestrator.seeds import Summary, percent, points, summary
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
 STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # what each counts
-CONFIDENCE = 0.95
 
 
 def versions() -> dict[str, str]:
@@ -70,14 +66,6 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Mean over seeds, and half the width of its 95 % interval (Student's t), None for a single seed."""
-
-    mean: float
-    half: float | None
-
-
-@dataclass(frozen=True)
 class Accuracy:
     """One data set and metric over all seeds, in shares, 0–1; `difference` is trained less floor within each seed."""
 
@@ -103,16 +91,9 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         chance = 1 / ours[0]["classes"] if ours[0].get("classes") else None
         for key, metric in (("knn", "kNN"), ("probe", "linear probe")):
             trained, floor = (np.array([r[prefix + key] for r in ours], float) for prefix in ("", "floor_"))
-            summaries = (_summary(trained), _summary(floor), _summary(trained - floor))
+            summaries = (summary(trained), summary(floor), summary(trained - floor))
             rows.append(Accuracy(name, metric, len(ours), *summaries, chance))
     return rows
-
-
-def _summary(values: NDArray[np.float64]) -> Summary:
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return Summary(mean, None)
-    return Summary(mean, float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)))
 
 
 def page(report: Report) -> str:
@@ -129,7 +110,7 @@ def page(report: Report) -> str:
         report=report,
         config=config,
         config_yaml=config_yaml,
-        config_link=_data_url("application/yaml", config_yaml.encode()),
+        config_link=data_url("application/yaml", config_yaml.encode()),
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
         seeds=seeds_in_words(report.results),
@@ -152,7 +133,7 @@ def terminal_table(report: Report) -> Table:
     for column in ("trained", "random-init floor", "difference"):
         table.add_column(column, justify="right")
     for row in accuracies(report.results):
-        numbers = _percent(row.trained), _percent(row.floor), _points(row.difference)
+        numbers = percent(row.trained), percent(row.floor), points(row.difference)
         table.add_row(Text(row.dataset), row.metric, *numbers)
     return table
 
@@ -167,61 +148,6 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     return f"mean of {count} seeds ± 95 % interval"
 
-
-def _percent(value: Summary) -> str:
-    return f"{value.mean:.1%}".replace("%", " %") + ("" if value.half is None else f" ± {100 * value.half:.1f}")
-
-
-def _points(value: Summary) -> str:
-    text = f"{100 * value.mean:+.1f}" + ("" if value.half is None else f" ± {100 * value.half:.1f}")
-    return text.replace("-", "−")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1f2933; --dim: #5b6672; --line: #dde2e7; --paper: #fff; --card: #f5f7f9;
-  --accent: #0072b2; --warn: #b45309 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --dim: #a3adb8; --line: #38414b; --paper: #14181d;
-  --card: #1e242b; --accent: #6bb8e8; --warn: #f0b45c } img { filter: brightness(.92) } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .2rem }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; overflow-wrap: anywhere }
-p { margin: .5rem 0; max-width: 44rem } a { color: var(--accent) } summary { cursor: pointer }
-figcaption, caption, .dim { color: var(--dim); font-size: .87rem; overflow-wrap: anywhere }
-.note { border-left: 4px solid var(--accent); background: var(--card); padding: .6rem .9rem; max-width: none }
-.warn { border-color: var(--warn) } .wide { overflow-x: auto } .long { max-height: 26rem; overflow: auto }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-caption { caption-side: bottom; text-align: left; padding-top: .4rem }
-th, td { text-align: left; padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { font-size: .87rem; color: var(--dim); font-weight: 600 }
-.number { text-align: right } td.number { white-space: nowrap } td.name { overflow-wrap: anywhere; min-width: 5.5rem }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .6rem; margin: .8rem 0 }
-.tiles div { background: var(--card); padding: .6rem .8rem; border-radius: 6px }
-.tiles dd { margin: 0; font-size: 1.35rem; font-weight: 600 } .tiles dt { color: var(--dim); font-size: .82rem }
-figure { margin: 1rem 0; break-inside: avoid } figcaption { margin-top: .3rem }
-img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.2rem }
-pre, code { font: .86rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
-pre { background: var(--card); padding: .8rem; white-space: pre-wrap }
-@media (max-width: 34rem) { th, td { padding-right: .5rem; font-size: .84rem } }
-@media print { :root { color-scheme: light; --ink: #000; --dim: #444; --line: #bbb; --paper: #fff; --card: #f4f4f4 }
-  body { max-width: none; padding: 0; font-size: 10pt } .long { max-height: none } h2, h3 { break-after: avoid }
-  img { max-height: 20cm; filter: none } .tiles div, tr { break-inside: avoid }
-  details::details-content { content-visibility: visible; block-size: auto } }
-"""
 
 _CAPTIONS = {
     "accuracy": "Top-1 accuracy of the trained backbone and of the same backbone untrained.",
@@ -340,8 +266,4 @@ with a twin.</p>
 </html>
 """
 
-_environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-_environment.filters |= {"percent": _percent, "points": _points, "duration": _duration}
-_environment.filters["png"] = lambda content: _data_url("image/png", content)
-_environment.globals |= {"captions": _CAPTIONS, "style": jinja2.utils.markupsafe.Markup(_STYLE)}
-_TEMPLATE = _environment.from_string(_PAGE)
+_TEMPLATE = template(_PAGE, _CAPTIONS)

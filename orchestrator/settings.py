@@ -1,0 +1,98 @@
+"""Settings from YAML, `--set` overrides on top, into any typed model of them, with clear errors out."""
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.errors import UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] = ()) -> Model:
+    """Read a file of settings and put the overrides on top.
+
+    Args:
+        model: what the settings are validated by.
+        path: a YAML file; None for the defaults.
+        overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is none).
+
+    Raises:
+        UsageError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named), or a
+            value is not of its setting's type or range.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
+    except FileNotFoundError:
+        raise UsageError(f"config file '{path}' does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file '{path}' cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"config file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UsageError(f"config file '{path}' must hold a mapping of settings, not a {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{path or 'settings'}: {'; '.join(_sentence(model, e) for e in error.errors())}") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set takes key=value, got '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {key}: '{text}' is not a YAML value") from None
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {key}: '{section}' is a setting, not a section")
+    place[last] = value
+
+
+def _sentence(model: type[BaseModel], error: Any) -> str:
+    """One pydantic error as a sentence that names the setting and the remedy."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{_suggestion(model, key)}"
+    if error["type"] == "model_type":
+        return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
+    if error["type"] == "value_error":  # one of ours, which says what it got
+        return f"{key}: {error['ctx']['error']}"
+    message = error["msg"]
+    return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
+
+
+def _suggestion(model: type[BaseModel], key: str) -> str:
+    known = list(_known_keys(model))
+    by_last_part = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, known, n=1) or [
+        by_last_part[part] for part in difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
+    ]
+    return f"; did you mean '{near[0]}'?" if near else f"; sections are {', '.join(model.model_fields)}"
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        inner = field.annotation
+        candidates = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                yield from _known_keys(candidate, f"{prefix}{name}.")
