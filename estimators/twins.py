@@ -1,7 +1,7 @@
 """From the mutual information of a window's patches to the twin of every patch, with a reason where there is none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +20,14 @@ class Twins:
             (no admissible patch far enough), `not significant`, or `policy none`.
         candidates: int64[N, C], the admissible patches of highest mutual information, best first, −1 past the last.
         significant: bool[N, N], which admissible pairs are significant.
+        admissible: bool[N, N], which pairs could be twins, whatever they share.
     """
 
     index: NDArray[np.int64]
     reason: list[str]
     candidates: NDArray[np.int64]
     significant: NDArray[np.bool_]
+    admissible: NDArray[np.bool_]
 
 
 def find_twins(
@@ -73,16 +75,14 @@ def find_twins(
         raise ValueError(f"{len(reasons)} reasons given for {count} patches")
     if position is None and (policy == "nearest" or min_distance > 0):
         raise ValueError("position is needed for the policy 'nearest' and for min_distance > 0")
+    points = None if position is None else np.asarray(position, np.float64)[..., :2]
+    if points is not None and points.shape != (count, 2):
+        raise ValueError(f"position must be shaped {(count, 2)}, a point a patch, got {points.shape}")
 
     kept = np.array([not r for r in reasons], dtype=bool)
     admissible = np.isfinite(score) & kept[:, None] & kept[None, :] & ~np.eye(count, dtype=bool)
-    distance = np.zeros_like(score)
-    if position is not None:
-        points = np.asarray(position, np.float64)[..., :2]
-        if points.shape != (count, 2):
-            raise ValueError(f"position must be shaped {(count, 2)}, a point a patch, got {points.shape}")
-        distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-        admissible &= distance >= min_distance
+    if points is not None:
+        admissible &= _distance(points) >= min_distance
     significant = admissible & _significant(score, p_values, admissible, alpha)
 
     ranked = np.where(admissible, score, -np.inf)
@@ -90,23 +90,49 @@ def find_twins(
     listed = np.full((count, candidates), -1, dtype=np.int64)
     listed[:, : order.shape[1]] = np.where(np.take_along_axis(admissible, order, axis=1), order, -1)
 
-    index = np.full(count, -1, dtype=np.int64)
-    generator = np.random.default_rng(seed)
+    index = np.where(significant.any(1), np.where(significant, score, -np.inf).argmax(1), -1) if count else np.zeros(0)
     for patch in np.flatnonzero(kept):
-        partners = np.flatnonzero(admissible[patch])
         if policy == "none":
             reasons[patch] = "policy none"
-        elif not len(partners):
+        elif not admissible[patch].any():
             reasons[patch] = "no candidate"
-        elif not significant[patch].any():
+        elif index[patch] < 0:
             reasons[patch] = "not significant"
-        elif policy == "random":
-            index[patch] = generator.choice(partners)
-        elif policy == "nearest":
-            index[patch] = partners[distance[patch, partners].argmin()]
-        else:
-            index[patch] = np.where(significant[patch], score[patch], -np.inf).argmax()
-    return Twins(index, reasons, listed, significant)
+    found = Twins(index.astype(np.int64), reasons, listed, significant, admissible)
+    return replace(found, index=others(found, policy, position=points, seed=seed))
+
+
+def others(
+    found: Twins, policy: str, *, position: NDArray[np.float64] | None = None, seed: int = 0
+) -> NDArray[np.int64]:
+    """Who the same patches' twins are by a policy: int64[N], −1 where they have none.
+
+    Args:
+        found: by the policy `mutual-information`.
+        policy: one of `POLICIES`.
+        position: f64[N, 2] pixels, for `nearest`.
+        seed: for `random`.
+
+    Raises:
+        ValueError: `nearest` without `position`.
+    """
+    if policy == "nearest" and position is None:
+        raise ValueError("position is needed for the policy 'nearest'")
+    index = found.index.copy()
+    if policy == "none":
+        index[:] = -1
+    having = np.flatnonzero(index >= 0)
+    if policy == "random":
+        # A uniform draw of all admissible partners: the highest of as many uniform numbers.
+        drawn = np.random.default_rng(seed).random(found.admissible.shape)
+        index[having] = np.where(found.admissible, drawn, -1.0)[having].argmax(1)
+    elif policy == "nearest" and position is not None:
+        index[having] = np.where(found.admissible, _distance(position), np.inf)[having].argmin(1)
+    return index
+
+
+def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(points[:, None] - points[None], axis=-1))
 
 
 def _significant(

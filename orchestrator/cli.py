@@ -74,7 +74,7 @@ def extract(config: Config, overrides: Overrides = None) -> None:
     _run(config, overrides, ("extract",))
 
 
-@app.command(epilog="Example:  infoaug score configs/demo.yaml --set score.policy=random")
+@app.command(epilog="Example:  infoaug score configs/demo.yaml --set score.k=3")
 def score(config: Config, overrides: Overrides = None) -> None:
     """Trajectories to mutual information and twins."""
     _run(config, overrides, ("score",))

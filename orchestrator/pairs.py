@@ -156,9 +156,8 @@ def _windows(scored: score.Scored, store: Store) -> Iterator[tuple[np.ndarray, n
     def read(unit: tuple[str, str, int]) -> tuple[np.ndarray, np.ndarray]:
         _, folder, number = unit
         trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, number), ["image"])
-        found = store.read_table(score.twins_path(scored.stage, folder, number), ["twin"])
         images = np.ascontiguousarray(arrays(trajectories, "image").transpose(0, 3, 1, 2))
-        return images, found["twin"].fill_null(-1).to_numpy()
+        return images, score.twins_of(scored, folder, number)
 
     windows, ahead = scored.extracted.windows, 4 * READERS
     with ThreadPoolExecutor(READERS) as pool:

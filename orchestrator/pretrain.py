@@ -39,7 +39,8 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> Stage:
     """Where the model trained on these twins lives."""
     settings = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
-    key = {"version": VERSION, "score": scored.stage.hash, "windows": units, "seed": config.seed, **settings}
+    data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
+    key = {"version": VERSION, **data, "seed": config.seed, **settings}
     return Stage(scored.stage.store, "pretrain", key)
 
 

@@ -1,4 +1,8 @@
-"""Score: trajectories to mutual information to twins, on Ray Data over windows."""
+"""Score: trajectories to mutual information to twins, on Ray Data over windows.
+
+Beside its twin, the twins that the controls would give a patch are stored: the policy is chosen when training reads
+them, and all arms of a comparison share one scoring.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +21,9 @@ from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store, arrays, digest_of
 
-VERSION = 4  # of the numbers: raised when the same config would give others
+VERSION = 5  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 2
+RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
 
 TWINS = pa.schema(
@@ -34,6 +39,8 @@ TWINS = pa.schema(
         ("twin", pa.int32()),
         ("mutual_information", pa.float32()),  # with the twin, nats
         ("p_value", pa.float32()),
+        ("nearest", pa.int32()),  # twin by the policy `nearest`
+        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, a draw each
         ("candidates", pa.list_(pa.int32())),  # best first
         ("candidate_mutual_information", pa.list_(pa.float32())),
         ("candidate_p_value", pa.list_(pa.float32())),
@@ -43,19 +50,28 @@ TWINS = pa.schema(
 
 @dataclass(frozen=True)
 class Scored:
-    """What the score stage leaves: its folder, and how many patches of each window ended for which reason."""
+    """What the score stage leaves: its folder, and how many patches of each window ended for which reason.
+
+    `policy` and `draw`: whose twins to train with, and of the random ones which.
+    """
 
     stage: Stage
     extracted: extract.Extracted
     ledger: pa.Table
     resumed: int
     computed: int
+    policy: str = "mutual-information"
+    draw: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
         """Patches, those tracked through all frames, and those of each reason (`twin` where there is none)."""
         names = ("patches", "tracked", *REASONS)
-        return {name: sum(self.ledger[name.replace(" ", "_")].to_pylist()) for name in names}
+        counts = {name: sum(self.ledger[name.replace(" ", "_")].to_pylist()) for name in names}
+        if self.policy == "none":
+            kept = ("twin", "no candidate", "not significant")
+            counts |= {"policy none": sum(counts[name] for name in kept), **dict.fromkeys(kept, 0)}
+        return counts
 
 
 @dataclass(frozen=True)
@@ -90,9 +106,21 @@ class ScoredWindow:
 
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
-    """Where the twins of these trajectories live."""
-    key = {"version": VERSION, "extract": extracted.stage.hash, **config.score.model_dump()}
+    """Where the twins of these trajectories live; those of all policies together."""
+    key = {"version": VERSION, "extract": extracted.stage.hash, **config.score.model_dump(exclude={"policy"})}
     return Stage(extracted.stage.store, "score", key)
+
+
+def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
+    """Who the twins of a window's patches are by the policy asked for, int32[N], −1 where there is none."""
+    column = {"mutual-information": "twin"}.get(scored.policy, scored.policy)
+    path = twins_path(scored.stage, folder, window)
+    if scored.policy == "none":
+        return np.full(len(scored.stage.store.read_table(path, ["patch"])), -1, np.int32)
+    values = scored.stage.store.read_table(path, [column])[column].combine_chunks()
+    if scored.policy == "random":
+        return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw]
+    return values.fill_null(-1).to_numpy()
 
 
 def twins_path(place: Stage, folder: str, window: int) -> str:
@@ -112,7 +140,7 @@ def load(config: ExperimentConfig, store: Store) -> Scored:
     if not store.exists(path):
         raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
     ledger = store.read_table(path)
-    return Scored(place, extracted, ledger, resumed=len(ledger), computed=0)
+    return Scored(place, extracted, ledger, len(ledger), 0, config.score.policy, config.seed % RANDOM_DRAWS)
 
 
 def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
@@ -129,7 +157,8 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     progress.say(f"score: {len(wanted)} windows, {len(wanted) - len(todo)} already there")
     if todo:
         cluster.connect(config.ray)
-    work = partial(_score, place, extracted.stage, config.score)
+    settings = config.score.model_copy(update={"policy": "mutual-information"})
+    work = partial(_score, place, extracted.stage, settings)
     missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
     if missing:
         (folder, window), why = next(iter(missing.items()))
@@ -139,7 +168,9 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
         )
     ledger = pa.Table.from_pylist([_summary(place, w, config.extract.window) for w in wanted])
     store.write_table(place.path(f"ledger-{extract.source(config)}.parquet"), ledger)
-    return Scored(place, extracted, ledger, resumed=len(wanted) - len(todo), computed=len(todo))
+    computed = len(todo)
+    draw = config.seed % RANDOM_DRAWS
+    return Scored(place, extracted, ledger, len(wanted) - computed, computed, config.score.policy, draw)
 
 
 def score_window(
@@ -214,10 +245,13 @@ def score_window(
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
     """`score_window` of a window's trajectories as they lie on the store, with a seed of the window's own."""
-    first = table.slice(0, 1).to_pylist()[0]
-    own = int(digest_of([settings.seed, first["clip_id"], first["window"]], 8), 16)
     position, camera, visible, colour = (arrays(table, name) for name in ("position", "camera", "visible", "colour"))
-    return score_window(position, camera, visible, settings, own, colour)
+    return score_window(position, camera, visible, settings, _own_seed(table, settings), colour)
+
+
+def _own_seed(table: pa.Table, settings: ScoreConfig, draw: int = 0) -> int:
+    key = table.select(["clip_id", "window"]).slice(0, 1).to_pylist()[0]
+    return int(digest_of([settings.seed, *key.values(), *([draw] if draw else [])], 8), 16)
 
 
 def _camera_samples(camera: NDArray[np.float32], settings: ScoreConfig, block: int) -> NDArray[np.float64]:
@@ -259,14 +293,20 @@ def _score(
         try:
             table = place.store.read_table(extract.trajectory_path(extracted, row["folder"], row["window"]), columns)
             scored = score_trajectories(table, settings)
-            place.store.write_table(twins_path(place, row["folder"], row["window"]), _twins_table(table, scored))
+            place.store.write_table(
+                twins_path(place, row["folder"], row["window"]), _twins_table(table, scored, settings)
+            )
         except Exception as error:  # whatever is wrong with one window must not stop the others
             reason = cluster.reason(error)
         yield {"folder": row["folder"], "window": row["window"], "reason": reason}
 
 
-def _twins_table(table: pa.Table, scored: ScoredWindow) -> pa.Table:
+def _twins_table(table: pa.Table, scored: ScoredWindow, settings: ScoreConfig) -> pa.Table:
     found, mi = scored.twins, scored.mutual_information
+    first = arrays(table, "position")[:, 0, :2].astype(np.float64)
+    nearest = twins.others(found, "nearest", position=first)
+    seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
+    random = np.stack([twins.others(found, "random", seed=seed) for seed in seeds], axis=1)
     listed = [row[row >= 0] for row in found.candidates]
     p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
     columns = {
@@ -279,6 +319,8 @@ def _twins_table(table: pa.Table, scored: ScoredWindow) -> pa.Table:
         "twin": pa.array(found.index, mask=found.index < 0),
         "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
         "p_value": pa.array(scored.of_twin(p), from_pandas=True),
+        "nearest": pa.array(nearest, mask=nearest < 0),
+        "random": pa.FixedSizeListArray.from_arrays(pa.array(random.ravel(), pa.int32()), RANDOM_DRAWS),
         "candidates": listed,
         "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
         "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],

@@ -159,17 +159,28 @@ def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(tmp_pa
     assert deaths.stat().st_size == cluster.RETRIES + 1
 
 
+def config_of(config: ExperimentConfig, policy: str, seed: int = 0) -> ExperimentConfig:
+    return config.model_copy(update={"score": config.score.model_copy(update={"policy": policy}), "seed": seed})
+
+
 def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: ExperimentConfig) -> None:
     store = Store(tiny.store)
     extracted = extract.run(tiny, store)
-    twins = {}
-    for policy in ("mutual-information", "random", "none"):
-        config = tiny.model_copy(update={"score": tiny.score.model_copy(update={"policy": policy})})
-        twins[policy] = pairs.load(score.run(config, extracted), store).twin.numpy()
+    twins, scored = {}, {}
+    for policy in ("mutual-information", "random", "nearest", "none"):
+        scored[policy] = score.run(config_of(tiny, policy), extracted)
+        twins[policy] = pairs.load(scored[policy], store).twin.numpy()
+    assert [done.computed for done in scored.values()] == [2, 0, 0, 0], "all policies share one scoring"
+    assert len({pretrain.stage(tiny, done).hash for done in scored.values()}) == 4
+    assert scored["none"].counts["twin"] == 0 < scored["random"].counts["twin"]
     assert (twins["none"] == -1).all()
     assert (twins["mutual-information"] >= 0).any()
-    np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins["random"] >= 0)
-    assert (twins["mutual-information"] != twins["random"]).any()
+    for control in ("random", "nearest"):
+        np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins[control] >= 0)
+        assert (twins["mutual-information"] != twins[control]).any()
+    other = pairs.load(score.load(config_of(tiny, "random", seed=1), store), store).twin.numpy()
+    np.testing.assert_array_equal(other >= 0, twins["random"] >= 0)
+    assert (other != twins["random"]).any(), "every seed of the training has random twins of its own"
 
 
 def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny: ExperimentConfig) -> None:
