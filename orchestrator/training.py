@@ -75,7 +75,14 @@ class Training:
         if self.world > 1:
             # Buffers are the same on all ranks already: statistics are synchronised, queues take the keys of all ranks.
             ids = [device] if device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(
+                self.model,
+                device_ids=ids,
+                broadcast_buffers=False,
+                # Without it gradients change places after the first step, also the first of a resumed run, and with
+                # them how gloo rounds their sums over more than two workers.
+                find_unused_parameters=device.type == "cpu",
+            )
 
     def epoch(self) -> Epoch:
         """Train for one epoch and give its metrics, means over steps and ranks.

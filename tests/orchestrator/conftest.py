@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from orchestrator import figures
+from orchestrator import extract, figures, score
+from orchestrator.store import Stage, Store, tensors
 
 
 def decoded(figure: Figure) -> NDArray[np.uint8]:
@@ -26,6 +28,30 @@ def words(figure: Figure) -> str:
     """All that is written in a figure beside its axes."""
     texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     return "\n".join([*(axes.get_title("left") for axes in figure.axes), *(text.get_text() for text in texts)])
+
+
+def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint8], Sequence[int]]]]) -> score.Scored:
+    """What the stages before training leave on a store in `folder`: for each window of each clip its images
+    u8[N, S, S, 3], and the patch's twin within the window, −1 where it has none."""
+    store = Store(str(folder))
+    table = pa.table(
+        {
+            "clip_id": [f"{clip}.mp4" for clip in clips],
+            "folder": list(clips),
+            "windows": [list(range(len(windows))) for windows in clips.values()],
+        }
+    )
+    count = sum(map(len, clips.values()))
+    extracted = extract.Extracted(Stage(store, "extract", {}), table, resumed=0, computed=count)
+    found = score.Scored(Stage(store, "score", {}), extracted, pa.table({}), resumed=0, computed=count)
+    for clip, windows in clips.items():
+        for number, (images, twin) in enumerate(windows):
+            store.write_table(
+                extract.trajectory_path(extracted.stage, clip, number), pa.table({"image": tensors(images)})
+            )
+            names = pa.array([t if t >= 0 else None for t in twin], pa.int32())
+            store.write_table(score.twins_path(found.stage, clip, number), pa.table({"twin": names}))
+    return found
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import extract, pairs, score
+from orchestrator import pairs, score
 from orchestrator.pairs import Batches, Pairs
-from orchestrator.store import Stage, Store, tensors
+from tests.orchestrator.conftest import scored_windows
 
 CPU = torch.device("cpu")
 TWINS = [[1, -1, 0], [2, 0, -1], [-1, -1, 1]]  # within their windows
@@ -18,23 +17,10 @@ TWINS = [[1, -1, 0], [2, 0, -1], [-1, -1, 1]]  # within their windows
 @pytest.fixture
 def scored(tmp_path: Path) -> score.Scored:
     """Three windows of three patches: image number n is n everywhere, but for its first channel, which is 100 more."""
-    store = Store(str(tmp_path / "store"))
-    windows = [("a.mp4", "a", 0), ("a.mp4", "a", 1), ("b.mp4", "b", 0)]
-    extracted = extract.Extracted(
-        Stage(store, "extract", {}),
-        pa.table({"clip_id": ["a.mp4", "b.mp4"], "folder": ["a", "b"], "windows": [[0, 1], [0]]}),
-        resumed=0,
-        computed=3,
-    )
-    found = score.Scored(Stage(store, "score", {}), extracted, pa.table({}), resumed=0, computed=3)
-    for number, ((_, folder, window), twin) in enumerate(zip(windows, TWINS, strict=True)):
-        images = np.arange(3 * number, 3 * number + 3, dtype=np.uint8)[:, None, None, None]
-        images = np.broadcast_to(images, (3, 4, 4, 3)) + np.array([100, 0, 0], np.uint8)
-        column = pa.table({"image": tensors(images)})
-        store.write_table(extract.trajectory_path(extracted.stage, folder, window), column)
-        names = pa.array([t if t >= 0 else None for t in twin], pa.int32())
-        store.write_table(score.twins_path(found.stage, folder, window), pa.table({"twin": names}))
-    return found
+    numbers = np.arange(9, dtype=np.uint8).reshape(3, 3, 1, 1, 1)
+    images = np.broadcast_to(numbers, (3, 3, 4, 4, 3)) + np.array([100, 0, 0], np.uint8)
+    windows = list(zip(images, TWINS, strict=True))
+    return scored_windows(tmp_path / "store", {"a": windows[:2], "b": windows[2:]})
 
 
 def some_pairs(resident: bool = True) -> Pairs:

@@ -1,18 +1,28 @@
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from models import frameworks
-from orchestrator import pretrain, training
+from orchestrator import pairs, pretrain, training
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import UsageError
 from orchestrator.pairs import Pairs
+from orchestrator.store import Stage
 from orchestrator.training import Training
+from tests.orchestrator.conftest import scored_windows
 
 CPU = torch.device("cpu")
+PARTS = ("model", "optimizer", "schedule")  # of a state
 SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"hidden_dim": 16, "output_dim": 16},
     "byol": {"hidden_dim": 16, "output_dim": 8},
@@ -91,7 +101,7 @@ def test_a_framework_trains_and_gone_on_with_from_any_epoch_gives_the_same_weigh
         resumed.load_state(torch.load(tmp_path / f"{epoch}.pt", weights_only=True))
         while len(resumed.history) < 2:
             resumed.epoch()
-        for part in ("model", "optimizer", "schedule"):
+        for part in PARTS:
             assert same(resumed.state()[part], whole.state()[part]), part
 
 
@@ -100,12 +110,25 @@ def test_another_seed_gives_other_weights() -> None:
     assert not same(one.model.state_dict(), other.model.state_dict())
 
 
-def test_images_that_are_not_resident_give_the_same_weights() -> None:
-    data = patches()
-    resident, mapped = (
-        trained(config(), Pairs(data.images, data.twin, resident=kind), 1).model.state_dict() for kind in (True, False)
-    )
-    assert same(resident, mapped)
+def test_resident_images_and_mapped_ones_that_are_read_ahead_give_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    windows = [(random.integers(0, 256, (9, 16, 16, 3), np.uint8), random.integers(-1, 9, 9)) for _ in range(3)]
+    scored = scored_windows(tmp_path / "store", {"a": windows[:1], "b": windows[1:]})
+    store = scored.stage.store
+    pairs.write(scored, store, tmp_path / "scratch")
+    # A worker's own choice, without Ray Train; what it maps is deleted by then.
+    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    place = Stage(store, "pretrain", {})
+    chosen = [training._data(config(resident=kind), scored, place, CPU) for kind in (True, False)]
+    assert not list((tmp_path / "temporary").iterdir())
+    data = [pairs.load(scored, store), pairs.mapped(tmp_path / "scratch"), *chosen]
+    assert [part.resident for part in data] == [True, False, True, False]
+    expected, *others = (trained(config("moco"), part, 2).state() for part in data)
+    assert all(same(state[part], expected[part]) for state in others for part in PARTS)
 
 
 def test_an_epoch_tells_losses_speed_memory_and_how_far_features_are_from_collapse() -> None:
@@ -166,6 +189,63 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_remedy() -> None:
         next(run.model.view_branch.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"in epoch 1: set pretrain\.learning_rate lower"):
         run.epoch()
+
+
+# ---- ranks
+
+
+def trained_on_rank(rank: int, framework: str, file: Path, epochs: int) -> dict[str, Any]:
+    """Train to this epoch, from the state that `file` holds if it is there; rank 0 leaves its own in it."""
+    run = Training(config(framework), patches(), CPU)
+    torch.rand(rank + epochs)  # another state of torch's own random numbers
+    if file.exists():
+        run.load_state(torch.load(file, weights_only=True))
+    while len(run.history) < epochs:
+        run.epoch()
+    if rank == 0:
+        torch.save(run.state(), file)
+    return run.state()
+
+
+@pytest.mark.parametrize(
+    ("framework", "has"),
+    [("moco", ["queue.keys", "momentum_backbone", "twin_branch"]), ("barlow_twins", ["twin_branch", "running_var"])],
+)
+def test_two_ranks_that_go_on_end_like_two_that_were_not_interrupted_to_the_last_bit(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]], framework: str, has: list[str], tmp_path: Path
+) -> None:
+    whole, cut, resumed = (
+        two_ranks(partial(trained_on_rank, framework=framework, file=tmp_path / name, epochs=epochs))
+        for name, epochs in (("whole", 3), ("cut", 1), ("cut", 3))
+    )
+    assert all(any(part in name for name in whole[0]["model"]) for part in has)
+    assert not same(cut[0]["model"], whole[0]["model"])
+    for rank, state in enumerate([whole[1], *resumed]):
+        for part in PARTS:
+            assert same(state[part], whole[0][part]), (rank, part)
+
+
+def orders_on_rank(rank: int) -> list[list[str]]:
+    """Names of the weights in the order in which their gradients are summed over ranks, step by step."""
+    run = Training(config("moco"), patches(), CPU)
+    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    orders: list[list[str]] = []
+
+    def hook(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        orders.append([names[parameter] for parameter in bucket.parameters()])
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    run.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    run.epoch()
+    return orders
+
+
+def test_gradients_are_summed_in_the_same_order_in_the_first_step_and_later_so_that_more_ranks_round_alike_too(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+) -> None:
+    first, *later = two_ranks(orders_on_rank)[0]
+    assert len(first) > 10 and len(later) == 2
+    assert all(order == first for order in later)
 
 
 # ---- optimiser and schedule
