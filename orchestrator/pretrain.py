@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 import ray.train.torch
-from pydantic import ValidationError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.util.queue import Queue
 from torch import nn
@@ -175,9 +174,6 @@ def check(config: ExperimentConfig) -> None:
         training.build(config)
         training.augmentations(config)
         training.optimizer_for(config, nn.Linear(1, 1))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"pretrain.augment.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
 

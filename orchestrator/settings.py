@@ -46,6 +46,14 @@ def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] =
         raise UsageError(f"{path or 'settings'}: {'; '.join(_sentence(model, e) for e in error.errors())}") from None
 
 
+def validated(model: type[Model], values: Any, section: str) -> Model:
+    """Give what a config holds as a plain mapping, such as `pretrain.augment`, as its type; raises as `read`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentence(model, e, f"{section}.") for e in error.errors())) from None
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -65,12 +73,12 @@ def _override(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def _sentence(model: type[BaseModel], error: Any) -> str:
-    """One pydantic error as a sentence that names the setting and the remedy."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
+def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
+    """One pydantic error as a sentence that names the setting and the remedy; `prefix` goes before every key."""
+    own = ".".join(map(str, error["loc"]))
+    key = (prefix + own).removesuffix(".")
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_suggestion(model, key)}"
+        return f"unknown key '{key}'{_suggestion(model, own, prefix)}"
     if error["type"] == "model_type":
         return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
     if error["type"] == "value_error":  # one of ours, which says what it got
@@ -79,13 +87,15 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
 
 
-def _suggestion(model: type[BaseModel], key: str) -> str:
+def _suggestion(model: type[BaseModel], key: str, prefix: str) -> str:
     known = list(_known_keys(model))
     by_last_part = {name.rpartition(".")[2]: name for name in known}
     near = difflib.get_close_matches(key, known, n=1) or [
         by_last_part[part] for part in difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
     ]
-    return f"; did you mean '{near[0]}'?" if near else f"; sections are {', '.join(model.model_fields)}"
+    if near:
+        return f"; did you mean '{prefix}{near[0]}'?"
+    return f"; {'settings' if prefix else 'sections'} are {', '.join(model.model_fields)}"
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -30,7 +30,7 @@ from models.batch_norm import synchronise
 from models.collapse import feature_std, rank_me
 from models.ranks import gather_rows, world
 from models.two_branch import TwoBranch
-from orchestrator import pairs, score
+from orchestrator import pairs, score, settings
 from orchestrator.config import ExperimentConfig
 from orchestrator.store import Stage
 
@@ -267,9 +267,12 @@ def build(config: ExperimentConfig) -> TwoBranch:
 
 
 def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSettings]:
-    """Settings for first views, and for second views and twins. Raises pydantic's ValidationError for wrong ones."""
-    settings = config.pretrain
-    return AugmentSettings(**settings.augment), AugmentSettings(**settings.augment | settings.augment_second)
+    """Settings for first views, and for second views and twins. Raises UsageError for wrong ones."""
+    first, second = config.pretrain.augment, config.pretrain.augment_second
+    return (
+        settings.validated(AugmentSettings, first, "pretrain.augment"),
+        settings.validated(AugmentSettings, first | second, "pretrain.augment_second"),
+    )
 
 
 def optimizer_for(config: ExperimentConfig, model: nn.Module) -> torch.optim.Optimizer:
