@@ -17,7 +17,8 @@ quarters. Augmentation is compared by the process's CPU time.
 5. `augmentation`: images a CPU-second, ours and lightly's SimCLR for 32 pixels.
 
 `--accuracy`: weighted kNN on a folder `train/CLASS/…`, `test/CLASS/…`, SimCLR and BYOL, by configs/recipes and by the
-recipes of lightly's CIFAR-10 benchmark; the same backbone, images, batch and epochs.
+recipes of lightly's CIFAR-10 benchmark; the same backbone, images, batch and epochs. Means over seeds and their 95 %
+intervals; `ours − lightly` is that of the differences seed by seed, in points.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
 from models.backbones import create_backbone
-from orchestrator import datasets, evaluate
+from orchestrator import datasets, evaluate, seeds
 from orchestrator.config import EvaluateConfig, ExperimentConfig, load
 from orchestrator.pairs import Pairs
 from orchestrator.training import Training, _autocast
@@ -273,6 +274,22 @@ def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def accuracy_table(rows: list[dict[str, Any]], title: str) -> Table:
+    """Means over seeds of each framework by each recipe, and of the differences seed by seed."""
+    table = Table("framework", "recipe", "kNN, mean ± 95 %", "seeds", "seconds", title=title)
+    for framework, group in itertools.groupby(rows, lambda row: row["framework"]):
+        found = list(group)
+        knn = {side: np.array([row["knn"] for row in found if row["side"] == side]) for side in ("ours", "lightly")}
+        for side, each in knn.items():
+            took = statistics.mean(row["seconds"] for row in found if row["side"] == side)
+            by_seed = " ".join(f"{100 * value:.1f}" for value in each)
+            table.add_row(framework, side, seeds.percent(seeds.summary(each)), by_seed, f"{took:.0f}")
+        difference = knn["ours"] - knn["lightly"]
+        by_seed = " ".join(f"{100 * value:+.1f}".replace("-", "−") for value in difference)
+        table.add_row(framework, "ours − lightly", seeds.points(seeds.summary(difference)), by_seed, "")
+    return table
+
+
 def _our_backbone(arguments: argparse.Namespace, framework: str, images: Tensor, seed: int) -> nn.Module:
     overrides = [
         f"seed={seed}",
@@ -319,14 +336,7 @@ def main() -> None:
     title = f"{arguments.backbone}, batch of {arguments.batch}; {machine}"
     if arguments.accuracy:
         rows = accuracy(arguments)
-        table = Table("framework", "recipe", "kNN, mean", "seeds", "seconds", title=title)
-        for (framework, side), group in itertools.groupby(rows, lambda row: (row["framework"], row["side"])):
-            found = list(group)
-            each = [row["knn"] for row in found]
-            took = statistics.mean(row["seconds"] for row in found)
-            table.add_row(
-                framework, side, f"{statistics.mean(each):.3f}", " ".join(f"{k:.3f}" for k in each), f"{took:.0f}"
-            )
+        table = accuracy_table(rows, title)
     else:
         rows = speed(arguments)
         table = Table("what", "top, s", "bottom, s", "ratio", "quarters", title=title)
