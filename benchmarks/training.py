@@ -45,7 +45,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
 from models.backbones import create_backbone
-from orchestrator import datasets, evaluate, seeds
+from orchestrator import datasets, probes, seeds
 from orchestrator.config import EvaluateConfig, ExperimentConfig, load
 from orchestrator.pairs import Pairs
 from orchestrator.training import Training, _autocast
@@ -267,8 +267,8 @@ def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         started = time.perf_counter()
         backbone = (_our_backbone if side == "ours" else _lightly_backbone)(arguments, framework, train.images, seed)
         took = time.perf_counter() - started
-        seen, unseen = (evaluate.features(backbone, split.images, 256, DEVICE) for split in (train, test))
-        knn = evaluate.knn_accuracy(seen, train.labels.numpy(), unseen, test.labels.numpy(), settings)
+        seen, unseen = (probes.features(backbone, split.images, 256, DEVICE) for split in (train, test))
+        knn = probes.knn_accuracy(seen, train.labels.numpy(), unseen, test.labels.numpy(), settings)
         rows.append({"framework": framework, "side": side, "seed": seed, "knn": knn, "seconds": took})
         print(rows[-1], flush=True)
     return rows

@@ -1,26 +1,17 @@
 """Evaluate: the frozen backbone by weighted kNN and a linear probe, always beside the same backbone untrained."""
 
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import nn
 
-from models.augment import Augment
 from models.backbones import create_backbone, load_backbone
-from orchestrator import cluster, datasets, pretrain, progress
-from orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
+from orchestrator import cluster, datasets, pretrain, probes, progress
+from orchestrator.config import RUNTIME, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, file_name
 
@@ -115,10 +106,10 @@ def _evaluate(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[st
     result: dict[str, Any] = {"dataset": name, "train": len(train.labels), "test": len(test.labels)}
     result["classes"] = int(train.labels.max()) + 1
     for prefix, backbone in (("", trained_backbone(pretrained)), ("floor_", floor)):
-        seen, unseen = (features(backbone, split.images, settings.batch_size, device) for split in (train, test))
+        seen, unseen = (probes.features(backbone, split.images, settings.batch_size, device) for split in (train, test))
         labels, truth = train.labels.numpy(), test.labels.numpy()
-        result[f"{prefix}knn"] = knn_accuracy(seen, labels, unseen, truth, settings)
-        result[f"{prefix}probe"] = probe_accuracy(seen, labels, unseen, truth, settings)
+        result[f"{prefix}knn"] = probes.knn_accuracy(seen, labels, unseen, truth, settings)
+        result[f"{prefix}probe"] = probes.probe_accuracy(seen, labels, unseen, truth, settings)
     return result
 
 
@@ -128,53 +119,3 @@ def trained_backbone(pretrained: Stage) -> nn.Module:
         for name, content in pretrain.files(pretrained).items():
             (Path(folder) / name).write_bytes(content)
         return load_backbone(folder)
-
-
-def features(
-    backbone: nn.Module, images: Tensor, batch_size: int, device: torch.device | str = "cpu"
-) -> NDArray[np.float32]:
-    """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as in training and not augmented."""
-    backbone = backbone.eval().to(device).to(memory_format=torch.channels_last)
-    normalise = Augment().to(device).normalise
-    with torch.inference_mode():
-        parts = [
-            backbone(normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)).float().cpu()
-            for batch in images.split(batch_size)
-        ]
-    return torch.cat(parts).numpy()
-
-
-def knn_accuracy(
-    seen: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    unseen: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    settings: EvaluateConfig,
-) -> float:
-    """Top-1 accuracy of weighted kNN: cosine similarity s, weight exp(s / τ) (Wu et al. 2018, section 3.4).
-
-    With fewer training images than `settings.neighbours`, all of them vote.
-    """
-    classifier = KNeighborsClassifier(
-        n_neighbors=min(settings.neighbours, len(seen)),
-        metric="cosine",
-        algorithm="brute",
-        # The nearest neighbour's weight is 1: votes stay in proportion, and no temperature overflows.
-        weights=lambda distance: np.exp((distance.min(axis=1, keepdims=True) - distance) / settings.temperature),
-    )
-    return float(classifier.fit(seen, labels).score(unseen, truth))
-
-
-def probe_accuracy(
-    seen: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    unseen: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    settings: EvaluateConfig,
-) -> float:
-    """Top-1 accuracy of a linear probe: multinomial logistic regression on standardised features, by L-BFGS."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=settings.probe_c, max_iter=settings.probe_iterations))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the budget of iterations is part of the protocol
-        probe.fit(seen, labels)
-    return float(probe.score(unseen, truth))
