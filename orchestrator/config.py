@@ -192,14 +192,30 @@ class EvaluateConfig(_Section):
     datasets: ListOfNames = Field(
         ["scenes"], description="`scenes`, `cifar10`, `cifar100`, `stl10`, an image folder, or an .npz file"
     )
+    domains: ListOfNames = Field(
+        [], description="folders `DOMAIN/CLASS/image`: trained on one domain, tested on every other one"
+    )
+    every: Positive | None = Field(
+        None,
+        description="epochs between validations while training: weighted kNN on the held-out fifth of the first data "
+        "set's training images; none: only afterwards",
+    )
     data: str = Field("data", description="where torchvision's data sets are, or are downloaded to")
     download: bool = True
     limit: Positive | None = Field(None, description="images of each split, for a quick look; none: all")
-    batch_size: Positive = 512
+    batch_size: Positive = Field(512, description="on a GPU; a CPU takes fewer images at once")
     neighbours: Positive = 200
     temperature: Annotated[float, Field(gt=0)] = 0.1
     probe_iterations: Positive = 200
     probe_c: Annotated[float, Field(gt=0)] = Field(1.0, description="inverse regularisation of the probe")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluateConfig":
+        if both := set(self.datasets) & set(self.domains):
+            raise ValueError(f"'{min(both)}' is among datasets and among domains: name it in one of them")
+        if self.every and not self.datasets:
+            raise ValueError("every needs a data set to validate on: name one in datasets")
+        return self
 
 
 class TrackingConfig(_Section):
@@ -224,7 +240,7 @@ RUNTIME: dict[str, Any] = {
     "ray": True,
     "extract": {"gpus_per_task"},
     "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "resident"},
-    "evaluate": {"datasets", "data", "download", "batch_size"},
+    "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
 }
 
 

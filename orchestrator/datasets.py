@@ -1,9 +1,10 @@
-"""Labelled images to evaluate on: torchvision's data sets, image folders, .npz files, and the rendered textures."""
+"""Labelled images to evaluate on: torchvision's data sets, folders, .npz files, domains, and the rendered textures."""
 
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,7 +21,7 @@ from orchestrator.errors import UsageError
 from orchestrator.textures import labelled_images
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
-HELD_OUT = 5  # of a folder without a split of its own, every fifth image of a class is for testing
+HELD_OUT = 5  # every fifth: for testing where a folder has no split of its own, and for validation
 NPZ_NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -33,6 +34,15 @@ class Labelled:
 
     images: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Domains:
+    """One task in several domains: `images` by domain, labelled alike; `left_out`: classes that some do not have."""
+
+    images: dict[str, Labelled]
+    classes: list[str]
+    left_out: list[str]
 
 
 def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, Labelled]:
@@ -55,7 +65,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
     elif name in TORCHVISION:
         splits = [_torchvision(name, train, config, image_size) for train in (True, False)]
     elif Path(name).is_dir():
-        splits = _folder(Path(name), image_size)
+        splits = _folder(Path(name), image_size, config.limit)
     elif Path(name).suffix == ".npz" and Path(name).is_file():
         splits = _npz(Path(name), image_size)
     else:
@@ -64,7 +74,60 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
     train, test = (_limited(split, config.limit) for split in splits)
     if not len(train.labels) or not len(test.labels) or train.labels.unique().numel() < 2:
         raise UsageError(f"data set '{name}' needs training and test images of at least two classes")
+    _check_validation(f"data set '{name}'", train.labels)
     return train, test
+
+
+def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:
+    """The images of a folder `DOMAIN/CLASS/…` by domain, as `load` prepares them; `config.limit` is of each domain.
+
+    Raises:
+        UsageError: as `domain_files`, or an image cannot be read, or a domain has too few.
+    """
+    files, left_out = domain_files(name)
+    classes = sorted(next(iter(files.values())))
+    images = {}
+    for domain, members in files.items():
+        images[domain] = _read({i: members[c] for i, c in enumerate(classes)}, image_size, config.limit)
+        _check_validation(f"domain '{domain}' of '{name}'", images[domain].labels)
+    return Domains(images, classes, left_out)
+
+
+def domain_files(name: str) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
+    """Images of a folder `DOMAIN/CLASS/…` by domain and class, and the classes left out since a domain has none of it.
+
+    Raises:
+        UsageError: it is no folder, or has fewer than two domains, or fewer than two classes that all domains have.
+    """
+    if not Path(name).is_dir():
+        raise UsageError(f"evaluate.domains: there is no folder '{name}'")
+    folders = {p.name: _files(p) for p in sorted(Path(name).iterdir()) if p.is_dir()}
+    found = {domain: {c: files for c, files in classes.items() if files} for domain, classes in folders.items()}
+    found = {domain: classes for domain, classes in found.items() if classes}
+    if len(found) < 2:
+        raise UsageError(
+            f"'{name}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(found)}"
+        )
+    common = set.intersection(*map(set, found.values()))
+    if len(common) < 2:
+        raise UsageError(f"the domains of '{name}' ({', '.join(found)}) must have at least two classes in common")
+    kept = {domain: {c: classes[c] for c in sorted(common)} for domain, classes in found.items()}
+    return kept, sorted(set().union(*found.values()) - common)
+
+
+def held_out(labels: Tensor) -> Tensor:
+    """Which training images are held out for validation: bool[N], a fixed fifth of labels int64[N], of all classes."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[by_class[HELD_OUT // 2 :: HELD_OUT]] = True
+    return held
+
+
+def _check_validation(what: str, labels: Tensor) -> None:
+    held = held_out(labels)
+    if not held.any() or labels[~held].unique().numel() < 2:
+        raise UsageError(f"{what} has too few images to train with ({len(labels)}): a fifth is held out for validation")
 
 
 def fingerprint(name: str) -> str:
@@ -95,7 +158,7 @@ TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDa
 }
 
 
-def _folder(path: Path, image_size: int) -> list[Labelled]:
+def _folder(path: Path, image_size: int, limit: int | None) -> list[Labelled]:
     """Splits of an image folder; classes are the folders' names, sorted."""
     folders = {p.name: p for p in path.iterdir() if p.is_dir()}
     test_folder = folders.get("test") or folders.get("val")
@@ -108,7 +171,7 @@ def _folder(path: Path, image_size: int) -> list[Labelled]:
         train = {name: [f for i, f in enumerate(files) if i % HELD_OUT] for name, files in every.items()}
         test = {name: files[::HELD_OUT] for name, files in every.items()}
     number = {name: i for i, name in enumerate(sorted(train))}
-    return [_read({number[name]: files for name, files in split.items()}, image_size) for split in (train, test)]
+    return [_read({number[name]: files for name, files in split.items()}, image_size, limit) for split in (train, test)]
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
@@ -116,7 +179,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     return {c.name: sorted(f for f in c.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS) for c in classes}
 
 
-def _read(files: dict[int, list[Path]], image_size: int) -> Labelled:
+def _read(files: dict[int, list[Path]], image_size: int, limit: int | None) -> Labelled:
     def one(path: Path) -> Tensor:
         try:
             image = F.pil_to_tensor(Image.open(path).convert("RGB"))
@@ -125,6 +188,7 @@ def _read(files: dict[int, list[Path]], image_size: int) -> Labelled:
         return _fit(image[None], image_size)[0]
 
     paths = [(path, label) for label, members in files.items() for path in members]
+    paths = [paths[i] for i in _chosen(len(paths), limit)]
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(one, (path for path, _ in paths)))
     stacked = torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
@@ -160,6 +224,7 @@ def _integers(path: Path, labels: np.ndarray) -> Tensor:
     return torch.from_numpy(flat.astype(np.int64))
 
 
+@lru_cache(maxsize=1)  # a worker that evaluates one model after the other draws them once
 def _scenes(image_size: int) -> list[Labelled]:
     try:
         drawn = [labelled_images(seed, count, image_size) for seed, count in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
@@ -181,5 +246,12 @@ def _fit(images: Tensor, size: int) -> Tensor:
 def _limited(split: Labelled, limit: int | None) -> Labelled:
     if limit is None or limit >= len(split.labels):
         return split
-    chosen = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:limit]
+    chosen = _chosen(len(split.labels), limit)
     return Labelled(split.images[chosen], split.labels[chosen])
+
+
+def _chosen(count: int, limit: int | None) -> Tensor:
+    """Rows of `count` that a limit leaves, in the order of a fixed shuffle; all, as they are, where it leaves all."""
+    if limit is None or limit >= count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]

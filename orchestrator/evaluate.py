@@ -1,7 +1,9 @@
 """Evaluate: the frozen backbone by weighted kNN and a linear probe, always beside the same backbone untrained."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,18 @@ import torch
 from torch import nn
 
 from models.backbones import create_backbone, load_backbone
-from orchestrator import cluster, datasets, pretrain, probes, progress
-from orchestrator.config import RUNTIME, ExperimentConfig
+from orchestrator import cluster, datasets, domains, pretrain, probes, progress
+from orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, file_name
 
-VERSION = 1  # of the numbers: raised when the same config would give others
+VERSION = 2  # of the numbers: raised when the same config would give others
 MAX_CPUS = 8
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the evaluate stage leaves: for every data set its accuracies (shares, 0–1) and sizes."""
+    """What the evaluate stage leaves: for every data set what `measure` found, cross-domain ones last."""
 
     stage: Stage
     results: list[dict[str, Any]]
@@ -41,9 +43,18 @@ def stage(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Stage:
     )
 
 
-def result_path(place: Stage, name: str) -> str:
+def floor_stage(config: ExperimentConfig, store: Store) -> Stage:
+    """Where the accuracies of the untrained backbone live, for all models that were trained from it."""
+    key = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
+    key |= {"backbone": config.pretrain.backbone, "backbone_settings": config.pretrain.backbone_settings}
+    key |= {"version": VERSION, "image_size": config.extract.image_size, "seed": config.seed}
+    return Stage(store, "floor", key)
+
+
+def result_path(place: Stage, name: str, settings: EvaluateConfig) -> str:
     """Where the accuracies on one data set lie on the store."""
-    return place.path(f"{file_name(name, datasets.fingerprint(name))}.json")
+    kind = ["domains"] if name in settings.domains else []
+    return place.path(f"{file_name(name, datasets.fingerprint(name), *kind)}.json")
 
 
 def load(config: ExperimentConfig, store: Store) -> Evaluated:
@@ -53,10 +64,10 @@ def load(config: ExperimentConfig, store: Store) -> Evaluated:
         StageError: there was none for this config.
     """
     place = stage(config, pretrain.load(config, store))
-    paths = [result_path(place, name) for name in dict.fromkeys(config.evaluate.datasets)]
-    if not all(map(store.exists, paths)):
+    paths = _paths(config, place)
+    if not all(map(store.exists, paths.values())):
         raise StageError("this model is not evaluated yet: run `infoaug evaluate` with the same config first")
-    return Evaluated(place, [store.read_json(path) for path in paths], resumed=len(paths))
+    return Evaluated(place, [store.read_json(path) for path in paths.values()], resumed=len(paths))
 
 
 def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
@@ -67,16 +78,16 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     """
     place, store = stage(config, pretrained), pretrained.stage.store
     place.record(config.to_yaml())
-    paths = {name: result_path(place, name) for name in config.evaluate.datasets}
+    paths = _paths(config, place)
     todo = [name for name, path in paths.items() if not store.exists(path)]
     progress.say(f"evaluate: {len(paths)} data sets, {len(paths) - len(todo)} done")
     if todo:
         cluster.connect(config.ray)
-        gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
-        task = ray.remote(num_cpus=min(MAX_CPUS, cluster.cpus()), num_gpus=gpus, max_retries=cluster.RETRIES)(_evaluate)
+        gpus, threads = min(1, int(ray.cluster_resources().get("GPU", 0))), cpus(config, cluster.cpus())
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=cluster.RETRIES)(_measure)
         for name in progress.track(todo, len(todo), "evaluate"):
             try:
-                result = ray.get(task.remote(config, pretrained.stage, name))
+                result = ray.get(task.remote(config, pretrained.stage, name, threads))
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, UsageError | StageError):
                     raise error.cause from None
@@ -88,29 +99,73 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
 def check(config: ExperimentConfig) -> None:
     """Find out before hours of training whether the data sets are there; torchvision's are fetched if they may be.
 
+    What is validated on while training is read whole. Classes that not all domains have are told of.
+
     Raises:
-        UsageError: one is not.
+        UsageError: one is not there, or cannot be used.
     """
-    for name in config.evaluate.datasets:
-        if name in datasets.TORCHVISION or not (name == "scenes" or Path(name).exists()):
-            datasets.load(name, config.evaluate, config.extract.image_size)
+    settings = config.evaluate
+    validated = settings.datasets[:1] if settings.every else []
+    for name in settings.datasets:
+        if name in datasets.TORCHVISION or name in validated or not (name == "scenes" or Path(name).exists()):
+            datasets.load(name, settings, config.extract.image_size)
+    for name in settings.domains:
+        _, left_out = datasets.domain_files(name)
+        if left_out:
+            named = ", ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
+            progress.say(
+                f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
+            )
 
 
-def _evaluate(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[str, Any]:
-    """On a worker: one data set, the trained backbone and the untrained one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings, size = config.evaluate, config.extract.image_size
-    train, test = datasets.load(name, settings, size)
-    torch.manual_seed(config.seed)  # the floor is the very backbone that training started from
-    floor = create_backbone(config.pretrain.backbone, size, **config.pretrain.backbone_settings)
-    result: dict[str, Any] = {"dataset": name, "train": len(train.labels), "test": len(test.labels)}
-    result["classes"] = int(train.labels.max()) + 1
-    for prefix, backbone in (("", trained_backbone(pretrained)), ("floor_", floor)):
-        seen, unseen = (probes.features(backbone, split.images, settings.batch_size, device) for split in (train, test))
-        labels, truth = train.labels.numpy(), test.labels.numpy()
-        result[f"{prefix}knn"] = probes.knn_accuracy(seen, labels, unseen, truth, settings)
-        result[f"{prefix}probe"] = probes.probe_accuracy(seen, labels, unseen, truth, settings)
-    return result
+def cpus(config: ExperimentConfig, there: int) -> int:
+    """CPUs that evaluation takes of those that are `there`, `MAX_CPUS` at most.
+
+    As many as the training took, where that is set: trials that train side by side are then evaluated side by side.
+    """
+    settings = config.pretrain
+    wanted = settings.workers * settings.cpus_per_worker if settings.cpus_per_worker else MAX_CPUS
+    return min(wanted, MAX_CPUS, there)
+
+
+def measure(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[str, Any]:
+    """One data set, the trained backbone and the untrained one, which is measured once for all that share it.
+
+    Returns:
+        `dataset`, `classes`, `train` and `test` (images), and what `probes.accuracies` or `domains.accuracies` gives of
+        the trained backbone, and as `floor_…` of the untrained one; cross-domain also `domains` and `left_out`, names.
+
+    Raises:
+        UsageError: the data set is not to be had.
+        StageError: there is no trained backbone.
+    """
+    settings, size, store = config.evaluate, config.extract.image_size, pretrained.store
+    measured: Callable[..., dict[str, Any]]
+    if name in settings.domains:
+        data = datasets.load_domains(name, settings, size)
+        labels = [domain.labels for domain in data.images.values()]
+        held = sum(int(datasets.held_out(of).sum()) for of in labels)
+        count = sum(map(len, labels))
+        result = {"dataset": name, "train": count - held, "test": count, "classes": len(data.classes)}
+        result |= {"domains": [*data.images], "left_out": data.left_out}
+        measured = partial(domains.accuracies, data.images, settings)
+    else:
+        train, test = datasets.load(name, settings, size)
+        result = {"dataset": name, "train": len(train.labels), "test": len(test.labels)}
+        result["classes"] = int(train.labels.max()) + 1
+        measured = partial(probes.accuracies, train, test, settings)
+
+    def of(backbone: nn.Module) -> dict[str, Any]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return measured(lambda images: probes.features(backbone, images, settings.batch_size, device))
+
+    result |= of(trained_backbone(pretrained))
+    floor = floor_stage(config, store)
+    path = result_path(floor, name, settings)
+    if not store.exists(path):  # two trials may both measure it, and either may write first: their numbers agree
+        floor.record(config.to_yaml())
+        store.write_json(path, of(untrained_backbone(config)))
+    return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
 
 
 def trained_backbone(pretrained: Stage) -> nn.Module:
@@ -119,3 +174,21 @@ def trained_backbone(pretrained: Stage) -> nn.Module:
         for name, content in pretrain.files(pretrained).items():
             (Path(folder) / name).write_bytes(content)
         return load_backbone(folder)
+
+
+def untrained_backbone(config: ExperimentConfig) -> nn.Module:
+    """The very backbone that training starts from."""
+    torch.manual_seed(config.seed)
+    return create_backbone(config.pretrain.backbone, config.extract.image_size, **config.pretrain.backbone_settings)
+
+
+def _paths(config: ExperimentConfig, place: Stage) -> dict[str, str]:
+    """Where the accuracies on each data set lie."""
+    settings = config.evaluate
+    return {name: result_path(place, name, settings) for name in (*settings.datasets, *settings.domains)}
+
+
+def _measure(config: ExperimentConfig, pretrained: Stage, name: str, threads: int) -> dict[str, Any]:
+    """On a worker. Ray tells libraries of `threads` before they are loaded; a worker that is used again has them."""
+    torch.set_num_threads(threads)
+    return measure(config, pretrained, name)

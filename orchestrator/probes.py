@@ -1,6 +1,7 @@
-"""What frozen features are worth: weighted kNN and a linear probe."""
+"""What frozen features are worth: weighted kNN and a linear probe, afterwards or while a backbone is trained."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from models.augment import Augment
-from orchestrator.config import EvaluateConfig
+from models.backbones import create_backbone
+from models.collapse import rank_me
+from orchestrator import datasets
+from orchestrator.config import EvaluateConfig, ExperimentConfig
+from orchestrator.datasets import Labelled, held_out
 
 CPU_BATCH = 64  # images; activations of more leave a CPU's caches, and every layer waits for memory
 
@@ -83,3 +88,44 @@ def probe_accuracy(
 ) -> float:
     """Top-1 accuracy (a share, 0–1) on `unseen` of a linear probe on `seen`; see `fit_probe`."""
     return float(fit_probe(seen, labels, settings).score(unseen, truth))
+
+
+def accuracies(
+    train: Labelled, test: Labelled, settings: EvaluateConfig, extract: Callable[[Tensor], NDArray[np.float32]]
+) -> dict[str, float]:
+    """What one backbone's features are worth on a data set; `extract` gives features f32[N, d] of images.
+
+    Returns:
+        `knn` and `probe`, accuracies (shares, 0–1) on the test images, fitted on all training images; `validation_knn`
+        and `validation_probe`, on the held-out fifth of the training images, fitted on the others, for choosing between
+        models; `rank_me` of the test images' features.
+    """
+    seen, unseen = extract(train.images), extract(test.images)
+    labels, truth, held = train.labels.numpy(), test.labels.numpy(), held_out(train.labels).numpy()
+    result = {"rank_me": rank_me(torch.from_numpy(unseen)).item()}
+    for metric, accuracy in (("knn", knn_accuracy), ("probe", probe_accuracy)):
+        result[metric] = accuracy(seen, labels, unseen, truth, settings)
+        result[f"validation_{metric}"] = accuracy(seen[~held], labels[~held], seen[held], labels[held], settings)
+    return result
+
+
+class Validation:
+    """Weighted kNN on the held-out fifth of the first data set's training images, for a backbone in training.
+
+    A backbone of its own takes over the weights: mode, memory format, hooks, compiled code and random numbers of the
+    one in training stay untouched. Raises UsageError if the data set is not to be had.
+    """
+
+    def __init__(self, config: ExperimentConfig, device: torch.device) -> None:
+        self.settings, self.device = config.evaluate, device
+        size, settings = config.extract.image_size, config.pretrain
+        self.train, _ = datasets.load(self.settings.datasets[0], self.settings, size)
+        with torch.random.fork_rng(devices=[]):
+            self.backbone = create_backbone(settings.backbone, size, **settings.backbone_settings).to(device)
+
+    def knn(self, backbone: nn.Module) -> float:
+        """Accuracy (a share, 0–1) with this backbone's weights, as `accuracies` has it in `validation_knn`."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        found = features(self.backbone, self.train.images, self.settings.batch_size, self.device)
+        labels, held = self.train.labels.numpy(), held_out(self.train.labels).numpy()
+        return knn_accuracy(found[~held], labels[~held], found[held], labels[held], self.settings)

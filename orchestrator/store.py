@@ -156,7 +156,7 @@ class Stage:
     """The folder of one stage's outputs, named by what its numbers depend on.
 
     Attributes:
-        name: extract, score, pretrain or evaluate.
+        name: extract, score, pretrain, floor or evaluate.
         hash: of `key`.
         folder: the folder's path on the store.
     """

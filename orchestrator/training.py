@@ -30,7 +30,7 @@ from models.batch_norm import synchronise
 from models.collapse import feature_std, rank_me
 from models.ranks import gather_rows, world
 from models.two_branch import TwoBranch
-from orchestrator import pairs, score, settings
+from orchestrator import pairs, probes, score, settings
 from orchestrator.config import ExperimentConfig
 from orchestrator.store import Stage
 
@@ -202,10 +202,14 @@ def train(job: dict[str, Any]) -> None:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
+    every = config.evaluate.every
+    validation = probes.Validation(config, device) if every and training.rank == 0 else None
 
     while len(training.history) < settings.epochs:
         metrics = training.epoch()
         done = len(training.history)
+        if validation and every and (done % every == 0 or done == settings.epochs):
+            metrics["validation_knn"] = validation.knn(training.model.backbone)
         due = done % settings.checkpoint_every == 0 or done == settings.epochs
         with tempfile.TemporaryDirectory() as folder:
             saved = None

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from orchestrator import extract, figures, score
 from orchestrator.store import Stage, Store, tensors
+from orchestrator.textures import labelled_images
 
 
 def decoded(figure: Figure) -> NDArray[np.uint8]:
@@ -52,6 +54,21 @@ def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint
             names = pa.array([t if t >= 0 else None for t in twin], pa.int32())
             store.write_table(score.twins_path(found.stage, clip, number), pa.table({"twin": names}))
     return found
+
+
+def write_domains(root: Path, count: int = 120, size: int = 16) -> None:
+    """The rendered textures as three domains: plain, with inverted colours, and grey."""
+    changes: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+        "plain": lambda image: image,
+        "inverted": lambda image: 255 - image,
+        "grey": lambda image: np.repeat(image.mean(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1),
+    }
+    for seed, (name, change) in enumerate(changes.items()):
+        images, labels = labelled_images(seed, count, size)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = root / name / f"class-{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(change(image)).save(folder / f"{number:04d}.png")
 
 
 @pytest.fixture

@@ -158,6 +158,8 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("score=5", "score: this is a section, which holds settings of its own (got 5)"),
         ("name=../x", "name: string should match pattern"),
         ("evaluate.datasets=3", "evaluate.datasets: input should be a valid list (got 3)"),
+        ("evaluate.domains=scenes", "evaluate: 'scenes' is among datasets and among domains"),
+        ("evaluate={datasets: [], every: 2}", "evaluate: every needs a data set to validate on"),
         ("evaluate.datasets=null", "evaluate.datasets: input should be a valid list (got None)"),
         ("score.k", "--set takes key=value, got 'score.k'"),
         ("=3", "--set takes key=value, got '=3'"),

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from orchestrator import datasets
 from orchestrator.config import EvaluateConfig
 from orchestrator.config import load as load_config
-from orchestrator.datasets import Labelled, fingerprint, load
+from orchestrator.datasets import Labelled, domain_files, fingerprint, held_out, load, load_domains
 from orchestrator.errors import UsageError
 
 SIZE = 8
@@ -159,6 +161,88 @@ def test_a_folder_without_images_of_two_classes_is_refused(tmp_path: Path, count
     assert "needs training and test images of at least two classes" in sentence(
         lambda: load(str(tmp_path), settings(), SIZE)
     )
+
+
+def test_a_limit_of_a_folder_is_taken_before_its_images_are_read(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / name, {"a": 10, "b": 10})
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    whole, _ = load(str(tmp_path), settings(), SIZE)
+    for unwanted in order[8:].tolist():
+        (tmp_path / "train" / "ab"[unwanted // 10] / f"{unwanted % 10:03d}.png").write_bytes(b"no image")
+    train, _ = load(str(tmp_path), settings("limit=8"), SIZE)
+    assert torch.equal(train.images, whole.images[order[:8]])
+    assert torch.equal(train.labels, whole.labels[order[:8]])
+
+
+# ---- domains
+
+
+def test_domains_have_the_classes_that_all_of_them_have_under_the_same_numbers(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photo", {"cat": 5, "dog": 6, "fox": 5})
+    write_folder(tmp_path / "art", {"ape": 3, "cat": 4, "dog": 5, "fox": 0})
+    write_folder(tmp_path / "notes", {"empty": 0})
+    (tmp_path / "list.txt").write_text("no domain")
+    data = load_domains(str(tmp_path), settings(), SIZE)
+    assert (list(data.images), data.classes, data.left_out) == (["art", "photo"], ["cat", "dog"], ["ape", "fox"])
+    check(data.images["art"], 9)
+    check(data.images["photo"], 11)
+    assert data.images["art"].labels.tolist() == [0] * 4 + [1] * 5
+    assert greys(data.images["art"])[:4] == [10, 11, 12, 13]
+
+
+def test_a_limit_is_of_each_domain(tmp_path: Path) -> None:
+    for domain in ("one", "two"):
+        write_folder(tmp_path / domain, {"a": 10, "b": 10})
+    data = load_domains(str(tmp_path), settings("limit=8"), SIZE)
+    assert [len(split.labels) for split in data.images.values()] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("domains", "told"),
+    [
+        ({}, "must hold images of at least two domains, as DOMAIN/CLASS/image; it has 0"),
+        ({"one": {"a": 9, "b": 9}}, "at least two domains, as DOMAIN/CLASS/image; it has 1"),
+        ({"one": {"a": 9, "b": 9}, "two": {"a": 0}}, "it has 1"),
+        ({"one": {"a": 9, "b": 9}, "two": {"b": 9, "c": 9}}, "(one, two) must have at least two classes in common"),
+        ({"one": {"a": 9, "b": 9}, "two": {"a": 1, "b": 1}}, "domain 'two' of"),
+    ],
+)
+def test_domains_that_cannot_be_compared_are_refused(
+    tmp_path: Path, domains: dict[str, dict[str, int]], told: str
+) -> None:
+    for domain, counts in domains.items():
+        write_folder(tmp_path / domain, counts)
+    assert told in sentence(lambda: load_domains(str(tmp_path), settings(), SIZE))
+
+
+def test_domains_that_are_not_there_are_named(tmp_path: Path) -> None:
+    assert "there is no folder" in sentence(lambda: domain_files(str(tmp_path / "absent")))
+
+
+# ---- the validation fifth
+
+
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=300))
+def test_a_fifth_is_held_out_over_all_classes_and_the_same_one_every_time(classes: list[int]) -> None:
+    labels = torch.tensor(classes)
+    held = held_out(labels)
+    assert torch.equal(held, held_out(labels.clone()))
+    assert abs(int(held.sum()) - len(labels) / 5) < 1
+    for c in labels.unique():
+        of_class = held[labels == c]
+        assert abs(int(of_class.sum()) - len(of_class) / 5) < 1
+
+
+def test_what_is_held_out_is_not_the_end_of_each_class() -> None:
+    held = held_out(torch.arange(1000) // 500)
+    assert 30 < held[:250].sum() < 70
+
+
+def test_too_few_images_to_hold_a_fifth_out_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 2, "b": 2})
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert "has too few images to train with (2): a fifth is held out for validation" in told
 
 
 # ---- .npz

@@ -1,5 +1,6 @@
 """kNN, linear probe and frozen features, without Ray."""
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -11,8 +12,11 @@ from torch import nn
 
 from models.augment import CIFAR_MEAN, CIFAR_STD
 from models.backbones import create_backbone
+from orchestrator import datasets
 from orchestrator.config import EvaluateConfig, load
-from orchestrator.probes import features, knn_accuracy, probe_accuracy
+from orchestrator.datasets import Labelled, held_out
+from orchestrator.probes import Validation, features, knn_accuracy, probe_accuracy
+from orchestrator.probes import accuracies as accuracies_of
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 Accuracy = Callable[..., float]
@@ -169,3 +173,58 @@ def test_features_do_not_depend_on_the_batch_and_leave_the_backbone_frozen() -> 
     assert found[3:4] == pytest.approx(features(backbone, images[3:4], batch_size=4), abs=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert not backbone.training
+
+
+# ---- all that is said of a backbone
+
+
+def pixels(images: torch.Tensor) -> NDArray[np.float32]:
+    """Features that are the first six pixels."""
+    return images.flatten(1)[:, :6].float().numpy()
+
+
+def split(seed: int, count: int) -> Labelled:
+    """Images whose first pixels tell their class, more or less."""
+    found, labels = blobs(seed, count, noise=2)
+    images = torch.zeros(count, 3, 4, 4, dtype=torch.uint8)
+    images.flatten(1)[:, :6] = torch.from_numpy(found * 4 + 128).clamp(0, 255).to(torch.uint8)
+    return Labelled(images, torch.from_numpy(labels))
+
+
+def test_validation_is_on_the_held_out_fifth_and_neither_sees_it_nor_the_test_images() -> None:
+    train, test, chosen = split(0, 200), split(1, 100), settings("neighbours=10")
+    found = accuracies_of(train, test, chosen, pixels)
+    assert found.keys() == {"knn", "probe", "validation_knn", "validation_probe", "rank_me"}
+    seen, labels, held = pixels(train.images), train.labels.numpy(), held_out(train.labels).numpy()
+    for metric, accuracy in (("knn", knn_accuracy), ("probe", probe_accuracy)):
+        assert found[metric] == accuracy(seen, labels, pixels(test.images), test.labels.numpy(), chosen)
+        parts = seen[~held], labels[~held], seen[held], labels[held]
+        assert found[f"validation_{metric}"] == accuracy(*parts, chosen)
+        assert 0.3 < found[f"validation_{metric}"] < 1
+    other = accuracies_of(train, split(2, 50), chosen, pixels)
+    assert all(other[key] == found[key] for key in ("validation_knn", "validation_probe"))
+    assert other["knn"] != found["knn"]
+
+
+def test_rank_me_is_of_the_test_images_features() -> None:
+    train, test = split(0, 100), split(1, 100)
+    one = Labelled(torch.full_like(test.images, 7), test.labels)
+    assert accuracies_of(train, one, settings(), pixels)["rank_me"] == pytest.approx(1, abs=1e-3)
+    assert accuracies_of(one, test, settings(), pixels)["rank_me"] > 1.5
+
+
+def test_validation_while_training_is_what_evaluation_finds_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["extract.image_size=16", "evaluate.limit=60", "evaluate.every=1"]
+    config = load(None, [*overrides, "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}"])
+    torch.manual_seed(5)
+    backbone = create_backbone("resnet18", 16, layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
+    data = datasets.load("scenes", config.evaluate, 16)
+    expected = accuracies_of(*data, config.evaluate, lambda images: features(copy.deepcopy(backbone), images, 512))
+    random = torch.get_rng_state()
+    validation = Validation(config, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert validation.knn(backbone) == expected["validation_knn"]
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.zero_()
+    assert validation.knn(backbone) != expected["validation_knn"], "it is of the weights as they are now"

@@ -13,8 +13,8 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from models import frameworks
-from orchestrator import pairs, pretrain, training
-from orchestrator.config import ExperimentConfig, load
+from orchestrator import pairs, pretrain, probes, training
+from orchestrator.config import EvaluateConfig, ExperimentConfig, load
 from orchestrator.errors import UsageError
 from orchestrator.pairs import Pairs
 from orchestrator.store import Stage
@@ -103,6 +103,26 @@ def test_a_framework_trains_and_gone_on_with_from_any_epoch_gives_the_same_weigh
             resumed.epoch()
         for part in PARTS:
             assert same(resumed.state()[part], whole.state()[part]), part
+
+
+@pytest.mark.parametrize("settings", [{}, {"framework": "byol"}, {"framework": "simsiam", "precision": "bfloat16"}])
+def test_validation_between_epochs_leaves_the_training_as_it_is_to_the_last_bit(settings: dict[str, Any]) -> None:
+    plain = trained(config(**settings), patches(), 3)
+    every = {"every": 1, "limit": 60}
+    run = Training(config(**settings), patches(), CPU)
+    validation = probes.Validation(config().model_copy(update={"evaluate": EvaluateConfig(**every)}), CPU)
+    modes = {name: module.training for name, module in run.model.named_modules()}
+    for _ in range(3):
+        run.epoch()
+        run.model.train()
+        layouts = {name: value.stride() for name, value in run.model.state_dict().items()}
+        random = torch.get_rng_state()
+        assert 0 <= validation.knn(run.model.backbone) <= 1
+        assert torch.equal(torch.get_rng_state(), random)
+        assert {name: value.stride() for name, value in run.model.state_dict().items()} == layouts
+        assert {name: module.training for name, module in run.model.named_modules()} == modes
+    for part in ("model", "optimizer", "schedule"):
+        assert same(run.state()[part], plain.state()[part]), part
 
 
 def test_another_seed_gives_other_weights() -> None:
