@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import (
     cluster,
+    domain_figure,
     evaluate,
     extract,
     figures,
@@ -58,7 +59,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         extract.count(config)
     if "pretrain" in stages:
         pretrain.check(config)
-    if "evaluate" in stages:
+    if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
     tracked = tracking.Run(config)
     status, made = "FAILED", None
@@ -112,7 +113,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
         "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs",
-        "evaluate": ", ".join(config.evaluate.datasets),
+        "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
         "report": "a page and figures",
     }
     return {name: said.get(name, f"do: {what}") for name, what in fresh.items()}
@@ -155,11 +156,12 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
 
 def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: training.Epoch) -> None:
     tracked.epoch(metrics)
+    validated = f"  validation kNN {metrics['validation_knn']:.1%}" if "validation_knn" in metrics else ""
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
     progress.say(
         f"epoch {metrics['epoch']:.0f}/{config.pretrain.epochs}  loss {metrics['loss']:.3f} "
         f"(view {metrics['view_loss']:.3f}, twin {metrics['twin_loss']:.3f})  "
-        f"{metrics['images_per_second']:,.0f} images/s  {left:.0f} s left"
+        f"{metrics['images_per_second']:,.0f} images/s  {left:.0f} s left{validated}"
     )
 
 
@@ -189,9 +191,11 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
         times=_times(config, store),
         history=trained.history,
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
+        domains={r["dataset"]: figures.png(domain_figure.draw(r)) for r in results if "domains" in r},
         examples=examples,
     )
     files = {"report.html": report.page(made).encode(), **{f"{name}.png": png for name, png in made.pictures.items()}}
+    files |= {f"domains-{file_name(name)}.png": png for name, png in made.domains.items()}
     for title, pictures in examples.items():
         files |= {f"{file_name(title)}-{name}.png": png for name, png in pictures.items()}
     for name, content in files.items():

@@ -42,6 +42,7 @@ class Report:
         created: when, ISO 8601.
         config_yaml: the resolved config.
         results: accuracies (shares, 0–1), a mapping for each data set and seed; see `accuracies`.
+        domains: PNG bytes of the figure of each cross-domain data set, by its name.
         counts: how many patches there are (`patches`), were tracked through every frame (`tracked`), have a `twin`, or
             have none for one of the reasons.
         ledger: what became of every clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
@@ -61,6 +62,7 @@ class Report:
     times: Mapping[str, Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    domains: Mapping[str, bytes] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=versions)
 
@@ -87,13 +89,20 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
     rows = []
     for dataset in dict.fromkeys(r["dataset"] for r in results):
         ours = [r for r in results if r["dataset"] == dataset]
-        name = "scenes (synthetic)" if dataset == "scenes" else Path(dataset).name
+        name = label(ours[0])
         chance = 1 / ours[0]["classes"] if ours[0].get("classes") else None
         for key, metric in (("knn", "kNN"), ("probe", "linear probe")):
             trained, floor = (np.array([r[prefix + key] for r in ours], float) for prefix in ("", "floor_"))
             summaries = (summary(trained), summary(floor), summary(trained - floor))
             rows.append(Accuracy(name, metric, len(ours), *summaries, chance))
     return rows
+
+
+def label(result: Mapping[str, Any]) -> str:
+    """What a data set is called: the last part of a path, and whether it is synthetic or cross-domain."""
+    if result["dataset"] == "scenes":
+        return "scenes (synthetic)"
+    return Path(result["dataset"]).name + (" (cross-domain)" if "domains" in result else "")
 
 
 def page(report: Report) -> str:
@@ -150,6 +159,9 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 _CAPTIONS = {
+    "domains": "Accuracy of a linear probe on the trained backbone (on the untrained one), fitted on the row’s domain "
+    "and tested on the column’s. Off the diagonal that is another domain, whole, and the mean is the cross-domain "
+    "accuracy; on the diagonal it is the held-out fifth of the same domain.",
     "accuracy": "Top-1 accuracy of the trained backbone and of the same backbone untrained.",
     "reasons": "How many patches have a twin, and why the others have none.",
     "training": "Loss and throughput by epoch. The total is the views’ loss plus the weighted loss of the twins.",
@@ -198,8 +210,13 @@ it says nothing about real video.{% else %}Video from <code>{{ config.clips.path
 {% endfor %}
 </tbody></table></div>
 <p class="dim">{% for r in report.results %}{{ r.dataset }}: {{ "{:,}".format(r.train) }} images to train,
-{{ "{:,}".format(r.test) }} to test, {{ r.classes }} classes. {% endfor %}</p>
+{{ "{:,}".format(r.test) }} to test, {{ r.classes }} classes{% if r.get("left_out") %} ({{ r.left_out | length }} left
+out that not all domains have){% endif %}. {% endfor %}</p>
 {{ picture(report.pictures, "accuracy") }}
+{% for name, png in report.domains.items() %}<h3>{{ name }}, across domains</h3>
+<figure><img src="{{ png | png }}" alt="{{ captions.domains }}">
+<figcaption>{{ captions.domains }}</figcaption></figure>
+{% endfor %}
 
 <h2>Data and twins</h2>
 <dl class="tiles">

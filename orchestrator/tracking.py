@@ -88,11 +88,16 @@ class Run:
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
 
     def results(self, results: list[dict[str, Any]]) -> None:
-        """Log accuracies as `DATASET/knn`, `DATASET/probe` and the same of the floor."""
+        """Log accuracies and RankMe as `DATASET/knn`, `DATASET/floor_knn` and so on, cells as `DATASET/A to B/knn`."""
         for result in results:
-            # MLflow refuses other characters, and names that are a folder's `.` or `..`.
-            name = re.sub(r"[^\w.: -]", "_", Path(result["dataset"]).name).strip(".") or "dataset"
-            self.metrics({f"{name}/{k}": result[k] for k in ("knn", "probe", "floor_knn", "floor_probe")})
+            name = _metric_name(Path(result["dataset"]).name) or "dataset"
+            values = {f"{name}/{metric}": value for metric, value in result.items() if isinstance(value, float)}
+            for metric in (key for key in result if key.endswith("_matrix")):
+                for row, cells in zip(result["domains"], result[metric], strict=True):
+                    for column, value in zip(result["domains"], cells, strict=True):
+                        pair = f"{_metric_name(row)} to {_metric_name(column)}"
+                        values[f"{name}/{pair}/{metric.removesuffix('_matrix')}"] = value
+            self.metrics(values)
 
     @_told
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
@@ -228,6 +233,11 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
         return str(found.experiment_id)
     beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
     return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+
+
+def _metric_name(text: str) -> str:
+    """A text without what MLflow refuses: other characters, and names that are a folder's `.` or `..`."""
+    return re.sub(r"[^\w.: -]", "_", text).strip(".")
 
 
 def _first_line(error: Exception) -> str:

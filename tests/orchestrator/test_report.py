@@ -2,6 +2,7 @@
 
 import base64
 import re
+from base64 import b64encode
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -150,6 +151,18 @@ def test_the_images_of_rendered_textures_are_called_synthetic_wherever_their_acc
     assert [row.dataset for row in report.accuracies(made.results)][::2] == ["scenes (synthetic)", "scenes"]
     assert "scenes (synthetic)" in Seen(report.page(made)).text
     assert "scenes (synthetic)" in printed(made)
+
+
+def test_a_cross_domain_result_is_called_so_and_shown_with_its_figure_and_what_it_means() -> None:
+    across = {**result("data/pacs"), "domains": ["art", "photo"], "left_out": ["fox"]}
+    made = made_up(results=[across], domains={"data/pacs": b"\x89PNG of domains"})
+    assert [row.dataset for row in report.accuracies(made.results)] == ["pacs (cross-domain)"] * 2
+    seen = Seen(report.page(made))
+    assert "10 classes (1 left out that not all domains have)" in re.sub(r"\s+", " ", seen.text)
+    assert "data/pacs, across domains" in seen.text
+    assert "Off the diagonal that is another domain" in seen.text
+    assert b64encode(b"\x89PNG of domains").decode() in report.page(made)
+    assert "across domains" not in Seen(report.page(made_up())).text
 
 
 @pytest.mark.parametrize("shown", [lambda made: Seen(report.page(made)).text, printed])

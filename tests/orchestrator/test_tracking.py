@@ -88,7 +88,15 @@ def test_a_deleted_run_is_not_gone_on_with(config: Make, client: MlflowClient) -
 
 @pytest.mark.parametrize(
     "override",
-    ["store=elsewhere", "tracking.experiment=x", "ray.cpus=1", "pretrain.workers=2", "evaluate.data=there"],
+    [
+        "store=elsewhere",
+        "tracking.experiment=x",
+        "ray.cpus=1",
+        "pretrain.workers=2",
+        "evaluate.data=there",
+        "evaluate.domains=there",
+        "evaluate.every=5",
+    ],
 )
 def test_where_an_experiment_runs_and_is_kept_is_not_what_it_is(override: str) -> None:
     assert identity(load(None, [override])) == identity(load(None))
@@ -183,6 +191,27 @@ def test_accuracies_are_logged_by_data_set_whatever_it_is_called(
     values = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3}
     run.results([{"dataset": dataset, "train": 10, "test": 5, "classes": 2, **values}])
     assert client.get_run(run.id).data.metrics == {f"{name}/{key}": value for key, value in values.items()}
+
+
+def test_accuracies_across_domains_are_logged_by_the_domains_trained_and_tested_on(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    matrices = {"probe_matrix": [[0.9, 0.4], [0.3, 0.8]], "floor_probe_matrix": [[0.2, 0.1], [0.0, 1.0]]}
+    means = {"probe": 0.35, "floor_probe": 0.05, "validation_probe": 0.85, "rank_me": 9.5}
+    run.results([{"dataset": "data/pacs", "train": 10, "domains": ["art", "photo #1"], **means, **matrices}])
+    logged = client.get_run(run.id).data.metrics
+    assert {name: logged.pop(f"pacs/{name}") for name in means} == means
+    assert logged == {
+        "pacs/art to art/probe": 0.9,
+        "pacs/art to photo _1/probe": 0.4,
+        "pacs/photo _1 to art/probe": 0.3,
+        "pacs/photo _1 to photo _1/probe": 0.8,
+        "pacs/art to art/floor_probe": 0.2,
+        "pacs/art to photo _1/floor_probe": 0.1,
+        "pacs/photo _1 to art/floor_probe": 0.0,
+        "pacs/photo _1 to photo _1/floor_probe": 1.0,
+    }
 
 
 # ---- where it lies
