@@ -24,7 +24,7 @@ def draw(result: Mapping[str, Any]) -> Figure:
     highest = max(trained.max(), 0.05)
     image = axes.imshow(trained, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
     for (row, column), share in np.ndenumerate(trained):
-        colour = "white" if share > 0.6 * highest else INK
+        colour = "white" if share > 0.55 * highest else INK
         text = f"{100 * share:.1f}\n({100 * floor[row, column]:.1f})"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     places = range(len(names))

@@ -20,7 +20,7 @@ from orchestrator import datasets
 from orchestrator.config import EvaluateConfig, ExperimentConfig
 from orchestrator.datasets import Labelled, held_out
 
-CPU_BATCH = 64  # images; activations of more leave a CPU's caches, and every layer waits for memory
+CPU_BATCH = 64  # images; with more, activations leave a CPU's caches and a small ResNet takes up to twice as long
 
 
 def features(

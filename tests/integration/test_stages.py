@@ -185,7 +185,8 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
 
 def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny: ExperimentConfig) -> None:
     settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1, "resident": False})
-    config = tiny.model_copy(update={"pretrain": settings})
+    evaluation = tiny.evaluate.model_copy(update={"every": 2})
+    config = tiny.model_copy(update={"pretrain": settings, "evaluate": evaluation})
     store = Store(config.store)
     scored = score.run(config, extract.run(config, store))
     seen: list[training.Epoch] = []
@@ -193,6 +194,7 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
     assert [epoch["epoch"] for epoch in trained.history] == [1, 2]
     assert trained.history == seen
     assert all(np.isfinite(list(epoch.values())).all() for epoch in seen)
+    assert ["validation_knn" in epoch for epoch in seen] == [False, True]
     assert seen[0]["loss"] == pytest.approx(seen[0]["view_loss"] + 0.5 * seen[0]["twin_loss"], rel=1e-4)
 
     again = pretrain.run(config, scored, seen.append)
