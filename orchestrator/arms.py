@@ -1,8 +1,30 @@
-"""Arms: the trials of a sweep, put together by what was the same in them."""
+"""Arms: the trials of a sweep, put together by what was the same in them, and how they are called.
 
-from collections.abc import Mapping, Sequence
+An arm is all that was chosen but the seed. What is compared, the twins' policy and weight, is told from the setting in
+which it is compared: framework, negatives, and whatever else was swept.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+FRAMEWORKS = {
+    "simclr": "SimCLR",
+    "moco": "MoCo v2",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "barlow_twins": "Barlow Twins",
+    "vicreg": "VICReg",
+    "nnclr": "NNCLR",
+    "dcl": "DCL",
+    "swav": "SwAV",
+    "dino": "DINO",
+}  # in the order of the tables; unknown ones come after, by name
+POLICIES = {"none": "none", "random": "random", "nearest": "nearest", "mutual-information": "MI twin"}
+METRICS = {"probe": "linear probe", "knn": "kNN"}
+MI = "mutual-information"
 
 
 @dataclass(frozen=True)
@@ -80,3 +102,136 @@ class Sweep:
     packages: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
     seconds: float | None = None
+
+
+class Setting(NamedTuple):
+    """In what arms are compared."""
+
+    framework: str
+    negatives: str
+    other: tuple[tuple[str, str], ...]
+
+
+class Arm(NamedTuple):
+    """What trials have in common that differ only in their seed."""
+
+    setting: Setting
+    policy: str
+    twin_weight: float
+
+
+Arms = Mapping[Arm, Mapping[int, Trial]]  # by arm and seed
+
+
+def arm_of(trial: Trial) -> Arm:
+    """The arm that a trial belongs to."""
+    setting = Setting(trial.framework, trial.negatives, tuple(sorted(trial.other.items())))
+    return Arm(setting, trial.policy, trial.twin_weight)
+
+
+def grouped(trials: Iterable[Trial]) -> dict[Arm, dict[int, Trial]]:
+    """Trials by arm and seed, always in the order of the tables: that of the trials does not matter.
+
+    Raises:
+        ValueError: two trials are of the same arm and seed.
+    """
+    arms: dict[Arm, dict[int, Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: (_place(arm_of(trial)), trial.seed, trial.run)):
+        seeds = arms.setdefault(arm_of(trial), {})
+        if trial.seed in seeds:
+            runs = " and ".join(repr(run) for run in (seeds[trial.seed].run, trial.run) if run)
+            raise ValueError(
+                f"two trials are both {describe(arm_of(trial))}, seed {trial.seed}"
+                f"{f' (runs {runs})' if runs else ''}: leave one of them out"
+            )
+        seeds[trial.seed] = trial
+    return arms
+
+
+def values(arms: Arms, arm: Arm, dataset: str, key: str) -> dict[int, float]:
+    """One number of an arm's results by seed; those that are missing or not finite are left out."""
+    found = {seed: trial.results.get(dataset, {}).get(key) for seed, trial in arms.get(arm, {}).items()}
+    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def all_trials(arms: Arms) -> list[Trial]:
+    """The trials in the order of the tables."""
+    return [trial for seeds in arms.values() for trial in seeds.values()]
+
+
+def settings(arms: Arms) -> list[Setting]:
+    """The settings in the order of the tables."""
+    return list(dict.fromkeys(arm.setting for arm in arms))
+
+
+def policies(arms: Arms) -> list[str]:
+    """The policies in the order of the tables."""
+    return sorted({arm.policy for arm in arms}, key=_policy_place)
+
+
+def weights(arms: Arms, setting: Setting, policy: str = MI) -> list[float]:
+    """The twin weights at which a policy was trained in a setting, ascending."""
+    return sorted(arm.twin_weight for arm in arms if (arm.setting, arm.policy) == (setting, policy))
+
+
+def at_weight(setting: Setting, policy: str, twin_weight: float) -> Arm:
+    """An arm of a setting; without twins there is no weight."""
+    return Arm(setting, policy, 0.0 if policy == "none" else twin_weight)
+
+
+def datasets(arms: Arms) -> list[str]:
+    """The data sets as the config names them."""
+    return list(dict.fromkeys(name for trial in all_trials(arms) for name in trial.results))
+
+
+def dataset_titles(names: Iterable[str]) -> dict[str, str]:
+    """How data sets are called: the last part of a path where that tells them apart, and `scenes` as synthetic."""
+    short = {name: "scenes (synthetic)" if name == "scenes" else Path(name).name or name for name in names}
+    return {name: title if list(short.values()).count(title) == 1 else name for name, title in short.items()}
+
+
+def setting_names(arms: Arms) -> dict[Setting, str]:
+    """How settings are called: the framework, and of the rest what tells it from others of the framework."""
+    found = settings(arms)
+    names = {}
+    for setting in found:
+        ours = [other for other in found if other.framework == setting.framework]
+        parts = [framework_name(setting.framework)]
+        if len({other.negatives for other in ours}) > 1:
+            parts.append(setting.negatives or "no negatives")
+        same = set.intersection(*(set(other.other) for other in ours))
+        parts += [f"{name} = {value}" for name, value in setting.other if (name, value) not in same]
+        names[setting] = ", ".join(parts)
+    return names
+
+
+def framework_name(framework: str) -> str:
+    """How a framework is called."""
+    return FRAMEWORKS.get(framework, framework)
+
+
+def policy_name(policy: str) -> str:
+    """How a twin policy is called."""
+    return POLICIES.get(policy, policy)
+
+
+def describe(arm: Arm) -> str:
+    """An arm in words, with all that it is told by."""
+    setting = arm.setting
+    parts = [framework_name(setting.framework)]
+    parts += [f"negatives {setting.negatives}"] if setting.negatives else []
+    parts += [f"{name} = {value}" for name, value in setting.other]
+    parts.append(f"twins {arm.policy}" + ("" if arm.policy == "none" else f" at weight {arm.twin_weight:g}"))
+    return ", ".join(parts)
+
+
+def _place(arm: Arm) -> tuple[Any, ...]:
+    """Where an arm stands in the tables."""
+    setting = arm.setting
+    order = [*FRAMEWORKS].index(setting.framework) if setting.framework in FRAMEWORKS else len(FRAMEWORKS)
+    negatives = (setting.negatives != "all", setting.negatives)
+    return order, setting.framework, negatives, setting.other, _policy_place(arm.policy), arm.twin_weight
+
+
+def _policy_place(policy: str) -> tuple[int, str]:
+    return [*POLICIES].index(policy) if policy in POLICIES else len(POLICIES), policy
