@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator import arms as arms_
+from orchestrator import arms
 from orchestrator.arms import MI, Arm, Arms, Setting, Sweep, values
-from orchestrator.seeds import Paired, Summary, corrected, paired, probability, summary
+from orchestrator.seeds import Paired, Summary, corrected, paired, points, probability, summary
 
 SIGNIFICANT = 0.05  # the q-value below which a difference is marked
 
@@ -21,12 +21,14 @@ class Row:
 
     Attributes:
         name: of the setting.
+        setting: None for all frameworks.
         accuracy: by policy, over seeds; without those that were not trained.
         to_none: the MI twin less none, within seeds.
         to_random: the MI twin less random twins of the same weight, within seeds.
     """
 
     name: str
+    setting: Setting | None
     accuracy: Mapping[str, Summary]
     to_none: Paired | None
     to_random: Paired | None
@@ -95,23 +97,25 @@ def blocks(sweep: Sweep) -> list[Block]:
     Raises:
         ValueError: two trials are of the same arm and seed.
     """
-    arms = arms_.grouped(sweep.trials)
-    titles = arms_.dataset_titles(arms_.datasets(arms))
-    made = [_block(sweep, arms, name, title, metric) for name, title in titles.items() for metric in arms_.METRICS]
+    trials = arms.grouped(sweep.trials)
+    titles = arms.dataset_titles(arms.datasets(trials))
+    made = [_block(sweep, trials, name, title, metric) for name, title in titles.items() for metric in arms.METRICS]
     return [block for block in made if block.rows]
 
 
-def to_reference(arms: Arms, arm: Arm, policy: str, dataset: str, key: str) -> Paired | None:
+def to_reference(trials: Arms, arm: Arm, policy: str, dataset: str, key: str) -> Paired | None:
     """An arm less that of another policy in the same setting and at the same weight, within seeds."""
-    reference = arms_.at_weight(arm.setting, policy, arm.twin_weight)
-    return None if reference == arm else paired(values(arms, arm, dataset, key), values(arms, reference, dataset, key))
+    reference = arms.at_weight(arm.setting, policy, arm.twin_weight)
+    return (
+        None if reference == arm else paired(values(trials, arm, dataset, key), values(trials, reference, dataset, key))
+    )
 
 
-def floor(arms: Arms, dataset: str, key: str) -> Summary | None:
+def floor(trials: Arms, dataset: str, key: str) -> Summary | None:
     """A number of the untrained backbones over seeds; those of one seed count once, with their mean."""
     by_seed: dict[int, list[float]] = {}
-    for arm in arms:
-        for seed, value in values(arms, arm, dataset, f"floor_{key}").items():
+    for arm in trials:
+        for seed, value in values(trials, arm, dataset, f"floor_{key}").items():
             by_seed.setdefault(seed, []).append(value)
     return summary([np.mean(by_seed[seed]) for seed in sorted(by_seed)]) if by_seed else None
 
@@ -124,26 +128,35 @@ def marked(test: Paired | None) -> bool:
 # ---- in words
 
 
+def headlines(made: Sequence[Block]) -> list[str]:
+    """A sentence for each data set, of its first table: the linear probe's where there is one."""
+    first = {block.dataset: block for block in reversed(made)}
+    return [headline(block) for block in made if first[block.dataset] is block]
+
+
 def headline(block: Block) -> str:
     """What the MI twin changes, in one sentence written from the numbers."""
     row = block.total or block.rows[0]
-    where = f"{arms_.METRICS[block.metric]} accuracy on {block.title}"
+    where = f"{arms.METRICS[block.metric]} accuracy on {block.title}"
     references = [("none", row.to_none), ("random twins", row.to_random)]
     known = [(name, test) for name, test in references if test is not None]
     if not known:
         return f"No trials with and without the MI twin can be compared in {where}."
-    scope = f"{known[0][1].difference.n} frameworks and {seeds_in_words(block)}" if block.total else ""
-    scope = scope or f"{row.name} and {known[0][1].difference.n} {'seed' if known[0][1].difference.n == 1 else 'seeds'}"
-    changes = " and ".join(f"by {_change(test)} against {name}" for name, test in known)
-    return f"Over {scope} the MI twin changes {where} {changes}."
+    usual = known[0][1].difference.n
+    if block.total:
+        scope = f"Over {_count(usual, 'framework')} and {seeds_in_words(block)}"
+    else:
+        scope = f"With {row.name} over {_count(usual, 'seed')}"
+    changes = " and ".join(f"by {_change(test, usual)} against {name}" for name, test in known)
+    return f"{scope} the MI twin changes {where} {changes}."
 
 
 def caption(block: Block, sweep: Sweep) -> str:
     """What the numbers of a table are."""
     fewest, most = block.seeds
     sentences = [
-        f"{arms_.METRICS[block.metric].capitalize()}: top-1 accuracy on the test images of {block.title}, backbone "
-        "frozen, in %, after the last epoch of training; "
+        f"Top-1 accuracy ({arms.METRICS[block.metric]}) on the test images of {block.title}, backbone frozen, in %, "
+        "after the last epoch of training; "
         + ("one seed, so there is no interval" if most == 1 else f"mean of {seeds_in_words(block)} ± 95 % interval")
         + (f", and n where it is not {most}" if fewest != most else ""),
         f"The twin weight is {sweep.twin_weight:g}",
@@ -169,10 +182,22 @@ def caption(block: Block, sweep: Sweep) -> str:
     return ". ".join(sentences) + "."
 
 
+def source_in_words(sweep: Sweep) -> str:
+    """What was trained on, and how many of the trials came to their end."""
+    ended = [f"{len(sweep.trials)} of {_count(sweep.planned, 'planned trial')} came to the end"]
+    ended += [
+        f"{len(lost)} {what}" for lost, what in ((sweep.stopped, "stopped early"), (sweep.failed, "failed")) if lost
+    ]
+    synthetic = (
+        " The video is synthetic: what comes out shows that the pipeline works; it says nothing about real video."
+    )
+    return f"{sweep.source.rstrip('.')}.{synthetic if sweep.synthetic else ''} {', '.join(ended)}."
+
+
 def choices_caption(block: Block) -> str:
     """What the numbers of the table of choices are."""
     return (
-        f"The MI twin at the weight of highest mean validation accuracy ({arms_.METRICS[block.metric]}, "
+        f"The MI twin at the weight of highest mean validation accuracy ({arms.METRICS[block.metric]}, "
         f"{block.title}), chosen for each row without a look at the test images; accuracies in %, Δ on the test images "
         "in points within seeds, ± 95 % interval over seeds."
     )
@@ -206,37 +231,41 @@ def share(value: Summary | None, usual: int | None = None) -> str:
     return text + ("" if usual is None or value.n == usual else f" (n = {value.n})")
 
 
-def _change(test: Paired) -> str:
-    """A difference with its test, for a sentence."""
-    size = f"{100 * test.difference.mean:+.1f}".replace("-", "−")
-    size += "" if test.difference.half is None else f" ± {100 * test.difference.half:.1f}"
+def _change(test: Paired, usual: int) -> str:
+    """A difference with its test, for a sentence; with its n where that is not the usual one."""
     p = probability(test.p)
-    return f"{size} points" + ("" if test.p is None else f" (p {p})" if p.startswith("<") else f" (p = {p})")
+    about = [] if test.difference.n == usual else [f"n = {test.difference.n}"]
+    about += [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
+    return f"{points(test.difference)} points" + (f" ({', '.join(about)})" if about else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # ---- one table
 
 
-def _block(sweep: Sweep, arms: Arms, dataset: str, title: str, metric: str) -> Block:
-    columns, names = arms_.policies(arms), arms_.setting_names(arms)
+def _block(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: str) -> Block:
+    columns, names = arms.policies(trials), arms.setting_names(trials)
     rows: dict[Setting, Row] = {}
-    for setting in arms_.settings(arms):
-        ours = {policy: arms_.at_weight(setting, policy, sweep.twin_weight) for policy in columns}
-        found = {policy: values(arms, arm, dataset, metric) for policy, arm in ours.items()}
+    for setting in arms.settings(trials):
+        ours = {policy: arms.at_weight(setting, policy, sweep.twin_weight) for policy in columns}
+        found = {policy: values(trials, arm, dataset, metric) for policy, arm in ours.items()}
         accuracy = {policy: summary(list(numbers.values())) for policy, numbers in found.items() if numbers}
         if accuracy:
-            arm = arms_.at_weight(setting, MI, sweep.twin_weight)
-            tests = (to_reference(arms, arm, policy, dataset, metric) for policy in ("none", "random"))
-            rows[setting] = Row(names[setting], accuracy, *tests)
+            arm = arms.at_weight(setting, MI, sweep.twin_weight)
+            tests = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
+            rows[setting] = Row(names[setting], setting, accuracy, *tests)
     total = _total(rows, columns)
     together = [*rows.values(), *([total] if total else [])]
-    tests = corrected([test for row in together for test in (row.to_none, row.to_random)])
+    with_q = corrected([test for row in together for test in (row.to_none, row.to_random)])
     together = [
         replace(row, to_none=none, to_random=random)
-        for row, none, random in zip(together, tests[::2], tests[1::2], strict=True)
+        for row, none, random in zip(together, with_q[::2], with_q[1::2], strict=True)
     ]
     counts = [cell.n for row in rows.values() for cell in row.accuracy.values()]
-    classes = {int(n) for arm in arms for n in values(arms, arm, dataset, "classes").values()}
+    classes = {int(n) for arm in trials for n in values(trials, arm, dataset, "classes").values()}
     return Block(
         dataset,
         title,
@@ -244,10 +273,10 @@ def _block(sweep: Sweep, arms: Arms, dataset: str, title: str, metric: str) -> B
         columns,
         together[: len(rows)],
         together[-1] if total else None,
-        floor(arms, dataset, metric),
+        floor(trials, dataset, metric),
         1 / classes.pop() if len(classes) == 1 else None,
         (min(counts), max(counts)) if counts else (0, 0),
-        _choices(arms, list(rows), names, dataset, metric),
+        _choices(trials, list(rows), names, dataset, metric),
     )
 
 
@@ -264,7 +293,7 @@ def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
         means = [float(np.mean(group)) for group in ours if group]
         if means:
             accuracy[policy] = replace(summary(means), half=None)
-    return Row("all frameworks", accuracy, _over([[row.to_none for row in group] for group in frameworks.values()]),
+    return Row("all frameworks", None, accuracy, _over([[row.to_none for row in group] for group in frameworks.values()]),
                _over([[row.to_random for row in group] for group in frameworks.values()]))  # fmt: skip
 
 
@@ -276,14 +305,14 @@ def _over(frameworks: Sequence[Sequence[Paired | None]]) -> Paired | None:
 
 
 def _choices(
-    arms: Arms, settings: Sequence[Setting], names: Mapping[Setting, str], dataset: str, metric: str
+    trials: Arms, settings: Sequence[Setting], names: Mapping[Setting, str], dataset: str, metric: str
 ) -> list[Choice]:
     """One a setting with validation accuracies of MI twins; none at all where no setting has two weights."""
     made = []
     for setting in settings:
         tried = {}
-        for weight in arms_.weights(arms, setting):
-            found = values(arms, Arm(setting, MI, weight), dataset, f"validation_{metric}")
+        for weight in arms.weights(trials, setting):
+            found = values(trials, Arm(setting, MI, weight), dataset, f"validation_{metric}")
             if found:
                 tried[weight] = summary(list(found.values()))
         if not tried:
@@ -291,8 +320,8 @@ def _choices(
         most = max(found.n for found in tried.values())
         best = max((weight for weight in tried if tried[weight].n == most), key=lambda w: (tried[w].mean, -w))
         arm = Arm(setting, MI, best)
-        test = values(arms, arm, dataset, metric)
+        test = values(trials, arm, dataset, metric)
         if test:
-            to_none = to_reference(arms, arm, "none", dataset, metric)
+            to_none = to_reference(trials, arm, "none", dataset, metric)
             made.append(Choice(names[setting], best, len(tried), tried[best], summary(list(test.values())), to_none))
     return made if any(choice.tried > 1 for choice in made) else []
