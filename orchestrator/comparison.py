@@ -3,8 +3,9 @@
 Every number of a row is over seeds; the row of all frameworks has the frameworks as its units.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -280,6 +281,9 @@ def _block(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: str) ->
     )
 
 
+_TESTS: tuple[Callable[[Row], Paired | None], ...] = (attrgetter("to_none"), attrgetter("to_random"))
+
+
 def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
     """The row of all frameworks; q-values come later."""
     frameworks: dict[str, list[Row]] = {}
@@ -293,11 +297,11 @@ def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
         means = [float(np.mean(group)) for group in ours if group]
         if means:
             accuracy[policy] = replace(summary(means), half=None)
-    return Row("all frameworks", None, accuracy, _over([[row.to_none for row in group] for group in frameworks.values()]),
-               _over([[row.to_random for row in group] for group in frameworks.values()]))  # fmt: skip
+    to_none, to_random = (_over([test(row) for row in group] for group in frameworks.values()) for test in _TESTS)
+    return Row("all frameworks", None, accuracy, to_none, to_random)
 
 
-def _over(frameworks: Sequence[Sequence[Paired | None]]) -> Paired | None:
+def _over(frameworks: Iterable[Sequence[Paired | None]]) -> Paired | None:
     """The mean difference of each framework against 0."""
     groups = ([test.difference.mean for test in group if test is not None] for group in frameworks)
     means = {number: float(np.mean(group)) for number, group in enumerate(groups) if group}

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,6 +34,16 @@ def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, facecolor="white")
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as the bytes of an SVG file, the same for the same figure."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "infoaug"}):
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", pad_inches=0.12, facecolor="white", metadata={"Date": None}
+        )
     return buffer.getvalue()
 
 
@@ -78,7 +89,7 @@ def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     for axes in (above, below):
-        _plot_area(axes, "y")
+        plot_area(axes, "y")
     title(above, f"Training, {len(history)} epoch{'s' if len(history) > 1 else ''}")
     return figure
 
@@ -116,7 +127,7 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("top-1 accuracy")
-    _plot_area(axes, "x")
+    plot_area(axes, "x")
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda n: labels[n] == "chance")  # last
     figure.legend(
@@ -145,7 +156,7 @@ def ink(axes: Axes) -> None:
     axes.yaxis.label.set_color(INK)
 
 
-def _plot_area(axes: Axes, grid: str) -> None:
+def plot_area(axes: Axes, grid: str) -> None:
     """Faint grid lines behind the data, and no box around it."""
     axes.grid(axis=grid, color=FAINT)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
