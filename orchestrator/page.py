@@ -4,6 +4,7 @@ A page is self-contained: pictures are inside it, and nothing is fetched.
 """
 
 import base64
+import re
 from collections.abc import Mapping
 
 import jinja2
@@ -12,10 +13,12 @@ from orchestrator.seeds import percent, points
 
 
 def template(source: str, captions: Mapping[str, str]) -> jinja2.Template:
-    """A page's template.
+    """A page's template, which fills the blocks `title`, `header` and `main` of `{% extends "page" %}`.
 
-    It knows `style`, `captions`, the filters `percent` and `points` (of a `seeds.Summary`), `duration` (of
-    seconds) and `png` (bytes as a URL); an unknown name is an error, and whatever is put in is escaped.
+    It knows `captions`, the filters `percent` and `points` (of a `seeds.Summary`), `duration` (of seconds), `png` and
+    `svg` (bytes as a URL), `yaml` and `csv` (text as a URL); an unknown name is an error, and whatever is put in is
+    escaped. From `"parts"` it can import, with context, `picture(pictures, name)`, a PNG with its caption, and
+    `again(name, config, command, packages)`, what it takes to do the same again.
     """
     return _environment.from_string(source, globals={"captions": captions})
 
@@ -23,6 +26,11 @@ def template(source: str, captions: Mapping[str, str]) -> jinja2.Template:
 def data_url(kind: str, content: bytes) -> str:
     """Bytes of a media type as a URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def without_passwords(text: str) -> str:
+    """Text without the user names and passwords of URLs in it."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def duration(seconds: float) -> str:
@@ -49,9 +57,11 @@ figcaption, caption, .dim { color: var(--dim); font-size: .87rem; overflow-wrap:
 .note { border-left: 4px solid var(--accent); background: var(--card); padding: .6rem .9rem; max-width: none }
 .warn { border-color: var(--warn) } .wide { overflow-x: auto } .long { max-height: 26rem; overflow: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+.wide + .wide { margin-top: 1.2rem }
 caption { caption-side: bottom; text-align: left; padding-top: .4rem }
 th, td { text-align: left; padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-size: .87rem; color: var(--dim); font-weight: 600 }
+tfoot td { border-top: 2px solid var(--dim) }
 .number { text-align: right } td.number { white-space: nowrap } td.name { overflow-wrap: anywhere; min-width: 5.5rem }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: .6rem; margin: .8rem 0 }
 .tiles div { background: var(--card); padding: .6rem .8rem; border-radius: 6px }
@@ -68,7 +78,46 @@ pre { background: var(--card); padding: .8rem; white-space: pre-wrap }
   details::details-content { content-visibility: visible; block-size: auto } }
 """
 
-_environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+_LAYOUT = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{% block title %}{% endblock %} – infoaug</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<header>
+{% block header %}{% endblock %}
+</header>
+<main>
+{% block main %}{% endblock %}
+</main>
+</body>
+</html>
+"""
+
+_PARTS = """\
+{% macro picture(pictures, name) %}{% if name in pictures %}
+<figure><img src="{{ pictures[name] | png }}" alt="{{ captions.get(name, name) }}">
+<figcaption>{{ captions.get(name, name) }}</figcaption></figure>{% endif %}{% endmacro %}
+{% macro again(name, config, command, packages) %}
+<h2>To do it again</h2>
+<p>Save the config as <a download="{{ name }}.yaml" href="{{ config | yaml }}">{{ name }}.yaml</a>, then</p>
+<pre>{{ command }}</pre>
+<p class="dim">{% for package, version in packages.items() %}
+{{ package }}&nbsp;{{ version }}{{ ", " if not loop.last }}{% endfor %}</p>
+<details><summary>Resolved config</summary><pre>{{ config }}</pre></details>
+{% endmacro %}
+"""
+
+_loader = jinja2.DictLoader({"page": _LAYOUT, "parts": _PARTS})
+_environment = jinja2.Environment(loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
 _environment.filters |= {"percent": percent, "points": points, "duration": duration}
 _environment.filters["png"] = lambda content: data_url("image/png", content)
+_environment.filters["svg"] = lambda content: data_url("image/svg+xml", content)
+_environment.filters["yaml"] = lambda text: data_url("application/yaml", text.encode())
+_environment.filters["csv"] = lambda text: data_url("text/csv", text.encode())
 _environment.globals["style"] = jinja2.utils.markupsafe.Markup(_STYLE)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import ExperimentConfig
-from orchestrator.page import data_url, template
+from orchestrator.page import template, without_passwords
 from orchestrator.seeds import Summary, percent, points, summary
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
@@ -111,7 +110,7 @@ def page(report: Report) -> str:
     Raises:
         pydantic.ValidationError: `config_yaml` is no experiment's config.
     """
-    config_yaml = re.sub(r"(?<=://)[^/@\s]*@", "", report.config_yaml)
+    config_yaml = without_passwords(report.config_yaml)
     config = ExperimentConfig.model_validate(yaml.safe_load(config_yaml))
     patches = report.counts.get("patches", 0)
     clips = {status: sum(row["status"] == status for row in report.ledger) for status in ("ok", "partial", "failed")}
@@ -119,7 +118,6 @@ def page(report: Report) -> str:
         report=report,
         config=config,
         config_yaml=config_yaml,
-        config_link=data_url("application/yaml", config_yaml.encode()),
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
         seeds=seeds_in_words(report.results),
@@ -170,21 +168,11 @@ _CAPTIONS = {
     "twins": "Patches beside their twins, highest mutual information first.",
 }
 
-_PAGE = """
-{%- macro picture(pictures, name) %}{% if name in pictures %}
-<figure><img src="{{ pictures[name] | png }}" alt="{{ captions.get(name, name) }}">
-<figcaption>{{ captions.get(name, name) }}</figcaption></figure>{% endif %}{% endmacro -%}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ report.name }} – infoaug</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<header>
+_PAGE = """\
+{% extends "page" %}
+{% from "parts" import again, picture with context %}
+{% block title %}{{ report.name }}{% endblock %}
+{% block header %}
 <h1>{{ report.name }}</h1>
 <p class="dim">infoaug experiment, <time datetime="{{ report.created }}">{{ report.created }}</time></p>
 <p>{{ config.pretrain.framework }} on {{ config.pretrain.backbone }}, {{ config.pretrain.epochs }} epochs,
@@ -195,8 +183,8 @@ scenes that infoaug renders itself, with a known coupling of the motions. What c
 it says nothing about real video.{% else %}Video from <code>{{ config.clips.path }}</code>.{% endif %}</p>
 {% if lost %}<p class="note warn">{{ lost | length }} of {{ report.ledger | length }} clips gave no window or only some:
 <a href="#failed">which, and why</a>.</p>{% endif %}
-</header>
-<main>
+{% endblock %}
+{% block main %}
 <h2>Accuracy</h2>
 <div class="wide"><table>
 <caption>Top-1 accuracy on the test images, backbone frozen; difference in percentage points; {{ seeds }}.</caption>
@@ -272,15 +260,8 @@ with a twin.</p>
 <tr><td class="name">{{ row.clip_id }}<td>{{ row.status }}<td class="name">{{ row.reason }}</tr>{% endfor %}
 </tbody></table></div>{% endif %}
 
-<h2>To do it again</h2>
-<p>Save the config as <a download="{{ report.name }}.yaml" href="{{ config_link }}">{{ report.name }}.yaml</a>, then</p>
-<pre>{{ command }}</pre>
-<p class="dim">{% for name, version in report.packages.items() %}
-{{ name }}&nbsp;{{ version }}{{ ", " if not loop.last }}{% endfor %}</p>
-<details><summary>Resolved config</summary><pre>{{ config_yaml }}</pre></details>
-</main>
-</body>
-</html>
+{{ again(report.name, config_yaml, command, report.packages) }}
+{% endblock %}
 """
 
 _TEMPLATE = template(_PAGE, _CAPTIONS)

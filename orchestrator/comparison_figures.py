@@ -1,0 +1,269 @@
+"""Figures of a comparison: accuracies, twin weights, time, and label-free quality; readable without colour.
+
+Policies are told apart by marker as well as by colour. Where there is nothing to draw, the figure says so in words.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from scipy.stats import spearmanr
+
+from orchestrator import arms, estimation_time, figures
+from orchestrator.arms import MI, Arm, Arms, Setting, values
+from orchestrator.comparison import Block
+from orchestrator.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
+from orchestrator.seeds import Summary, probability, summary
+
+STYLES = {
+    "none": {"color": INK, "marker": "o", "markerfacecolor": "white"},
+    "random": {"color": ORANGE, "marker": "s"},
+    "nearest": {"color": GREEN, "marker": "^"},
+    MI: {"color": BLUE, "marker": "D"},
+}
+OTHER = {"color": GREY, "marker": "v"}  # of a policy that is not known here
+PANELS = 3  # side by side
+
+
+def draw_accuracy(blocks: Sequence[Block]) -> Figure:
+    """The tables of one data set: a panel a metric, a line a setting, a mark with its interval a policy."""
+    rows = list(dict.fromkeys((row.setting, row.name) for block in blocks for row in block.rows))
+    if not rows:
+        return figures.message("No accuracy was measured.")
+    columns = blocks[0].policies
+    figure = Figure(figsize=(WIDTH, 1.5 + (0.14 * len(columns) + 0.16) * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(blocks), sharey=True, squeeze=False)[0]
+    place = {setting: number for number, (setting, _) in enumerate(rows)}
+    for axes, block in zip(panels, blocks, strict=True):
+        for number, policy in enumerate(columns):
+            offset = 0.74 * ((number + 0.5) / len(columns) - 0.5)
+            here = [row for row in block.rows if policy in row.accuracy]
+            cells = [row.accuracy[policy] for row in here]
+            _marks(axes, policy, cells, [place[row.setting] + offset for row in here], horizontal=True)
+        for line in range(len(rows) - 1):
+            axes.axhline(line + 0.5, color=FAINT, linewidth=1)
+        if block.floor:
+            axes.axvline(100 * block.floor.mean, color=DIM, linestyle=":", linewidth=1.2, label="untrained")
+        axes.set_xlabel("top-1 accuracy, %")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        figures.plot_area(axes, "x")
+        figures.title(axes, arms.METRICS[block.metric])
+    panels[0].set_yticks(range(len(rows)), [name for _, name in rows], parse_math=False)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    _legend(figure, panels)
+    return figure
+
+
+def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
+    """Accuracy by the weight of the MI twin, a panel a setting, all of the same height in points.
+
+    Bands and bars are 95 % intervals; `none` is the dashed line, `random` a mark at the weight of the tables.
+    """
+    names = {
+        setting: name
+        for setting, name in arms.setting_names(trials).items()
+        if sum(bool(values(trials, Arm(setting, MI, w), dataset, metric)) for w in arms.weights(trials, setting)) > 1
+    }
+    if not names:
+        return figures.message("No framework was trained with MI twins of several weights.")
+    across = min(PANELS, len(names))
+    down = math.ceil(len(names) / across)
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.75 * down), layout="constrained")
+    grid = figure.subplots(down, across, sharex=True, squeeze=False)
+    panels = [axes for line in grid for axes in line]
+    for axes in panels[len(names) :]:
+        axes.remove()
+    panels = panels[: len(names)]
+    ticks = sorted({w for setting in names for w in arms.weights(trials, setting)})
+    for axes, (setting, name) in zip(panels, names.items(), strict=True):
+        _weights_of(axes, trials, setting, dataset, metric, twin_weight)
+        if ticks[0] > 0 and ticks[-1] / ticks[0] > 4:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{weight:g}" for weight in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        figures.plot_area(axes, "y")
+        axes.tick_params(labelsize=8.5)
+        figures.title(axes, name)
+    _same_span(panels)
+    for axes in panels[-across:]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("twin weight λ")
+    figure.supylabel("top-1 accuracy, %", fontsize=10, color=INK)
+    _legend(figure, panels)
+    return figure
+
+
+def draw_estimation_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Time of one estimate by the number of observations, both logarithmic; see `estimation_time`."""
+    if not rows:
+        return figures.message("The time of an estimate was not measured.")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    shown = {"ksg": (BLUE, "D", "-"), "3kl": (GREEN, "^", "--"), "npeet": (ORANGE, "s", "-")}
+    for estimator, (colour, marker, line) in shown.items():
+        own = sorted((row["observations"], row["ms_per_pair"]) for row in rows if row["estimator"] == estimator)
+        if own:
+            x, y = zip(*own, strict=True)
+            axes.plot(x, y, line, color=colour, marker=marker, label=estimation_time.ESTIMATORS[estimator])
+            if estimator != "3kl":  # which lies on ksg
+                axes.annotate(f"{y[-1]:.2g}", (x[-1], y[-1]), (0, -15), textcoords="offset points", ha="center")
+    axes.set(xscale="log", yscale="log", xlabel="observations", ylabel="ms per pair")
+    lengths = sorted({row["observations"] for row in rows})
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figures.plot_area(axes, "both")
+    figures.title(axes, f"{rows[0]['machine']}, one thread")
+    _legend(figure, [axes], columns=1)
+    return figure
+
+
+def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
+    """Accuracy against the wall-clock time of training, one mark an arm: small where the weight is not `twin_weight`.
+
+    A line leads from `none` to the MI twin of the same setting.
+    """
+    points: dict[Arm, tuple[float, float]] = {}
+    for arm, seeds in trials.items():
+        found = values(trials, arm, dataset, metric)
+        timed = [seed for seed in found if math.isfinite(seeds[seed].seconds)]
+        if timed:
+            minutes = np.mean([seeds[seed].seconds for seed in timed]) / 60
+            points[arm] = (float(minutes), 100 * float(np.mean([found[seed] for seed in timed])))
+    if not points:
+        return figures.message("No training was timed.")
+    figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    tabled = {arm: arm == arms.at_weight(arm.setting, arm.policy, twin_weight) for arm in points}
+    for arm in sorted(points, key=lambda arm: tabled[arm]):  # those of the tables last: on top, and in the legend
+        (x, y), in_tables = points[arm], tabled[arm]
+        shown = {"markersize": 6} if in_tables else {"markersize": 3.5, "alpha": 0.5}
+        axes.plot([x], [y], linestyle="none", label=arms.policy_name(arm.policy), **shown, **_style(arm.policy))
+    starts = {}
+    for setting, name in arms.setting_names(trials).items():
+        none, twin = (arms.at_weight(setting, policy, twin_weight) for policy in ("none", MI))
+        if none in points and twin in points:
+            axes.plot(*zip(points[none], points[twin], strict=True), color=GREY, linewidth=0.9, zorder=1)
+        own = [points[arm] for arm in points if arm.setting == setting]
+        if own:
+            starts[name] = points.get(none, min(own))
+    axes.set(xlabel="time of training, minutes", ylabel="top-1 accuracy, %")
+    axes.margins(x=0.08)
+    axes.set_xlim(left=axes.get_xlim()[0] - 0.14 * np.ptp(axes.get_xlim()))  # room for names
+    _names(axes, starts)
+    figures.plot_area(axes, "both")
+    _legend(figure, [axes])
+    return figure
+
+
+def draw_quality(trials: Arms, dataset: str) -> Figure:
+    """RankMe, which needs no labels, against the accuracy of the linear probe: one mark an arm, means over seeds."""
+    rows: list[tuple[str, float, float]] = []
+    for arm in trials:
+        quality, accuracy = (values(trials, arm, dataset, key) for key in ("rank_me", "probe"))
+        both = [seed for seed in quality if seed in accuracy]
+        if both:
+            x, y = (float(np.mean([found[seed] for seed in both])) for found in (quality, accuracy))
+            rows.append((arm.policy, x, 100 * y))
+    if not rows:
+        return figures.message("RankMe was not measured.")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for policy in arms.policies(trials):
+        own = [(x, y) for name, x, y in rows if name == policy]
+        style = {**_style(policy), "linestyle": "none", "markersize": 5.5}
+        axes.plot([x for x, _ in own], [y for _, y in own], label=arms.policy_name(policy), **style)
+    axes.set(xlabel="RankMe, effective dimensions", ylabel="linear probe, top-1 accuracy, %")
+    figures.plot_area(axes, "both")
+    figures.title(axes, rank_correlation([x for _, x, _ in rows], [y for *_, y in rows]))
+    _legend(figure, [axes])
+    return figure
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> str:
+    """Spearman's rank correlation of pairs, with its two-sided p-value, in words."""
+    if len(x) < 3:
+        return f"{len(x)} arm{'' if len(x) == 1 else 's'}: too few for a rank correlation"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a constant input, which is said below
+        found = spearmanr(x, y)
+    if not np.isfinite(found.statistic):
+        return "no rank correlation: one of the two does not vary"
+    p = probability(float(found.pvalue))
+    text = f"Spearman’s ρ = {found.statistic:.2f}, p {p if p.startswith('<') else f'= {p}'}, {len(x)} arms"
+    return text.replace("-", "−")
+
+
+def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric: str, twin_weight: float) -> None:
+    """One panel of `draw_weights`."""
+    tried = {w: values(trials, Arm(setting, MI, w), dataset, metric) for w in arms.weights(trials, setting)}
+    tried = {weight: found for weight, found in tried.items() if found}
+    none = values(trials, arms.at_weight(setting, "none", 0), dataset, metric)
+    if none:
+        mean = summary(list(none.values()))
+        axes.axhline(100 * mean.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
+        if mean.half:
+            axes.axhspan(100 * (mean.mean - mean.half), 100 * (mean.mean + mean.half), color=GREY, alpha=0.2, lw=0)
+    cells = [summary(list(found.values())) for found in tried.values()]
+    means, halves = (np.array([100 * (part or 0.0) for part in parts]) for parts in zip(
+        *((cell.mean, cell.half) for cell in cells), strict=True))  # fmt: skip
+    axes.fill_between(list(tried), means - halves, means + halves, color=BLUE, alpha=0.22, linewidth=0)
+    axes.plot(list(tried), means, label=arms.policy_name(MI), markersize=4.5, **_style(MI))
+    random = values(trials, arms.at_weight(setting, "random", twin_weight), dataset, metric)
+    if random:
+        _marks(axes, "random", [summary(list(random.values()))], [twin_weight], horizontal=False)
+
+
+def _same_span(panels: Sequence[Axes]) -> None:
+    """Give all panels as many points of accuracy, so that a slope means the same in each."""
+    span = max(high - low for low, high in (axes.get_ylim() for axes in panels))
+    for axes in panels:
+        middle = sum(axes.get_ylim()) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
+
+
+def _marks(axes: Axes, policy: str, cells: Sequence[Summary], places: Sequence[float], *, horizontal: bool) -> None:
+    """Means in percent, with their intervals where there are any."""
+    means = [100 * cell.mean for cell in cells]
+    halves = [100 * (cell.half or 0.0) for cell in cells]
+    x, y = (means, places) if horizontal else (places, means)
+    style = {**_style(policy), "linestyle": "none", "markersize": 5, "elinewidth": 1.3, "capsize": 2}
+    if any(halves):
+        style["xerr" if horizontal else "yerr"] = halves
+    axes.errorbar(x, y, label=arms.policy_name(policy), **style)
+
+
+def _names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names to the left of their points, higher where they would lie on one another."""
+    wide, high = (np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim()))
+    taken: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(points.items(), key=lambda item: (item[1][1], item[0])):
+        place = y
+        while any(abs(x - other) < 0.2 * wide and abs(place - above) < 0.035 * high for other, above in taken):
+            place += 0.01 * high
+        taken.append((x, place))
+        axes.annotate(
+            name, (x, place), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5, color=INK,
+            parse_math=False,
+        )  # fmt: skip
+
+
+def _style(policy: str) -> dict[str, Any]:
+    return dict(STYLES.get(policy, OTHER))
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], columns: int = 5) -> None:
+    """One legend for all panels, below them."""
+    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend = figure.legend(
+        list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

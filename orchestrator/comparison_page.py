@@ -1,0 +1,229 @@
+"""A sweep's comparison as files: one self-contained HTML page, the same in Markdown and CSV, and the figures."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from orchestrator import arms, comparison, comparison_domains, comparison_figures, comparison_tables, figures
+from orchestrator.arms import Sweep
+from orchestrator.comparison import Block
+from orchestrator.page import template, without_passwords
+
+
+def files(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:
+    """All files by name: `comparison.html`, `comparison.md`, `trials.csv`, `summary.csv`, every figure as PNG and SVG.
+
+    Args:
+        sweep: whose trials are compared; their order does not matter.
+        times: rows of `estimation_time.estimation_times`; none: the figure says that it was not measured.
+
+    Raises:
+        ValueError: two trials are of the same arm and seed, or a cross-domain matrix is not of its domains.
+    """
+    drawn = draw(sweep, times)
+    vectors = {name: figures.svg(figure) for name, (figure, _) in drawn.items()}
+    pictures = {name: (vectors[name], caption) for name, (_, caption) in drawn.items()}
+    made = {
+        "comparison.html": page(sweep, pictures).encode(),
+        "comparison.md": comparison_tables.markdown(sweep).encode(),
+        "trials.csv": comparison_tables.trials_csv(sweep).encode(),
+        "summary.csv": comparison_tables.summary_csv(sweep).encode(),
+    }
+    made |= {f"{name}.png": figures.png(figure) for name, (figure, _) in drawn.items()}
+    return made | {f"{name}.svg": vector for name, vector in vectors.items()}
+
+
+def draw(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, tuple[Figure, str]]:
+    """All figures with their captions, by names that can be those of files."""
+    trials, drawn = arms.grouped(sweep.trials), {}
+    for dataset, blocks in by_dataset(comparison.blocks(sweep)).items():
+        title, metric, slug = blocks[0].title, blocks[0].metric, file_name(dataset, list(arms.datasets(trials)))
+        named = f"{arms.METRICS[metric]}, {title}"
+        over = f"over {comparison.seeds_in_words(blocks[0])}"
+        drawn[f"accuracy-{slug}"] = (
+            comparison_figures.draw_accuracy(blocks),
+            f"The tables of {title} as a figure: means {over}, with 95 % intervals where there are several seeds. "
+            "Differences within seeds are more certain than these intervals show: they are in the tables.",
+        )
+        drawn[f"weights-{slug}"] = (
+            comparison_figures.draw_weights(trials, dataset, metric, sweep.twin_weight),
+            f"How much the MI twin counts ({named}): mean {over} and its 95 % interval as a band; dashed: no twins; "
+            f"square: random twins at weight {sweep.twin_weight:g}. All panels have the same height in points.",
+        )
+        drawn[f"time-{slug}"] = (
+            comparison_figures.draw_time(trials, dataset, metric, sweep.twin_weight),
+            f"Accuracy ({named}) against the time of training by the wall clock, means {over}; a line leads from no "
+            f"twins to the MI twin; small marks: other weights than {sweep.twin_weight:g}.",
+        )
+        drawn[f"rank-me-{slug}"] = (
+            comparison_figures.draw_quality(trials, dataset),
+            f"What quality without labels tells of accuracy ({title}): RankMe (Garrido et al. 2023), the effective "
+            "rank of the features, against the linear probe; one mark an arm, means over seeds, with the rank "
+            "correlation over arms.",
+        )
+    drawn["estimation-time"] = (
+        comparison_figures.draw_estimation_times(times),
+        "Time of one estimate of mutual information, two trajectories in two dimensions, k = 3, against the number "
+        "of observations; measured on the machine that wrote this page.",
+    )
+    return drawn
+
+
+def by_dataset(blocks: Sequence[Block]) -> dict[str, list[Block]]:
+    """The tables of each data set."""
+    found: dict[str, list[Block]] = {}
+    for block in blocks:
+        found.setdefault(block.dataset, []).append(block)
+    return found
+
+
+def file_name(name: str, among: Sequence[str]) -> str:
+    """A name of a data set as part of a file's name, different for each among all."""
+    slugs = [re.sub(r"[^a-z0-9]+", "-", other.lower()).strip("-")[-40:] or "data" for other in among]
+    place = list(among).index(name)
+    return slugs[place] if slugs.count(slugs[place]) == 1 else f"{slugs[place]}-{place + 1}"
+
+
+def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
+    """The comparison as one HTML page that needs nothing beside it; passwords in URLs are left out.
+
+    Args:
+        sweep: whose trials are compared.
+        pictures: SVG bytes and a caption, by name as `draw` has them; those that are not there are left out.
+    """
+    blocks = comparison.blocks(sweep)
+    suffixes = {block.dataset: file_name(block.dataset, arms.datasets(arms.grouped(sweep.trials))) for block in blocks}
+    return _TEMPLATE.render(
+        sweep=sweep,
+        headlines=comparison.headlines(blocks),
+        training=comparison.training_in_words(sweep),
+        groups=by_dataset(blocks),
+        pictures=pictures,
+        suffixes=suffixes,
+        domains=comparison_domains.domains(sweep),
+        count=len({arms.arm_of(trial) for trial in sweep.trials}),
+        trained=sum(trial.seconds for trial in sweep.trials),
+        passes=sum(trial.passes for trial in sweep.trials),
+        config_yaml=without_passwords(sweep.config_yaml),
+        command=f"infoaug sweep {shlex.quote(sweep.name + '.yaml')}",
+        packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
+        csv={"trials.csv": comparison_tables.trials_csv(sweep), "summary.csv": comparison_tables.summary_csv(sweep)},
+        metrics=arms.METRICS,
+        caption=comparison.caption,
+        choices_caption=comparison.choices_caption,
+        header=comparison_tables.header,
+        lines=comparison_tables.lines,
+        choice_header=comparison_tables.CHOICE_HEADER,
+        choice_lines=comparison_tables.choice_lines,
+    )
+
+
+_PAGE = """\
+{% extends "page" %}
+{% from "parts" import again with context %}
+{% macro picture(name) %}{% if name in pictures %}
+<figure><img src="{{ pictures[name][0] | svg }}" alt="{{ pictures[name][1] }}">
+<figcaption>{{ pictures[name][1] }}</figcaption></figure>{% endif %}{% endmacro %}
+{% macro scrolled(label) %}
+<div class="wide" role="region" aria-label="{{ label }}" tabindex="0"><table>{{ caller() }}</table></div>
+{% endmacro %}
+{% macro crossing(table, one) %}
+{% call scrolled(table.title) %}
+<caption>{{ one.name }}, {{ one.seeds }} seed{{ "s" if one.seeds != 1 }}. Trained and tested on the same domain
+{{ one.mean(true) }}, on different ones {{ one.mean(false) }}.</caption>
+<thead><tr><th>trained on{% for domain in table.domains %}<th class="number">{{ domain }}{% endfor %}</tr></thead>
+<tbody>{% for domain in table.domains %}{% set row = loop.index0 %}
+<tr><td class="name">{{ domain }}{% for _ in table.domains %}<td class="number">{{ one.cell(row, loop.index0) }}
+{% endfor %}</tr>
+{% endfor %}</tbody>{% endcall %}
+{% endmacro %}
+{% block title %}{{ sweep.name }}{% endblock %}
+{% block header %}
+<h1>{{ sweep.name }}</h1>
+<p class="dim">infoaug sweep, <time datetime="{{ sweep.created }}">{{ sweep.created }}</time></p>
+{% for sentence in headlines %}<p class="note"><strong>{{ sentence }}</strong></p>
+{% else %}<p class="note">No trial came to an accuracy.</p>{% endfor %}
+<p>{{ sweep.source }}{% if sweep.synthetic %} The video is <strong>synthetic</strong>: what comes out shows that the
+pipeline works; it says nothing about real video.{% endif %} {{ training }}.</p>
+{% if sweep.failed or sweep.stopped %}<p class="note warn">{{ sweep.trials | length }} of {{ sweep.planned }} planned
+trials came to their end{{ ", {} failed".format(sweep.failed | length) if sweep.failed
+}}{{ ", {} stopped early".format(sweep.stopped | length) if sweep.stopped }}: <a href="#lost">which, and why</a>.</p>
+{% elif sweep.trials | length < sweep.planned %}<p class="note warn">{{ sweep.trials | length }} of
+{{ sweep.planned }} planned trials are in it.</p>{% endif %}
+{% endblock %}
+{% block main %}
+<dl class="tiles">
+{% for value, what in (
+  (sweep.trials | length, "trials"),
+  (count, "arms"),
+  ("%.3g" | format(passes), "images through the backbone in training"),
+  (trained | duration, "of training, all trials together"),
+  (sweep.seconds | duration if sweep.seconds is not none else "–", "from start to end")) %}
+<div><dd>{{ value }}</dd><dt>{{ what }}</dt></div>
+{% endfor %}
+</dl>
+{% for dataset, blocks in groups.items() %}
+<h2>{{ blocks[0].title }}</h2>
+{% for block in blocks %}
+<h3>{{ metrics[block.metric] }}</h3>
+{% set rows = lines(block) %}
+{% call scrolled("{}, {}".format(block.title, metrics[block.metric])) %}
+<caption>{{ caption(block, sweep) }}</caption>
+<thead><tr>{% for name in header(block) %}<th{{ ' class="number"' | safe if not loop.first }}>{{ name }}{% endfor %}
+</tr></thead>
+<tbody>
+{% for line in rows %}
+{% if block.total and loop.last %}</tbody><tfoot>{% endif %}
+<tr>{% for cell in line %}<td class="{{ "name" if loop.first else "number" }}">
+{% if cell.bold %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}{% endfor %}</tr>
+{% endfor %}
+{{ "</tfoot>" | safe if block.total else "</tbody>" | safe }}{% endcall %}
+{% if block.choices %}
+{% call scrolled("chosen weights") %}
+<caption>{{ choices_caption(block) }}</caption>
+<thead><tr>{% for name in choice_header %}<th{{ ' class="number"' | safe if not loop.first }}>{{ name }}{% endfor %}
+</tr></thead>
+<tbody>{% for line in choice_lines(block) %}
+<tr>{% for cell in line %}<td class="{{ "name" if loop.first else "number" }}">{{ cell }}{% endfor %}</tr>
+{% endfor %}</tbody>{% endcall %}
+{% endif %}
+{% endfor %}
+{% for name in ("accuracy", "weights", "time", "rank-me") %}
+{{ picture(name + "-" + suffixes[dataset]) }}
+{% endfor %}
+{% endfor %}
+
+{% if domains %}<h2>Across domains</h2>
+<p>Accuracy in % with the MI twin at weight {{ "%g" | format(sweep.twin_weight) }}, mean over seeds; in brackets what
+it changes against none within seeds, in points.</p>
+{% for table in domains %}
+<h3>{{ table.title }}, {{ metrics[table.metric] }}</h3>
+{{ crossing(table, table.crossings[0]) }}
+{% if table.crossings | length > 1 %}<details><summary>Each of them</summary>
+{% for one in table.crossings[1:] %}{{ crossing(table, one) }}{% endfor %}</details>{% endif %}
+{% endfor %}{% endif %}
+
+<h2>Time of an estimate</h2>
+{{ picture("estimation-time") }}
+
+{% if sweep.failed or sweep.stopped %}<h2 id="lost">Trials that did not come to their end</h2>
+<div class="wide long" tabindex="0" role="region" aria-label="failed and stopped trials"><table>
+<thead><tr><th>trial<th>what<th>why</tr></thead>
+<tbody>
+{% for what, lost in (("failed", sweep.failed), ("stopped early", sweep.stopped)) %}{% for name, why in lost %}
+<tr><td class="name">{{ name }}<td>{{ what }}<td class="name">{{ why }}</tr>
+{% endfor %}{% endfor %}
+</tbody></table></div>{% endif %}
+
+<h2>Numbers</h2>
+<p>{% for name, content in csv.items() %}<a download="{{ name }}" href="{{ content | csv }}">{{ name }}</a>
+{{ "and " if not loop.last }}{% endfor %} have every trial, and every arm with its differences, in full.</p>
+
+{{ again(sweep.name, config_yaml, command, packages) }}
+{% endblock %}
+"""
+
+_TEMPLATE = template(_PAGE, {})
