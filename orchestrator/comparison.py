@@ -153,34 +153,39 @@ def headline(block: Block) -> str:
 
 
 def caption(block: Block, sweep: Sweep) -> str:
-    """What the numbers of a table are."""
+    """What the numbers of a table are; `reading` says what is the same for all tables."""
     fewest, most = block.seeds
     sentences = [
         f"Top-1 accuracy ({arms.METRICS[block.metric]}) on the test images of {block.title}, backbone frozen, in %, "
         "after the last epoch of training; "
-        + ("one seed, so there is no interval" if most == 1 else f"mean of {seeds_in_words(block)} ± 95 % interval")
+        + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(block)} ± 95 % interval")
         + (f", and n where it is not {most}" if fewest != most else ""),
-        f"The twin weight is {sweep.twin_weight:g}",
-        f"{training_in_words(sweep)}",
-        "Δ is the MI twin less none, or less random twins, in points, within the seeds that both have, "
-        "and p is of a paired t-test over them (a dash: fewer than two, or differences that do not vary)",
+        f"{training_in_words(sweep)}; twin weight {sweep.twin_weight:g}",
     ]
-    if block.total:
-        sentences.append(
-            "All frameworks: means over those that have the arm; for Δ and p the frameworks are the units, one mean "
-            "difference each"
-        )
-    count = len(block.tests)
-    if count:
-        what = "the only test" if count == 1 else f"the {count} tests"
-        sentences.append(f"* and bold: q < .05 (Benjamini–Hochberg over {what} of this table)")
+    if block.tests:
+        sentences.append(f"* and bold: q < .05 over {_count(len(block.tests), 'test')}")
     if block.floor:
-        sentences.append(f"The untrained backbone has {share(block.floor)} %")
+        sentences.append(f"Untrained backbone: {share(block.floor)} %")
     if block.chance is not None:
-        sentences.append(f"Chance is {100 * block.chance:.3g} %")
+        sentences.append(f"Chance: {100 * block.chance:.3g} %")
     if sweep.synthetic:
         sentences.append("The video trained on is synthetic")
     return ". ".join(sentences) + "."
+
+
+def reading(made: Sequence[Block]) -> str:
+    """How the tables are to be read."""
+    parts = [
+        "Δ is the MI twin less none, or less random twins of the same weight, in points, within the seeds that both "
+        "have; p is of a paired t-test over these seeds, and a dash where there are fewer than two or where the "
+        "differences do not vary; q-values are Benjamini and Hochberg’s over all tests of a table."
+    ]
+    if any(block.total for block in made):
+        parts.append(
+            "In the row of all frameworks these are the units: its accuracies are means over the frameworks that have "
+            "the arm, its Δ and p are of one mean difference a framework."
+        )
+    return " ".join(parts)
 
 
 def source_in_words(sweep: Sweep) -> str:

@@ -20,7 +20,7 @@ class Crossing:
         name: of the setting, or of all together.
         twin: with the MI twin, mean over seeds; where `none` is there, over those that both have.
         none: without twins, over the same seeds; None where no seed has both.
-        seeds: how many.
+        seeds: how many; of several settings, in that with the fewest.
     """
 
     name: str
@@ -38,6 +38,13 @@ class Crossing:
         if not chosen.any():
             return "–"
         return self._text(self.twin[chosen].mean(), None if self.none is None else self.none[chosen].mean())
+
+    def caption(self) -> str:
+        """Whose it is, and the means."""
+        return (
+            f"{self.name}, {self.seeds} seed{'' if self.seeds == 1 else 's'}. Trained and tested on the same domain "
+            f"{self.mean(True)}, on different ones {self.mean(False)}."
+        )
 
     @staticmethod
     def _text(twin: float, none: float | None) -> str:
@@ -78,20 +85,20 @@ def domains(sweep: Sweep) -> list[Domains]:
 def _crossings(trials: Arms, dataset: str, names: tuple[str, ...], metric: str, twin_weight: float) -> list[Crossing]:
     found = []
     for setting, name in arms.setting_names(trials).items():
-        twin, none = (
+        ours, theirs = (
             _matrices(trials, arms.at_weight(setting, policy, twin_weight), dataset, names, metric)
             for policy in (MI, "none")
         )
-        both = [seed for seed in twin if seed in none]
-        if twin:
-            seeds = both or list(twin)
-            without = np.mean([none[seed] for seed in both], axis=0) if both else None
-            found.append(Crossing(name, np.mean([twin[seed] for seed in seeds], axis=0), without, len(seeds)))
+        both = [seed for seed in ours if seed in theirs]
+        if ours:
+            seeds = both or list(ours)
+            without = np.mean([theirs[seed] for seed in both], axis=0) if both else None
+            found.append(Crossing(name, np.mean([ours[seed] for seed in seeds], axis=0), without, len(seeds)))
     paired = [(crossing.twin, crossing.none) for crossing in found if crossing.none is not None]
     if len(paired) > 1:
-        twin, without = (np.mean(matrices, axis=0) for matrices in zip(*paired, strict=True))
-        seeds = min(crossing.seeds for crossing in found if crossing.none is not None)
-        found.insert(0, Crossing(f"Mean of {len(paired)} frameworks or settings", twin, without, seeds))
+        twin, none = np.mean(paired, axis=0)
+        fewest = min(crossing.seeds for crossing in found if crossing.none is not None)
+        found.insert(0, Crossing(f"Mean of {len(paired)} frameworks or settings", twin, none, fewest))
     return found
 
 

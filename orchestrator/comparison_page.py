@@ -99,6 +99,7 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
     return _TEMPLATE.render(
         sweep=sweep,
         headlines=comparison.headlines(blocks),
+        reading=comparison.reading(blocks),
         training=comparison.training_in_words(sweep),
         groups=by_dataset(blocks),
         pictures=pictures,
@@ -127,13 +128,12 @@ _PAGE = """\
 {% macro picture(name) %}{% if name in pictures %}
 <figure><img src="{{ pictures[name][0] | svg }}" alt="{{ pictures[name][1] }}">
 <figcaption>{{ pictures[name][1] }}</figcaption></figure>{% endif %}{% endmacro %}
-{% macro scrolled(label) %}
+{% macro scrolled(label, caption) %}
 <div class="wide" role="region" aria-label="{{ label }}" tabindex="0"><table>{{ caller() }}</table></div>
+<p class="dim caption">{{ caption }}</p>
 {% endmacro %}
 {% macro crossing(table, one) %}
-{% call scrolled(table.title) %}
-<caption>{{ one.name }}, {{ one.seeds }} seed{{ "s" if one.seeds != 1 }}. Trained and tested on the same domain
-{{ one.mean(true) }}, on different ones {{ one.mean(false) }}.</caption>
+{% call scrolled(table.title, one.caption()) %}
 <thead><tr><th>trained on{% for domain in table.domains %}<th class="number">{{ domain }}{% endfor %}</tr></thead>
 <tbody>{% for domain in table.domains %}{% set row = loop.index0 %}
 <tr><td class="name">{{ domain }}{% for _ in table.domains %}<td class="number">{{ one.cell(row, loop.index0) }}
@@ -146,8 +146,8 @@ _PAGE = """\
 <p class="dim">infoaug sweep, <time datetime="{{ sweep.created }}">{{ sweep.created }}</time></p>
 {% for sentence in headlines %}<p class="note"><strong>{{ sentence }}</strong></p>
 {% else %}<p class="note">No trial came to an accuracy.</p>{% endfor %}
-<p>{{ sweep.source }}{% if sweep.synthetic %} The video is <strong>synthetic</strong>: what comes out shows that the
-pipeline works; it says nothing about real video.{% endif %} {{ training }}.</p>
+<p>{{ sweep.source.rstrip(".") }}.{% if sweep.synthetic %} The video is <strong>synthetic</strong>: what comes out
+shows that the pipeline works; it says nothing about real video.{% endif %} {{ training }}.</p>
 {% if sweep.failed or sweep.stopped %}<p class="note warn">{{ sweep.trials | length }} of {{ sweep.planned }} planned
 trials came to their end{{ ", {} failed".format(sweep.failed | length) if sweep.failed
 }}{{ ", {} stopped early".format(sweep.stopped | length) if sweep.stopped }}: <a href="#lost">which, and why</a>.</p>
@@ -159,19 +159,19 @@ trials came to their end{{ ", {} failed".format(sweep.failed | length) if sweep.
 {% for value, what in (
   (sweep.trials | length, "trials"),
   (count, "arms"),
-  ("%.3g" | format(passes), "images through the backbone in training"),
+  ("{:,.1f} million".format(passes / 1e6), "images through the backbone in training"),
   (trained | duration, "of training, all trials together"),
   (sweep.seconds | duration if sweep.seconds is not none else "–", "from start to end")) %}
 <div><dd>{{ value }}</dd><dt>{{ what }}</dt></div>
 {% endfor %}
 </dl>
+{% if groups %}<p>{{ reading }}</p>{% endif %}
 {% for dataset, blocks in groups.items() %}
 <h2>{{ blocks[0].title }}</h2>
 {% for block in blocks %}
 <h3>{{ metrics[block.metric] }}</h3>
 {% set rows = lines(block) %}
-{% call scrolled("{}, {}".format(block.title, metrics[block.metric])) %}
-<caption>{{ caption(block, sweep) }}</caption>
+{% call scrolled("{}, {}".format(block.title, metrics[block.metric]), caption(block, sweep)) %}
 <thead><tr>{% for name in header(block) %}<th{{ ' class="number"' | safe if not loop.first }}>{{ name }}{% endfor %}
 </tr></thead>
 <tbody>
@@ -182,8 +182,7 @@ trials came to their end{{ ", {} failed".format(sweep.failed | length) if sweep.
 {% endfor %}
 {{ "</tfoot>" | safe if block.total else "</tbody>" | safe }}{% endcall %}
 {% if block.choices %}
-{% call scrolled("chosen weights") %}
-<caption>{{ choices_caption(block) }}</caption>
+{% call scrolled("chosen weights", choices_caption(block)) %}
 <thead><tr>{% for name in choice_header %}<th{{ ' class="number"' | safe if not loop.first }}>{{ name }}{% endfor %}
 </tr></thead>
 <tbody>{% for line in choice_lines(block) %}

@@ -72,11 +72,12 @@ def _references(block: Block) -> list[str]:
 
 def terminal_tables(sweep: Sweep) -> list[Table]:
     """A table for each data set and metric, eighty columns wide where names are short; intervals on a second line."""
-    tables = []
-    for block in comparison.blocks(sweep):
+    tables, made = [], comparison.blocks(sweep)
+    for block in made:
+        below = comparison.caption(block, sweep) + (f" {comparison.reading(made)}" if block is made[-1] else "")
         table = Table(
             title=Text(f"{sweep.name}: {block.title}, {arms.METRICS[block.metric]}"),
-            caption=Text(comparison.caption(block, sweep)),
+            caption=Text(below),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
         )
@@ -111,6 +112,7 @@ def markdown(sweep: Sweep) -> str:
     made = comparison.blocks(sweep)
     parts += [f"- {escaped(sentence)}" for sentence in comparison.headlines(made)]
     parts.append(escaped(comparison.source_in_words(sweep)))
+    parts += [escaped(comparison.reading(made))] if made else []
     for block in made:
         parts.append(f"## {escaped(block.title)}: {arms.METRICS[block.metric]}")
         body = [[_bold(cell) for cell in line] for line in lines(block)]

@@ -57,7 +57,7 @@ figcaption, caption, .dim { color: var(--dim); font-size: .87rem; overflow-wrap:
 .note { border-left: 4px solid var(--accent); background: var(--card); padding: .6rem .9rem; max-width: none }
 .warn { border-color: var(--warn) } .wide { overflow-x: auto } .long { max-height: 26rem; overflow: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-.wide + .wide { margin-top: 1.2rem }
+.wide + .caption { margin-bottom: 1.2rem; max-width: none }
 caption { caption-side: bottom; text-align: left; padding-top: .4rem }
 th, td { text-align: left; padding: .4rem 1rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-size: .87rem; color: var(--dim); font-weight: 600 }
@@ -71,10 +71,13 @@ img { display: block; max-width: 100%; height: auto; border-radius: 6px; backgro
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.2rem }
 pre, code { font: .86rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
 pre { background: var(--card); padding: .8rem; white-space: pre-wrap }
-@media (max-width: 34rem) { th, td { padding-right: .5rem; font-size: .84rem } }
+@media (max-width: 34rem) { th, td { padding-right: .5rem; font-size: .84rem }
+  .wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper) } }
 @media print { :root { color-scheme: light; --ink: #000; --dim: #444; --line: #bbb; --paper: #fff; --card: #f4f4f4 }
   body { max-width: none; padding: 0; font-size: 10pt } .long { max-height: none } h2, h3 { break-after: avoid }
   img { max-height: 20cm; filter: none } .tiles div, tr { break-inside: avoid }
+  .wide { overflow: visible } .wide th, .wide td { padding-right: .5rem; font-size: 8.5pt; position: static }
+  tfoot { display: table-row-group }
   details::details-content { content-visibility: visible; block-size: auto } }
 """
 
