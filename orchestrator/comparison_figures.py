@@ -141,11 +141,12 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
         return figures.message("No training was timed.")
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    tabled = {arm: arm == arms.at_weight(arm.setting, arm.policy, twin_weight) for arm in points}
-    for arm in sorted(points, key=lambda arm: tabled[arm]):  # those of the tables last: on top, and in the legend
-        (x, y), in_tables = points[arm], tabled[arm]
-        shown = {"markersize": 6} if in_tables else {"markersize": 3.5, "alpha": 0.5}
-        axes.plot([x], [y], linestyle="none", label=arms.policy_name(arm.policy), **shown, **_style(arm.policy))
+    for policy in arms.policies(trials):
+        axes.plot([], [], linestyle="none", markersize=6, label=arms.policy_name(policy), **_style(policy))
+    for arm, (x, y) in points.items():
+        in_tables = arm == arms.at_weight(arm.setting, arm.policy, twin_weight)
+        shown = {"markersize": 6, "zorder": 3} if in_tables else {"markersize": 3.5, "alpha": 0.5}
+        axes.plot([x], [y], linestyle="none", **shown, **_style(arm.policy))
     starts = {}
     for setting, name in arms.setting_names(trials).items():
         none, twin = (arms.at_weight(setting, policy, twin_weight) for policy in ("none", MI))

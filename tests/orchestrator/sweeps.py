@@ -1,0 +1,58 @@
+"""Made-up sweeps for the tests of what is told of them."""
+
+from typing import Any
+
+from orchestrator.arms import MI, Sweep, Trial
+
+MALICIOUS = '"><script>alert(1)</script>|$x_{$ [red] *b* `c` \\'
+
+
+def trial(
+    policy: str = MI, seed: int = 0, probe: float | None = 0.5, framework: str = "simclr", **changes: Any
+) -> Trial:
+    """One trial, whose kNN is five points below its probe."""
+    result = {} if probe is None else {"probe": probe, "knn": probe - 0.05, "floor_probe": 0.3, "floor_knn": 0.25}
+    settings: dict[str, Any] = {"twin_weight": 0.0 if policy == "none" else 0.5, "negatives": "", "seconds": 90.0}
+    settings |= {"results": {"cifar10": {**result, "classes": 10}}, "epochs": 20, "passes": 2e6}
+    return Trial(framework, policy, seed=seed, **{**settings, **changes})
+
+
+def trials(accuracies: dict[str, list[float]], framework: str = "simclr", **changes: Any) -> list[Trial]:
+    """By policy, the probe's accuracy of each seed."""
+    return [
+        trial(policy, seed, probe, framework, **changes)
+        for policy, values in accuracies.items()
+        for seed, probe in enumerate(values)
+    ]
+
+
+def sweep(of: list[Trial], **changes: Any) -> Sweep:
+    """A sweep of these trials."""
+    settings: dict[str, Any] = {"name": "demo", "created": "2024-01-02T03:04:05+00:00", "twin_weight": 0.5}
+    settings |= {"budget": "steps", "source": "Video from my/videos", "synthetic": False, "planned": len(of)}
+    return Sweep(trials=of, **{**settings, **changes})
+
+
+def rich_sweep(**changes: Any) -> Sweep:
+    """Several frameworks, negatives, weights, data sets and domains; some arms and numbers are missing."""
+    made = []
+    for f, (framework, negatives) in enumerate((("simclr", "all"), ("simclr", "ring"), ("vicreg", ""), ("mine", ""))):
+        for seed in range(3):
+            for p, (policy, weight) in enumerate(
+                (("none", 0.0), ("random", 0.5), ("nearest", 0.5), (MI, 0.25), (MI, 0.5), (MI, 1.0))
+            ):
+                if framework == "mine" and policy == "random":
+                    continue
+                probe = 0.4 + 0.03 * f + 0.004 * p + 0.003 * ((7 * seed + 5 * p + 3 * f) % 5)
+                numbers: dict[str, Any] = {"probe": probe, "knn": probe - 0.04, "validation_probe": probe + 0.002 * p}
+                numbers |= {"floor_probe": 0.3, "floor_knn": 0.28, "rank_me": 50 + 100 * probe, "classes": 10}
+                crossing = [[probe, 0.2], [0.3, probe + 0.1]]
+                results: dict[str, dict[str, Any]] = {"cifar10": numbers, "scenes": {**numbers, "knn": float("nan")}}
+                results["paintings"] = {"domains": ["photo", "sketch"], "probe_matrix": crossing}
+                made.append(
+                    trial(
+                        policy, seed, framework=framework, negatives=negatives, twin_weight=weight, results=results,
+                        seconds=60.0 + 30 * p + seed, run=f"run-{len(made)}",
+                    )
+                )  # fmt: skip
+    return sweep(made, **{"failed": [("vicreg, seed 7", "out of memory")], **changes})

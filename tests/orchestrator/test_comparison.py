@@ -1,0 +1,187 @@
+"""The comparison's numbers are paired within seeds, and its words are written from the numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from orchestrator import comparison
+from orchestrator.arms import MI
+from tests.orchestrator.sweeps import rich_sweep, sweep, trial, trials
+
+SIMCLR = {"none": [0.50, 0.52, 0.51], "random": [0.49, 0.52, 0.50], MI: [0.53, 0.54, 0.55]}
+MOCO = {"none": [0.60, 0.61, 0.66], "random": [0.60, 0.62, 0.61], MI: [0.61, 0.63, 0.64]}
+VICREG = {"none": [0.40, 0.41, 0.43], MI: [0.41, 0.43, 0.46]}
+
+
+def made() -> comparison.Block:
+    """The linear probe's table of three frameworks."""
+    each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
+    return comparison.blocks(sweep([trial for group in each for trial in group]))[0]
+
+
+def test_there_is_a_table_for_each_data_set_and_metric_that_has_accuracies() -> None:
+    blocks = comparison.blocks(rich_sweep())
+    assert [(block.title, block.metric) for block in blocks] == [
+        ("cifar10", "probe"),
+        ("cifar10", "knn"),
+        ("scenes (synthetic)", "probe"),
+    ]
+    assert comparison.blocks(sweep([])) == []
+
+
+def test_a_row_has_the_means_and_the_tests_within_seeds() -> None:
+    row = made().rows[0]
+    assert {policy: cell.mean for policy, cell in row.accuracy.items()} == pytest.approx(
+        {"none": 0.51, "random": 1.51 / 3, MI: 0.54}
+    )
+    assert row.to_none is not None
+    assert row.to_random is not None
+    assert row.to_none.difference.mean == pytest.approx(0.03)
+    assert row.to_none.p == pytest.approx(stats.ttest_rel(SIMCLR[MI], SIMCLR["none"]).pvalue)
+    assert row.to_random.p == pytest.approx(stats.ttest_rel(SIMCLR[MI], SIMCLR["random"]).pvalue)
+    # half of the interval: t(0.975, 2) · s / √3, s = 0.01
+    assert row.to_none.difference.half == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)
+
+
+def test_an_arm_that_was_not_trained_is_missing_and_not_compared() -> None:
+    row = made().rows[2]
+    assert "random" not in row.accuracy
+    assert row.to_random is None
+    assert row.to_none is not None
+
+
+def test_all_frameworks_together_have_the_frameworks_as_units() -> None:
+    total = made().total
+    assert total is not None
+    ours, theirs = ([np.mean(each[policy]) for each in (SIMCLR, MOCO, VICREG)] for policy in (MI, "none"))
+    assert total.to_none is not None
+    assert total.to_random is not None
+    assert total.to_none.difference.n == 3
+    assert total.to_none.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    assert total.to_random.difference.n == 2  # VICReg has no random twins
+    assert total.accuracy[MI].mean == pytest.approx(np.mean(ours))
+    assert total.accuracy[MI].half is None
+    assert total.accuracy["random"].n == 2
+
+
+def test_a_framework_with_two_settings_counts_once_in_all_frameworks() -> None:
+    better = {**SIMCLR, MI: [0.59, 0.60, 0.61]}  # by 9 points, not 3
+    both = [*trials(SIMCLR, negatives="all"), *trials(better, negatives="ring"), *trials(VICREG, "vicreg")]
+    total = comparison.blocks(sweep(both))[0].total
+    assert total is not None
+    assert total.to_none is not None
+    assert total.to_none.difference.n == 2
+    assert total.to_none.difference.mean == pytest.approx((0.06 + 0.02) / 2)
+
+
+def test_one_framework_alone_has_no_row_of_all_frameworks() -> None:
+    assert comparison.blocks(sweep(trials(SIMCLR)))[0].total is None
+
+
+def test_q_values_are_over_all_tests_of_a_table() -> None:
+    block = made()
+    tests = block.tests
+    assert len(tests) == 7
+    expected = stats.false_discovery_control([test.p for test in tests])
+    assert [test.q for test in tests] == pytest.approx(list(expected))
+
+
+def test_only_a_small_q_value_is_marked() -> None:
+    test = made().tests[0]
+    assert [comparison.marked(dataclasses.replace(test, q=q)) for q in (0.049, 0.05, None)] == [True, False, False]
+    assert not comparison.marked(None)
+
+
+def test_random_twins_of_another_weight_are_not_compared_with() -> None:
+    of = [*trials({MI: SIMCLR[MI], "none": SIMCLR["none"]}), *trials({"random": [0.5] * 3}, twin_weight=2.0)]
+    row = comparison.blocks(sweep(of))[0].rows[0]
+    assert row.to_random is None
+    assert "random" not in row.accuracy
+
+
+def test_the_untrained_backbone_counts_once_a_seed() -> None:
+    of = [
+        trial(policy, seed, results={"cifar10": {"probe": 0.5, "floor_probe": 0.3 + 0.1 * seed}})
+        for policy, seed in (("none", 0), ("random", 0), (MI, 0), ("none", 1))
+    ]
+    floor = comparison.blocks(sweep(of))[0].floor
+    assert floor is not None
+    assert (floor.mean, floor.n) == (pytest.approx(0.35), 2)
+
+
+def weighed(weight: float, validation: float, test: float, seeds: int = 2) -> list[object]:
+    """Trials of the MI twin at a weight."""
+    return [
+        trial(seed=seed, twin_weight=weight, results={"x": {"probe": test, "validation_probe": validation}})
+        for seed in range(seeds)
+    ]
+
+
+def test_the_weight_is_chosen_by_validation_and_never_by_the_test_images() -> None:
+    of = [*weighed(0.1, 0.6, 0.5), *weighed(0.5, 0.7, 0.4), *weighed(1.0, 0.65, 0.9), *weighed(2.0, 0.99, 0.9, seeds=1)]
+    none = [trial("none", seed, results={"x": {"probe": 0.3}}) for seed in range(2)]
+    (choice,) = comparison.blocks(sweep([*of, *none]))[0].choices  # type: ignore[list-item]
+    assert (choice.weight, choice.tried) == (0.5, 4)  # 2.0 has fewer seeds than the others
+    assert (choice.validation.mean, choice.test.mean) == pytest.approx((0.7, 0.4))
+    assert choice.to_none is not None
+    assert choice.to_none.difference.mean == pytest.approx(0.1)
+
+
+def test_of_weights_that_validate_alike_the_smallest_is_chosen_and_a_single_one_is_no_choice() -> None:
+    of = [*weighed(1.0, 0.5, 0.5), *weighed(0.5, 0.5, 0.5)]
+    assert comparison.blocks(sweep(of))[0].choices[0].weight == 0.5  # type: ignore[arg-type]
+    assert comparison.blocks(sweep(weighed(0.5, 0.5, 0.5)))[0].choices == []  # type: ignore[arg-type]
+
+
+def test_the_headline_is_written_from_the_numbers() -> None:
+    sentence = comparison.headline(made())
+    assert sentence.startswith("Over 3 frameworks and 3 seeds the MI twin changes linear probe accuracy on cifar10 by ")
+    mean = (3.0 + 1 / 3 + 2.0) / 3
+    assert f"by +{mean:.1f} ± " in sentence
+    assert "against none and by " in sentence
+    assert "points (n = 2, p = " in sentence
+
+
+def test_the_headline_of_one_framework_and_seed_claims_no_interval_and_no_test() -> None:
+    of = [trial("none", probe=0.5), trial(MI, probe=0.47)]
+    sentence = comparison.headline(comparison.blocks(sweep(of))[0])
+    assert sentence == (
+        "With SimCLR over 1 seed the MI twin changes linear probe accuracy on cifar10 by −3.0 points against none."
+    )
+
+
+def test_where_nothing_can_be_compared_the_headline_says_so() -> None:
+    (block, _) = comparison.blocks(sweep([trial("random")]))
+    assert "No trials with and without the MI twin" in comparison.headline(block)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"budget": "steps"}, "Every arm trained the same number of steps (20 epochs)"),
+        ({"budget": "passes"}, "Every arm saw the same number of images through the backbone (20 epochs)"),
+        ({"synthetic": True}, "The video trained on is synthetic"),
+        ({}, "after the last epoch of training; mean of 3 seeds ± 95 % interval"),
+        ({}, "Untrained backbone: 30.0 ± 0.0 %. Chance: 10 %"),
+    ],
+)
+def test_the_caption_says_what_the_numbers_are(changes: dict[str, object], said: str) -> None:
+    of = sweep(trials(SIMCLR), **changes)
+    assert said in comparison.caption(comparison.blocks(of)[0], of)
+
+
+def test_the_caption_says_where_seeds_are_missing_and_real_video_is_not_called_synthetic() -> None:
+    of = sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5]}))
+    caption = comparison.caption(comparison.blocks(of)[0], of)
+    assert "mean of 1 to 3 seeds ± 95 % interval, and n where it is not 3" in caption
+    assert "synthetic" not in caption
+
+
+@given(st.permutations(list(rich_sweep().trials)))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_the_trials_changes_no_table(order: list[object]) -> None:
+    assert comparison.blocks(rich_sweep()) == comparison.blocks(dataclasses.replace(rich_sweep(), trials=order))
