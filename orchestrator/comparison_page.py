@@ -7,7 +7,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator import arms, comparison, comparison_domains, comparison_figures, comparison_tables, figures
+from orchestrator import (
+    arms,
+    comparison,
+    comparison_domains,
+    comparison_figures,
+    comparison_tables,
+    comparison_words,
+    figures,
+)
 from orchestrator.arms import Sweep
 from orchestrator.comparison import Block
 from orchestrator.page import template, without_passwords
@@ -42,7 +50,7 @@ def draw(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, tup
     for dataset, blocks in by_dataset(comparison.blocks(sweep)).items():
         title, metric, slug = blocks[0].title, blocks[0].metric, file_name(dataset, list(arms.datasets(trials)))
         named = f"{arms.METRICS[metric]}, {title}"
-        over = f"over {comparison.seeds_in_words(blocks[0])}"
+        over = f"over {comparison_words.seeds_in_words(blocks[0])}"
         drawn[f"accuracy-{slug}"] = (
             comparison_figures.draw_accuracy(blocks),
             f"The tables of {title} as a figure: means {over}, with 95 % intervals where there are several seeds. "
@@ -98,9 +106,12 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
     suffixes = {block.dataset: file_name(block.dataset, arms.datasets(arms.grouped(sweep.trials))) for block in blocks}
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=comparison.headlines(blocks),
-        reading=comparison.reading(blocks),
-        training=comparison.training_in_words(sweep),
+        headlines=comparison_words.headlines(blocks),
+        reading=comparison_words.reading(blocks),
+        lost=comparison_words.lost(sweep),
+        ended=comparison_words.ended_in_words(sweep),
+        source=comparison_words.source_in_words(sweep),
+        training=comparison_words.training_in_words(sweep),
         groups=by_dataset(blocks),
         pictures=pictures,
         suffixes=suffixes,
@@ -113,8 +124,8 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
         packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
         csv={"trials.csv": comparison_tables.trials_csv(sweep), "summary.csv": comparison_tables.summary_csv(sweep)},
         metrics=arms.METRICS,
-        caption=comparison.caption,
-        choices_caption=comparison.choices_caption,
+        caption=comparison_words.caption,
+        choices_caption=comparison_words.choices_caption,
         header=comparison_tables.header,
         lines=comparison_tables.lines,
         choice_header=comparison_tables.CHOICE_HEADER,
@@ -146,13 +157,9 @@ _PAGE = """\
 <p class="dim">infoaug sweep, <time datetime="{{ sweep.created }}">{{ sweep.created }}</time></p>
 {% for sentence in headlines %}<p class="note"><strong>{{ sentence }}</strong></p>
 {% else %}<p class="note">No trial came to an accuracy.</p>{% endfor %}
-<p>{{ sweep.source.rstrip(".") }}.{% if sweep.synthetic %} The video is <strong>synthetic</strong>: what comes out
-shows that the pipeline works; it says nothing about real video.{% endif %} {{ training }}.</p>
-{% if sweep.failed or sweep.stopped %}<p class="note warn">{{ sweep.trials | length }} of {{ sweep.planned }} planned
-trials came to their end{{ ", {} failed".format(sweep.failed | length) if sweep.failed
-}}{{ ", {} stopped early".format(sweep.stopped | length) if sweep.stopped }}: <a href="#lost">which, and why</a>.</p>
-{% elif sweep.trials | length < sweep.planned %}<p class="note warn">{{ sweep.trials | length }} of
-{{ sweep.planned }} planned trials are in it.</p>{% endif %}
+<p>{{ source }} {{ training }}.</p>
+{% if lost or sweep.trials | length < sweep.planned %}<p class="note warn">{{ ended }}{% if lost %}:
+<a href="#lost">which are not in the tables, and why</a>{% endif %}.</p>{% endif %}
 {% endblock %}
 {% block main %}
 <dl class="tiles">
@@ -208,13 +215,13 @@ it changes against none within seeds, in points.</p>
 <h2>Time of an estimate</h2>
 {{ picture("estimation-time") }}
 
-{% if sweep.failed or sweep.stopped %}<h2 id="lost">Trials that did not come to their end</h2>
-<div class="wide long" tabindex="0" role="region" aria-label="failed and stopped trials"><table>
+{% if lost %}<h2 id="lost">Trials that the tables do not have</h2>
+<div class="wide long" tabindex="0" role="region" aria-label="trials that the tables do not have"><table>
 <thead><tr><th>trial<th>what<th>why</tr></thead>
 <tbody>
-{% for what, lost in (("failed", sweep.failed), ("stopped early", sweep.stopped)) %}{% for name, why in lost %}
+{% for name, what, why in lost %}
 <tr><td class="name">{{ name }}<td>{{ what }}<td class="name">{{ why }}</tr>
-{% endfor %}{% endfor %}
+{% endfor %}
 </tbody></table></div>{% endif %}
 
 <h2>Numbers</h2>

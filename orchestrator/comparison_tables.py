@@ -11,9 +11,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import arms, comparison
+from orchestrator import arms, comparison, comparison_words
 from orchestrator.arms import MI, Sweep, values
-from orchestrator.comparison import Block, Row, share
+from orchestrator.comparison import Block, Row
+from orchestrator.comparison_words import share
 from orchestrator.seeds import Paired, points, probability, summary
 
 KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # those of which `summary_csv` has rows
@@ -74,7 +75,9 @@ def terminal_tables(sweep: Sweep) -> list[Table]:
     """A table for each data set and metric, eighty columns wide where names are short; intervals on a second line."""
     tables, made = [], comparison.blocks(sweep)
     for block in made:
-        below = comparison.caption(block, sweep) + (f" {comparison.reading(made)}" if block is made[-1] else "")
+        below = comparison_words.caption(block, sweep) + (
+            f" {comparison_words.reading(made)}" if block is made[-1] else ""
+        )
         table = Table(
             title=Text(f"{sweep.name}: {block.title}, {arms.METRICS[block.metric]}"),
             caption=Text(below),
@@ -110,21 +113,20 @@ def markdown(sweep: Sweep) -> str:
     """All tables, and what did not come to its end, as GitHub reads Markdown."""
     parts = [f"# {escaped(sweep.name)}"]
     made = comparison.blocks(sweep)
-    parts += [f"- {escaped(sentence)}" for sentence in comparison.headlines(made)]
-    parts.append(escaped(comparison.source_in_words(sweep)))
-    parts += [escaped(comparison.reading(made))] if made else []
+    parts += [f"**{escaped(sentence)}**" for sentence in comparison_words.headlines(made)]
+    parts.append(escaped(f"{comparison_words.source_in_words(sweep)} {comparison_words.ended_in_words(sweep)}."))
+    parts += [escaped(comparison_words.reading(made))] if made else []
     for block in made:
         parts.append(f"## {escaped(block.title)}: {arms.METRICS[block.metric]}")
         body = [[_bold(cell) for cell in line] for line in lines(block)]
-        parts += [_grid(header(block), body), escaped(comparison.caption(block, sweep))]
+        parts += [_grid(header(block), body), escaped(comparison_words.caption(block, sweep))]
         if block.choices:
             body = [[escaped(cell) for cell in line] for line in choice_lines(block)]
-            parts += [_grid(CHOICE_HEADER, body), escaped(comparison.choices_caption(block))]
-    for title, trials in (("Failed", sweep.failed), ("Stopped early", sweep.stopped)):
-        if trials:
-            body = [[escaped(name), escaped(why)] for name, why in trials]
-            parts += [f"## {title}", _grid(("trial", "why"), body, numbers=False)]
-    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1) + "\n"
+            parts += [_grid(CHOICE_HEADER, body), escaped(comparison_words.choices_caption(block))]
+    gone = [[escaped(cell) for cell in line] for line in comparison_words.lost(sweep)]
+    if gone:
+        parts += ["## Trials that the tables do not have", _grid(("trial", "what", "why"), gone, numbers=False)]
+    return "\n\n".join(parts) + "\n"
 
 
 def escaped(text: str) -> str:

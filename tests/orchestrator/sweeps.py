@@ -2,9 +2,13 @@
 
 from typing import Any
 
+from orchestrator import comparison
 from orchestrator.arms import MI, Sweep, Trial
 
 MALICIOUS = '"><script>alert(1)</script>|$x_{$ [red] *b* `c` \\'
+SIMCLR = {"none": [0.50, 0.52, 0.51], "random": [0.49, 0.52, 0.50], MI: [0.53, 0.54, 0.55]}
+MOCO = {"none": [0.60, 0.61, 0.66], "random": [0.60, 0.62, 0.61], MI: [0.61, 0.63, 0.64]}
+VICREG = {"none": [0.40, 0.41, 0.43], MI: [0.41, 0.43, 0.46]}
 
 
 def trial(
@@ -31,6 +35,12 @@ def sweep(of: list[Trial], **changes: Any) -> Sweep:
     settings: dict[str, Any] = {"name": "demo", "created": "2024-01-02T03:04:05+00:00", "twin_weight": 0.5}
     settings |= {"budget": "steps", "source": "Video from my/videos", "synthetic": False, "planned": len(of)}
     return Sweep(trials=of, **{**settings, **changes})
+
+
+def three_frameworks() -> comparison.Block:
+    """The linear probe's table of three frameworks."""
+    each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
+    return comparison.blocks(sweep([trial for group in each for trial in group]))[0]
 
 
 def rich_sweep(**changes: Any) -> Sweep:

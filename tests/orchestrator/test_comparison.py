@@ -10,17 +10,7 @@ from scipy import stats
 
 from orchestrator import comparison
 from orchestrator.arms import MI
-from tests.orchestrator.sweeps import rich_sweep, sweep, trial, trials
-
-SIMCLR = {"none": [0.50, 0.52, 0.51], "random": [0.49, 0.52, 0.50], MI: [0.53, 0.54, 0.55]}
-MOCO = {"none": [0.60, 0.61, 0.66], "random": [0.60, 0.62, 0.61], MI: [0.61, 0.63, 0.64]}
-VICREG = {"none": [0.40, 0.41, 0.43], MI: [0.41, 0.43, 0.46]}
-
-
-def made() -> comparison.Block:
-    """The linear probe's table of three frameworks."""
-    each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
-    return comparison.blocks(sweep([trial for group in each for trial in group]))[0]
+from tests.orchestrator.sweeps import MOCO, SIMCLR, VICREG, rich_sweep, sweep, three_frameworks, trial, trials
 
 
 def test_there_is_a_table_for_each_data_set_and_metric_that_has_accuracies() -> None:
@@ -34,7 +24,7 @@ def test_there_is_a_table_for_each_data_set_and_metric_that_has_accuracies() -> 
 
 
 def test_a_row_has_the_means_and_the_tests_within_seeds() -> None:
-    row = made().rows[0]
+    row = three_frameworks().rows[0]
     assert {policy: cell.mean for policy, cell in row.accuracy.items()} == pytest.approx(
         {"none": 0.51, "random": 1.51 / 3, MI: 0.54}
     )
@@ -48,14 +38,14 @@ def test_a_row_has_the_means_and_the_tests_within_seeds() -> None:
 
 
 def test_an_arm_that_was_not_trained_is_missing_and_not_compared() -> None:
-    row = made().rows[2]
+    row = three_frameworks().rows[2]
     assert "random" not in row.accuracy
     assert row.to_random is None
     assert row.to_none is not None
 
 
 def test_all_frameworks_together_have_the_frameworks_as_units() -> None:
-    total = made().total
+    total = three_frameworks().total
     assert total is not None
     ours, theirs = ([np.mean(each[policy]) for each in (SIMCLR, MOCO, VICREG)] for policy in (MI, "none"))
     assert total.to_none is not None
@@ -83,7 +73,7 @@ def test_one_framework_alone_has_no_row_of_all_frameworks() -> None:
 
 
 def test_q_values_are_over_all_tests_of_a_table() -> None:
-    block = made()
+    block = three_frameworks()
     tests = block.tests
     assert len(tests) == 7
     expected = stats.false_discovery_control([test.p for test in tests])
@@ -91,7 +81,7 @@ def test_q_values_are_over_all_tests_of_a_table() -> None:
 
 
 def test_only_a_small_q_value_is_marked() -> None:
-    test = made().tests[0]
+    test = three_frameworks().tests[0]
     assert [comparison.marked(dataclasses.replace(test, q=q)) for q in (0.049, 0.05, None)] == [True, False, False]
     assert not comparison.marked(None)
 
@@ -135,50 +125,6 @@ def test_of_weights_that_validate_alike_the_smallest_is_chosen_and_a_single_one_
     of = [*weighed(1.0, 0.5, 0.5), *weighed(0.5, 0.5, 0.5)]
     assert comparison.blocks(sweep(of))[0].choices[0].weight == 0.5  # type: ignore[arg-type]
     assert comparison.blocks(sweep(weighed(0.5, 0.5, 0.5)))[0].choices == []  # type: ignore[arg-type]
-
-
-def test_the_headline_is_written_from_the_numbers() -> None:
-    sentence = comparison.headline(made())
-    assert sentence.startswith("Over 3 frameworks and 3 seeds the MI twin changes linear probe accuracy on cifar10 by ")
-    mean = (3.0 + 1 / 3 + 2.0) / 3
-    assert f"by +{mean:.1f} ± " in sentence
-    assert "against none and by " in sentence
-    assert "points (n = 2, p = " in sentence
-
-
-def test_the_headline_of_one_framework_and_seed_claims_no_interval_and_no_test() -> None:
-    of = [trial("none", probe=0.5), trial(MI, probe=0.47)]
-    sentence = comparison.headline(comparison.blocks(sweep(of))[0])
-    assert sentence == (
-        "With SimCLR over 1 seed the MI twin changes linear probe accuracy on cifar10 by −3.0 points against none."
-    )
-
-
-def test_where_nothing_can_be_compared_the_headline_says_so() -> None:
-    (block, _) = comparison.blocks(sweep([trial("random")]))
-    assert "No trials with and without the MI twin" in comparison.headline(block)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"budget": "steps"}, "Every arm trained the same number of steps (20 epochs)"),
-        ({"budget": "passes"}, "Every arm saw the same number of images through the backbone (20 epochs)"),
-        ({"synthetic": True}, "The video trained on is synthetic"),
-        ({}, "after the last epoch of training; mean of 3 seeds ± 95 % interval"),
-        ({}, "Untrained backbone: 30.0 ± 0.0 %. Chance: 10 %"),
-    ],
-)
-def test_the_caption_says_what_the_numbers_are(changes: dict[str, object], said: str) -> None:
-    of = sweep(trials(SIMCLR), **changes)
-    assert said in comparison.caption(comparison.blocks(of)[0], of)
-
-
-def test_the_caption_says_where_seeds_are_missing_and_real_video_is_not_called_synthetic() -> None:
-    of = sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5]}))
-    caption = comparison.caption(comparison.blocks(of)[0], of)
-    assert "mean of 1 to 3 seeds ± 95 % interval, and n where it is not 3" in caption
-    assert "synthetic" not in caption
 
 
 @given(st.permutations(list(rich_sweep().trials)))
