@@ -1,0 +1,117 @@
+"""Figures of a comparison draw what the tables have, and say so in words where there is nothing to draw."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from scipy import stats
+
+from orchestrator import arms, comparison, comparison_figures, figures
+from orchestrator.arms import MI
+from tests.orchestrator.conftest import decoded, words
+from tests.orchestrator.sweeps import MALICIOUS, rich_sweep, sweep, three_frameworks, trial, trials
+
+RICH = arms.grouped(rich_sweep().trials)
+TIMES: list[dict[str, Any]] = [
+    {"estimator": estimator, "observations": length, "ms_per_pair": cost * length, "machine": "a $machine$"}
+    for estimator, cost in (("ksg", 0.001), ("3kl", 0.002), ("npeet", 0.1))
+    for length in (32, 64)
+]
+DRAWS: dict[str, Callable[[], Figure]] = {
+    "accuracy": lambda: comparison_figures.draw_accuracy(comparison.blocks(rich_sweep())[:2]),
+    "weights": lambda: comparison_figures.draw_weights(RICH, "cifar10", "probe", 0.5),
+    "times": lambda: comparison_figures.draw_estimation_times(TIMES),
+    "time": lambda: comparison_figures.draw_time(RICH, "cifar10", "probe", 0.5),
+    "quality": lambda: comparison_figures.draw_quality(RICH, "cifar10"),
+}
+ALONE = arms.grouped([trial(results={"x": {"validation_probe": 0.5}})])
+NOTHING: list[tuple[Callable[[], Figure], str]] = [
+    (lambda: comparison_figures.draw_accuracy([]), "No accuracy was measured"),
+    (
+        lambda: comparison_figures.draw_weights(ALONE, "x", "probe", 0.5),
+        "No framework was trained with MI twins of sev",
+    ),
+    (lambda: comparison_figures.draw_estimation_times([]), "The time of an estimate was not measured"),
+    (lambda: comparison_figures.draw_time(ALONE, "x", "probe", 0.5), "No training was timed"),
+    (lambda: comparison_figures.draw_quality(ALONE, "x"), "RankMe was not measured"),
+]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_a_figure_becomes_a_png_and_an_svg_that_are_always_the_same(kind: str) -> None:
+    image = decoded(DRAWS[kind]())
+    assert image.std() > 10
+    assert 500 < image.shape[1] < 850  # to be read on a phone
+    vector = figures.svg(DRAWS[kind]())
+    assert vector.rstrip().endswith(b"</svg>")
+    assert vector == figures.svg(DRAWS[kind]())
+
+
+@pytest.mark.parametrize(("draw", "sentence"), NOTHING, ids=[sentence for _, sentence in NOTHING])
+def test_where_there_is_nothing_to_draw_the_figure_says_so(draw: Callable[[], Figure], sentence: str) -> None:
+    assert sentence in words(draw())
+
+
+def test_accuracies_stand_at_their_means_a_panel_a_metric() -> None:
+    figure = comparison_figures.draw_accuracy([three_frameworks()])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SimCLR", "MoCo v2", "VICReg"]
+    drawn = {container.get_label(): np.asarray(container[0].get_xdata(), float) for container in axes.containers}  # type: ignore[index, attr-defined]
+    np.testing.assert_allclose(drawn["MI twin"], [54.0, 100 * (0.61 + 0.63 + 0.64) / 3, 100 * 1.3 / 3])
+    assert len(drawn["random"]) == 2  # VICReg was not trained with random twins
+    assert "untrained" in words(figure)
+
+
+def test_policies_differ_by_marker_and_not_by_colour_alone() -> None:
+    markers = [style["marker"] for style in comparison_figures.STYLES.values()]
+    assert len(set(markers)) == len(markers)
+
+
+def test_weights_have_a_panel_a_setting_of_the_same_height_with_their_means() -> None:
+    figure = comparison_figures.draw_weights(RICH, "cifar10", "probe", 0.5)
+    assert [axes.get_title("left") for axes in figure.axes] == ["SimCLR, all", "SimCLR, ring", "VICReg", "mine"]
+    spans = [np.ptp(axes.get_ylim()) for axes in figure.axes]
+    assert spans == pytest.approx([spans[0]] * 4)
+    setting = arms.settings(RICH)[0]
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "MI twin"]
+    for weight, shown in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True):
+        expected = np.mean(list(arms.values(RICH, arms.Arm(setting, MI, weight), "cifar10", "probe").values()))
+        assert shown == pytest.approx(100 * expected)
+    assert {"none", "random", "MI twin"} <= set(words(figure).splitlines())
+
+
+def test_time_has_a_mark_an_arm_and_a_line_from_none_to_the_mi_twin() -> None:
+    axes = comparison_figures.draw_time(RICH, "cifar10", "probe", 0.5).axes[0]
+    lengths = [len(np.asarray(line.get_xdata())) for line in axes.lines]
+    assert lengths.count(1) == len(RICH)
+    assert lengths.count(2) == 4
+
+
+def test_the_rank_correlation_is_spearmans_and_owns_up_to_too_few_or_constant_values() -> None:
+    x, y = [1.0, 2.0, 3.0, 4.0, 5.0], [0.2, 0.1, 0.4, 0.3, 0.5]
+    found = stats.spearmanr(x, y)
+    assert comparison_figures.rank_correlation(x, y) == (
+        f"Spearman’s ρ = {1 - 6 * 4 / (5 * 24):.2f}, p = {f'{found.pvalue:.3f}'[1:]}, 5 arms"
+    )
+    assert comparison_figures.rank_correlation(x, y[::-1]).startswith("Spearman’s ρ = −")
+    assert "too few" in comparison_figures.rank_correlation(x[:2], y[:2])
+    assert "does not vary" in comparison_figures.rank_correlation(x, [0.5] * 5)
+
+
+def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> None:
+    of = [
+        *trials({"none": [0.5], MI: [0.6]}, MALICIOUS),
+        *trials({MI: [0.5], "$x$": [0.4]}, MALICIOUS, twin_weight=1.0),
+    ]
+    found = arms.grouped(of)
+    for figure in (
+        comparison_figures.draw_accuracy(comparison.blocks(sweep(of))),
+        comparison_figures.draw_weights(found, "cifar10", "probe", 0.5),
+        comparison_figures.draw_time(found, "cifar10", "probe", 0.5),
+    ):
+        assert decoded(figure).std() > 5
+    assert comparison_figures.draw_accuracy(comparison.blocks(sweep(of))).axes[0].get_yticklabels()[0].get_text() == (
+        MALICIOUS
+    )
