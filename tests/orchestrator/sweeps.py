@@ -53,7 +53,7 @@ def rich_sweep(**changes: Any) -> Sweep:
             ):
                 if framework == "mine" and policy == "random":
                     continue
-                probe = 0.4 + 0.03 * f + 0.004 * p + 0.003 * ((7 * seed + 5 * p + 3 * f) % 5)
+                probe = 0.4 + 0.03 * f + 0.004 * p + 0.003 * ((7 * seed + seed * p + 3 * f) % 5)
                 numbers: dict[str, Any] = {"probe": probe, "knn": probe - 0.04, "validation_probe": probe + 0.002 * p}
                 numbers |= {"floor_probe": 0.3, "floor_knn": 0.28, "rank_me": 50 + 100 * probe, "classes": 10}
                 crossing = [[probe, 0.2], [0.3, probe + 0.1]]
