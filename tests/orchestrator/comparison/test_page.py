@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from orchestrator import comparison_page
-from orchestrator.arms import MI, Sweep
-from tests.orchestrator.sweeps import MALICIOUS, rich_sweep, sweep, trial, trials
+from orchestrator.comparison import page
+from orchestrator.comparison.arms import MI, Sweep
+from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, trial, trials
 from tests.orchestrator.test_report import Seen
 
 MARKUP = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
@@ -16,13 +16,13 @@ MARKUP = '"><script>alert(1)</script><img src=http://evil.example/x onerror=aler
 
 def told(of: Sweep) -> Seen:
     """The page, without figures."""
-    return Seen(comparison_page.page(of, {}))
+    return Seen(page.page(of, {}))
 
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """All files of a sweep."""
-    return comparison_page.files(rich_sweep())
+    return page.files(rich_sweep())
 
 
 def test_there_is_a_page_a_text_two_tables_and_every_figure_as_png_and_svg(files: dict[str, bytes]) -> None:
@@ -104,17 +104,17 @@ def test_config_and_numbers_can_be_taken_from_the_page_without_passwords(files: 
     assert links["trials.csv"] == files["trials.csv"]
     assert links["summary.csv"] == files["summary.csv"]
     secret = sweep([], config_yaml="store: s3://me:hunter2@bucket/x\n", commit="abc123", packages={"numpy": "2.0"})
-    page = comparison_page.page(secret, {})
-    seen = Seen(page)
+    made = page.page(secret, {})
+    seen = Seen(made)
     (link,) = [a["href"] or "" for _, a in seen.tags if a.get("download") == "demo.yaml"]
     assert base64.b64decode(link.partition("base64,")[2]) == b"store: s3://bucket/x\n"
-    assert "hunter2" not in page
+    assert "hunter2" not in made
     assert "infoaug sweep demo.yaml" in seen.text
     assert "commit abc123, numpy 2.0" in seen.text
 
 
 def test_a_sweep_of_which_nothing_came_still_has_all_files() -> None:
-    made = comparison_page.files(sweep([], planned=4, failed=[("a", "why")]))
+    made = page.files(sweep([], planned=4, failed=[("a", "why")]))
     assert "No trial came to an accuracy" in Seen(made["comparison.html"].decode()).text
     assert "estimation-time.svg" in made
 
@@ -122,11 +122,11 @@ def test_a_sweep_of_which_nothing_came_still_has_all_files() -> None:
 def test_the_order_of_the_trials_changes_no_byte(files: dict[str, bytes]) -> None:
     of = rich_sweep()
     shuffled = dataclasses.replace(of, trials=random.Random(2).sample(list(of.trials), len(of.trials)))
-    assert comparison_page.files(shuffled) == files
+    assert page.files(shuffled) == files
 
 
 def test_data_sets_of_alike_names_have_files_of_their_own() -> None:
     names = ["a/pets", "b pets", "a-pets", "…"]
-    found = [comparison_page.file_name(name, names) for name in names]
+    found = [page.file_name(name, names) for name in names]
     assert len(set(found)) == 4
     assert all(part and set(part) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for part in found)

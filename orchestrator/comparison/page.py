@@ -7,17 +7,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator import (
-    arms,
-    comparison,
-    comparison_domains,
-    comparison_figures,
-    comparison_tables,
-    comparison_words,
-    figures,
-)
-from orchestrator.arms import Sweep
-from orchestrator.comparison import Block
+from orchestrator import figures
+from orchestrator.comparison import arms, domains, plots, tables, words
+from orchestrator.comparison.arms import Sweep
+from orchestrator.comparison.blocks import Block, blocks_of
 from orchestrator.page import template, without_passwords
 
 
@@ -36,9 +29,9 @@ def files(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, by
     pictures = {name: (vectors[name], caption) for name, (_, caption) in drawn.items()}
     made = {
         "comparison.html": page(sweep, pictures).encode(),
-        "comparison.md": comparison_tables.markdown(sweep).encode(),
-        "trials.csv": comparison_tables.trials_csv(sweep).encode(),
-        "summary.csv": comparison_tables.summary_csv(sweep).encode(),
+        "comparison.md": tables.markdown(sweep).encode(),
+        "trials.csv": tables.trials_csv(sweep).encode(),
+        "summary.csv": tables.summary_csv(sweep).encode(),
     }
     made |= {f"{name}.png": figures.png(figure) for name, (figure, _) in drawn.items()}
     return made | {f"{name}.svg": vector for name, vector in vectors.items()}
@@ -47,33 +40,33 @@ def files(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, by
 def draw(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, tuple[Figure, str]]:
     """All figures with their captions, by names that can be those of files."""
     trials, drawn = arms.grouped(sweep.trials), {}
-    for dataset, blocks in by_dataset(comparison.blocks(sweep)).items():
+    for dataset, blocks in by_dataset(blocks_of(sweep)).items():
         title, metric, slug = blocks[0].title, blocks[0].metric, file_name(dataset, list(arms.datasets(trials)))
         named = f"{arms.METRICS[metric]}, {title}"
-        over = f"over {comparison_words.seeds_in_words(blocks[0])}"
+        over = f"over {words.seeds_in_words(blocks[0])}"
         drawn[f"accuracy-{slug}"] = (
-            comparison_figures.draw_accuracy(blocks),
+            plots.draw_accuracy(blocks),
             f"The tables of {title} as a figure: means {over}, with 95 % intervals where there are several seeds. "
             "Differences within seeds are more certain than these intervals show: they are in the tables.",
         )
         drawn[f"weights-{slug}"] = (
-            comparison_figures.draw_weights(trials, dataset, metric, sweep.twin_weight),
+            plots.draw_weights(trials, dataset, metric, sweep.twin_weight),
             f"How much the MI twin counts ({named}): mean {over} and its 95 % interval as a band; dashed: no twins; "
             f"square: random twins at weight {sweep.twin_weight:g}. All panels have the same height in points.",
         )
         drawn[f"time-{slug}"] = (
-            comparison_figures.draw_time(trials, dataset, metric, sweep.twin_weight),
+            plots.draw_time(trials, dataset, metric, sweep.twin_weight),
             f"Accuracy ({named}) against the time of training by the wall clock, means {over}; a line leads from no "
             f"twins to the MI twin; small marks: other weights than {sweep.twin_weight:g}.",
         )
         drawn[f"rank-me-{slug}"] = (
-            comparison_figures.draw_quality(trials, dataset),
+            plots.draw_quality(trials, dataset),
             f"What quality without labels tells of accuracy ({title}): RankMe (Garrido et al. 2023), the effective "
             "rank of the features, against the linear probe; one mark an arm, means over seeds, with the rank "
             "correlation over arms.",
         )
     drawn["estimation-time"] = (
-        comparison_figures.draw_estimation_times(times),
+        plots.draw_estimation_times(times),
         "Time of one estimate of mutual information, two trajectories in two dimensions, k = 3, against the number "
         "of observations; measured on the machine that wrote this page.",
     )
@@ -102,34 +95,34 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
         sweep: whose trials are compared.
         pictures: SVG bytes and a caption, by name as `draw` has them; those that are not there are left out.
     """
-    blocks = comparison.blocks(sweep)
+    blocks = blocks_of(sweep)
     suffixes = {block.dataset: file_name(block.dataset, arms.datasets(arms.grouped(sweep.trials))) for block in blocks}
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=comparison_words.headlines(blocks),
-        reading=comparison_words.reading(blocks),
-        lost=comparison_words.lost(sweep),
-        ended=comparison_words.ended_in_words(sweep),
-        source=comparison_words.source_in_words(sweep),
-        training=comparison_words.training_in_words(sweep),
+        headlines=words.headlines(blocks),
+        reading=words.reading(blocks),
+        lost=words.lost(sweep),
+        ended=words.ended_in_words(sweep),
+        source=words.source_in_words(sweep),
+        training=words.training_in_words(sweep),
         groups=by_dataset(blocks),
         pictures=pictures,
         suffixes=suffixes,
-        domains=comparison_domains.domains(sweep),
+        domains=domains.domains(sweep),
         count=len({arms.arm_of(trial) for trial in sweep.trials}),
         trained=sum(trial.seconds for trial in sweep.trials),
         passes=sum(trial.passes for trial in sweep.trials),
         config_yaml=without_passwords(sweep.config_yaml),
         command=f"infoaug sweep {shlex.quote(sweep.name + '.yaml')}",
         packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
-        csv={"trials.csv": comparison_tables.trials_csv(sweep), "summary.csv": comparison_tables.summary_csv(sweep)},
+        csv={"trials.csv": tables.trials_csv(sweep), "summary.csv": tables.summary_csv(sweep)},
         metrics=arms.METRICS,
-        caption=comparison_words.caption,
-        choices_caption=comparison_words.choices_caption,
-        header=comparison_tables.header,
-        lines=comparison_tables.lines,
-        choice_header=comparison_tables.CHOICE_HEADER,
-        choice_lines=comparison_tables.choice_lines,
+        caption=words.caption,
+        choices_caption=words.choices_caption,
+        header=tables.header,
+        lines=tables.lines,
+        choice_header=tables.CHOICE_HEADER,
+        choice_lines=tables.choice_lines,
     )
 
 

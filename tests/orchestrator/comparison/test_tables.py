@@ -10,16 +10,17 @@ import re
 import pytest
 from rich.console import Console
 
-from orchestrator import comparison, comparison_tables
-from orchestrator.arms import MI, Sweep
-from tests.orchestrator.sweeps import MALICIOUS, SIMCLR, rich_sweep, sweep, three_frameworks, trial, trials
+from orchestrator.comparison import tables
+from orchestrator.comparison.arms import MI, Sweep
+from orchestrator.comparison.blocks import blocks_of
+from tests.orchestrator.comparison.sweeps import MALICIOUS, SIMCLR, rich_sweep, sweep, three_frameworks, trial, trials
 
 
 def printed(of: Sweep, width: int = 80) -> str:
     """The tables as a terminal shows them."""
     console = Console(width=width)
     with console.capture() as captured:
-        for table in comparison_tables.terminal_tables(of):
+        for table in tables.terminal_tables(of):
             console.print(table)
     return captured.get()
 
@@ -36,39 +37,39 @@ def cells(line: str) -> list[str]:
 
 def test_a_line_has_means_differences_and_p_values_under_the_header() -> None:
     block = three_frameworks()
-    assert comparison_tables.header(block) == [
+    assert tables.header(block) == [
         "framework", "none", "random", "MI twin", "Δ none", "p", "Δ random", "p",
     ]  # fmt: skip
-    simclr = [cell.text for cell in comparison_tables.lines(block)[0]]
+    simclr = [cell.text for cell in tables.lines(block)[0]]
     assert simclr[:4] == ["SimCLR", "51.0 ± 2.5", "50.3 ± 3.8", "54.0 ± 2.5"]
     assert simclr[4] == "+3.0 ± 2.5"
     assert simclr[5] == ".035"  # t = 3 · √3 with two degrees of freedom
 
 
 def test_missing_arms_are_dashes() -> None:
-    vicreg = [cell.text for cell in comparison_tables.lines(three_frameworks())[2]]
+    vicreg = [cell.text for cell in tables.lines(three_frameworks())[2]]
     assert (vicreg[0], vicreg[2]) == ("VICReg", "–")
     assert vicreg[-2:] == ["–", "–"]
 
 
 def test_references_that_the_sweep_does_not_have_get_no_column() -> None:
-    block = comparison.blocks(sweep(trials({"none": [0.5], MI: [0.5]})))[0]
-    assert comparison_tables.header(block) == ["framework", "none", "MI twin", "Δ none", "p"]
+    block = blocks_of(sweep(trials({"none": [0.5], MI: [0.5]})))[0]
+    assert tables.header(block) == ["framework", "none", "MI twin", "Δ none", "p"]
 
 
 def test_fewer_seeds_than_usual_are_said_in_the_cell() -> None:
-    block = comparison.blocks(sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5, 0.6]})))[0]
-    line = [cell.text for cell in comparison_tables.lines(block)[0]]
+    block = blocks_of(sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5, 0.6]})))[0]
+    line = [cell.text for cell in tables.lines(block)[0]]
     assert line[1] == "60.0 ± 24.8"
     assert line[2].endswith(" (n = 2)")
 
 
 def test_significant_differences_stand_out_everywhere() -> None:
     of = sweep(trials({"none": [0.500, 0.521, 0.513], MI: [0.600, 0.622, 0.614]}))
-    line = comparison_tables.lines(comparison.blocks(of)[0])[0]
+    line = tables.lines(blocks_of(of)[0])[0]
     assert [cell.bold for cell in line] == [False, False, False, True, True]
     assert line[4].text.endswith(" *")
-    assert r" \*** |" in comparison_tables.markdown(of)
+    assert r" \*** |" in tables.markdown(of)
     assert re.search(r"p < \.001 \*", printed(of))
 
 
@@ -82,30 +83,30 @@ def test_the_terminal_shows_every_number_in_eighty_columns() -> None:
 
 def test_markdown_has_a_table_for_each_block_with_as_many_cells_in_every_line() -> None:
     of = rich_sweep()
-    text = comparison_tables.markdown(of)
-    tables = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
-    blocks = comparison.blocks(of)
-    assert len(tables) == len(blocks) + sum(bool(block.choices) for block in blocks) + 1  # and what failed
-    for table in tables:
+    text = tables.markdown(of)
+    found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    blocks = blocks_of(of)
+    assert len(found) == len(blocks) + sum(bool(block.choices) for block in blocks) + 1  # and what failed
+    for table in found:
         assert len({len(cells(line)) for line in table.splitlines()}) == 1
     assert "vicreg, seed 7 | failed | out of memory" in text
 
 
 def test_names_stay_in_their_cell_whatever_they_are() -> None:
     of = sweep(trials(SIMCLR, MALICIOUS), name=MALICIOUS, failed=[(MALICIOUS, "two\nlines | <b>")])
-    text = comparison_tables.markdown(of)
+    text = tables.markdown(of)
     assert "<script>" not in text.replace(r"\<script\>", "")
     assert all(line.startswith(("|", "#", "**")) or "|" not in line.replace(r"\|", "") for line in text.splitlines())
     unescaped = re.sub(r"\\([\\`*_\[\]<>#|~&$])", r"\1", text)
     assert MALICIOUS in unescaped
     assert "two lines | <b>" in unescaped
     assert MALICIOUS in printed(of, 200)
-    assert read(comparison_tables.trials_csv(of))[0]["framework"] == MALICIOUS
+    assert read(tables.trials_csv(of))[0]["framework"] == MALICIOUS
 
 
 def test_the_trials_csv_has_a_row_a_trial_and_data_set_with_all_digits() -> None:
     of = rich_sweep()
-    rows = read(comparison_tables.trials_csv(of))
+    rows = read(tables.trials_csv(of))
     assert len(rows) == 3 * len(of.trials)
     by_run = {(row["run"], row["dataset"]): row for row in rows}
     for one in of.trials:
@@ -117,7 +118,7 @@ def test_the_trials_csv_has_a_row_a_trial_and_data_set_with_all_digits() -> None
 
 
 def test_a_trial_without_results_and_its_other_settings_are_in_the_csv() -> None:
-    rows = read(comparison_tables.trials_csv(sweep([trial(results={}, other={"score.k": "7"}), trial("none")])))
+    rows = read(tables.trials_csv(sweep([trial(results={}, other={"score.k": "7"}), trial("none")])))
     assert [(row["policy"], row["score.k"], row["dataset"]) for row in rows] == [
         ("none", "", "cifar10"),
         (MI, "7", ""),
@@ -126,8 +127,8 @@ def test_a_trial_without_results_and_its_other_settings_are_in_the_csv() -> None
 
 def test_the_summary_csv_has_the_numbers_of_the_tables() -> None:
     of = rich_sweep()
-    rows = read(comparison_tables.summary_csv(of))
-    block = comparison.blocks(of)[0]
+    rows = read(tables.summary_csv(of))
+    block = blocks_of(of)[0]
     for line in block.rows:
         assert line.setting is not None
         (row,) = (
@@ -150,14 +151,14 @@ def test_the_summary_csv_has_the_numbers_of_the_tables() -> None:
 
 
 def test_an_empty_sweep_still_has_all_tables() -> None:
-    assert comparison_tables.markdown(sweep([])).startswith("# demo")
-    assert comparison_tables.terminal_tables(sweep([])) == []
-    assert read(comparison_tables.trials_csv(sweep([]))) == read(comparison_tables.summary_csv(sweep([]))) == []
+    assert tables.markdown(sweep([])).startswith("# demo")
+    assert tables.terminal_tables(sweep([])) == []
+    assert read(tables.trials_csv(sweep([]))) == read(tables.summary_csv(sweep([]))) == []
 
 
 @pytest.mark.parametrize("write", ["markdown", "trials_csv", "summary_csv"])
 def test_the_order_of_the_trials_changes_no_character(write: str) -> None:
     of = rich_sweep()
     shuffled = dataclasses.replace(of, trials=random.Random(1).sample(list(of.trials), len(of.trials)))
-    function = getattr(comparison_tables, write)
+    function = getattr(tables, write)
     assert function(of) == function(shuffled)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from orchestrator import comparison
-from orchestrator.arms import MI, Sweep, Trial
+from orchestrator.comparison import blocks
+from orchestrator.comparison.arms import MI, Sweep, Trial
 
 MALICIOUS = '"><script>alert(1)</script>|$x_{$ [red] *b* `c` \\'
 SIMCLR = {"none": [0.50, 0.52, 0.51], "random": [0.49, 0.52, 0.50], MI: [0.53, 0.54, 0.55]}
@@ -37,10 +37,10 @@ def sweep(of: list[Trial], **changes: Any) -> Sweep:
     return Sweep(trials=of, **{**settings, **changes})
 
 
-def three_frameworks() -> comparison.Block:
+def three_frameworks() -> blocks.Block:
     """The linear probe's table of three frameworks."""
     each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
-    return comparison.blocks(sweep([trial for group in each for trial in group]))[0]
+    return blocks.blocks_of(sweep([trial for group in each for trial in group]))[0]
 
 
 def rich_sweep(**changes: Any) -> Sweep:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from orchestrator import arms
-from orchestrator.arms import MI, Arm, Setting
-from tests.orchestrator.sweeps import rich_sweep, trial, trials
+from orchestrator.comparison import arms
+from orchestrator.comparison.arms import MI, Arm, Setting
+from tests.orchestrator.comparison.sweeps import rich_sweep, trial, trials
 
 
 def test_two_trials_of_the_same_arm_and_seed_are_refused_by_name() -> None:

@@ -8,10 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from orchestrator import arms, comparison, comparison_figures, figures
-from orchestrator.arms import MI
+from orchestrator import figures
+from orchestrator.comparison import arms, plots
+from orchestrator.comparison.arms import MI
+from orchestrator.comparison.blocks import blocks_of
+from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, three_frameworks, trial, trials
 from tests.orchestrator.conftest import decoded, words
-from tests.orchestrator.sweeps import MALICIOUS, rich_sweep, sweep, three_frameworks, trial, trials
 
 RICH = arms.grouped(rich_sweep().trials)
 TIMES: list[dict[str, Any]] = [
@@ -20,22 +22,22 @@ TIMES: list[dict[str, Any]] = [
     for length in (32, 64)
 ]
 DRAWS: dict[str, Callable[[], Figure]] = {
-    "accuracy": lambda: comparison_figures.draw_accuracy(comparison.blocks(rich_sweep())[:2]),
-    "weights": lambda: comparison_figures.draw_weights(RICH, "cifar10", "probe", 0.5),
-    "times": lambda: comparison_figures.draw_estimation_times(TIMES),
-    "time": lambda: comparison_figures.draw_time(RICH, "cifar10", "probe", 0.5),
-    "quality": lambda: comparison_figures.draw_quality(RICH, "cifar10"),
+    "accuracy": lambda: plots.draw_accuracy(blocks_of(rich_sweep())[:2]),
+    "weights": lambda: plots.draw_weights(RICH, "cifar10", "probe", 0.5),
+    "times": lambda: plots.draw_estimation_times(TIMES),
+    "time": lambda: plots.draw_time(RICH, "cifar10", "probe", 0.5),
+    "quality": lambda: plots.draw_quality(RICH, "cifar10"),
 }
 ALONE = arms.grouped([trial(results={"x": {"validation_probe": 0.5}})])
 NOTHING: list[tuple[Callable[[], Figure], str]] = [
-    (lambda: comparison_figures.draw_accuracy([]), "No accuracy was measured"),
+    (lambda: plots.draw_accuracy([]), "No accuracy was measured"),
     (
-        lambda: comparison_figures.draw_weights(ALONE, "x", "probe", 0.5),
+        lambda: plots.draw_weights(ALONE, "x", "probe", 0.5),
         "No framework was trained with MI twins of sev",
     ),
-    (lambda: comparison_figures.draw_estimation_times([]), "The time of an estimate was not measured"),
-    (lambda: comparison_figures.draw_time(ALONE, "x", "probe", 0.5), "No training was timed"),
-    (lambda: comparison_figures.draw_quality(ALONE, "x"), "RankMe was not measured"),
+    (lambda: plots.draw_estimation_times([]), "The time of an estimate was not measured"),
+    (lambda: plots.draw_time(ALONE, "x", "probe", 0.5), "No training was timed"),
+    (lambda: plots.draw_quality(ALONE, "x"), "RankMe was not measured"),
 ]
 
 
@@ -55,7 +57,7 @@ def test_where_there_is_nothing_to_draw_the_figure_says_so(draw: Callable[[], Fi
 
 
 def test_accuracies_stand_at_their_means_a_panel_a_metric() -> None:
-    figure = comparison_figures.draw_accuracy([three_frameworks()])
+    figure = plots.draw_accuracy([three_frameworks()])
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["SimCLR", "MoCo v2", "VICReg"]
     drawn = {container.get_label(): np.asarray(container[0].get_xdata(), float) for container in axes.containers}  # type: ignore[index, attr-defined]
@@ -65,12 +67,12 @@ def test_accuracies_stand_at_their_means_a_panel_a_metric() -> None:
 
 
 def test_policies_differ_by_marker_and_not_by_colour_alone() -> None:
-    markers = [style["marker"] for style in comparison_figures.STYLES.values()]
+    markers = [style["marker"] for style in plots.STYLES.values()]
     assert len(set(markers)) == len(markers)
 
 
 def test_weights_have_a_panel_a_setting_of_the_same_height_with_their_means() -> None:
-    figure = comparison_figures.draw_weights(RICH, "cifar10", "probe", 0.5)
+    figure = plots.draw_weights(RICH, "cifar10", "probe", 0.5)
     assert [axes.get_title("left") for axes in figure.axes] == ["SimCLR, all", "SimCLR, ring", "VICReg", "mine"]
     spans = [np.ptp(axes.get_ylim()) for axes in figure.axes]
     assert spans == pytest.approx([spans[0]] * 4)
@@ -83,7 +85,7 @@ def test_weights_have_a_panel_a_setting_of_the_same_height_with_their_means() ->
 
 
 def test_time_has_a_mark_an_arm_and_a_line_from_none_to_the_mi_twin() -> None:
-    axes = comparison_figures.draw_time(RICH, "cifar10", "probe", 0.5).axes[0]
+    axes = plots.draw_time(RICH, "cifar10", "probe", 0.5).axes[0]
     lengths = [len(np.asarray(line.get_xdata())) for line in axes.lines]
     assert lengths.count(1) == len(RICH)
     assert lengths.count(2) == 4
@@ -92,12 +94,12 @@ def test_time_has_a_mark_an_arm_and_a_line_from_none_to_the_mi_twin() -> None:
 def test_the_rank_correlation_is_spearmans_and_owns_up_to_too_few_or_constant_values() -> None:
     x, y = [1.0, 2.0, 3.0, 4.0, 5.0], [0.2, 0.1, 0.4, 0.3, 0.5]
     found = stats.spearmanr(x, y)
-    assert comparison_figures.rank_correlation(x, y) == (
+    assert plots.rank_correlation(x, y) == (
         f"Spearman’s ρ = {1 - 6 * 4 / (5 * 24):.2f}, p = {f'{found.pvalue:.3f}'[1:]}, 5 arms"
     )
-    assert comparison_figures.rank_correlation(x, y[::-1]).startswith("Spearman’s ρ = −")
-    assert "too few" in comparison_figures.rank_correlation(x[:2], y[:2])
-    assert "does not vary" in comparison_figures.rank_correlation(x, [0.5] * 5)
+    assert plots.rank_correlation(x, y[::-1]).startswith("Spearman’s ρ = −")
+    assert "too few" in plots.rank_correlation(x[:2], y[:2])
+    assert "does not vary" in plots.rank_correlation(x, [0.5] * 5)
 
 
 def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> None:
@@ -107,11 +109,9 @@ def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> N
     ]
     found = arms.grouped(of)
     for figure in (
-        comparison_figures.draw_accuracy(comparison.blocks(sweep(of))),
-        comparison_figures.draw_weights(found, "cifar10", "probe", 0.5),
-        comparison_figures.draw_time(found, "cifar10", "probe", 0.5),
+        plots.draw_accuracy(blocks_of(sweep(of))),
+        plots.draw_weights(found, "cifar10", "probe", 0.5),
+        plots.draw_time(found, "cifar10", "probe", 0.5),
     ):
         assert decoded(figure).std() > 5
-    assert comparison_figures.draw_accuracy(comparison.blocks(sweep(of))).axes[0].get_yticklabels()[0].get_text() == (
-        MALICIOUS
-    )
+    assert plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()[0].get_text() == (MALICIOUS)

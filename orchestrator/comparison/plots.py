@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from scipy.stats import spearmanr
 
-from orchestrator import arms, estimation_time, figures
-from orchestrator.arms import MI, Arm, Arms, Setting, values
-from orchestrator.comparison import Block
+from orchestrator import figures
+from orchestrator.comparison import arms, estimation_time
+from orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
+from orchestrator.comparison.blocks import Block
 from orchestrator.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
 from orchestrator.seeds import Summary, probability, summary
 

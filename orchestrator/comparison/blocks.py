@@ -9,8 +9,8 @@ from operator import attrgetter
 
 import numpy as np
 
-from orchestrator import arms
-from orchestrator.arms import MI, Arm, Arms, Setting, Sweep, values
+from orchestrator.comparison import arms
+from orchestrator.comparison.arms import MI, Arm, Arms, Setting, Sweep, values
 from orchestrator.seeds import Paired, Summary, corrected, paired, summary
 
 SIGNIFICANT = 0.05  # the q-value below which a difference is marked
@@ -92,7 +92,7 @@ class Block:
         return [test for row in rows for test in (row.to_none, row.to_random) if test and test.p is not None]
 
 
-def blocks(sweep: Sweep) -> list[Block]:
+def blocks_of(sweep: Sweep) -> list[Block]:
     """The tables of a sweep; without those that would be empty.
 
     Raises:

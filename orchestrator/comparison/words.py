@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orchestrator import arms
-from orchestrator.arms import Sweep
-from orchestrator.comparison import Block
+from orchestrator.comparison import arms
+from orchestrator.comparison.arms import Sweep
+from orchestrator.comparison.blocks import Block
 from orchestrator.seeds import Paired, Summary, points, probability
 
 

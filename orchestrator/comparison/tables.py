@@ -11,10 +11,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import arms, comparison, comparison_words
-from orchestrator.arms import MI, Sweep, values
-from orchestrator.comparison import Block, Row
-from orchestrator.comparison_words import share
+from orchestrator.comparison import arms, words
+from orchestrator.comparison.arms import MI, Sweep, values
+from orchestrator.comparison.blocks import Block, Row, blocks_of, marked, to_reference
+from orchestrator.comparison.words import share
 from orchestrator.seeds import Paired, points, probability, summary
 
 KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # those of which `summary_csv` has rows
@@ -41,7 +41,7 @@ def cells(block: Block, row: Row) -> list[Cell]:
     found += [Cell(share(row.accuracy.get(policy), usual)) for policy in block.policies]
     for reference in _references(block):
         test = row.to_none if reference == "none" else row.to_random
-        mark = comparison.marked(test)
+        mark = marked(test)
         found += [Cell(difference(test), mark), Cell(probability(test.p if test else None) + " *" * mark, mark)]
     return found
 
@@ -73,11 +73,9 @@ def _references(block: Block) -> list[str]:
 
 def terminal_tables(sweep: Sweep) -> list[Table]:
     """A table for each data set and metric, eighty columns wide where names are short; intervals on a second line."""
-    tables, made = [], comparison.blocks(sweep)
+    tables, made = [], blocks_of(sweep)
     for block in made:
-        below = comparison_words.caption(block, sweep) + (
-            f" {comparison_words.reading(made)}" if block is made[-1] else ""
-        )
+        below = words.caption(block, sweep) + (f" {words.reading(made)}" if block is made[-1] else "")
         table = Table(
             title=Text(f"{sweep.name}: {block.title}, {arms.METRICS[block.metric]}"),
             caption=Text(below),
@@ -112,18 +110,18 @@ def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
 def markdown(sweep: Sweep) -> str:
     """All tables, and what did not come to its end, as GitHub reads Markdown."""
     parts = [f"# {escaped(sweep.name)}"]
-    made = comparison.blocks(sweep)
-    parts += [f"**{escaped(sentence)}**" for sentence in comparison_words.headlines(made)]
-    parts.append(escaped(f"{comparison_words.source_in_words(sweep)} {comparison_words.ended_in_words(sweep)}."))
-    parts += [escaped(comparison_words.reading(made))] if made else []
+    made = blocks_of(sweep)
+    parts += [f"**{escaped(sentence)}**" for sentence in words.headlines(made)]
+    parts.append(escaped(f"{words.source_in_words(sweep)} {words.ended_in_words(sweep)}."))
+    parts += [escaped(words.reading(made))] if made else []
     for block in made:
         parts.append(f"## {escaped(block.title)}: {arms.METRICS[block.metric]}")
         body = [[_bold(cell) for cell in line] for line in lines(block)]
-        parts += [_grid(header(block), body), escaped(comparison_words.caption(block, sweep))]
+        parts += [_grid(header(block), body), escaped(words.caption(block, sweep))]
         if block.choices:
             body = [[escaped(cell) for cell in line] for line in choice_lines(block)]
-            parts += [_grid(CHOICE_HEADER, body), escaped(comparison_words.choices_caption(block))]
-    gone = [[escaped(cell) for cell in line] for line in comparison_words.lost(sweep)]
+            parts += [_grid(CHOICE_HEADER, body), escaped(words.choices_caption(block))]
+    gone = [[escaped(cell) for cell in line] for line in words.lost(sweep)]
     if gone:
         parts += ["## Trials that the tables do not have", _grid(("trial", "what", "why"), gone, numbers=False)]
     return "\n\n".join(parts) + "\n"
@@ -168,7 +166,7 @@ def summary_csv(sweep: Sweep) -> str:
     to the arm of the same setting and weight. q-values stand where the tables have them.
     """
     trials = arms.grouped(sweep.trials)
-    tables = {(block.dataset, block.metric): block for block in comparison.blocks(sweep)}
+    tables = {(block.dataset, block.metric): block for block in blocks_of(sweep)}
     other = sorted({name for arm in trials for name, _ in arm.setting.other})
     rows: list[dict[str, Any]] = []
     for arm in trials:
@@ -186,7 +184,7 @@ def summary_csv(sweep: Sweep) -> str:
                 shown = block is not None and (arm.policy, arm.twin_weight) == (MI, sweep.twin_weight)
                 line = next((r for r in block.rows if r.setting == arm.setting), None) if block and shown else None
                 for policy in ("none", "random"):
-                    test = comparison.to_reference(trials, arm, policy, dataset, key)
+                    test = to_reference(trials, arm, policy, dataset, key)
                     listed = getattr(line, f"to_{policy}") if line else None
                     numbers |= _columns(f"to_{policy}", test, listed.q if listed else None)
                 rows.append(row | {"dataset": dataset, "metric": key} | numbers)

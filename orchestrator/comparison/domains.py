@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator import arms
-from orchestrator.arms import METRICS, MI, Arm, Arms, Sweep
+from orchestrator.comparison import arms
+from orchestrator.comparison.arms import METRICS, MI, Arm, Arms, Sweep
 
 Float = NDArray[np.float64]
 

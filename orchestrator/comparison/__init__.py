@@ -1,0 +1,1 @@
+"""Comparing the trials of a sweep: statistics, tables, figures and one page. It knows neither Ray nor MLflow."""
