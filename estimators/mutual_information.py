@@ -10,7 +10,6 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from npeet_plus import estimators as npeet
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
@@ -83,6 +82,8 @@ def npeet_mi(x: Float, y: Float, z: Float | None, k: int) -> float:
     NPEET breaks ties with noise of 1e-10 from NumPy's *global* generator; it is seeded here and the generator's state
     put back, so that the same trajectories always give the same number.
     """
+    from npeet_plus import estimators as npeet  # brings scikit-learn, which every process would wait for
+
     state = np.random.get_state()
     np.random.seed(0)
     try:

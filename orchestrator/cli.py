@@ -98,6 +98,51 @@ def report(config: Config, overrides: Overrides = None) -> None:
     _run(config, overrides, ("report",))
 
 
+@app.command(epilog="Example:  infoaug sweep configs/laptop.yaml --set clips.path=my/videos --dry-run")
+def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
+    """Many experiments side by side, compared: frameworks, twin policies, weights, seeds. Run again, it goes on."""
+    from orchestrator import progress
+    from orchestrator.sweep import plan, runner
+    from orchestrator.sweep.config import load
+
+    resolved = load(config, overrides or ())
+    if dry_run:
+        typer.echo(resolved.to_yaml())
+        return progress.show(plan.plan(resolved))
+    try:
+        compared = runner.run(resolved, resume)
+    except KeyboardInterrupt:
+        raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
+    for table in compared.tables():
+        progress.show(table)
+    typer.echo(f"comparison   {compared.page}")
+    typer.echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
+
+
+@app.command(epilog="Example:  infoaug compare infoaug --out comparison")
+def compare(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="An MLflow experiment, of which the newest sweep is taken, or a sweep's name or run.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default comparison/EXPERIMENT.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """The trials of a sweep as MLflow has them: tables, figures and one page, logged with the sweep."""
+    from orchestrator import progress
+    from orchestrator.config import load
+    from orchestrator.sweep import compared
+
+    found = compared.again(sweep, load(None, overrides or ()).tracking, out or Path("comparison") / sweep)
+    for table in found.tables():
+        progress.show(table)
+    typer.echo(f"comparison   {found.page}")
+
+
 @app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
 def inspect(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],

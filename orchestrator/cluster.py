@@ -70,6 +70,25 @@ def cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def gpus() -> int:
+    """GPUs of the connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[int, bool]:
+    """CPUs of each of a training's workers, and whether each gets a GPU, where the config leaves that open.
+
+    A worker gets a GPU if there is one for each, and with it as many of its node's CPUs; without GPUs the workers share
+    all CPUs, but no worker gets more than a node has.
+    """
+    gpu = gpus() >= workers if gpu is None else gpu
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+    with_gpu = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
+    usual = min(with_gpu) if gpu and with_gpu else min(largest, cpus() // workers)
+    return cpus_per_worker or max(1, usual), gpu
+
+
 def map_rows(
     rows: Sequence[dict[str, Any]],
     work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],

@@ -19,7 +19,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together; unknown ones are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -35,7 +37,7 @@ def _choose(name: str, known: Sequence[str] | dict[str, Any], what: str) -> None
         raise ValueError(f"unknown {what} '{name}', {remedy}")
 
 
-class ClipsConfig(_Section):
+class ClipsConfig(Section):
     """Which video."""
 
     path: str | None = Field(
@@ -45,7 +47,7 @@ class ClipsConfig(_Section):
     )
 
 
-class ScenesConfig(_Section):
+class ScenesConfig(Section):
     """The embedded input: synthetic clips rendered with known coupling (see orchestrator/scenes.py)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -64,7 +66,7 @@ class ScenesConfig(_Section):
     occlusion: bool = False
 
 
-class ExtractConfig(_Section):
+class ExtractConfig(Section):
     """Clips to trajectories and patch images."""
 
     window: Annotated[int, Field(ge=3)] = Field(48, description="frames of a window")
@@ -93,7 +95,7 @@ class ExtractConfig(_Section):
         return self
 
 
-class ScoreConfig(_Section):
+class ScoreConfig(Section):
     """Trajectories to mutual information and twins."""
 
     policy: Literal["mutual-information", "random", "nearest", "none"] = "mutual-information"
@@ -146,7 +148,7 @@ class ScoreConfig(_Section):
         return self
 
 
-class PretrainConfig(_Section):
+class PretrainConfig(Section):
     """Two-branch training."""
 
     framework: str = "simclr"
@@ -186,7 +188,7 @@ class PretrainConfig(_Section):
         return self
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """Frozen backbone, head dropped: weighted kNN and a linear probe."""
 
     datasets: ListOfNames = Field(
@@ -218,14 +220,14 @@ class EvaluateConfig(_Section):
         return self
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     """Where results are kept."""
 
     uri: str | None = Field(None, description="none: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
     experiment: str = "infoaug"
 
 
-class RayConfig(_Section):
+class RayConfig(Section):
     """Which machines."""
 
     address: str | None = Field(None, description="of a running cluster; none: RAY_ADDRESS, or this machine")
@@ -244,7 +246,7 @@ RUNTIME: dict[str, Any] = {
 }
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """A whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"

@@ -84,7 +84,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     if todo:
         cluster.connect(config.ray)
         gpus, threads = min(1, int(ray.cluster_resources().get("GPU", 0))), cpus(config, cluster.cpus())
-        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=cluster.RETRIES)(_measure)
+        # Not among the resources of whoever asks: a trial of a sweep has none of its own.
+        options = {"max_retries": cluster.RETRIES, "scheduling_strategy": "DEFAULT"}
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)
         for name in progress.track(todo, len(todo), "evaluate"):
             try:
                 result = ray.get(task.remote(config, pretrained.stage, name, threads))

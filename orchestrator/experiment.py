@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator import (
     cluster,
+    datasets,
     domain_figure,
     evaluate,
     extract,
@@ -24,7 +25,7 @@ from orchestrator import (
 )
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import StageError
-from orchestrator.store import Store, file_name
+from orchestrator.store import Store, digest_of, file_name
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
 EXAMPLES = 3  # clips with pictures in the report
@@ -66,6 +67,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
     try:
         with cluster.session(config.ray):
             tracked.files({"config.yaml": config.to_yaml().encode()})
+            tracked.sources(sources(config))
             for name in stages:
                 if name == "report":
                     made = _report(config, store, tracked)
@@ -119,6 +121,15 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     return {name: said.get(name, f"do: {what}") for name, what in fresh.items()}
 
 
+def sources(config: ExperimentConfig) -> list[tracking.Source]:
+    """The data that an experiment reads."""
+    video = config.clips.path or "scenes (synthetic)"
+    found = [tracking.Source(video, extract.source(config), video, "training")]
+    for name in (*config.evaluate.datasets, *config.evaluate.domains):
+        found.append(tracking.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
+    return found
+
+
 def folder(config: ExperimentConfig) -> str:
     """The folder of what is told of an experiment, relative to the store."""
     return f"experiments/{config.name}-{tracking.identity(config)}"
@@ -135,8 +146,7 @@ def _timed(name: str, config: ExperimentConfig, store: Store, tracked: tracking.
         tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in done.counts.items()})
     elif name == "pretrain":
         done = pretrain.run(config, score.load(config, store), partial(_epoch, config, tracked), resume)
-        for metrics in done.history:  # what the tracking server may have missed on the way
-            tracked.epoch(metrics)
+        tracked.epochs(done.history)  # what the tracking server may have missed on the way
         tracked.files(pretrain.files(done.stage), "backbone")
     else:
         done = evaluate.run(config, pretrain.load(config, store))
@@ -155,7 +165,7 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
 
 
 def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: training.Epoch) -> None:
-    tracked.epoch(metrics)
+    tracked.epochs([metrics])
     validated = f"  validation kNN {metrics['validation_knn']:.1%}" if "validation_knn" in metrics else ""
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
     progress.say(

@@ -4,18 +4,18 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty
 from typing import Any
 
 import ray
 import ray.train.torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
-from ray.util.queue import Queue
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from torch import nn
 
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from models.collapse import collapsed
-from orchestrator import cluster, progress, score, training
+from orchestrator import cluster, forward, progress, score, training
 from orchestrator.config import RUNTIME, ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of
@@ -96,17 +96,17 @@ def run(
         computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
 
-    queue = Queue(actor_options={"num_cpus": 0})
+    forwarded = forward.forward()
     trainer = ray.train.torch.TorchTrainer(
-        training.train,
-        train_loop_config={"config": config.model_dump(), "place": place, "scored": scored},
+        # Bound, not given as the loop's config: that would be unpacked by the controller too, imports and all.
+        partial(training.train, {"config": config.model_dump(), "place": place, "scored": scored}),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="train",
             storage_path=store.url(place.folder),
             failure_config=FailureConfig(max_failures=config.pretrain.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[_Forward(queue)],
+            callbacks=[forwarded],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -121,12 +121,10 @@ def run(
     # In the main thread Ray Train would take Ctrl-C for itself and end the process.
     threading.Thread(target=fit, daemon=True).start()
     try:
-        _listen(queue, outcome, seen)
+        _listen(forwarded, outcome, seen)
         outcome.result()
     except ray.train.TrainingFailedError as error:
         raise StageError(f"training failed: {_cause(error)}; run the same command again to go on") from error
-    finally:
-        queue.shutdown()
     history = store.read_json(place.path("history.json"))
     return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
 
@@ -180,8 +178,7 @@ def check(config: ExperimentConfig) -> None:
 
 def _scaling(config: ExperimentConfig) -> ScalingConfig:
     settings, resources = config.pretrain, ray.cluster_resources()
-    gpu = settings.gpu if settings.gpu is not None else resources.get("GPU", 0) >= settings.workers
-    each = settings.cpus_per_worker or max(1, cluster.cpus() // settings.workers)
+    each, gpu = cluster.share(settings.workers, settings.cpus_per_worker, settings.gpu)
     # Another cluster may grow on demand; this machine will not.
     for what, needed in (("CPU", each * settings.workers), ("GPU", settings.workers if gpu else 0)):
         if needed > resources.get(what, 0) and cluster.address_of(config.ray) == "local":
@@ -192,22 +189,13 @@ def _scaling(config: ExperimentConfig) -> ScalingConfig:
     return ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker={"CPU": each})
 
 
-class _Forward(UserCallback):
-    """Hands every epoch's metrics from Ray Train's controller to the process that started the training."""
-
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        self.queue.put(metrics[0])
-
-
-def _listen(queue: Queue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
+def _listen(forwarded: forward.Forward, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
     """Hand on epochs as they come, until training has ended and none is left."""
     while True:
         ended = outcome.done()
         try:
-            on_epoch(queue.get(timeout=0.5))
+            if metrics := forwarded.get(timeout=0.5):
+                on_epoch(metrics)
         except StageError as error:  # training goes on; the caller finds all epochs in the result
             progress.say(f"[yellow]{error}[/]")
         except Empty:

@@ -66,12 +66,19 @@ class Scored:
     @property
     def counts(self) -> dict[str, int]:
         """Patches, those tracked through all frames, and those of each reason (`twin` where there is none)."""
-        names = ("patches", "tracked", *REASONS)
-        counts = {name: sum(self.ledger[name.replace(" ", "_")].to_pylist()) for name in names}
+        counts = {name: self._total(name) for name in ("patches", "tracked", *REASONS)}
         if self.policy == "none":
             kept = ("twin", "no candidate", "not significant")
             counts |= {"policy none": sum(counts[name] for name in kept), **dict.fromkeys(kept, 0)}
         return counts
+
+    @property
+    def share_with_twin(self) -> float:
+        """Share of the patches that have a twin by every policy but `none`."""
+        return self._total("twin") / max(1, self._total("patches"))
+
+    def _total(self, name: str) -> int:
+        return int(sum(self.ledger[name.replace(" ", "_")].to_pylist()))
 
 
 @dataclass(frozen=True)

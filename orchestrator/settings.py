@@ -40,18 +40,37 @@ def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] =
         raise UsageError(f"config file '{path}' must hold a mapping of settings, not a {type(values).__name__}")
     for override in overrides:
         _override(values, override)
+    return checked(model, values, str(path or "settings"))
+
+
+def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") -> Model:
+    """Validate nested settings that came from `where`, and are called `prefix` and their own name.
+
+    Raises:
+        UsageError: as `read` does.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path or 'settings'}: {'; '.join(_sentence(model, e) for e in error.errors())}") from None
+        sentences = "; ".join(_sentence(model, one, prefix) for one in error.errors())
+        raise UsageError(f"{where}: {sentences}" if where else sentences) from None
 
 
-def validated(model: type[Model], values: Any, section: str) -> Model:
-    """Give what a config holds as a plain mapping, such as `pretrain.augment`, as its type; raises as `read`."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UsageError("; ".join(_sentence(model, e, f"{section}.") for e in error.errors())) from None
+def put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in nested settings; the sections on the way are made.
+
+    Raises:
+        UsageError: on the way lies a setting, not a section.
+    """
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
+        if not isinstance(place, dict):
+            raise UsageError(f"{where}: '{section}' is a setting, not a section")
+    place[last] = value
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -62,15 +81,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UsageError(f"--set {key}: '{text}' is not a YAML value") from None
-    *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        if place.get(section) is None:
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {key}: '{section}' is a setting, not a section")
-    place[last] = value
+    put(values, key, value, f"--set {key}")
 
 
 def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:

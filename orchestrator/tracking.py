@@ -1,33 +1,33 @@
-"""MLflow: one run an experiment, found again by what the experiment is. Nothing else talks to MLflow."""
+"""MLflow: one run an experiment, found again by what the experiment is; for a sweep, a run with one a trial below it.
+
+Nothing else talks to MLflow.
+"""
 
 import getpass
-import http.client
-import logging
-import os
+import json
 import re
-import sqlite3
+import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
 from orchestrator.errors import StageError, UsageError
+from orchestrator.mlflow_client import all_runs, connect, database, experiment_of, first_line, uri_of
 from orchestrator.store import digest_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 NOT_LOGGED = ("epoch", "seconds")  # of an epoch: the step of its metrics, and what images_per_second says
 
 
@@ -45,49 +45,101 @@ def _told(method: Callable[P, T]) -> Callable[P, T]:
             return method(*args, **kwargs)
         except MlflowException as error:
             raise StageError(
-                f"MLflow cannot be written to ({_first_line(error)}): what is computed is kept, "
+                f"MLflow cannot be written to ({first_line(error)}): what is computed is kept, "
                 "run the same command again when it can"
             ) from None
 
     return call
 
 
+@dataclass(frozen=True)
+class Source:
+    """Data that a run read: its name, a digest of what it is, where it is, and what for, `training` or `evaluation`."""
+
+    name: str
+    digest: str
+    place: str
+    purpose: str
+
+
 class Run:
     """The MLflow run of an experiment: begun, or gone on with where the same experiment was run before.
+
+    Args:
+        config: the experiment, or a sweep.
+        key: what it is found again by, if not by what the experiment is.
+        name: in MLflow, if not the experiment's.
+        tags: further ones.
+        parent: the run that this one is a part of.
 
     Raises:
         UsageError: no tracking server answers, or the database cannot be opened.
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.uri = _uri(config.tracking)
-        self._client = _connect(self.uri)
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent: "Run | None" = None,
+    ) -> None:
+        self.uri: str = parent.uri if parent else uri_of(config.tracking)
+        self._client: MlflowClient = parent._client if parent else connect(self.uri)
+        below = {"mlflow.parentRunId": parent.id} if parent else {}
+        own = [key or identity(config), *below.values()]
+        tags = {"infoaug.identity": digest_of(own) if below else own[0], **_tags(config), **(tags or {}), **below}
         try:
-            experiment = _experiment(self._client, config.tracking.experiment, self.uri)
-            self.id = self._find_or_create(experiment, config)
+            name_of_all = config.tracking.experiment
+            self._experiment: str = parent._experiment if parent else experiment_of(self._client, name_of_all, self.uri)
+            self.id: str = self._find_or_create(name or config.name, tags, config.flat())
         except (MlflowException, OSError) as error:
-            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {_first_line(error)}") from None
+            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {first_line(error)}") from None
         self._logged = {metric.step for metric in self.history("loss")}
 
-    def epoch(self, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics, `train/…` at step epoch; one that is logged already is passed over."""
-        step = int(metrics["epoch"])
-        if step not in self._logged:
-            self.metrics({f"train/{name}": v for name, v in metrics.items() if name not in NOT_LOGGED}, step)
-            self._logged.add(step)
+    def epochs(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Log epochs' metrics together, `train/…` at step epoch; those that are logged already are passed over."""
+        now = int(time.time() * 1000)
+        new = {int(epoch["epoch"]): epoch for epoch in history if int(epoch["epoch"]) not in self._logged}
+        self._log(
+            Metric(f"train/{name}", float(value), now, step)
+            for step, epoch in new.items()
+            for name, value in epoch.items()
+            if name not in NOT_LOGGED
+        )
+        self._logged |= new.keys()
 
-    @_told
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics in one request."""
         now = int(time.time() * 1000)
-        self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+        self._log(Metric(name, float(value), now, step) for name, value in values.items())
+
+    @_told
+    def sources(self, sources: Iterable[Source]) -> None:
+        """Log the data that the run reads, as its inputs."""
+        self._client.log_inputs(
+            self.id,
+            [
+                DatasetInput(
+                    Dataset(s.name[:500], s.digest, "infoaug", json.dumps({"path": s.place})),
+                    [InputTag("mlflow.data.context", s.purpose)],
+                )
+                for s in sources
+            ],
+        )
+
+    @_told
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._client.set_tag(self.id, name, value)
 
     @_told
     def history(self, name: str) -> list[Metric]:
         """What was logged of a training metric, by step."""
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
 
-    def results(self, results: list[dict[str, Any]]) -> None:
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Log accuracies and RankMe as `DATASET/knn`, `DATASET/floor_knn` and so on, cells as `DATASET/A to B/knn`."""
         for result in results:
             name = _metric_name(Path(result["dataset"]).name) or "dataset"
@@ -102,34 +154,72 @@ class Run:
     @_told
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
         """Log artifacts by their file names."""
-        with tempfile.TemporaryDirectory() as place:
-            for name, content in contents.items():
-                (Path(place) / name).write_bytes(content)
-                self._client.log_artifact(self.id, str(Path(place) / name), folder)
+        _upload(self._client, self.id, contents, folder)
 
     @_told
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status)
 
-    def _find_or_create(self, experiment: str, config: ExperimentConfig) -> str:
-        tag = identity(config)
-        found = self._client.search_runs([experiment], f"tags.`infoaug.identity` = '{tag}'", max_results=1)
+    def close(self, but: Sequence[str] = ()) -> None:
+        """End the runs below this one that are called running and are not, for their process was killed."""
+        for run in self.below():
+            if run.info.status == "RUNNING" and run.info.run_id not in but:
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    @_told
+    def below(self) -> list[Any]:
+        """MLflow's runs of the trials."""
+        return all_runs(self._client, self._experiment, f"tags.`mlflow.parentRunId` = '{self.id}'")
+
+    @_told
+    def _log(self, metrics: Iterable[Metric]) -> None:
+        listed = list(metrics)
+        for start in range(0, len(listed), 1000):  # MLflow's limit to a request
+            self._client.log_batch(self.id, metrics=listed[start : start + 1000])
+
+    def _find_or_create(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+        tag = f"tags.`infoaug.identity` = '{tags['infoaug.identity']}'"
+        found = self._client.search_runs([self._experiment], tag, max_results=1)
         if found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
             return str(found[0].info.run_id)
-        tags = {
-            "infoaug.identity": tag,
-            "framework": config.pretrain.framework,
-            "policy": config.score.policy,
-            "mlflow.user": getpass.getuser(),
-            "mlflow.source.name": "infoaug",
-        }
-        run = self._client.create_run(experiment, run_name=config.name, tags=tags)
-        params = [Param(key, str(value)) for key, value in config.flat().items()]
-        for start in range(0, len(params), 100):  # MLflow's limit to a request
-            self._client.log_batch(run.info.run_id, params=params[start : start + 100])
+        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        listed = [Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(listed), 100):  # MLflow's limit to a request
+            self._client.log_batch(run.info.run_id, params=listed[start : start + 100])
         return str(run.info.run_id)
+
+
+def _tags(config: ExperimentConfig) -> dict[str, str]:
+    """What a run is looked for by: the arm, and the code that it ran."""
+    return {
+        "framework": config.pretrain.framework,
+        "policy": config.score.policy,
+        "twin_weight": f"{config.pretrain.twin_weight:g}",
+        "seed": str(config.seed),
+        "backbone": config.pretrain.backbone,
+        "infoaug.config": identity(config),
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "infoaug",
+        **({"mlflow.source.git.commit": found} if (found := commit()) else {}),
+    }
+
+
+@cache
+def commit() -> str:
+    """The Git commit of this code, `-dirty` where files differ from it; empty where it is no Git checkout."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip() if described.returncode == 0 else ""
 
 
 def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]:
@@ -138,11 +228,11 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
     Raises:
         UsageError: there is no such run, more than one of this name, or it has no backbone; or as `Run` raises it.
     """
-    uri = _uri(settings)
+    uri = uri_of(settings)
     nowhere = f"MLflow at '{uri}' has no run of this id or name"
-    if uri.startswith("sqlite:///") and not _database(uri).is_file():  # connecting would make one
+    if uri.startswith("sqlite:///") and not database(uri).is_file():  # connecting would make one
         raise UsageError(nowhere)
-    client = _connect(uri)
+    client = connect(uri)
     try:
         found = _runs(client, run)
         if not found:
@@ -162,7 +252,82 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
             ]
             return str(one.info.run_name), {Path(path).name: Path(path).read_bytes() for path in paths}
     except (MlflowException, OSError) as error:
-        raise UsageError(f"MLflow at '{uri}' cannot be used: {_first_line(error)}") from None
+        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial's run: its name, its status, why it ended if that was told, and a file of it, if it has that."""
+
+    name: str
+    status: str
+    why: str
+    file: bytes | None
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep's run with those of its trials."""
+
+    id: str
+    config_yaml: bytes
+    trials: list[TrialRun]
+    client: MlflowClient
+
+    @_told
+    def keep(self, contents: Mapping[str, bytes], folder: str) -> None:
+        """Log files with the sweep."""
+        _upload(self.client, self.id, contents, folder)
+
+
+def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
+    """A sweep's run, with `file` of each of its trials.
+
+    Args:
+        name: an MLflow experiment, of which the newest sweep is taken, or a sweep's run by its name or id.
+        settings: where MLflow is.
+        file: an artifact's name.
+
+    Raises:
+        UsageError: there is none, or as `Run` raises it.
+    """
+    uri = uri_of(settings)
+    nowhere = f"MLflow at '{uri}' has no sweep '{name}': give an MLflow experiment with one, or a sweep's run"
+    if uri.startswith("sqlite:///") and not database(uri).is_file():  # connecting would make one
+        raise UsageError(nowhere)
+    client = connect(uri)
+    try:
+        kind = "tags.`infoaug.kind` = 'sweep'"
+        whole = client.get_experiment_by_name(name)
+        found = all_runs(client, whole.experiment_id, kind) if whole else []
+        found = found or [run for run in _runs(client, name) if run.data.tags.get("infoaug.kind") == "sweep"]
+        if not found:
+            raise UsageError(nowhere)
+        run, experiment = found[0], found[0].info.experiment_id
+        below = all_runs(client, experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+        trials = [
+            TrialRun(
+                run.info.run_name, run.info.status, run.data.tags.get("infoaug.ended", ""), _file(client, run, file)
+            )
+            for run in reversed(below)
+        ]
+        return SweepRun(run.info.run_id, _file(client, run, "config.yaml") or b"", trials, client)
+    except (MlflowException, OSError) as error:
+        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+
+
+def _file(client: MlflowClient, run: Any, name: str) -> bytes | None:
+    if name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        return Path(client.download_artifacts(run.info.run_id, name, place)).read_bytes()
+
+
+def _upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder: str | None) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in contents.items():
+            (Path(place) / name).write_bytes(content)
+        client.log_artifacts(run, place, folder)
 
 
 def _runs(client: MlflowClient, run: str) -> list[Any]:
@@ -178,67 +343,6 @@ def _runs(client: MlflowClient, run: str) -> list[Any]:
     return list(client.search_runs(experiments, name, order_by=["attributes.start_time DESC"], max_results=5))
 
 
-def _uri(settings: TrackingConfig) -> str:
-    return _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
-
-
-def _connect(uri: str) -> MlflowClient:
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    _answers(uri)
-    try:
-        return MlflowClient(tracking_uri=uri)
-    except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
-        raise UsageError(f"MLflow at '{uri}' cannot be used: {_first_line(error)}") from None
-
-
-def _absolute(uri: str) -> str:
-    """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
-    scheme, separator, path = uri.partition(":///")
-    if scheme == "sqlite" and separator and not path.startswith("/"):
-        return f"sqlite:///{Path(path).absolute()}"
-    return uri
-
-
-def _answers(uri: str) -> None:
-    """Ask a tracking server or database whether it is there, before MLflow's client spends minutes on finding out."""
-    if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise UsageError(
-                f"no MLflow server answers at '{uri}' ({_first_line(error)}): start one, or unset MLFLOW_TRACKING_URI "
-                "and tracking.uri to use a local database"
-            ) from None
-    elif uri.startswith("sqlite:///"):
-        path = _database(uri)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA schema_version")
-        except (OSError, sqlite3.Error) as error:
-            raise UsageError(
-                f"the MLflow database '{path}' cannot be opened ({error}): give another in tracking.uri"
-            ) from None
-
-
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
-
-
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """Id of the MLflow experiment; a database's artifacts lie beside it, under an absolute path."""
-    found = client.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
-    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
-
-
 def _metric_name(text: str) -> str:
     """A text without what MLflow refuses: other characters, and names that are a folder's `.` or `..`."""
     return re.sub(r"[^\w.: -]", "_", text).strip(".")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

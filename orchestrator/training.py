@@ -30,7 +30,7 @@ from models.batch_norm import synchronise
 from models.collapse import feature_std, rank_me
 from models.ranks import gather_rows, world
 from models.two_branch import TwoBranch
-from orchestrator import pairs, probes, score, settings
+from orchestrator import pairs, score, settings
 from orchestrator.config import ExperimentConfig
 from orchestrator.store import Stage
 
@@ -203,7 +203,11 @@ def train(job: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
     every = config.evaluate.every
-    validation = probes.Validation(config, device) if every and training.rank == 0 else None
+    validation = None
+    if every and training.rank == 0:
+        from orchestrator import probes  # brings scikit-learn, which every worker would wait for
+
+        validation = probes.Validation(config, device)
 
     while len(training.history) < settings.epochs:
         metrics = training.epoch()
@@ -274,8 +278,8 @@ def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSet
     """Settings for first views, and for second views and twins. Raises UsageError for wrong ones."""
     first, second = config.pretrain.augment, config.pretrain.augment_second
     return (
-        settings.validated(AugmentSettings, first, "pretrain.augment"),
-        settings.validated(AugmentSettings, first | second, "pretrain.augment_second"),
+        settings.checked(AugmentSettings, first, prefix="pretrain.augment."),
+        settings.checked(AugmentSettings, first | second, prefix="pretrain.augment_second."),
     )
 
 

@@ -13,7 +13,7 @@ FORBIDDEN = {
     "models": {"orchestrator", "estimators", "ray", "mlflow"},
     "orchestrator": set(),
 }
-ONLY_IN = {"mlflow": "orchestrator/tracking.py"}
+ONLY_IN = {"mlflow": ("orchestrator/tracking.py", "orchestrator/mlflow_client.py")}
 LONGEST = 350  # lines; a longer file holds two things
 FILES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -33,7 +33,7 @@ def complaints(file: str, source: str) -> list[str]:
     """What a module of the house does against its rules."""
     imported = imports(source)
     found = [f"imports {name}" for name in sorted(imported & FORBIDDEN[file.partition("/")[0]])]
-    found += [f"imports {name}" for name, where in ONLY_IN.items() if name in imported and file != where]
+    found += [f"imports {name}" for name, where in ONLY_IN.items() if name in imported and file not in where]
     if not ast.get_docstring(ast.parse(source)):
         found.append("has no docstring")
     lines = source.count("\n")

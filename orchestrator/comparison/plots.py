@@ -4,6 +4,7 @@ Policies are told apart by marker as well as by colour. Where there is nothing t
 """
 
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def draw_accuracy(blocks: Sequence[Block]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "x")
         figures.title(axes, arms.METRICS[block.metric])
-    panels[0].set_yticks(range(len(rows)), [name for _, name in rows], parse_math=False)
+    panels[0].set_yticks(range(len(rows)), [_wrapped(name) for _, name in rows], parse_math=False)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     _legend(figure, panels)
     return figure
@@ -90,7 +91,7 @@ def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) ->
         axes.yaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "y")
         axes.tick_params(labelsize=8.5)
-        figures.title(axes, name)
+        figures.title(axes, _wrapped(name))
     _same_span(panels)
     for axes in panels[-across:]:
         axes.tick_params(labelbottom=True)
@@ -252,9 +253,14 @@ def _names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
             place += 0.01 * high
         taken.append((x, place))
         axes.annotate(
-            name, (x, place), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5, color=INK,
-            parse_math=False,
+            _wrapped(name), (x, place), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5,
+            color=INK, parse_math=False,
         )  # fmt: skip
+
+
+def _wrapped(name: str) -> str:
+    """A name in lines so short that they leave room for the data."""
+    return textwrap.fill(name, 22, max_lines=3, placeholder=" …")
 
 
 def _style(policy: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def test_a_run_ends_as_it_is_told(config: Make, client: MlflowClient, status: st
 def test_epochs_are_logged_by_step_under_train(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     for number in (1, 2):
-        run.epoch(epoch(number, loss=3.0 - number))
+        run.epochs([epoch(number, loss=3.0 - number)])
     assert history(client, run, "train/loss") == [(1, 2.0), (2, 1.0)]
     assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in LOGGED}
 
@@ -142,10 +142,10 @@ def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_
 ) -> None:
     run = Run(config())
     for number in (1, 2, 2, 1, 3):
-        run.epoch(epoch(number, loss=float(number)))
+        run.epochs([epoch(number, loss=float(number))])
     again = Run(config())
     for number in (2, 3, 4):
-        again.epoch(epoch(number, loss=10.0 * number))
+        again.epochs([epoch(number, loss=10.0 * number)])
     assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
 
 
@@ -153,7 +153,7 @@ def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_af
     config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(config())
-    run.epoch(epoch(1, loss=1.0))
+    run.epochs([epoch(1, loss=1.0)])
 
     def down(*_: object, **__: object) -> None:
         raise MlflowException("the server is down")
@@ -161,15 +161,15 @@ def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_af
     with monkeypatch.context() as patch:
         patch.setattr(run._client, "log_batch", down)
         with pytest.raises(StageError, match="server is down"):
-            run.epoch(epoch(2, loss=2.0))
+            run.epochs([epoch(2, loss=2.0)])
     for number in (3, 1, 2, 3):
-        run.epoch(epoch(number, loss=float(number)))
+        run.epochs([epoch(number, loss=float(number))])
     assert sorted(history(client, run, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
 def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
     run = Run(config())
-    run.epoch(epoch(1, loss=float("nan")))
+    run.epochs([epoch(1, loss=float("nan"))])
     assert [step for step, _ in history(client, run, "train/loss")] == [1]
 
 

@@ -105,7 +105,7 @@ def test_the_rank_correlation_is_spearmans_and_owns_up_to_too_few_or_constant_va
 def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> None:
     of = [
         *trials({"none": [0.5], MI: [0.6]}, MALICIOUS),
-        *trials({MI: [0.5], "$x$": [0.4]}, MALICIOUS, twin_weight=1.0),
+        *trials({MI: [0.5], "$\\broken_{$": [0.4]}, MALICIOUS, twin_weight=1.0),
     ]
     found = arms.grouped(of)
     for figure in (
@@ -114,4 +114,13 @@ def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> N
         plots.draw_time(found, "cifar10", "probe", 0.5),
     ):
         assert decoded(figure).std() > 5
-    assert plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()[0].get_text() == (MALICIOUS)
+    (label, *_) = plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()
+    assert "".join(label.get_text().split()) == "".join(MALICIOUS.split())
+
+
+def test_long_names_are_wrapped_and_cut_so_that_there_is_room_for_the_data() -> None:
+    of = trials({"none": [0.5], MI: [0.6]}, "unbroken" * 20)
+    label = plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()[0].get_text()
+    assert max(len(line) for line in label.splitlines()) <= 22
+    assert len(label.splitlines()) == 3
+    assert label.endswith("…")

@@ -1,0 +1,92 @@
+"""How MLflow is reached: its address, its client, its experiments, and quick answers where it is away."""
+
+import http.client
+import logging
+import os
+import sqlite3
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+from orchestrator.config import TrackingConfig
+from orchestrator.errors import UsageError
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+def all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Any]:
+    """All runs of an MLflow experiment that meet a condition, newest first."""
+    found: list[Any] = []
+    token = None
+    while token != "":
+        page = client.search_runs([experiment], condition, page_token=token, max_results=1000)
+        found, token = [*found, *page], page.token or ""
+    return found
+
+
+def uri_of(settings: TrackingConfig) -> str:
+    """Where MLflow is: the config's, else MLFLOW_TRACKING_URI, else a database where the user stands."""
+    return _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client. Raises UsageError where no server answers, or the database cannot be opened."""
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    _answers(uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
+        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+
+
+def _absolute(uri: str) -> str:
+    """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
+    scheme, separator, path = uri.partition(":///")
+    if scheme == "sqlite" and separator and not path.startswith("/"):
+        return f"sqlite:///{Path(path).absolute()}"
+    return uri
+
+
+def _answers(uri: str) -> None:
+    """Ask a tracking server or database whether it is there, before MLflow's client spends minutes on finding out."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise UsageError(
+                f"no MLflow server answers at '{uri}' ({first_line(error)}): start one, or unset MLFLOW_TRACKING_URI "
+                "and tracking.uri to use a local database"
+            ) from None
+    elif uri.startswith("sqlite:///"):
+        path = database(uri)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path)) as opened:
+                opened.execute("PRAGMA schema_version")
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"the MLflow database '{path}' cannot be opened ({error}): give another in tracking.uri"
+            ) from None
+
+
+def database(uri: str) -> Path:
+    """The file of an sqlite address."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
+    """Id of the MLflow experiment; a database's artifacts lie beside it, under an absolute path."""
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
+    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without its traceback."""
+    return str(error).strip().partition("\n")[0]

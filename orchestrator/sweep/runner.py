@@ -1,0 +1,330 @@
+"""Running a sweep: its trials on Ray Tune, each a training on Ray Train, tracked and compared.
+
+What a trial is does not depend on Tune: it is an experiment whose stages lie on the store. So a sweep that is started
+again looks there for what is done, and hands Tune the rest; a training that was interrupted goes on from its last
+checkpoint. Nothing of Tune's own state is needed for that, and none is read.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from ray import tune
+
+from orchestrator import cluster, evaluate, extract, pretrain, score
+from orchestrator.comparison.arms import Trial as Outcome
+from orchestrator.errors import StageError
+from orchestrator.store import Store
+from orchestrator.sweep import search, trials, worker
+from orchestrator.sweep.board import Board
+from orchestrator.sweep.compared import Compared, compare, folder, outcome_of
+from orchestrator.sweep.config import SweepConfig
+from orchestrator.sweep.tracked import Tracked
+from orchestrator.sweep.trials import Trial
+
+# A trial waits for its workers where the sweep was started: a node that comes and goes would take it along.
+DRIVER = {"node:__internal_head__": 0.001}
+STATE = "state.json"
+PATIENCE, HASTE = 180.0, 20.0  # seconds that a server may be away when the sweep ends, and when it ends badly
+
+
+@dataclass
+class State:
+    """What the store does not say of a sweep's trials: which were begun, and which a scheduler has stopped.
+
+    Attributes:
+        begun: points, in order.
+        stopped: by the trial's name, after which epoch.
+    """
+
+    begun: list[trials.Point] = field(default_factory=list)
+    stopped: dict[str, int] = field(default_factory=dict)
+
+
+def run(config: SweepConfig, resume: bool = True) -> Compared:
+    """Run all trials of a sweep that are not there yet, and compare them.
+
+    Args:
+        config: the sweep.
+        resume: False trains anew what is there.
+
+    Raises:
+        UsageError: the config cannot be carried out; nothing was started.
+        StageError: a stage or some trials failed, or MLflow was away; what is complete stays, and the same command
+            goes on from there.
+    """
+    planned = trials.planned(config)
+    check(config, planned)
+    tracked = Tracked(config)
+    status: str = "FAILED"
+    files: Mapping[str, bytes] = {}
+    try:
+        with cluster.session(config.ray):
+            cluster.connect(config.ray)
+            lead = Lead(config, tracked)
+            lead.prepare(planned, resume)
+            lead.run()
+        compared = lead.compared()
+        status, files = "FAILED" if lead.board.failed else "FINISHED", compared.files
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        # What went wrong first is what the user must hear of.
+        with nullcontext() if files else suppress(StageError):
+            tracked.finish(status, files, PATIENCE if files else HASTE)
+    if lead.board.failed:
+        name, why = next(iter(lead.board.failed.items()))
+        raise StageError(
+            f"{len(lead.board.failed)} of {lead.board.planned} trials failed, first {name}: {why}; the others are kept "
+            f"and compared in {lead.store.url(lead.folder)}, run the same command again for the rest"
+        )
+    return compared
+
+
+def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> None:
+    """Find out before anything is started whether all trials can be built, and all data is there.
+
+    Args:
+        config: the sweep.
+        planned: its trials.
+        data: False if it does not matter whether the data is there.
+
+    Raises:
+        UsageError: of the first trial that cannot.
+    """
+    seen = set()
+    for trial in planned or [search.example(config)]:
+        inputs = trial.config.model_dump_json(include={"clips", "scenes"})
+        if data and inputs not in seen:
+            extract.count(trial.config)
+        wanted = trial.config.evaluate.model_dump_json()
+        if data and wanted not in seen:
+            evaluate.check(trial.config)
+        model = trial.config.model_copy(update={"seed": 0}).model_dump_json(include={"pretrain", "extract", "score"})
+        if model not in seen:
+            pretrain.check(trial.config)
+        seen |= {inputs, wanted, model}
+
+
+class Lead:
+    """A sweep while it runs.
+
+    Attributes:
+        outcomes: of the trials that have come to their end, by name.
+        folder: of what is told of the sweep, relative to the store.
+    """
+
+    def __init__(self, config: SweepConfig, tracked: Tracked) -> None:
+        self.config, self.tracked, self.store = config, tracked, Store(config.store)
+        self.folder = folder(config)
+        self.outcomes: dict[str, Outcome] = {}
+        self.state = State()
+        if self.store.exists(f"{self.folder}/{STATE}"):
+            self.state = State(**self.store.read_json(f"{self.folder}/{STATE}"))
+        self.board = Board(config.name)
+        self._scored: dict[str, score.Scored] = {}
+        self._todo: list[Trial] = []
+
+    def prepare(self, planned: Sequence[Trial], resume: bool) -> None:
+        """Extract and score what the trials train on, once for all that share it, and find out which are done."""
+        for trial in planned or [search.example(self.config)]:
+            self._score(trial)
+        wanted = [self._budgeted(trial) for trial in planned or [self._made(p) for p in self.state.begun]]
+        if not resume:
+            self.state = State()
+        for trial in wanted:
+            if not resume:
+                self._forget(trial)
+            found = outcome_of(trial, self.store)
+            self.board.add(trial)
+            if found:
+                self._finished(trial, found)
+            elif trial.name in self.state.stopped:
+                self._stopped(trial, self.state.stopped[trial.name])
+            else:
+                self._todo.append(trial)
+        self.board.planned = max(self.board.planned, self.config.sweep.samples if not planned else 0)
+
+    def run(self) -> None:
+        """Run the trials that are not done; those that fail are told of, and do not stop the others."""
+        left = len(self._todo) if self.config.sweep.search != "optuna" else self.board.planned - self.board.ended
+        if not left:
+            return
+        events: Queue[tuple[str, str, dict[str, Any]]] = Queue()
+        tuner = self._tuner(events, left)
+        outcome: Future[Any] = Future()
+
+        def fit() -> None:
+            try:
+                outcome.set_result(tuner.fit())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        # In the main thread Tune would take Ctrl-C for itself.
+        threading.Thread(target=fit, daemon=True).start()
+        with self.board:
+            for kind, point, told in _until(outcome, events):
+                self._seen(kind, self._budgeted(self._made(json.loads(point))), told)
+        outcome.result()
+
+    def compared(self) -> Compared:
+        """Compare what has come to its end, and keep that on the store."""
+        stopped = {name: f"stopped early, after epoch {epoch}" for name, epoch in self.state.stopped.items()}
+        place = Store(self.store.url(self.folder))
+        return compare(self.config, [*self.outcomes.values()], self.board.failed, stopped, self.board.planned, place)
+
+    def _tuner(self, events: Queue[Any], left: int) -> tune.Tuner:
+        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # an epoch without validation has no accuracy
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the board tells what there is to tell
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        settings = self.config.sweep
+        goes_by = {"metric": settings.metric, "mode": "max"} if search.has_goal(self.config) else {}
+        self.store.delete(f"{self.folder}/tune")
+        return tune.Tuner(
+            tune.with_resources(tune.with_parameters(worker.work, config=self.config), DRIVER),
+            param_space=search.space(self.config, self._todo),
+            tune_config=tune.TuneConfig(
+                search_alg=search.searcher(self.config, self._todo, self._known()),
+                scheduler=search.scheduler(self.config),
+                num_samples=left if settings.search == "optuna" else 1,
+                max_concurrent_trials=settings.concurrent or _room(self.config),
+                # The next trial takes over the process of the last, unless that may have been stopped on its way.
+                reuse_actors=settings.scheduler == "none",
+                **goes_by,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=self.store.url(self.folder), callbacks=[_Tell(events)], verbose=0
+            ),
+        )
+
+    def _seen(self, kind: str, trial: Trial, told: dict[str, Any]) -> None:
+        if kind == "begun":
+            self.state.begun += [trial.point] if trial.point not in self.state.begun else []
+            self._write_state()
+            self.board.begin(trial)
+            self.tracked.begin(trial)
+        elif kind == "result" and "metrics" in told:
+            self.board.epoch(trial, told["metrics"])
+            self.tracked.epochs(trial, [told["metrics"]])
+        elif kind == "failed":
+            self.board.fail(trial, told["why"])
+            self.tracked.end(trial, "FAILED", why=told["why"])
+        elif kind == "ended":
+            found = outcome_of(trial, self.store)
+            if found:
+                self._finished(trial, found)
+            else:
+                self.state.stopped[trial.name] = int(told.get("epoch", 0))
+                self._write_state()
+                self._stopped(trial, self.state.stopped[trial.name])
+
+    def _finished(self, trial: Trial, found: Outcome) -> None:
+        self.outcomes[trial.name] = found
+        self.board.finish(trial, found)
+        self.tracked.epochs(trial, pretrain.load(trial.config, self.store).history)
+        self.tracked.end(trial, "FINISHED", found)
+
+    def _stopped(self, trial: Trial, epoch: int) -> None:
+        self.board.stop(trial, epoch)
+        self.tracked.end(trial, "FINISHED", why=f"stopped early, after epoch {epoch}")
+
+    def _known(self) -> dict[str, float]:
+        """The accuracies that an adaptive search has to go by, by the trials' points as JSON."""
+        metric = self.config.sweep.metric
+        return {
+            json.dumps(point): next(iter(self.outcomes[name].results.values()))[metric]
+            for point in self.state.begun
+            if (name := self._budgeted(self._made(point)).name) in self.outcomes
+        }
+
+    def _made(self, point: trials.Point) -> Trial:
+        return trials.make(self.config, point)
+
+    def _budgeted(self, trial: Trial) -> Trial:
+        return trials.budgeted(trial, self.config, self._score(trial).share_with_twin)
+
+    def _score(self, trial: Trial) -> score.Scored:
+        """The scored patches that a trial trains on, computed where they are not there."""
+        stages = trial.config.model_dump_json(include={"clips", "scenes", "extract", "score"})
+        if stages not in self._scored:
+            scoring = trial.config.model_copy(
+                update={"score": trial.config.score.model_copy(update={"policy": "mutual-information"})}
+            )
+            shared = scoring.model_dump_json(include={"clips", "scenes", "extract", "score"})
+            if shared not in self._scored:
+                self._scored[shared] = score.run(scoring, extract.run(scoring, self.store))
+            self._scored[stages] = self._scored[shared]
+        return self._scored[stages]
+
+    def _forget(self, trial: Trial) -> None:
+        self.store.delete(pretrain.stage(trial.config, score.load(trial.config, self.store)).folder)
+
+    def _write_state(self) -> None:
+        self.store.write_json(f"{self.folder}/{STATE}", {"begun": self.state.begun, "stopped": self.state.stopped})
+
+
+class _Tell(tune.Callback):
+    """Puts what happens to trials into a queue: what is done about it must not keep Tune waiting."""
+
+    def __init__(self, events: Queue[tuple[str, str, dict[str, Any]]]) -> None:
+        self.events = events
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune keeps its callbacks with its own state, which is not read."""
+        return {}
+
+    def __deepcopy__(self, memo: Any) -> "_Tell":
+        return self
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._put("begun", trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._put("result", trial, **result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._put("ended", trial, **(trial.last_result or {}))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        why = (trial.last_result or {}).get("why")
+        self._put("failed", trial, why=why or f"its process died ({_last_line(trial.error_file)})")
+
+    def _put(self, kind: str, trial: Any, **told: Any) -> None:
+        point = trial.config["point"]
+        self.events.put((kind, point if isinstance(point, str) else json.dumps(point), told))
+
+
+def _last_line(path: str | None) -> str:
+    """What Tune wrote last of a trial's end."""
+    lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing is known")
+
+
+def _until(outcome: Future[Any], events: Queue[Any]) -> Iterator[Any]:
+    """Events as they come, until Tune has ended and none is left."""
+    while True:
+        ended = outcome.done()
+        try:
+            yield events.get(timeout=0.5)
+        except Empty:
+            if ended:
+                return
+
+
+def _room(config: SweepConfig) -> int:
+    """How many trials the cluster has room for at once."""
+    settings = config.pretrain
+    each, gpu = cluster.share(settings.workers, settings.cpus_per_worker, settings.gpu)
+    room = cluster.cpus() // (each * settings.workers)
+    return max(1, min(room, cluster.gpus() // settings.workers) if gpu else room)

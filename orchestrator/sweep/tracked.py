@@ -1,0 +1,107 @@
+"""A sweep in MLflow: a run for the sweep and one below it for each trial, written by the process that leads the sweep.
+
+Writing waits for nobody and nobody waits for it: a thread does it in order, and what fails while the server is away is
+done again until it is back. So no metric is lost, and nothing of MLflow is needed on the workers.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from queue import Queue
+from typing import Any
+
+from orchestrator import experiment, tracking
+from orchestrator.comparison.arms import Trial as Outcome
+from orchestrator.errors import StageError
+from orchestrator.sweep import trials
+from orchestrator.sweep.compared import FOLDER, RESULT
+from orchestrator.sweep.config import SweepConfig
+from orchestrator.sweep.trials import Trial
+
+PAUSE = 2.0  # seconds between tries
+
+
+class Tracked:
+    """The MLflow runs of a sweep; begun, or gone on with where the same sweep was run before.
+
+    Raises:
+        UsageError: as `tracking.Run`.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+        tags = {"infoaug.kind": "sweep", "infoaug.created": str(time.time())}
+        self.parent = tracking.Run(config, key=trials.identity(config), tags=tags)
+        self.parent.files({"config.yaml": config.to_yaml().encode()})
+        self.parent.sources(experiment.sources(config))
+        self._children: dict[str, tracking.Run] = {}
+        self._todo: Queue[Callable[[], Any] | None] = Queue()
+        self._failed: StageError | None = None  # what the thread is trying again
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def begin(self, trial: Trial) -> None:
+        """The trial is running."""
+        self._todo.put(lambda: self._child(trial))
+
+    def epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
+        """The trial has trained these epochs; what was told before is passed over."""
+        self._todo.put(lambda: self._child(trial).epochs(history))
+
+    def end(self, trial: Trial, status: str, outcome: Outcome | None = None, why: str = "") -> None:
+        """The trial has ended: FINISHED with its outcome, or stopped early and `why`; FAILED or KILLED."""
+
+        def write() -> None:
+            run = self._child(trial)
+            if outcome:
+                run.results([*outcome.results.values()])
+                run.metrics({"pretrain/seconds": outcome.seconds, "pretrain/passes": outcome.passes})
+                run.files({RESULT: json.dumps(asdict(outcome)).encode()})
+            if why:
+                run.tag("infoaug.ended", why[:500])
+            run.finish(status)
+            del self._children[trial.name]
+
+        self._todo.put(write)
+
+    def finish(self, status: str, files: Mapping[str, bytes], patience: float) -> None:
+        """Close the sweep and all trials that are not, with what is told of it.
+
+        Raises:
+            StageError: MLflow was away for longer than `patience` seconds; the same sweep run again writes all.
+        """
+
+        def write() -> None:
+            self.parent.files(files, FOLDER)
+            for run in self._children.values():
+                run.finish("KILLED")
+            self.parent.close()
+            self.parent.finish(status)
+
+        self._todo.put(write)
+        self._todo.put(None)
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            raise self._failed or StageError("MLflow is slow: run the same command again to have the rest written")
+
+    def _child(self, trial: Trial) -> tracking.Run:
+        if trial.name not in self._children:
+            tags = {"infoaug.kind": "trial", "negatives": trial.negatives, "infoaug.point": json.dumps(trial.point)}
+            run = tracking.Run(trial.config, name=trial.name, tags=tags, parent=self.parent)
+            run.sources(experiment.sources(trial.config))
+            self._children[trial.name] = run
+        return self._children[trial.name]
+
+    def _write(self) -> None:
+        while (work := self._todo.get()) is not None:
+            while True:
+                try:
+                    work()
+                except Exception as error:
+                    self._failed = error if isinstance(error, StageError) else StageError(f"MLflow: {error}")
+                    time.sleep(PAUSE)
+                else:
+                    self._failed = None
+                    break
