@@ -10,3 +10,5 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 # An epoch is seen, and its checkpoint safe, within this many seconds (Ray's own default is 2).
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# A training and its watchers are more processes than this machine has CPUs: that is as it should be.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*PYTHON worker processes have been started on node")

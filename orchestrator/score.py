@@ -169,15 +169,12 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
     if missing:
         (folder, window), why = next(iter(missing.items()))
-        raise StageError(
-            f"{len(missing)} of {len(wanted)} windows could not be scored, first window {window} of {folder}: {why}; "
-            "the others are kept, run the same command again"
-        )
+        what = f"{len(missing)} of {len(wanted)} windows could not be scored, first window {window} of {folder}: {why}"
+        raise StageError(f"{what}; the others are kept, run the same command again")
     ledger = pa.Table.from_pylist([_summary(place, w, config.extract.window) for w in wanted])
     store.write_table(place.path(f"ledger-{extract.source(config)}.parquet"), ledger)
-    computed = len(todo)
-    draw = config.seed % RANDOM_DRAWS
-    return Scored(place, extracted, ledger, len(wanted) - computed, computed, config.score.policy, draw)
+    counts = len(wanted) - len(todo), len(todo)
+    return Scored(place, extracted, ledger, *counts, config.score.policy, config.seed % RANDOM_DRAWS)
 
 
 def score_window(
