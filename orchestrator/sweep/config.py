@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator import settings
 from orchestrator.config import ExperimentConfig, Positive, Section
+from orchestrator.errors import UsageError
 
 # What is varied most, under a short name.
 SHORT = {
@@ -60,8 +62,13 @@ class SweepSettings(Section):
         description="what is the same for all arms: the steps, or the images through the backbone, of which a step "
         "without twins has fewer",
     )
-    recipes: str | None = Field(
-        None, description="a folder with FRAMEWORK.yaml: its `pretrain` holds where this config says nothing"
+    recipes: str | dict[str, dict[str, Any]] = Field(
+        {},
+        description="a folder with FRAMEWORK.yaml, or what is in it: its `pretrain` holds for that framework where "
+        "this config says nothing",
+    )
+    frameworks: dict[str, dict[str, Any]] = Field(
+        {}, description="settings of `pretrain` for one framework, by its name; what is varied comes before them"
     )
     concurrent: Positive | None = Field(None, description="trials at once; none: as many as there is room for")
     gpu_tflops: Annotated[float, Field(gt=0)] = Field(
@@ -90,5 +97,27 @@ class SweepConfig(ExperimentConfig):
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> SweepConfig:
-    """Read a sweep's config file and put the overrides on top; see `settings.read` for both, and for what is raised."""
-    return settings.read(SweepConfig, path, overrides)
+    """Read a sweep's config file, put the overrides on top, and read the recipes that it names.
+
+    So the resolved config is whole: it does not change with a recipe, and is understood where there is no such folder.
+
+    Raises:
+        UsageError: as `settings.read`, or a recipe that cannot be read.
+    """
+    config = settings.read(SweepConfig, path, overrides)
+    folder = config.sweep.recipes
+    if not isinstance(folder, str):
+        return config
+    found = {recipe.stem: _recipe(recipe) for recipe in sorted(Path(folder).glob("*.yaml"))}
+    if not found:
+        raise UsageError(f"sweep.recipes: there is no recipe in '{folder}'")
+    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"recipes": found})})
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    """What a recipe says of `pretrain`, but for the framework."""
+    try:
+        found = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["pretrain"])
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise UsageError(f"sweep.recipes: '{path}' cannot be read: {error}") from None
+    return {key: value for key, value in found.items() if key != "framework"}

@@ -39,11 +39,10 @@ def plan(config: SweepConfig) -> Table:
     hours: dict[str, float] = {}
     steps: dict[str, float] = {}
     for trial in todo:
-        model = trial.config.model_copy(update={"seed": 0}).model_dump_json(include={"pretrain", "extract", "score"})
-        if model not in steps:
-            steps[model] = operations(trial.config, _share(scored[trial.name]))
+        if trial.model not in steps:
+            steps[trial.model] = operations(trial.config, _share(scored[trial.name]))
         of = hours.get(trial.config.pretrain.framework, 0.0)
-        spent = steps[model] * patches * trial.config.pretrain.epochs / (config.sweep.gpu_tflops * 1e12) / 3600
+        spent = steps[trial.model] * patches * trial.config.pretrain.epochs / (config.sweep.gpu_tflops * 1e12) / 3600
         hours[trial.config.pretrain.framework] = of + spent
     runs = config.sweep.samples if not planned else 1
     return _table(config, budgeted, todo, {name: value * runs for name, value in hours.items()}, patches, known is None)

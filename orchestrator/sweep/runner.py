@@ -109,10 +109,9 @@ def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> N
         wanted = trial.config.evaluate.model_dump_json()
         if data and wanted not in seen:
             evaluate.check(trial.config)
-        model = trial.config.model_copy(update={"seed": 0}).model_dump_json(include={"pretrain", "extract", "score"})
-        if model not in seen:
+        if trial.model not in seen:
             pretrain.check(trial.config)
-        seen |= {inputs, wanted, model}
+        seen |= {inputs, wanted, trial.model}
 
 
 class Lead:

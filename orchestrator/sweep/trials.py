@@ -4,17 +4,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from models import frameworks
 from orchestrator import settings, tracking
 from orchestrator.config import ExperimentConfig
-from orchestrator.errors import UsageError
 from orchestrator.store import digest_of
 from orchestrator.sweep.config import SHORT, Range, SweepConfig
 
@@ -39,6 +35,14 @@ class Trial:
     def identity(self) -> str:
         """The same for the same experiment, whatever it is called."""
         return tracking.identity(self.config)
+
+    @property
+    def model(self) -> str:
+        """The same for trials that build the same model and optimiser: seeds, weights and whose twins they are aside."""
+        settings = self.config.model_dump_json(
+            include={"pretrain": True, "extract": {"image_size"}}, exclude={"pretrain": {"twin_weight", "epochs"}}
+        )
+        return f"{self.config.score.policy == 'none'} {settings}"
 
     @property
     def negatives(self) -> str:
@@ -73,9 +77,10 @@ def make(config: SweepConfig, point: Point) -> Trial:
     values = config.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
     full = {full_name(key): value for key, value in point.items()}
     framework = full.get("pretrain.framework", config.pretrain.framework)
-    if config.sweep.recipes:
-        given = values.get("pretrain", {})
-        values["pretrain"] = _recipe(config.sweep.recipes, framework) | given
+    recipes = config.sweep.recipes
+    recipe = recipes.get(framework, {}) if isinstance(recipes, dict) else {}
+    own = config.sweep.frameworks.get(framework, {})
+    values["pretrain"] = _over(_over(recipe, values.get("pretrain", {})), own)
     for key, value in full.items():
         if key.endswith(".negatives") and isinstance(value, str):
             value = {"kind": value}
@@ -138,17 +143,13 @@ def _draw(values: Range | list[Any], random: np.random.Generator) -> Any:
     return float(math.exp(drawn) if values.log else drawn)
 
 
-@cache
-def _recipe(folder: str, framework: str) -> Mapping[str, Any]:
-    """What a recipe says of `pretrain`."""
-    path = Path(folder) / f"{framework}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return dict(content["pretrain"])
-    except FileNotFoundError:
-        raise UsageError(f"sweep.recipes: there is no '{path}'") from None
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise UsageError(f"sweep.recipes: '{path}' cannot be read: {error}") from None
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings put on top of others, mappings within them too."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _over(below[key], above[key])
+    return merged
 
 
 def _has_negatives(framework: str) -> bool:
