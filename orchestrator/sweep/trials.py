@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def model(self) -> str:
-        """The same for trials that build the same model and optimiser: seeds, weights and whose twins they are aside."""
+        """The same for trials that build the same model and optimiser, whatever their seeds and their twins."""
         settings = self.config.model_dump_json(
             include={"pretrain": True, "extract": {"image_size"}}, exclude={"pretrain": {"twin_weight", "epochs"}}
         )
