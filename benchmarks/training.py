@@ -2,7 +2,7 @@
 
     pip install -e '.[bench]'
     python benchmarks/training.py [--batch 64] [--rounds 8] [--backbone resnet18] [--json FILE]
-    python benchmarks/training.py --accuracy path/to/cifar10 [--images 5000] [--epochs 10] [--seeds 3]
+    python benchmarks/training.py --accuracy path/to/cifar10 [--images 5000] [--epochs 10] [--seeds 3] [--frameworks …]
 
 Images are random, of 32 pixels; every patch has a twin. What is compared takes turns, step by step, and a ratio is the
 median of the rounds' ratios, so that other work on the machine falls on both sides alike; its spread is between the
@@ -262,7 +262,7 @@ def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     settings = EvaluateConfig(limit=arguments.images)
     train, test = datasets.load(arguments.accuracy, settings, SIZE)
     rows = []
-    for framework, side, seed in itertools.product(("simclr", "byol"), ("ours", "lightly"), range(arguments.seeds)):
+    for framework, side, seed in itertools.product(arguments.frameworks, ("ours", "lightly"), range(arguments.seeds)):
         torch.manual_seed(seed)
         started = time.perf_counter()
         backbone = (_our_backbone if side == "ours" else _lightly_backbone)(arguments, framework, train.images, seed)
@@ -327,6 +327,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--frameworks", nargs="+", choices=("simclr", "byol"), default=("simclr", "byol"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 

@@ -1,0 +1,111 @@
+"""What does a trial of a sweep cost beside its training, by Tune, Train and MLflow?
+
+    python benchmarks/sweep_overhead.py [--trials 6] [--json FILE]
+
+A tiny training (two rendered scenes, a backbone of a thousandth of a ResNet-18's work, two epochs) is run as trials of
+a sweep, one at a time; by Ray Train without Tune and MLflow; and in this process, without Ray. What the trials share
+has started before. What a trial takes, less what the same training and evaluation take here, is the overhead: mostly
+processes that start and import PyTorch.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import cluster, evaluate, extract, pairs, pretrain, score
+from orchestrator.store import Stage, Store
+from orchestrator.sweep import runner
+from orchestrator.sweep.config import SweepConfig, load
+from orchestrator.training import Training
+
+
+def config(folder: Path, seeds: range) -> SweepConfig:
+    """A sweep over seeds."""
+    return load(
+        None,
+        [
+            f"store={folder / 'store'}",
+            f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
+            "scenes.count=2",
+            "scenes.frames=48",
+            "extract.patch_size=40",
+            "extract.image_size=16",
+            "score.surrogates=200",
+            "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+            "pretrain.epochs=2",
+            "pretrain.warmup_epochs=0",
+            "pretrain.batch_size=32",
+            "pretrain.cpus_per_worker=1",
+            "evaluate.limit=200",
+            f"sweep={{grid: [{{seed: {list(seeds)}}}], concurrent: 1}}",
+        ],
+    )
+
+
+def directly(of: SweepConfig, scored: score.Scored, backbone: Stage, seed: int) -> float:
+    """Seconds of a training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
+    one = of.model_copy(update={"seed": seed})
+    started = time.perf_counter()
+    training = Training(one, pairs.load(scored, scored.stage.store), torch.device("cpu"))
+    for _ in range(one.pretrain.epochs):
+        training.epoch()
+    evaluate.measure(one, backbone, "scenes")
+    return time.perf_counter() - started
+
+
+def measure(trials: int) -> list[dict[str, Any]]:
+    """Seconds a trial, in three ways."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        of = config(place, range(1, 1 + trials))
+        store = Store(of.store)
+        with cluster.session(of.ray):
+            cluster.connect(of.ray)
+            scored = score.run(of, extract.run(of, store))
+            runner.run(config(place, range(1)))  # starts what all trials share
+            seconds = {"a trial of a sweep": [_taken(lambda: runner.run(of)) / trials]}
+            seconds["Ray Train alone"] = [
+                _taken(lambda seed=seed: pretrain.run(of.model_copy(update={"seed": seed}), scored, lambda _: None))
+                for seed in range(100, 100 + max(2, trials // 2))
+            ]
+            backbone = pretrain.stage(of.model_copy(update={"seed": 1}), scored)
+            seconds["directly"] = [directly(of, scored, backbone, seed) for seed in range(200, 200 + trials)]
+    return [{"what": what, "seconds": statistics.median(values)} for what, values in seconds.items()]
+
+
+def _taken(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the table, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = measure(arguments.trials)
+    base = rows[-1]["seconds"]
+    table = Table("what", "seconds", "overhead, s", title=f"{arguments.trials} trials; {platform.machine()}")
+    for row in rows:
+        row["overhead"] = row["seconds"] - base
+        table.add_row(row["what"], f"{row['seconds']:.2f}", f"{row['overhead']:.2f}")
+    Console(width=100).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
