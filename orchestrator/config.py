@@ -261,6 +261,13 @@ class ExperimentConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_one(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "sweep" in values and "sweep" not in cls.model_fields:
+            raise ValueError("this is the config of a sweep: run `infoaug sweep` with it")
+        return values
+
     def to_yaml(self) -> str:
         """The resolved config as YAML that `load` reads back to an equal config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

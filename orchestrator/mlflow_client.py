@@ -3,8 +3,11 @@
 import http.client
 import logging
 import os
+import re
 import sqlite3
+import tempfile
 import urllib.request
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,34 @@ def all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Any]
         page = client.search_runs([experiment], condition, page_token=token, max_results=1000)
         found, token = [*found, *page], page.token or ""
     return found
+
+
+def file_of(client: MlflowClient, run: Any, name: str) -> bytes | None:
+    """An artifact of a run, None if it has none of this name."""
+    if name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        return Path(client.download_artifacts(run.info.run_id, name, place)).read_bytes()
+
+
+def upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder: str | None) -> None:
+    """Files as artifacts of a run, by their names."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in contents.items():
+            (Path(place) / name).write_bytes(content)
+        client.log_artifacts(run, place, folder)
+
+
+def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any]:
+    """The run of an id, or the newest runs of a name in any MLflow experiment, of those that meet a condition."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    quote = '"' if "'" in run else "'"
+    keys = ["run_id"] if re.fullmatch("[0-9a-f]{32}", run) else []
+    for key in (*keys, "run_name"):  # a name may look like an id too
+        wanted = " and ".join(filter(None, (f"attributes.{key} = {quote}{run}{quote}", condition)))
+        if found := client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=5):
+            return list(found)
+    return []
 
 
 def uri_of(settings: TrackingConfig) -> str:

@@ -92,8 +92,10 @@ def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
         return f"unknown key '{key}'{_suggestion(model, own, prefix)}"
     if error["type"] == "model_type":
         return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
+    if error["type"] == "missing":
+        return f"'{key}' is missing"
     if error["type"] == "value_error":  # one of ours, which says what it got
-        return f"{key}: {error['ctx']['error']}"
+        return f"{key}: {error['ctx']['error']}".removeprefix(": ")
     message = error["msg"]
     return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
 

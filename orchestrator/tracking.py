@@ -22,12 +22,23 @@ from mlflow.tracking import MlflowClient
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
 from orchestrator.errors import StageError, UsageError
-from orchestrator.mlflow_client import all_runs, connect, database, experiment_of, first_line, uri_of
+from orchestrator.mlflow_client import (
+    all_runs,
+    connect,
+    database,
+    experiment_of,
+    file_of,
+    first_line,
+    runs_called,
+    upload,
+    uri_of,
+)
 from orchestrator.store import digest_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+ENDED = "infoaug.ended"  # a tag: why a run ended as it did
 NOT_LOGGED = ("epoch", "seconds")  # of an epoch: the step of its metrics, and what images_per_second says
 
 
@@ -110,10 +121,11 @@ class Run:
         )
         self._logged |= new.keys()
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics in one request."""
-        now = int(time.time() * 1000)
-        self._log(Metric(name, float(value), now, step) for name, value in values.items())
+    @_told
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log metrics that have no step; those that have this value already are passed over."""
+        now, there = int(time.time() * 1000), self._client.get_run(self.id).data.metrics
+        self._log(Metric(name, float(value), now, 0) for name, value in values.items() if there.get(name) != value)
 
     @_told
     def sources(self, sources: Iterable[Source]) -> None:
@@ -128,11 +140,6 @@ class Run:
                 for s in sources
             ],
         )
-
-    @_told
-    def tag(self, name: str, value: str) -> None:
-        """Set a tag."""
-        self._client.set_tag(self.id, name, value)
 
     @_told
     def history(self, name: str) -> list[Metric]:
@@ -154,13 +161,16 @@ class Run:
     @_told
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
         """Log artifacts by their file names."""
-        _upload(self._client, self.id, contents, folder)
+        upload(self._client, self.id, contents, folder)
 
     @_told
-    def finish(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, why: str = "") -> None:
+        """Close the run: FINISHED, FAILED or KILLED, and why."""
+        if why:
+            self._client.set_tag(self.id, ENDED, why[:500])
         self._client.set_terminated(self.id, status)
 
+    @_told
     def close(self, but: Sequence[str] = ()) -> None:
         """End the runs below this one that are called running and are not, for their process was killed."""
         for run in self.below():
@@ -182,10 +192,14 @@ class Run:
         tag = f"tags.`infoaug.identity` = '{tags['infoaug.identity']}'"
         found = self._client.search_runs([self._experiment], tag, max_results=1)
         if found:
-            self._client.update_run(found[0].info.run_id, status="RUNNING")
-            return str(found[0].info.run_id)
-        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
-        listed = [Param(key, str(value)) for key, value in params.items()]
+            run = found[0]
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            if ENDED in run.data.tags:
+                self._client.delete_tag(run.info.run_id, ENDED)
+        else:
+            run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        # A run that was begun as the server went away has them in part; those it has can not be changed.
+        listed = [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
         for start in range(0, len(listed), 100):  # MLflow's limit to a request
             self._client.log_batch(run.info.run_id, params=listed[start : start + 100])
         return str(run.info.run_id)
@@ -196,7 +210,7 @@ def _tags(config: ExperimentConfig) -> dict[str, str]:
     return {
         "framework": config.pretrain.framework,
         "policy": config.score.policy,
-        "twin_weight": f"{config.pretrain.twin_weight:g}",
+        "twin_weight": "0" if config.score.policy == "none" else f"{config.pretrain.twin_weight:g}",
         "seed": str(config.seed),
         "backbone": config.pretrain.backbone,
         "infoaug.config": identity(config),
@@ -209,17 +223,16 @@ def _tags(config: ExperimentConfig) -> dict[str, str]:
 @cache
 def commit() -> str:
     """The Git commit of this code, `-dirty` where files differ from it; empty where it is no Git checkout."""
-    here = Path(__file__).parent
     try:
-        described = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # or it is another's checkout that it is installed in
+        return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return described.stdout.strip() if described.returncode == 0 else ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]:
@@ -234,7 +247,7 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
         raise UsageError(nowhere)
     client = connect(uri)
     try:
-        found = _runs(client, run)
+        found = runs_called(client, run)
         if not found:
             raise UsageError(nowhere)
         if len(found) > 1:
@@ -257,8 +270,9 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A trial's run: its name, its status, why it ended if that was told, and a file of it, if it has that."""
+    """A trial's run: its id and name, its status, why it ended if that was told, and a file of it, if it has that."""
 
+    id: str
     name: str
     status: str
     why: str
@@ -277,11 +291,11 @@ class SweepRun:
     @_told
     def keep(self, contents: Mapping[str, bytes], folder: str) -> None:
         """Log files with the sweep."""
-        _upload(self.client, self.id, contents, folder)
+        upload(self.client, self.id, contents, folder)
 
 
 def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
-    """A sweep's run, with `file` of each of its trials.
+    """A sweep's run, with `file` of each of its trials, the oldest first.
 
     Args:
         name: an MLflow experiment, of which the newest sweep is taken, or a sweep's run by its name or id.
@@ -300,47 +314,19 @@ def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
         kind = "tags.`infoaug.kind` = 'sweep'"
         whole = client.get_experiment_by_name(name)
         found = all_runs(client, whole.experiment_id, kind) if whole else []
-        found = found or [run for run in _runs(client, name) if run.data.tags.get("infoaug.kind") == "sweep"]
+        found = found or runs_called(client, name, kind)
         if not found:
             raise UsageError(nowhere)
         run, experiment = found[0], found[0].info.experiment_id
         below = all_runs(client, experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-        trials = [
-            TrialRun(
-                run.info.run_name, run.info.status, run.data.tags.get("infoaug.ended", ""), _file(client, run, file)
-            )
-            for run in reversed(below)
-        ]
-        return SweepRun(run.info.run_id, _file(client, run, "config.yaml") or b"", trials, client)
+        trials = []
+        for child in reversed(below):
+            why = child.data.tags.get(ENDED, "")
+            told = file_of(client, child, file)
+            trials.append(TrialRun(child.info.run_id, child.info.run_name, child.info.status, why, told))
+        return SweepRun(run.info.run_id, file_of(client, run, "config.yaml") or b"", trials, client)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
-
-
-def _file(client: MlflowClient, run: Any, name: str) -> bytes | None:
-    if name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
-        return None
-    with tempfile.TemporaryDirectory() as place:
-        return Path(client.download_artifacts(run.info.run_id, name, place)).read_bytes()
-
-
-def _upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder: str | None) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        for name, content in contents.items():
-            (Path(place) / name).write_bytes(content)
-        client.log_artifacts(run, place, folder)
-
-
-def _runs(client: MlflowClient, run: str) -> list[Any]:
-    """The run of an id, or the newest runs of a name in any MLflow experiment."""
-    if re.fullmatch("[0-9a-f]{32}", run):
-        try:
-            return [client.get_run(run)]
-        except MlflowException:
-            pass  # a name may look like this too
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    quote = '"' if "'" in run else "'"
-    name = f"attributes.run_name = {quote}{run}{quote}"
-    return list(client.search_runs(experiments, name, order_by=["attributes.start_time DESC"], max_results=5))
 
 
 def _metric_name(text: str) -> str:

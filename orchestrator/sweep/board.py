@@ -1,12 +1,14 @@
 """What the user sees of a sweep while it runs: a live table on a terminal, a line a trial in a log."""
 
+import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator import progress
@@ -47,7 +49,7 @@ class Board:
 
     def __enter__(self) -> "Board":
         self._started, self._found = time.monotonic(), self.ended
-        progress.say(f"sweep {self.name}: {self.planned} trials, {self.ended} done")
+        progress.say(f"sweep {escape(self.name)}: {self.planned} trials, {self.ended} done")
         if progress.console.is_terminal:
             self._live = Live(self.table(), console=progress.console, refresh_per_second=2, get_renderable=self.table)
             self._live.start()
@@ -76,8 +78,10 @@ class Board:
         """The trial has come to its end."""
         self._outcomes[trial.name] = outcome
         if self._running.pop(trial.name, None) is not None:
-            first, result = next(iter(outcome.results.items()))
-            self._line(trial, f"{first} kNN {result['knn']:.1%}, probe {result['probe']:.1%}".replace("%", " %"))
+            first, result = _first(outcome)
+            found = {what: result.get(key) for key, what in (("knn", "kNN"), ("probe", "probe"))}
+            told = [f"{what} {_percent(value)}" for what, value in found.items() if value is not None]
+            self._line(trial, escape(f"{first} {', '.join(told)}" if told else "done"))
 
     def stop(self, trial: Trial, epoch: int) -> None:
         """The trial was stopped early."""
@@ -89,13 +93,13 @@ class Board:
         """The trial has failed."""
         self._running.pop(trial.name, None)
         self.failed[trial.name] = why
-        self._line(trial, f"[red]failed[/]: {why}")
+        self._line(trial, f"[red]failed[/]: {escape(why)}")
 
     def table(self) -> Table:
         """Frameworks by twin policies: how many trials are done, and the mean accuracy so far; and what runs now."""
         there = {trial.config.score.policy for trial in self._trials.values()}
         policies = [policy for policy in arms.POLICIES if policy in there]
-        table = Table(title=f"{self.name}: {self._counts()}", caption=self._left())
+        table = Table(title=f"{escape(self.name)}: {self._counts()}", caption=self._left())
         table.add_column("framework")
         for policy in policies:
             table.add_column(arms.policy_name(policy), justify="right")
@@ -106,7 +110,7 @@ class Board:
             epochs = self._trials[name].config.pretrain.epochs
             told = f"epoch {metrics['epoch']:.0f}/{epochs}, loss {metrics['loss']:.3f}" if metrics else "starting"
             table.add_section()
-            table.add_row(f"[dim]{name}[/]", f"[dim]{told}[/]")
+            table.add_row(f"[dim]{escape(name)}[/]", f"[dim]{told}[/]")
         return table
 
     def _cell(self, framework: str, policy: str) -> str:
@@ -115,11 +119,12 @@ class Board:
             for name, trial in self._trials.items()
             if (trial.config.pretrain.framework, trial.config.score.policy) == (framework, policy)
         ]
-        found = [next(iter(self._outcomes[n].results.values()))["probe"] for n in here if n in self._outcomes]
         if not here:
             return ""
-        mean = f"{sum(found) / len(found):.1%}".replace("%", " %") if found else "–"
-        return f"{mean}  [dim]{len(found)}/{len(here)}[/]"
+        done = [_first(self._outcomes[name])[1].get("probe") for name in here if name in self._outcomes]
+        found = [value for value in done if value is not None and math.isfinite(value)]
+        mean = _percent(sum(found) / len(found)) if found else "–"
+        return f"{mean}  [dim]{len(done)}/{len(here)}[/]"
 
     def _counts(self) -> str:
         counts = Counter(done=len(self._outcomes), running=len(self._running))
@@ -128,14 +133,23 @@ class Board:
 
     def _left(self) -> str:
         done, spent = self.ended - self._found, time.monotonic() - self._started
-        first = next(iter(self._outcomes.values()), None)
-        what = f"linear probe on {next(iter(first.results))}, mean so far and trials" if first else ""
-        if not done:
-            return what
-        left = spent / done * (self.planned - self.ended - len(self.failed))
-        return f"{what}; about {duration(left)} left"
+        dataset = next((name for outcome in self._outcomes.values() if (name := _first(outcome)[0])), "")
+        told = [f"linear probe on {escape(dataset)}, mean so far and trials"] if dataset else []
+        if done:
+            left = spent / done * max(0, self.planned - self.ended - len(self.failed))
+            told.append(f"about {duration(left)} left")
+        return "; ".join(told)
 
-    def _line(self, trial: Trial, what: Any) -> None:
+    def _line(self, trial: Trial, what: str) -> None:
         if not self._live:
             ended = self.ended + len(self.failed)
-            progress.say(f"trial {ended}/{self.planned}  {trial.name}  {what}")
+            progress.say(f"trial {ended}/{self.planned}  {escape(trial.name)}  {what}")
+
+
+def _first(outcome: Outcome) -> tuple[str, Mapping[str, float]]:
+    """The first data set with its accuracies; nothing where there is none."""
+    return next(iter(outcome.results.items()), ("", {}))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")

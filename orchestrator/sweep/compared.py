@@ -1,6 +1,7 @@
 """What a sweep came to: from its trials' outcomes to the comparison, which is kept and shown."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,16 +15,15 @@ from orchestrator.comparison import estimation_time, page, tables
 from orchestrator.comparison.arms import Sweep
 from orchestrator.comparison.arms import Trial as Outcome
 from orchestrator.config import TrackingConfig
-from orchestrator.errors import StageError
+from orchestrator.errors import StageError, UsageError
 from orchestrator.mlflow_client import uri_of
 from orchestrator.store import Store
 from orchestrator.sweep import trials
-from orchestrator.sweep.config import SHORT, SweepConfig
+from orchestrator.sweep.config import SweepConfig
 from orchestrator.sweep.trials import Trial
 
 RESULT = "trial.json"  # what a trial came to, as an artifact of its MLflow run
 FOLDER = "comparison"  # of the sweep's MLflow run
-COLUMNS = {*SHORT.values(), "seed"} - {"pretrain.backbone"}  # of the table: what else varies is named beside
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ def outcome_of(trial: Trial, store: Store) -> Outcome | None:
         return None
     images = counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size  # of an epoch
     twins = 0.0 if config.score.policy == "none" else sum(epoch["share_with_twin"] for epoch in history)
-    full = {trials.full_name(key): value for key, value in trial.point.items()}
     return Outcome(
         framework=config.pretrain.framework,
         policy=config.score.policy,
@@ -67,7 +66,7 @@ def outcome_of(trial: Trial, store: Store) -> Outcome | None:
         seconds=sum(epoch["seconds"] for epoch in history),
         epochs=len(history),
         passes=images * (2 * len(history) + twins),
-        other={key: str(value) for key, value in full.items() if key not in COLUMNS},
+        other=trial.other,
     )
 
 
@@ -92,7 +91,7 @@ def compare(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         trials=outcomes,
-        twin_weight=config.pretrain.twin_weight,
+        twin_weight=_compared_at(outcomes, config.pretrain.twin_weight),
         budget=config.sweep.budget,
         source=f"{config.scenes.count} scenes that infoaug renders" if synthetic else f"Video from {config.clips.path}",
         synthetic=synthetic,
@@ -118,17 +117,32 @@ def again(name: str, kept: TrackingConfig, out: Path) -> Compared:
         out: a folder for the files.
 
     Raises:
-        UsageError: MLflow has no such sweep.
+        UsageError: MLflow has no such sweep, or no config of it.
         StageError: no trial has come to its end, or MLflow cannot be written to.
     """
     found = tracking.sweep(name, kept, RESULT)
+    if not found.config_yaml:
+        raise UsageError(f"the sweep '{name}' has no config.yaml in MLflow: run `infoaug sweep` with its config again")
     config = settings.checked(SweepConfig, yaml.safe_load(found.config_yaml), f"the config of '{name}'")
-    outcomes = [Outcome(**json.loads(child.file)) for child in found.trials if child.file]
-    ended = {child.name: child for child in found.trials if not child.file}
-    failed = {n: child.why for n, child in ended.items() if child.status == "FAILED"}
-    stopped = {n: child.why for n, child in ended.items() if child.status == "FINISHED"}
+    newest = {child.name: child for child in found.trials}  # of the same name where clips or recipes have changed
+    failed = {n: child.why for n, child in newest.items() if child.status == "FAILED"}
+    outcomes = [_told(child) for n, child in newest.items() if child.file and n not in failed]
+    stopped = {n: child.why for n, child in newest.items() if child.status == "FINISHED" and not child.file}
     planned = len(trials.planned(config)) or config.sweep.samples
     config = config.model_copy(update={"tracking": kept})
     compared = compare(config, outcomes, failed, stopped, planned, Store(str(out)))
     found.keep(compared.files, FOLDER)
     return compared
+
+
+def _told(child: tracking.TrialRun) -> Outcome:
+    try:
+        return Outcome(**{**json.loads(child.file or b""), "run": child.id})
+    except (ValueError, TypeError) as error:
+        raise StageError(f"MLflow's run {child.id} has a {RESULT} that infoaug did not write: {error}") from None
+
+
+def _compared_at(outcomes: Sequence[Outcome], wanted: float) -> float:
+    """The twin weight of the tables: the config's, or the one that most trials have if none has that."""
+    weights = Counter(outcome.twin_weight for outcome in outcomes if outcome.policy != "none")
+    return wanted if wanted in weights or not weights else weights.most_common(1)[0][0]

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from orchestrator import settings
 from orchestrator.config import ExperimentConfig, Positive, Section
-from orchestrator.errors import UsageError
 
 # What is varied most, under a short name.
 SHORT = {
@@ -21,6 +20,32 @@ SHORT = {
 }
 
 ListOfValues = Annotated[list[Any], BeforeValidator(lambda v: v if isinstance(v, list) else [v]), Field(min_length=1)]
+
+Grids = Annotated[list[dict[str, ListOfValues]], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)]
+
+
+def _read(recipes: Any) -> Any:
+    """What the recipes of a folder say of `pretrain`, by framework.
+
+    So a resolved config is whole: it does not change with a recipe, and is understood where there is no such folder.
+    """
+    if not isinstance(recipes, str):
+        return recipes or {}
+    found = {}
+    for path in sorted(Path(recipes).glob("*.yaml")):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict) or not isinstance(content.get("pretrain"), dict):
+            raise ValueError(f"'{path}' has no section pretrain")
+        found[path.stem] = {key: value for key, value in content["pretrain"].items() if key != "framework"}
+    if not found:
+        raise ValueError(f"there is no recipe, a FRAMEWORK.yaml, in '{recipes}'")
+    return found
+
+
+Recipes = Annotated[dict[str, dict[str, Any]], BeforeValidator(_read)]
 
 
 class Range(Section):
@@ -37,17 +62,22 @@ class Range(Section):
         return self
 
 
+# Told apart by hand: as a value that stands alone a mapping would do for a list too.
+Drawn = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[ListOfValues, Tag("values")],
+    Discriminator(lambda v: "range" if isinstance(v, dict | Range) else "values"),
+]
+
+
 class SweepSettings(Section):
     """What is varied, who chooses, and what is stopped early."""
 
-    grid: list[dict[str, ListOfValues]] = Field(
+    grid: Grids = Field(
         [],
         description="grids whose trials are put together: settings by name, each with its values; framework, policy, "
         "twin_weight, negatives and backbone have short names, others their dotted ones",
     )
-    space: dict[str, Range | ListOfValues] = Field(
-        {}, description="what random and optuna draw from: values, or {low, high, log}"
-    )
+    space: dict[str, Drawn] = Field({}, description="what random and optuna draw from: values, or {low, high, log}")
     search: Literal["grid", "random", "optuna"] = "grid"
     samples: Positive = Field(20, description="how many random and optuna try")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of random and optuna")
@@ -62,7 +92,7 @@ class SweepSettings(Section):
         description="what is the same for all arms: the steps, or the images through the backbone, of which a step "
         "without twins has fewer",
     )
-    recipes: str | dict[str, dict[str, Any]] = Field(
+    recipes: Recipes = Field(
         {},
         description="a folder with FRAMEWORK.yaml, or what is in it: its `pretrain` holds for that framework where "
         "this config says nothing",
@@ -89,35 +119,29 @@ class SweepConfig(ExperimentConfig):
 
     sweep: SweepSettings
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_a_sweep(cls, values: Any) -> Any:
+        if isinstance(values, dict) and set(values) < set(cls.model_fields) and "sweep" not in values:
+            raise ValueError("has no section sweep, which says what is varied: `infoaug run` runs one experiment")
+        return values
+
     @model_validator(mode="after")
-    def _asha_sees_something(self) -> "SweepConfig":
+    def _there_is_something_to_go_by(self) -> "SweepConfig":
+        if not self.evaluate.datasets and not self.evaluate.domains:
+            raise ValueError("a sweep compares accuracies: name a data set in evaluate.datasets or evaluate.domains")
         if self.sweep.scheduler == "asha" and not self.evaluate.every:
             raise ValueError("sweep.scheduler 'asha' goes by the accuracy while training: set evaluate.every")
         return self
 
+    def to_yaml(self) -> str:
+        """The resolved config as YAML that `load` reads back to an equal config; what recipes say is left to them."""
+        values = self.model_dump(mode="json")
+        if self.sweep.recipes:
+            values["pretrain"] = self.pretrain.model_dump(mode="json", exclude_unset=True)
+        return yaml.safe_dump(values, sort_keys=False)
+
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> SweepConfig:
-    """Read a sweep's config file, put the overrides on top, and read the recipes that it names.
-
-    So the resolved config is whole: it does not change with a recipe, and is understood where there is no such folder.
-
-    Raises:
-        UsageError: as `settings.read`, or a recipe that cannot be read.
-    """
-    config = settings.read(SweepConfig, path, overrides)
-    folder = config.sweep.recipes
-    if not isinstance(folder, str):
-        return config
-    found = {recipe.stem: _recipe(recipe) for recipe in sorted(Path(folder).glob("*.yaml"))}
-    if not found:
-        raise UsageError(f"sweep.recipes: there is no recipe in '{folder}'")
-    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"recipes": found})})
-
-
-def _recipe(path: Path) -> dict[str, Any]:
-    """What a recipe says of `pretrain`, but for the framework."""
-    try:
-        found = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["pretrain"])
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise UsageError(f"sweep.recipes: '{path}' cannot be read: {error}") from None
-    return {key: value for key, value in found.items() if key != "framework"}
+    """Read a sweep's config file and put the overrides on top; see `settings.read` for both, and for what is raised."""
+    return settings.read(SweepConfig, path, overrides)

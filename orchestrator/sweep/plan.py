@@ -1,7 +1,9 @@
 """What a sweep would do, and what that would cost, before anything is computed."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from rich.table import Table
@@ -17,7 +19,7 @@ from orchestrator.sweep.compared import outcome_of
 from orchestrator.sweep.config import SweepConfig
 from orchestrator.sweep.trials import Trial
 
-COUNTED = 8  # patches of the batch whose operations are counted
+COUNTED = 4  # patches of the batch whose operations are counted
 UNKNOWN = 1_000_000  # patches that the estimate is for where nobody knows how many there will be
 
 
@@ -33,17 +35,14 @@ def plan(config: SweepConfig) -> Table:
     store = Store(config.store)
     scored = {trial.name: _scored(trial, store) for trial in shown}
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]
-    todo = [trial for trial in budgeted if outcome_of(trial, store) is None]
+    todo = [trial for trial in budgeted if not planned or outcome_of(trial, store) is None]
     known = next((s for s in scored.values() if s), None)
     patches = known.counts["patches"] if known else UNKNOWN
     hours: dict[str, float] = {}
-    steps: dict[str, float] = {}
     for trial in todo:
-        if trial.model not in steps:
-            steps[trial.model] = operations(trial.config, _share(scored[trial.name]))
-        of = hours.get(trial.config.pretrain.framework, 0.0)
-        spent = steps[trial.model] * patches * trial.config.pretrain.epochs / (config.sweep.gpu_tflops * 1e12) / 3600
-        hours[trial.config.pretrain.framework] = of + spent
+        framework, epochs = trial.config.pretrain.framework, trial.config.pretrain.epochs
+        spent = operations(trial.config, _share(scored[trial.name])) * patches * epochs
+        hours[framework] = hours.get(framework, 0.0) + spent / (config.sweep.gpu_tflops * 1e12) / 3600
     runs = config.sweep.samples if not planned else 1
     return _table(config, budgeted, todo, {name: value * runs for name, value in hours.items()}, patches, known is None)
 
@@ -54,20 +53,29 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
     Twins are counted for every patch, then in proportion to those that have one.
     """
 
+    chosen = config.pretrain.model_dump(include={"framework", "framework_settings", "backbone", "backbone_settings"})
+
     def counted(policy: str) -> float:
-        scoring = config.score.model_copy(update={"policy": policy})
-        model = training.build(config.model_copy(update={"score": scoring})).train()
-        size = config.extract.image_size
-        views = torch.randn(COUNTED, 3, size, size)
-        twins = [] if policy == "none" else [views, torch.arange(COUNTED)]
-        with FlopCounterMode(display=False) as counter:
-            model(views, views, *twins)["loss"].backward()
-        return counter.get_total_flops() / COUNTED
+        what = {"pretrain": chosen, "extract": {"image_size": config.extract.image_size}, "score": {"policy": policy}}
+        return _counted(json.dumps(what, sort_keys=True))
 
     without = counted("none")
     if config.score.policy == "none":
         return without
-    return without + share_with_twin * (counted(config.score.policy) - without)
+    return without + share_with_twin * (counted("mutual-information") - without)
+
+
+@cache
+def _counted(model: str) -> float:
+    """Operations for a patch by the settings, as JSON, that they depend on; seconds for a large model on a CPU."""
+    config = ExperimentConfig.model_validate_json(model)
+    size = config.extract.image_size
+    built = training.build(config).train()
+    views = torch.randn(COUNTED, 3, size, size)
+    twins = [] if config.score.policy == "none" else [views, torch.arange(COUNTED)]
+    with FlopCounterMode(display=False) as counter:
+        built(views, views, *twins)["loss"].backward()
+    return counter.get_total_flops() / COUNTED
 
 
 def _scored(trial: Trial, store: Store) -> score.Scored | None:

@@ -1,6 +1,7 @@
 """Who chooses a sweep's trials, and who stops them: Ray Tune's searchers and schedulers, by name."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -62,8 +63,11 @@ def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, fl
     except ImportError:
         raise UsageError("sweep.search 'optuna' needs Optuna: pip install 'infoaug[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():  # values that are mappings are not for a database, and go into none
+        warnings.filterwarnings("ignore", "Choices for a categorical", UserWarning)
+        domains = _Optuna.convert_search_space({"point": {key: _domain(v) for key, v in config.sweep.space.items()}})
     found = _Optuna(
-        {"point": {key: _domain(values) for key, values in config.sweep.space.items()}},
+        domains,
         metric=config.sweep.metric,
         mode="max",
         points_to_evaluate=[_flat(trial.point) for trial in begun],
@@ -83,7 +87,8 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
         return None
     return ASHAScheduler(
         time_attr="epoch",
-        max_t=10 * config.pretrain.epochs,  # a trial that reaches it is stopped before it is evaluated
+        # A trial that reaches it is stopped before it is evaluated.
+        max_t=max(10 * config.pretrain.epochs, settings.grace_epochs),
         grace_period=settings.grace_epochs,
         reduction_factor=settings.reduction,
     )

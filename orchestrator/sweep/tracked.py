@@ -1,7 +1,8 @@
 """A sweep in MLflow: a run for the sweep and one below it for each trial, written by the process that leads the sweep.
 
 Writing waits for nobody and nobody waits for it: a thread does it in order, and what fails while the server is away is
-done again until it is back. So no metric is lost, and nothing of MLflow is needed on the workers.
+done again until it is back. So no metric is lost, and nothing of MLflow is needed on the workers. What fails for
+another reason is passed over, and told of at the end.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 from orchestrator import experiment, tracking
 from orchestrator.comparison.arms import Trial as Outcome
-from orchestrator.errors import StageError
+from orchestrator.errors import StageError, UsageError
 from orchestrator.sweep import trials
 from orchestrator.sweep.compared import FOLDER, RESULT
 from orchestrator.sweep.config import SweepConfig
@@ -38,7 +39,8 @@ class Tracked:
         self.parent.sources(experiment.sources(config))
         self._children: dict[str, tracking.Run] = {}
         self._todo: Queue[Callable[[], Any] | None] = Queue()
-        self._failed: StageError | None = None  # what the thread is trying again
+        self._failed: Exception | None = None  # why the thread is trying again
+        self._lost: Exception | None = None  # why it has first given something up
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
@@ -56,12 +58,10 @@ class Tracked:
         def write() -> None:
             run = self._child(trial)
             if outcome:
-                run.results([*outcome.results.values()])
+                run.results([{"dataset": name, **result} for name, result in outcome.results.items()])
                 run.metrics({"pretrain/seconds": outcome.seconds, "pretrain/passes": outcome.passes})
                 run.files({RESULT: json.dumps(asdict(outcome)).encode()})
-            if why:
-                run.tag("infoaug.ended", why[:500])
-            run.finish(status)
+            run.finish(status, why)
             del self._children[trial.name]
 
         self._todo.put(write)
@@ -70,7 +70,8 @@ class Tracked:
         """Close the sweep and all trials that are not, with what is told of it.
 
         Raises:
-            StageError: MLflow was away for longer than `patience` seconds; the same sweep run again writes all.
+            StageError: MLflow was away for longer than `patience` seconds, and the same sweep run again writes all; or
+                it does not have all for another reason.
         """
 
         def write() -> None:
@@ -84,7 +85,11 @@ class Tracked:
         self._todo.put(None)
         self._thread.join(patience)
         if self._thread.is_alive():
-            raise self._failed or StageError("MLflow is slow: run the same command again to have the rest written")
+            why = self._failed if self._failed else "MLflow is slow"
+            again = "" if isinstance(why, StageError) else "; run the same command again to have the rest written"
+            raise StageError(f"{why}{again}")
+        if self._lost:
+            raise StageError(f"MLflow does not have all of the sweep: {type(self._lost).__name__}, {self._lost}")
 
     def _child(self, trial: Trial) -> tracking.Run:
         if trial.name not in self._children:
@@ -99,9 +104,11 @@ class Tracked:
             while True:
                 try:
                     work()
-                except Exception as error:
-                    self._failed = error if isinstance(error, StageError) else StageError(f"MLflow: {error}")
+                except (StageError, UsageError, OSError) as error:
+                    self._failed = error
                     time.sleep(PAUSE)
-                else:
-                    self._failed = None
-                    break
+                    continue
+                except Exception as error:
+                    self._lost = self._lost or error
+                self._failed = None
+                break

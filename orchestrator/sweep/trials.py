@@ -1,20 +1,32 @@
 """The trials of a sweep: from what is varied to the experiments that are run, each once and none without sense."""
 
 import itertools
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from models import frameworks
+from models.negatives import Negatives
 from orchestrator import settings, tracking
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import RUNTIME, ExperimentConfig
+from orchestrator.errors import UsageError
 from orchestrator.store import digest_of
 from orchestrator.sweep.config import SHORT, Range, SweepConfig
 
 Point = dict[str, Any]  # a value for every setting that is varied, by the names of the sweep's config
+
+SECTIONS = ("clips", "scenes", "extract", "score", "pretrain")  # what a training depends on, beside the seed
+NEGATIVES = SHORT["negatives"]
+ARMS = ("pretrain.framework", "score.policy", "pretrain.twin_weight", NEGATIVES, "seed")  # have places of their own
+DEFAULT = "default"  # the value of a setting that an experiment does not name
+LONGEST = 200  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,13 @@ class Trial:
         name: what is varied, in short: `simclr-random-w0.5-s0`.
         point: the values that made it.
         config: the experiment.
+        other: what else the sweep varies, by its dotted name: the value that this trial has of it.
     """
 
     name: str
     point: Point
     config: ExperimentConfig
+    other: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -47,19 +61,19 @@ class Trial:
     @property
     def negatives(self) -> str:
         """Which negatives: their kind, with what else is set of them; empty for a framework that has none."""
-        chosen = self.config.pretrain.framework_settings.get("negatives", {})
         if not _has_negatives(self.config.pretrain.framework):
             return ""
-        kind = chosen.get("kind", "all")
-        rest = ",".join(f"{k}={v}" for k, v in chosen.items() if k != "kind")
+        chosen = dict(self.config.pretrain.framework_settings.get("negatives", {}))
+        kind = chosen.pop("kind", "all")
+        rest = ",".join(f"{k}={v}" for k, v in chosen.items())
         return f"{kind}({rest})" if rest else kind
 
 
 def planned(config: SweepConfig) -> list[Trial]:
     """All trials of a grid or a random search, in order; an adaptive search has none before it begins.
 
-    What a combination's other values make meaningless is left out of it: the weight without twins, and negatives of a
-    framework that has none. So several combinations may be one trial.
+    What a combination's other values make meaningless is left out of it: the weight without twins, negatives of a
+    framework that has none, and what is set of negatives when all are taken. So several combinations may be one trial.
 
     Raises:
         UsageError: an unknown setting, or values that no experiment takes.
@@ -67,32 +81,33 @@ def planned(config: SweepConfig) -> list[Trial]:
     if config.sweep.search == "optuna":
         return []
     points = _grid(config) if config.sweep.search == "grid" else _drawn(config)
-    found = {trial.identity: trial for trial in (make(config, point) for point in points)}
+    found: dict[str, Trial] = {}
+    for point in points:
+        trial = make(config, point)
+        found.setdefault(trial.identity, trial)
     return list(found.values())
 
 
 def make(config: SweepConfig, point: Point) -> Trial:
     """The trial of a point. Raises UsageError for an unknown setting or a value that no experiment takes."""
     where = "sweep: " + ", ".join(f"{key}={value}" for key, value in point.items())
+    full = _full(point)
     values = config.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
-    full = {full_name(key): value for key, value in point.items()}
     framework = full.get("pretrain.framework", config.pretrain.framework)
-    recipes = config.sweep.recipes
-    recipe = recipes.get(framework, {}) if isinstance(recipes, dict) else {}
-    own = config.sweep.frameworks.get(framework, {})
-    values["pretrain"] = _over(_over(recipe, values.get("pretrain", {})), own)
+    if framework in frameworks.available():  # else it is refused below
+        recipes, own = config.sweep.recipes, config.sweep.frameworks.get(framework, {})
+        if recipes and framework not in recipes:
+            raise UsageError(f"sweep.recipes: there is none for '{framework}', only for {', '.join(recipes)}")
+        recipe = recipes[framework] if recipes else {}
+        values["pretrain"] = _over(_over(recipe, values.get("pretrain", {})), own)
     for key, value in full.items():
-        if key.endswith(".negatives") and isinstance(value, str):
-            value = {"kind": value}
         settings.put(values, key, value, where)
-    twins = values.get("score", {}).get("policy"), values.get("pretrain", {}).get("twin_weight")
-    if "none" in twins or 0 in twins:
-        settings.put(values, "score.policy", "none", where)
-        settings.put(values, "pretrain.twin_weight", config.pretrain.twin_weight, where)
-    if not _has_negatives(framework):
-        values.get("pretrain", {}).get("framework_settings", {}).pop("negatives", None)
-    made = settings.checked(ExperimentConfig, values, where)
-    return Trial(_name(made, point), point, made)
+    made = _with_sense(settings.checked(ExperimentConfig, values, where), config, where)
+    content = made.model_dump(mode="json")
+    varied = [key for key in _varied(config) if key not in ARMS]
+    found = {key: _at(content, key) for key in varied}
+    trial = Trial("", point, made, {key: str(value) for key, value in found.items()})
+    return replace(trial, name=_name(trial, found, NEGATIVES in _varied(config)))
 
 
 def full_name(key: str) -> str:
@@ -110,13 +125,15 @@ def budgeted(trial: Trial, config: SweepConfig, share_with_twin: float) -> Trial
         return trial
     epochs = round(trial.config.pretrain.epochs * (2 + share_with_twin) / 2)
     pretrain = trial.config.pretrain.model_copy(update={"epochs": epochs})
-    return Trial(trial.name, trial.point, trial.config.model_copy(update={"pretrain": pretrain}))
+    return replace(trial, config=trial.config.model_copy(update={"pretrain": pretrain}))
 
 
 def identity(config: SweepConfig) -> str:
     """Digest of all that a sweep is; the same sweep started again goes on."""
-    varied = config.sweep.model_dump(mode="json", exclude={"concurrent", "gpu_tflops"})
-    return digest_of({"experiment": tracking.identity(config), "sweep": varied})
+    what = config.model_dump(mode="json", exclude={**RUNTIME, "sweep": {"concurrent", "gpu_tflops"}})
+    if config.sweep.recipes:  # which say what this config does not
+        what["given"] = config.pretrain.model_dump(mode="json", exclude_unset=True, exclude=RUNTIME["pretrain"])
+    return digest_of(what)
 
 
 def _grid(config: SweepConfig) -> Iterator[Point]:
@@ -140,32 +157,96 @@ def _draw(values: Range | list[Any], random: np.random.Generator) -> Any:
             return round(math.exp(random.uniform(low, high)))
         return int(random.integers(values.low, values.high + 1))
     drawn = random.uniform(low, high)
-    return float(math.exp(drawn) if values.log else drawn)
+    return float(np.clip(math.exp(drawn) if values.log else drawn, values.low, values.high))
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings put on top of others, mappings within them too."""
-    merged = {**below, **above}
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], dict) and isinstance(above[key], dict):
-            merged[key] = _over(below[key], above[key])
+    """Settings over others, section by section; a copy."""
+    merged = deepcopy(dict(below))
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _over(merged[key], value) if both else value
     return merged
+
+
+def _full(point: Point) -> Point:
+    """A point by full names, what lies deeper after what it lies in. Raises UsageError for what cannot be varied."""
+    full: Point = {}
+    for key, value in sorted(point.items(), key=lambda item: full_name(item[0]).count(".")):
+        section, _, rest = full_name(key).partition(".")
+        known = section == "sweep" or section in ExperimentConfig.model_fields
+        inside = section in SECTIONS and rest and rest.partition(".")[0] not in RUNTIME.get(section, ())
+        if known and section != "seed" and not inside:
+            raise UsageError(
+                f"sweep: '{key}' cannot be varied: vary what the training depends on, the seed and settings of "
+                f"{', '.join(SECTIONS)}, less those that say where and how it runs"
+            )
+        if full_name(key) in full:
+            raise UsageError(f"sweep: '{key}' is given twice, by its short and by its dotted name")
+        if full_name(key) == NEGATIVES and isinstance(value, str):
+            value = {"kind": value}
+        full[full_name(key)] = value
+    return full
+
+
+def _with_sense(made: ExperimentConfig, config: SweepConfig, where: str) -> ExperimentConfig:
+    """An experiment less what its other values make meaningless."""
+    pretrain, scoring = made.pretrain, made.score
+    if scoring.policy == "none" or not pretrain.twin_weight:
+        scoring = scoring.model_copy(update={"policy": "none"})
+        pretrain = pretrain.model_copy(update={"twin_weight": config.pretrain.twin_weight})
+    if "negatives" in pretrain.framework_settings:
+        kept = dict(pretrain.framework_settings)
+        negatives = kept.pop("negatives")
+        if _has_negatives(pretrain.framework):
+            checked = settings.checked(Negatives, negatives, where, f"{NEGATIVES}.")
+            if checked.kind != "all":
+                kept["negatives"] = checked.model_dump(exclude_defaults=True)
+        pretrain = pretrain.model_copy(update={"framework_settings": kept})
+    return made.model_copy(update={"score": scoring, "pretrain": pretrain})
+
+
+def _varied(config: SweepConfig) -> list[str]:
+    """All that a sweep varies, by full names."""
+    keys = [*itertools.chain(*config.sweep.grid), *config.sweep.space]
+    return list(dict.fromkeys(map(full_name, keys)))
+
+
+def _at(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return DEFAULT
+        content = content[part]
+    return content
 
 
 def _has_negatives(framework: str) -> bool:
     return framework in frameworks.available() and "negatives" in frameworks.settings_type(framework).model_fields
 
 
-def _name(config: ExperimentConfig, point: Point) -> str:
-    parts = [config.pretrain.framework, config.score.policy]
-    if config.score.policy != "none":
-        parts.append(f"w{config.pretrain.twin_weight:g}")
-    for key, value in point.items():
-        full = full_name(key)
-        if full in ("pretrain.framework", "score.policy", "pretrain.twin_weight", "seed"):
-            continue
-        if key != "negatives":
-            parts.append(f"{full.rpartition('.')[2]}={value}")
-        elif _has_negatives(config.pretrain.framework):
-            parts.append(value if isinstance(value, str) else "-".join(map(str, value.values())))
-    return "-".join([*parts, f"s{config.seed}"])
+def _name(trial: Trial, other: Mapping[str, Any], with_negatives: bool) -> str:
+    """What is varied, in short; with a digest where that alone might not tell the trial from all others."""
+    made = trial.config
+    parts = [made.pretrain.framework, made.score.policy]
+    if made.score.policy != "none":
+        short = f"{made.pretrain.twin_weight:g}"
+        parts.append("w" + (short if float(short) == made.pretrain.twin_weight else repr(made.pretrain.twin_weight)))
+    written = {"": trial.negatives} if with_negatives and trial.negatives else {}
+    last = Counter(key.rpartition(".")[2] for key in other)
+    written |= {key if last[end := key.rpartition(".")[2]] > 1 else end: value for key, value in other.items()}
+    exact = True
+    for label, value in written.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("_")
+        exact &= plain == text and not (isinstance(value, str) and _reads_as_another(value))
+        parts.append(f"{label}={plain}" if label else plain)
+    name = "-".join([*parts, f"s{made.seed}"])
+    return name if exact and len(name) <= LONGEST else f"{name[: LONGEST - 13]}-{trial.identity}"
+
+
+def _reads_as_another(text: str) -> bool:
+    """Whether a text is written like a value that is none."""
+    try:
+        return not isinstance(json.loads(text), str)
+    except ValueError:
+        return False

@@ -11,9 +11,11 @@ from models import frameworks
 from orchestrator import pretrain, training
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import UsageError
+from orchestrator.sweep import config as sweep_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+SWEEPS = [path for path in SHIPPED if path.stem in ("laptop", "paper")]
 
 
 @pytest.fixture
@@ -77,8 +79,10 @@ def test_an_override_is_read_as_yaml(override: str, read: Callable[[ExperimentCo
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_config_that_is_shipped_loads_and_names_its_command(path: Path) -> None:
-    assert isinstance(load(path), ExperimentConfig)
-    assert f"infoaug run configs/{path.relative_to(CONFIGS).as_posix()}" in path.read_text(encoding="utf-8")
+    of_a_sweep = path in SWEEPS
+    assert isinstance((sweep_config.load if of_a_sweep else load)(path), ExperimentConfig)
+    command = f"infoaug {'sweep' if of_a_sweep else 'run'} configs/{path.relative_to(CONFIGS).as_posix()}"
+    assert command in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("framework", frameworks.available())
@@ -112,9 +116,10 @@ def test_yaml_reads_back_to_an_equal_config(path: Path | None, write: Callable[[
         "evaluate.datasets=[scenes, 'on']",
         "pretrain.augment={crop_scale: [0.3, 1.0]}",
     ]
-    config = load(path, overrides)
+    read = sweep_config.load if path in SWEEPS else load
+    config = read(path, overrides)
     assert config.clips.path == "null"
-    assert load(write(config.to_yaml())) == config
+    assert read(write(config.to_yaml())) == config
 
 
 def test_yaml_holds_every_setting_resolved() -> None:

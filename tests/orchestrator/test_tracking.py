@@ -126,6 +126,48 @@ def test_a_run_ends_as_it_is_told(config: Make, client: MlflowClient, status: st
     assert client.get_run(run.id).info.status == status
 
 
+def test_a_run_is_called_by_what_is_told_beside_its_config(config: Make, client: MlflowClient) -> None:
+    whole = Run(config(), key="abc", name="the-sweep", tags={"infoaug.kind": "sweep"})
+    part = Run(config(), name="a-part", tags={"negatives": "ring"}, parent=whole)
+    assert whole.id == Run(config("seed=3"), key="abc").id
+    assert part.id == Run(config(), parent=whole).id
+    assert len({whole.id, part.id, Run(config()).id}) == 3
+    stored = client.get_run(part.id)
+    assert (stored.info.run_name, stored.data.tags["negatives"]) == ("a-part", "ring")
+    assert stored.data.tags["mlflow.parentRunId"] == whole.id
+    assert [run.info.run_id for run in whole.below()] == [part.id]
+
+
+def test_an_arm_without_twins_has_the_weight_0(config: Make, client: MlflowClient) -> None:
+    weights = [client.get_run(Run(config(f"score.policy={p}")).id).data.tags["twin_weight"] for p in ("none", "random")]
+    assert weights == ["0", "0.5"]
+
+
+def test_settings_that_could_not_be_logged_are_logged_when_the_run_is_gone_on_with(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config("store=here")
+
+    def down(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", down)
+        with pytest.raises(UsageError, match="server is down"):
+            Run(made)
+    again = config("store=there")
+    assert {*client.get_run(Run(again).id).data.params} == {*made.flat()}
+
+
+def test_why_a_run_ended_is_kept_until_it_is_gone_on_with(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    run.finish("FAILED", "out of memory, " * 100)
+    told = client.get_run(run.id).data.tags["infoaug.ended"]
+    assert told.startswith("out of memory") and len(told) == 500
+    Run(config())
+    assert "infoaug.ended" not in client.get_run(run.id).data.tags
+
+
 # ---- what is logged
 
 
@@ -212,6 +254,15 @@ def test_accuracies_across_domains_are_logged_by_the_domains_trained_and_tested_
         "pacs/photo _1 to art/floor_probe": 0.0,
         "pacs/photo _1 to photo _1/floor_probe": 1.0,
     }
+
+
+def test_a_value_without_a_step_is_logged_once_and_again_when_it_is_another(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    for knn in (0.5, 0.5, 0.75):
+        run.results([{"dataset": "scenes", "knn": knn, "probe": 0.25}])
+    assert sorted(value for _, value in history(client, run, "scenes/knn")) == [0.5, 0.75]
+    assert history(client, run, "scenes/probe") == [(0, 0.25)]
+    assert client.get_run(run.id).data.metrics["scenes/knn"] == 0.75
 
 
 # ---- where it lies

@@ -1,0 +1,55 @@
+"""Made-up sweeps, and what their trials leave on a store, for the tests of sweeps without a cluster."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator import evaluate, extract, pretrain, score, settings
+from orchestrator.store import Store
+from orchestrator.sweep import trials
+from orchestrator.sweep.config import SweepConfig
+from orchestrator.sweep.trials import Trial
+
+ALL_POLICIES = ["none", "random", "nearest", "mutual-information"]
+REASONS = {"lost": 10, "static": 0, "no candidate": 0, "not significant": 5, "policy none": 0}
+
+
+def config(experiment: dict[str, Any] | None = None, **sweep: Any) -> SweepConfig:
+    """A sweep's config of these sections."""
+    return settings.checked(SweepConfig, {**(experiment or {}), "sweep": sweep})
+
+
+def grid(*blocks: dict[str, Any], experiment: dict[str, Any] | None = None, **sweep: Any) -> list[Trial]:
+    """The trials of a grid."""
+    return trials.planned(config(experiment, grid=list(blocks), **sweep))
+
+
+def epoch(number: int, share_with_twin: float = 0.25, seconds: float = 3.0, **metrics: float) -> dict[str, float]:
+    """What training tells of one epoch."""
+    found = {"epoch": number, "seconds": seconds, "loss": 2.0 / number, "share_with_twin": share_with_twin}
+    return {**found, "images_per_second": 100.0, **metrics}
+
+
+def leave_scored(trial: Trial, store: Store, patches: int = 100) -> None:
+    """What extraction and scoring leave for a trial: patches of one window, a quarter of them with a twin."""
+    extracted = pa.table({"clip_id": ["a.mp4"], "folder": ["a"], "windows": [[0]]})
+    source = extract.source(trial.config)
+    store.write_table(extract.stage(trial.config, store).path(f"ledger-{source}.parquet"), extracted)
+    counts = {"patches": patches, "tracked": patches, "twin": patches // 4, **REASONS}
+    place = score.stage(trial.config, extract.load(trial.config, store))
+    ledger = pa.table({name.replace(" ", "_"): [number] for name, number in counts.items()})
+    store.write_table(place.path(f"ledger-{source}.parquet"), ledger)
+
+
+def leave_done(
+    trial: Trial, store: Store, patches: int = 100, shares: tuple[float, ...] = (0.25, 0.25), **accuracies: float
+) -> None:
+    """What all stages leave for a trial that has come to its end: an epoch for each share of patches with a twin."""
+    leave_scored(trial, store, patches)
+    place = pretrain.stage(trial.config, score.load(trial.config, store))
+    store.write_json(place.path("history.json"), [epoch(n + 1, share) for n, share in enumerate(shares)])
+    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, store))
+    found = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3, **accuracies}
+    for name in (*trial.config.evaluate.datasets, *trial.config.evaluate.domains):
+        path = evaluate.result_path(evaluated, name, trial.config.evaluate)
+        store.write_json(path, {"dataset": name, "classes": 2, **found})
