@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,12 @@ def connect(config: RayConfig) -> None:
         # Two processes and some seconds less for every training: here nothing is preempted, and nobody scrapes metrics.
         for name in ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_METRICS_ENABLED"):
             os.environ.setdefault(name, "0")
-        options |= {"num_cpus": config.cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        # Ray Train asks the dashboard which trainings are alive, to free the places of the others. Beside another Ray
+        # it would not know whom to ask: all processes of this one inherit the address.
+        port = _free_port()
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        options |= {"num_cpus": config.cpus, "include_dashboard": True}
+        options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
         if config.object_store_mb:
             options["object_store_memory"] = config.object_store_mb * 2**20
     try:
@@ -50,6 +56,12 @@ def connect(config: RayConfig) -> None:
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # an input that kills its worker costs its block, not the job
     context.execution_no_progress_timeout_s = 600
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def address_of(config: RayConfig) -> str:

@@ -69,7 +69,7 @@ def run(
 
     Raises:
         UsageError: settings that do not fit each other, or this cluster.
-        StageError: training failed more often than `pretrain.max_failures`.
+        StageError: training failed more often than `pretrain.max_failures`, or so that trying again is of no use.
     """
     place, store = stage(config, scored), scored.stage.store
     if not resume:
@@ -122,9 +122,11 @@ def run(
     threading.Thread(target=fit, daemon=True).start()
     try:
         _listen(forwarded, outcome, seen)
-        outcome.result()
+        why = outcome.result().return_value
     except ray.train.TrainingFailedError as error:
         raise StageError(f"training failed: {_cause(error)}; run the same command again to go on") from error
+    if why:
+        raise StageError(f"training failed: {why}")
     history = store.read_json(place.path("history.json"))
     return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
 

@@ -190,8 +190,12 @@ class Training:
         return peak.item()
 
 
-def train(job: dict[str, Any]) -> None:
-    """The training on every worker of Ray Train, from checkpoint to checkpoint."""
+def train(job: dict[str, Any]) -> str:
+    """The training on every worker of Ray Train, from checkpoint to checkpoint.
+
+    Returns:
+        Why it ended early, if it would end there again: Ray Train tries again what is raised. Empty if it is done.
+    """
     config = ExperimentConfig.model_validate(job["config"])
     settings, place = config.pretrain, job["place"]
     device = ray.train.torch.get_device()
@@ -210,7 +214,10 @@ def train(job: dict[str, Any]) -> None:
         validation = probes.Validation(config, device)
 
     while len(training.history) < settings.epochs:
-        metrics = training.epoch()
+        try:
+            metrics = training.epoch()
+        except FloatingPointError as error:  # of all workers' loss, so they all return
+            return str(error)
         done = len(training.history)
         if validation and every and (done % every == 0 or done == settings.epochs):
             metrics["validation_knn"] = validation.knn(training.model.backbone)
@@ -229,6 +236,7 @@ def train(job: dict[str, Any]) -> None:
             for name in (WEIGHTS_FILE, RECIPE_FILE):
                 place.store.write_bytes(place.path(name), (Path(folder) / name).read_bytes())
         place.store.write_json(place.path("history.json"), training.history)
+    return ""
 
 
 def _data(config: ExperimentConfig, scored: score.Scored, place: Stage, device: torch.device) -> pairs.Pairs:

@@ -158,8 +158,8 @@ class Lead:
         left = len(self._todo) if self.config.sweep.search != "optuna" else self.board.planned - self.board.ended
         if not left:
             return
-        events: Queue[tuple[str, str, dict[str, Any]]] = Queue()
-        tuner = self._tuner(events, left)
+        tell = _Tell(Queue())
+        tuner = self._tuner(tell, left)
         outcome: Future[Any] = Future()
 
         def fit() -> None:
@@ -170,9 +170,12 @@ class Lead:
 
         # In the main thread Tune would take Ctrl-C for itself.
         threading.Thread(target=fit, daemon=True).start()
-        with self.board:
-            for kind, point, told in _until(outcome, events):
-                self._seen(kind, self._budgeted(self._made(json.loads(point))), told)
+        try:
+            with self.board:
+                for kind, point, told in _until(outcome, tell.events):
+                    self._seen(kind, self._budgeted(self._made(json.loads(point))), told)
+        finally:
+            tell.over = True
         outcome.result()
 
     def compared(self) -> Compared:
@@ -181,12 +184,11 @@ class Lead:
         place = Store(self.store.url(self.folder))
         return compare(self.config, [*self.outcomes.values()], self.board.failed, stopped, self.board.planned, place)
 
-    def _tuner(self, events: Queue[Any], left: int) -> tune.Tuner:
+    def _tuner(self, tell: tune.Callback, left: int) -> tune.Tuner:
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # an epoch without validation has no accuracy
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the board tells what there is to tell
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         settings = self.config.sweep
-        goes_by = {"metric": settings.metric, "mode": "max"} if search.has_goal(self.config) else {}
         self.store.delete(f"{self.folder}/tune")
         return tune.Tuner(
             tune.with_resources(tune.with_parameters(worker.work, config=self.config), DRIVER),
@@ -198,10 +200,9 @@ class Lead:
                 max_concurrent_trials=settings.concurrent or _room(self.config),
                 # The next trial takes over the process of the last, unless that may have been stopped on its way.
                 reuse_actors=settings.scheduler == "none",
-                **goes_by,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=self.store.url(self.folder), callbacks=[_Tell(events)], verbose=0
+                name="tune", storage_path=self.store.url(self.folder), callbacks=[tell], verbose=0
             ),
         )
 
@@ -272,10 +273,15 @@ class Lead:
 
 
 class _Tell(tune.Callback):
-    """Puts what happens to trials into a queue: what is done about it must not keep Tune waiting."""
+    """Puts what happens to trials into a queue: what is done about it must not keep Tune waiting.
+
+    Attributes:
+        events: what happened, of the trial with which point as JSON, and what was told of it.
+        over: set to True, it ends Tune, trials and all: nobody listens any more.
+    """
 
     def __init__(self, events: Queue[tuple[str, str, dict[str, Any]]]) -> None:
-        self.events = events
+        self.events, self.over = events, False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune keeps its callbacks with its own state, which is not read."""
@@ -283,6 +289,10 @@ class _Tell(tune.Callback):
 
     def __deepcopy__(self, memo: Any) -> "_Tell":
         return self
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.over:
+            raise tune.TuneError("the sweep is over")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._put("begun", trial)
@@ -307,7 +317,7 @@ class _Tell(tune.Callback):
 def _last_line(path: str | None) -> str:
     """What Tune wrote last of a trial's end."""
     lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing is known")
+    return next((line.strip().partition(". ")[0] for line in reversed(lines) if line.strip()), "nothing is known")
 
 
 def _until(outcome: Future[Any], events: Queue[Any]) -> Iterator[Any]:

@@ -20,11 +20,6 @@ TRAINING = ("pretrain.", "score.policy", "seed")  # what an adaptive search may 
 ASKED = 50  # times that Optuna is asked for a trial that it has not had
 
 
-def has_goal(config: SweepConfig) -> bool:
-    """Whether trials are chosen or stopped by how well others do."""
-    return config.sweep.search == "optuna" or config.sweep.scheduler != "none"
-
-
 def example(config: SweepConfig) -> Trial:
     """A trial of an adaptive search, of the first values, before it has chosen one.
 
@@ -87,6 +82,8 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
         return None
     return ASHAScheduler(
         time_attr="epoch",
+        metric="validation_knn",  # also if the search goes by another: epochs have no other
+        mode="max",
         # A trial that reaches it is stopped before it is evaluated.
         max_t=max(10 * config.pretrain.epochs, settings.grace_epochs),
         grace_period=settings.grace_epochs,

@@ -29,11 +29,14 @@ def _train_and_evaluate(point: trials.Point | str, config: SweepConfig) -> None:
     trial = trials.make(config, json.loads(point) if isinstance(point, str) else point)
     scored = score.load(trial.config, Store(config.store))
     trial = trials.budgeted(trial, config, scored.share_with_twin)
-    trained = pretrain.run(trial.config, scored, lambda metrics: tune.report({**_goal(metrics), "metrics": metrics}))
+    epochs = trial.config.pretrain.epochs
+    trained = pretrain.run(trial.config, scored, lambda m: tune.report({**_goal(m, epochs), "metrics": m}))
     results = evaluate.run(trial.config, trained).results
-    tune.report({**_goal(trained.history[-1]), config.sweep.metric: results[0][config.sweep.metric]})
+    tune.report({config.sweep.metric: results[0][config.sweep.metric]})
 
 
-def _goal(metrics: dict[str, float]) -> dict[str, float]:
-    """What a scheduler looks at."""
-    return {name: metrics[name] for name in ("epoch", "validation_knn") if name in metrics}
+def _goal(metrics: dict[str, float], epochs: int) -> dict[str, float]:
+    """What a scheduler looks at: not at the last epoch, for what is trained to its end shall be evaluated too."""
+    return {
+        name: metrics[name] for name in ("epoch", "validation_knn") if name in metrics and metrics["epoch"] < epochs
+    }

@@ -1,6 +1,11 @@
-"""One real, small Ray for all integration tests of a process."""
+"""One real, small Ray for all integration tests of a process, and commands that tests start and end."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +31,10 @@ TINY = [
     "ray.object_store_mb=100",
 ]
 
+PATIENCE = 240  # seconds until a test gives up waiting for another process
+
+Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
@@ -38,3 +47,59 @@ def ray_cluster() -> Iterator[None]:
 def tiny(tmp_path: Path) -> ExperimentConfig:
     """A tiny experiment whose store and database lie in the test's own folder."""
     return load(None, [*TINY, f"store={tmp_path / 'store'}", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"])
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start the command in a process group of its own, which does not outlive the test."""
+    started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+    def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        started.append(process)
+        return process
+
+    # A test that runs in the background of a shell inherits that Ctrl-C is ignored, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield begin
+    signal.signal(signal.SIGINT, before)
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Wait while a process works, until a condition holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"ended before its time:\n{log.read_text()}"
+        assert time.monotonic() < end, f"nothing came in {PATIENCE} s:\n{log.read_text()}"
+        time.sleep(0.02)
+
+
+def below(process: "subprocess.Popen[bytes]") -> set[int]:
+    """Processes that a process has started, and those that they have."""
+    listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = [[int(number) for number in line.split()] for line in listed.splitlines()]
+    found: set[int] = set()
+    while more := {pid for pid, parent in parents if parent in {process.pid, *found}} - found:
+        found |= more
+    return found
+
+
+def gone(processes: set[int]) -> bool:
+    """Whether processes end, in good time: Ray's agents notice after a minute that their node was killed."""
+    end = time.monotonic() + PATIENCE
+    while processes and time.monotonic() < end:
+        listed = subprocess.run(["ps", "-axo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+        states = dict(line.split() for line in listed.splitlines())
+        processes = {pid for pid in processes if states.get(str(pid), "Z")[0] != "Z"}
+        time.sleep(0.2)
+    return not processes

@@ -1,58 +1,13 @@
 """A run that is killed, and started again with the same command."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 from orchestrator import experiment, extract, pretrain, tracking
 from orchestrator.config import load
 from orchestrator.store import Store
-from tests.integration.conftest import TINY
-
-PATIENCE = 240  # seconds until a test gives up waiting for another process
-
-
-Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start the command in a process group of its own, which does not outlive the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
-        started.append(process)
-        return process
-
-    # A test that runs in the background of a shell inherits that Ctrl-C is ignored, and so would what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield begin
-    signal.signal(signal.SIGINT, before)
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, f"ended before its time:\n{log.read_text()}"
-        assert time.monotonic() < end, f"nothing came in {PATIENCE} s:\n{log.read_text()}"
-        time.sleep(0.02)
+from tests.integration.conftest import PATIENCE, TINY, Start, wait_for
 
 
 def test_a_run_killed_in_extraction_and_in_training_finishes_and_redoes_nothing_that_was_complete(
@@ -116,8 +71,3 @@ def test_an_interrupted_command_says_that_it_can_be_gone_on_with(start: Start, t
     assert process.wait(timeout=PATIENCE) == 130, log.read_text()
     assert "the same command goes on" in log.read_text().splitlines()[-1]
     assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture(autouse=True)
-def from_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])

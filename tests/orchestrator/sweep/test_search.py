@@ -210,10 +210,3 @@ def test_asha_knows_nothing_of_epochs_before_its_grace_and_takes_any_length_of_i
     for grace in (1, 10, 50):
         assert search.scheduler(config(experiment, grid=[{}], scheduler="asha", grace_epochs=grace)) is not None
     assert search.scheduler(config(grid=[{}])) is None
-
-
-def test_what_has_a_goal_says_so() -> None:
-    experiment = {"evaluate": {"every": 1}}
-    assert search.has_goal(optuna(SPACE))
-    assert search.has_goal(config(experiment, grid=[{}], scheduler="asha"))
-    assert not search.has_goal(config(grid=[{}]))

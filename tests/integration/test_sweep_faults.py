@@ -1,0 +1,136 @@
+"""Sweeps that are interrupted, killed, or left by their MLflow server, and started again with the same command."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import ray.util.state
+
+from orchestrator.sweep import runner
+from tests.integration.conftest import PATIENCE, Start, below, gone, wait_for
+from tests.integration.test_sweep import config_of, runs_of, steps_of
+
+AWAY = 20.0  # seconds
+
+
+def checkpoints(store: Path) -> int:
+    """How many trainings have kept an epoch."""
+    return len({path.parts[-3] for path in store.glob("pretrain/*/train/checkpoint_*")})
+
+
+def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(start: Start, tmp_path: Path) -> None:
+    # An epoch is told of twice a second at most: there is time to stop a training of eight in its middle.
+    config = config_of(tmp_path, "score.policy=none", "pretrain.epochs=8", "sweep.grid=[{seed: [0, 1]}]")
+    (tmp_path / "sweep.yaml").write_text(config.to_yaml())
+    store, log, command = tmp_path / "store", tmp_path / "log", ["sweep", str(tmp_path / "sweep.yaml")]
+
+    process = start(command, log)
+    wait_for(lambda: checkpoints(store) == 1, process, log)
+    its = below(process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=PATIENCE) == 130, log.read_text()
+    assert log.read_text().splitlines()[-1] == (
+        "infoaug: interrupted; what is complete is kept, and the same command goes on"
+    )
+    assert "Traceback" not in log.read_text()
+    _, parent, trials = runs_of(config)
+    assert [run.info.status for run in (parent, *trials.values())] == ["KILLED", "KILLED"]
+
+    process = start(command, log)
+    wait_for(lambda: checkpoints(store) == 2, process, log)
+    its |= below(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (first,) = store.glob("pretrain/*/history.json")
+    written = first.stat().st_mtime_ns
+
+    process = start(command, log)
+    assert process.wait(timeout=PATIENCE) == 0, log.read_text()
+    assert "sweep tiny: 2 trials, 1 done" in log.read_text()
+    assert first.stat().st_mtime_ns == written
+    client, again, trials = runs_of(config)
+    assert again.info.run_id == parent.info.run_id
+    assert [run.info.status for run in (again, *trials.values())] == ["FINISHED"] * 3
+    assert all(steps_of(client, run) == list(range(1, 9)) for run in trials.values()), "an epoch is missing, or twice"
+    assert len(its) > 10 and gone(its)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_asks_its_own_ray_who_is_alive_whatever_other_runs_on_the_machine() -> None:
+    """Without an address Ray Train's cleaner gives up where there are two, and a stopped trial's place stays taken."""
+
+    def asked() -> tuple[str, list[str]]:
+        return os.environ["RAY_API_SERVER_ADDRESS"], [node.node_id for node in ray.util.state.list_nodes()]
+
+    address, nodes = ray.get(ray.remote(num_cpus=0)(asked).remote())
+    assert address.startswith("http://127.0.0.1:")
+    assert nodes == [ray.get_runtime_context().get_node_id()]
+
+
+class Server:
+    """An MLflow server that comes and goes."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+        self.begin()
+
+    def begin(self) -> None:
+        kept = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        kept += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *kept]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "server.log").open("ab") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            try:
+                return urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def end(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_server_that_goes_while_a_sweep_runs_and_comes_back_has_every_metric(server: Server, tmp_path: Path) -> None:
+    settings = ["score.policy=none", "pretrain.epochs=8", "sweep.grid=[{seed: [0]}]", f"tracking.uri={server.uri}"]
+    config = config_of(tmp_path, *settings)
+    seen: list[int] = []
+
+    def trouble() -> None:
+        while not checkpoints(tmp_path / "store"):
+            time.sleep(0.1)
+        server.end()
+        seen.append(len(list(tmp_path.glob("store/pretrain/*/history.json"))))
+        time.sleep(AWAY)
+        server.begin()
+
+    threading.Thread(target=trouble, daemon=True).start()
+    found = runner.run(config)
+    assert seen == [0], "the server went when the training was done"
+    client, parent, trials = runs_of(config)
+    assert [run.info.status for run in (parent, *trials.values())] == ["FINISHED", "FINISHED"]
+    assert [steps_of(client, run) for run in trials.values()] == [list(range(1, 9))]
+    assert {Path(a.path).name for a in client.list_artifacts(parent.info.run_id, "comparison")} == set(found.files)
