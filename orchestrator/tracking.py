@@ -107,14 +107,16 @@ class Run:
             self.id: str = self._find_or_create(name or config.name, tags, config.flat())
         except (MlflowException, OSError) as error:
             raise UsageError(f"MLflow at '{self.uri}' cannot be used: {first_line(error)}") from None
+        self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
 
     def epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log epochs' metrics together, `train/…` at step epoch; those that are logged already are passed over."""
-        now = int(time.time() * 1000)
         new = {int(epoch["epoch"]): epoch for epoch in history if int(epoch["epoch"]) not in self._logged}
+        # Of the first try: the same metric at the same time is one to MLflow, where an answer was lost on its way.
+        times = {step: self._times.setdefault(step, int(time.time() * 1000)) for step in new}
         self._log(
-            Metric(f"train/{name}", float(value), now, step)
+            Metric(f"train/{name}", float(value), times[step], step)
             for step, epoch in new.items()
             for name, value in epoch.items()
             if name not in NOT_LOGGED

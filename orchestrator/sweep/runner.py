@@ -237,14 +237,16 @@ class Lead:
         self.board.stop(trial, epoch)
         self.tracked.end(trial, "FINISHED", why=f"stopped early, after epoch {epoch}")
 
-    def _known(self) -> dict[str, float]:
-        """The accuracies that an adaptive search has to go by, by the trials' points as JSON."""
-        metric = self.config.sweep.metric
-        return {
-            json.dumps(point): next(iter(self.outcomes[name].results.values()))[metric]
-            for point in self.state.begun
-            if (name := self._budgeted(self._made(point)).name) in self.outcomes
-        }
+    def _known(self) -> dict[str, float | None]:
+        """What an adaptive search has to go by: accuracies by the trials' points as JSON, None of those stopped."""
+        known: dict[str, float | None] = {}
+        for point in self.state.begun:
+            name = self._budgeted(self._made(point)).name
+            if name in self.outcomes:
+                known[json.dumps(point)] = next(iter(self.outcomes[name].results.values()))[self.config.sweep.metric]
+            elif name in self.state.stopped:
+                known[json.dumps(point)] = None
+        return known
 
     def _made(self, point: trials.Point) -> Trial:
         return trials.make(self.config, point)

@@ -40,13 +40,13 @@ def space(config: SweepConfig, todo: Sequence[Trial]) -> dict[str, Any]:
     return {"point": tune.grid_search([json.dumps(trial.point) for trial in todo])}
 
 
-def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, float]) -> Searcher | None:
+def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, float | None]) -> Searcher | None:
     """The adaptive search that a config names, gone on with.
 
     Args:
         config: the sweep.
         begun: trials that it has chosen and that did not come to their end: they are first.
-        known: accuracies of those that did, by their points as JSON.
+        known: accuracies of those that did, by their points as JSON; None for those that were stopped.
 
     Raises:
         UsageError: Optuna is not there.
@@ -70,7 +70,8 @@ def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, fl
     )
     found.identity = partial(_identity, config)
     for point, value in known.items():
-        found.add_evaluated_point(_flat(json.loads(point)), value)
+        if value is not None:
+            found.add_evaluated_point(_flat(json.loads(point)), value)
         found.values[found.identity(json.loads(point))] = value
     return found
 

@@ -209,6 +209,24 @@ def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_af
     assert sorted(history(client, run, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
+def test_an_epoch_whose_answer_was_lost_on_its_way_is_there_once(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config())
+    log_batch = run._client.log_batch
+
+    def answer_lost(*arguments: object, **named: object) -> None:
+        log_batch(*arguments, **named)
+        raise MlflowException("the connection was reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run._client, "log_batch", answer_lost)
+        with pytest.raises(StageError, match="connection was reset"):
+            run.epochs([epoch(1, loss=1.0)])
+    run.epochs([epoch(1, loss=1.0), epoch(2, loss=2.0)])
+    assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0)]
+
+
 def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     run.epochs([epoch(1, loss=float("nan"))])

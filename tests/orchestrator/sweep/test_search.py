@@ -80,10 +80,10 @@ def test_what_was_begun_is_first_and_in_order() -> None:
     assert len(set(identities(of, found))) == 4
 
 
-def test_what_is_known_is_not_chosen_again_and_is_gone_on_from() -> None:
+def test_what_is_known_or_was_stopped_is_not_chosen_again_and_is_gone_on_from() -> None:
     of = optuna(SPACE)
     first = asked(of, 4)
-    known = {json.dumps(point): 0.1 * number for number, point in enumerate(first)}
+    known = {json.dumps(point): 0.1 * number if number else None for number, point in enumerate(first)}
     rest = asked(of, 4, known=known)
     assert rest[3] == Searcher.FINISHED
     assert len(set(identities(of, first + rest[:3]))) == 7
