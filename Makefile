@@ -17,8 +17,9 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
+# What runs on Ray often waits for processes to start: everything else runs beside it meanwhile.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check
