@@ -67,8 +67,3 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
     for worker in workers:
         worker.terminate()
         worker.join()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares one process and its Ray comes first, for it takes longest."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

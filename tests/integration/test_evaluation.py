@@ -11,7 +11,7 @@ from orchestrator.errors import UsageError
 from orchestrator.store import Store
 from tests.orchestrator.conftest import write_domains
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def test_training_is_validated_as_asked_and_ends_with_the_validation_that_evaluation_finds(

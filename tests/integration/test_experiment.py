@@ -10,7 +10,7 @@ from models.backbones import load_backbone
 from orchestrator import experiment, export, tracking
 from orchestrator.config import ExperimentConfig
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def artifacts(client: MlflowClient, run: str, folder: str | None = None) -> set[str]:

@@ -16,8 +16,6 @@ from orchestrator.config import ExperimentConfig, load
 from orchestrator.pairs import Pairs
 from orchestrator.training import Training
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 # The recipes' heads on a backbone of a thousandth of a ResNet-18's work, two steps an epoch.
 SMALL = [

@@ -4,14 +4,10 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
-
 from orchestrator import experiment, extract, pretrain, tracking
 from orchestrator.config import load
 from orchestrator.store import Store
 from tests.integration.conftest import PATIENCE, TINY, Start, wait_for
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_a_run_killed_in_extraction_and_in_training_finishes_and_redoes_nothing_that_was_complete(

@@ -13,7 +13,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Store, arrays
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def on_clips(config: ExperimentConfig, folder: Path, **extract_settings: Any) -> ExperimentConfig:

@@ -15,7 +15,7 @@ from orchestrator.sweep import compared, runner
 from orchestrator.sweep.config import SweepConfig, load
 from tests.integration.conftest import TINY
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def config_of(folder: Path, *settings: str) -> SweepConfig:

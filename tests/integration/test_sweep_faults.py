@@ -19,8 +19,6 @@ from orchestrator.sweep import runner
 from tests.integration.conftest import PATIENCE, Start, below, gone, wait_for
 from tests.integration.test_sweep import config_of, runs_of, steps_of
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 AWAY = 20.0  # seconds
 
 
