@@ -17,9 +17,8 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
-# What runs on Ray often waits for processes to start: everything else runs beside it meanwhile.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check

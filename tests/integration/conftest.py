@@ -36,14 +36,6 @@ PATIENCE = 240  # seconds until a test gives up waiting for another process
 Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder share one process and its Ray, and come first, for they take longest."""
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    for item in here:
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: item not in here)
-
-
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     with cluster.session(RayConfig()):
