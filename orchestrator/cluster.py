@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.data
@@ -15,6 +17,8 @@ import ray.data
 from orchestrator import progress
 from orchestrator.config import RayConfig
 from orchestrator.errors import StageError, UsageError
+
+T = TypeVar("T")
 
 # A dead worker's block is tried again this often; then it is given up, and its windows go to the ledger.
 RETRIES = 2
@@ -102,6 +106,20 @@ def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[
     with_gpu = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
     usual = min(with_gpu) if gpu and with_gpu else min(largest, cpus() // workers)
     return cpus_per_worker or max(1, usual), gpu
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Do work in a thread of its own; in the main thread Ray Train and Ray Tune would take Ctrl-C for themselves."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
 
 
 def map_rows(

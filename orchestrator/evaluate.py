@@ -35,12 +35,10 @@ class Evaluated:
         return len(self.results) - self.resumed
 
 
-def stage(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Stage:
+def stage(config: ExperimentConfig, pretrained: Stage) -> Stage:
     """Where the accuracies of this model live."""
     settings = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
-    return Stage(
-        pretrained.stage.store, "evaluate", {"version": VERSION, "pretrain": pretrained.stage.hash, **settings}
-    )
+    return Stage(pretrained.store, "evaluate", {"version": VERSION, "pretrain": pretrained.hash, **settings})
 
 
 def floor_stage(config: ExperimentConfig, store: Store) -> Stage:
@@ -63,7 +61,7 @@ def load(config: ExperimentConfig, store: Store) -> Evaluated:
     Raises:
         StageError: there was none for this config.
     """
-    place = stage(config, pretrain.load(config, store))
+    place = stage(config, pretrain.load(config, store).stage)
     paths = _paths(config, place)
     if not all(map(store.exists, paths.values())):
         raise StageError("this model is not evaluated yet: run `infoaug evaluate` with the same config first")
@@ -76,7 +74,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     Raises:
         UsageError: a data set is not to be had; those before it are kept.
     """
-    place, store = stage(config, pretrained), pretrained.stage.store
+    place, store = stage(config, pretrained.stage), pretrained.stage.store
     place.record(config.to_yaml())
     paths = _paths(config, place)
     todo = [name for name, path in paths.items() if not store.exists(path)]

@@ -147,7 +147,7 @@ def _timed(name: str, config: ExperimentConfig, store: Store, tracked: tracking.
     elif name == "pretrain":
         done = pretrain.run(config, score.load(config, store), partial(_epoch, config, tracked), resume)
         if not resume:
-            store.delete(evaluate.stage(config, done).folder)  # of the model that was there
+            store.delete(evaluate.stage(config, done.stage).folder)  # of the model that was there
         tracked.epochs(done.history)  # what the tracking server may have missed on the way
         tracked.files(pretrain.files(done.stage), "backbone")
     else:

@@ -74,6 +74,13 @@ def connect(uri: str) -> MlflowClient:
         raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
 
 
+def connect_to_look(uri: str, nothing: str) -> MlflowClient:
+    """A client that makes no database by looking into it. Raises UsageError: `nothing` where there is none."""
+    if uri.startswith("sqlite:///") and not database(uri).is_file():
+        raise UsageError(nothing)
+    return connect(uri)
+
+
 def _absolute(uri: str) -> str:
     """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
     scheme, separator, path = uri.partition(":///")

@@ -1,6 +1,5 @@
 """Pretrain: two-branch training on the patches and their twins, on Ray Train, from checkpoint to checkpoint."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -110,16 +109,7 @@ def run(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    outcome: Future[Any] = Future()
-
-    def fit() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    # In the main thread Ray Train would take Ctrl-C for itself and end the process.
-    threading.Thread(target=fit, daemon=True).start()
+    outcome = cluster.in_background(trainer.fit)
     try:
         _listen(forwarded, outcome, seen)
         why = outcome.result().return_value

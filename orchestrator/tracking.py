@@ -25,7 +25,7 @@ from orchestrator.errors import StageError, UsageError
 from orchestrator.mlflow_client import (
     all_runs,
     connect,
-    database,
+    connect_to_look,
     experiment_of,
     file_of,
     first_line,
@@ -245,9 +245,7 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
     """
     uri = uri_of(settings)
     nowhere = f"MLflow at '{uri}' has no run of this id or name"
-    if uri.startswith("sqlite:///") and not database(uri).is_file():  # connecting would make one
-        raise UsageError(nowhere)
-    client = connect(uri)
+    client = connect_to_look(uri, nowhere)
     try:
         found = runs_called(client, run)
         if not found:
@@ -309,9 +307,7 @@ def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
     """
     uri = uri_of(settings)
     nowhere = f"MLflow at '{uri}' has no sweep '{name}': give an MLflow experiment with one, or a sweep's run"
-    if uri.startswith("sqlite:///") and not database(uri).is_file():  # connecting would make one
-        raise UsageError(nowhere)
-    client = connect(uri)
+    client = connect_to_look(uri, nowhere)
     try:
         kind = "tags.`infoaug.kind` = 'sweep'"
         whole = client.get_experiment_by_name(name)

@@ -8,7 +8,6 @@ checkpoint. Nothing of Tune's own state is needed for that, and none is read.
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
@@ -160,16 +159,7 @@ class Lead:
             return
         tell = _Tell(Queue())
         tuner = self._tuner(tell, left)
-        outcome: Future[Any] = Future()
-
-        def fit() -> None:
-            try:
-                outcome.set_result(tuner.fit())
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        # In the main thread Tune would take Ctrl-C for itself.
-        threading.Thread(target=fit, daemon=True).start()
+        outcome = cluster.in_background(tuner.fit)
         try:
             with self.board:
                 for kind, point, told in _until(outcome, tell.events):
@@ -256,19 +246,16 @@ class Lead:
 
     def _score(self, trial: Trial) -> score.Scored:
         """The scored patches that a trial trains on, computed where they are not there."""
-        stages = trial.config.model_dump_json(include={"clips", "scenes", "extract", "score"})
-        if stages not in self._scored:
-            scoring = trial.config.model_copy(
-                update={"score": trial.config.score.model_copy(update={"policy": "mutual-information"})}
-            )
-            shared = scoring.model_dump_json(include={"clips", "scenes", "extract", "score"})
-            if shared not in self._scored:
-                self._scored[shared] = score.run(scoring, extract.run(scoring, self.store))
-            self._scored[stages] = self._scored[shared]
-        return self._scored[stages]
+        inputs, but = {"clips", "scenes", "extract", "score"}, {"score": {"policy"}}
+        key = trial.config.model_dump_json(include=inputs, exclude=but)  # the policies share one scoring
+        if key not in self._scored:
+            self._scored[key] = score.run(trial.config, extract.run(trial.config, self.store))
+        return self._scored[key]
 
     def _forget(self, trial: Trial) -> None:
-        self.store.delete(pretrain.stage(trial.config, score.load(trial.config, self.store)).folder)
+        place = pretrain.stage(trial.config, score.load(trial.config, self.store))
+        for stage in (evaluate.stage(trial.config, place), place):
+            self.store.delete(stage.folder)
 
     def _write_state(self) -> None:
         self.store.write_json(f"{self.folder}/{STATE}", {"begun": self.state.begun, "stopped": self.state.stopped})

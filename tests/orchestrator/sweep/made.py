@@ -48,7 +48,7 @@ def leave_done(
     leave_scored(trial, store, patches)
     place = pretrain.stage(trial.config, score.load(trial.config, store))
     store.write_json(place.path("history.json"), [epoch(n + 1, share) for n, share in enumerate(shares)])
-    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, store))
+    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, store).stage)
     found = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3, **accuracies}
     for name in (*trial.config.evaluate.datasets, *trial.config.evaluate.domains):
         path = evaluate.result_path(evaluated, name, trial.config.evaluate)
