@@ -253,7 +253,7 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
         np.random.random()
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("estimators.mutual_information.npeet.mi", fail)
+    monkeypatch.setattr("npeet_plus.estimators.mi", fail)
     np.random.seed(5)
     expected = np.random.random()
     np.random.seed(5)
