@@ -39,6 +39,9 @@ def connect(config: RayConfig) -> None:
         # Two processes and some seconds less for every training: here nothing is preempted, and nobody scrapes metrics.
         for name in ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_METRICS_ENABLED"):
             os.environ.setdefault(name, "0")
+        # A process that is done waits a minute for the next training or evaluation, which need not import again.
+        os.environ.setdefault("RAY_num_workers_soft_limit", str((config.cpus or os.cpu_count() or 1) + 6))
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         # Ray Train asks the dashboard which trainings are alive, to free the places of the others. Beside another Ray
         # it would not know whom to ask: all processes of this one inherit the address.
         port = _free_port()
