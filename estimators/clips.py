@@ -6,23 +6,25 @@ A clip is a video file or a folder of frames. Frames are u8[H, W, 3] RGB, number
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from estimators import seeking
+from estimators.patience import Patience
 
 # Read by OpenCV when it first opens a video: FFmpeg's complaints about damaged files come as ClipError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 Frame = NDArray[np.uint8]
+T = TypeVar("T")
 
 VIDEO_SUFFIXES = frozenset((
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -30,6 +32,7 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
+PATIENCE = 60.0  # seconds without an answer from a clip's disk until it is given up
 _MIB = 1 << 20
 # Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.
 _SEEK_BEYOND = 250
@@ -39,15 +42,24 @@ class ClipError(ValueError):
     """A clip that cannot be found or read; the message names it and the remedy."""
 
 
-def digest(path: str | Path) -> str:
+def digest(path: str | Path, patience: float = PATIENCE) -> str:
     """Fingerprint a clip: 16 hex digits that depend neither on its place nor on its time stamps.
 
     Of a file: its size and its first and last MiB. Of a folder of frames: the names and sizes of all frames, and the
     bytes of the first and the last. It is quick, and blind to a change in the middle that keeps every size. Raises
-    ClipError if the clip is missing or empty.
+    ClipError if the clip is missing or empty, or its disk does not answer within `patience` seconds.
     """
+    given, waiting = Path(path), Patience(patience)
+    try:
+        return waiting.call(lambda: _digest(given))
+    except TimeoutError:
+        raise _silent(given, patience) from None
+    finally:
+        waiting.end()
+
+
+def _digest(given: Path) -> str:
     mark = hashlib.blake2b(digest_size=8)
-    given = Path(path)
     if given.is_dir():
         images = _images(given)
         for image in images:
@@ -93,11 +105,13 @@ class Reader:
     set to.
 
     Images of a folder are ordered naturally (`2.png` before `10.png`); grey, 16-bit and four-channel images become
-    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded.
+    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded, and from every method if a frame
+    is not there within `patience` seconds, as when a disk does not answer; such a reader reads no more.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, patience: float = PATIENCE) -> None:
         self.path = Path(path)
+        self._patience = Patience(patience)
         self.fps = 0.0
         self._next = 0
         self._shape: tuple[int, ...] | None = None
@@ -106,6 +120,9 @@ class Reader:
         self._seekable = True
         self._video: cv2.VideoCapture | None = None
         self._images: list[Path] = []
+        self._wait_for(self._begin)
+
+    def _begin(self) -> None:
         if self.path.is_dir():
             self._images = _images(self.path)
         elif self.path.is_file():
@@ -126,8 +143,16 @@ class Reader:
     def close(self) -> None:
         """Release the file and the last window."""
         self._last = None
-        if self._video is not None:
+        self._patience.end()
+        if self._video is not None and not self._patience.lost:  # else the call that is lost still works on it
             self._video.release()
+
+    def _wait_for(self, work: Callable[[], T], times: float = 1) -> T:
+        """Do what may wait for the disk; ClipError if that takes too long."""
+        try:
+            return self._patience.call(work, times)
+        except TimeoutError:
+            raise _silent(self.path, self._patience.seconds) from None
 
     def read(self, first: int = 0, count: int | None = None) -> Frame:
         """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB, read-only.
@@ -145,7 +170,7 @@ class Reader:
             window = self._read(first, count, shared)
         except _AstrayError:
             self._seekable = False
-            self._restart()
+            self._wait_for(self._restart)
             window = self._read(first, count, shared[:0])
         window.setflags(write=False)
         self._last = first, window
@@ -163,14 +188,14 @@ class Reader:
         self._go_to(first + len(shared))
         if count is None:
             taken = [*shared]
-            while (frame := self._decode()) is not None:
+            while (frame := self._wait_for(self._decode)) is not None:
                 taken.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
             if not taken:
                 raise self._too_short(f"{first} on")
             return np.stack(taken)
         window = shared
         for place in range(len(shared), count):
-            frame = self._decode()
+            frame = self._wait_for(self._decode)
             if frame is None:
                 raise self._too_short(f"{first} to {first + count - 1}")
             if len(window) < count:
@@ -187,7 +212,7 @@ class Reader:
         """Decode all frames from the start, one at a time, as OpenCV gives them: u8[H, W, 3] BGR."""
         self._last = None
         self._go_to(0)
-        while (frame := self._decode()) is not None:
+        while (frame := self._wait_for(self._decode)) is not None:
             yield frame
         if self._next == 0:
             raise ClipError(f"clip {self.path} has no frame that can be decoded; convert it or leave it out")
@@ -225,9 +250,14 @@ class Reader:
             self._next = min(first, len(self._images))
             return
         near = 0 <= first - self._next <= _SEEK_BEYOND
-        if not near and not self._seek(first) and (first < self._next or self._times is not None):
-            self._restart()
-        while self._next < first and self._grab():
+        # A seek may list the packets of the whole file first.
+        if (
+            not near
+            and not self._wait_for(lambda: self._seek(first), times=10)
+            and (first < self._next or self._times is not None)
+        ):
+            self._wait_for(self._restart)
+        while self._next < first and self._wait_for(self._grab):
             self._next += 1
 
     def _grab(self) -> bool:
@@ -265,6 +295,10 @@ class Reader:
 
 class _AstrayError(Exception):
     """After a seek the decoder gives other frames than the times of the packets promise."""
+
+
+def _silent(path: Path, seconds: float) -> ClipError:
+    return ClipError(f"clip {path} gave no answer for {seconds:g} s; see whether its disk is there, or leave it out")
 
 
 def _open(path: Path, *options: int) -> cv2.VideoCapture:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.clips import Frame, Reader
+from estimators.clips import PATIENCE, Frame, Reader
 
 Look = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -39,16 +39,17 @@ class Scan:
     cuts: list[int]
 
 
-def scan(path: str | Path) -> Scan:
+def scan(path: str | Path, patience: float = PATIENCE) -> Scan:
     """Decode a clip once, in little memory: the true number of frames, their rate and size, and the shot cuts.
 
     Hard cuts are found; fades and dissolves are not, and neither is a shot of fewer than four frames, which cannot be
-    told from a flash. Raises ClipError if no frame can be decoded or the frames change size.
+    told from a flash. Raises ClipError if no frame can be decoded, the frames change size, or none comes for `patience`
+    seconds.
     """
     looks: deque[Look] = deque(maxlen=2 * _SHORTEST_SHOT - 1)
     changes = array("f")
     count = 0
-    with Reader(path) as reader:
+    with Reader(path, patience) as reader:
         for frame in reader.frames():
             look = _look(frame)
             # Compared with the frame before, the one before that, …; 2 where the clip has not started yet.

@@ -84,6 +84,9 @@ class ExtractConfig(Section):
         "none: position is two-dimensional",
     )
     gpus_per_task: Annotated[float, Field(ge=0)] = Field(0, description="for learned trackers and depth networks")
+    patience: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds without a frame from a clip's disk until the clip is given up"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "ExtractConfig":
@@ -240,7 +243,7 @@ RUNTIME: dict[str, Any] = {
     "store": True,
     "tracking": True,
     "ray": True,
-    "extract": {"gpus_per_task"},
+    "extract": {"gpus_per_task", "patience"},
     "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "resident"},
     "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
 }

@@ -240,12 +240,12 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
         entry: dict[str, Any] = {"clip_id": clip_id, "path": path, "reason": "", "folder": "", "frames": 0, "fps": 0.0}
         entry |= {"width": 0, "height": 0, "cuts": [], "first_frames": []}
         try:
-            entry["folder"] = file_name(clip_id, clips.digest(path))
+            entry["folder"] = file_name(clip_id, clips.digest(path, settings.patience))
             kept = place.path("clips", f"{entry['folder']}.json")
             if place.store.exists(kept):
                 scan = shots.Scan(**place.store.read_json(kept))
             else:
-                scan = shots.scan(path)
+                scan = shots.scan(path, settings.patience)
                 place.store.write_json(kept, vars(scan))
             entry |= vars(scan)
             entry["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
@@ -266,7 +266,7 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
             for row in windows:
                 folder, window, reason = row["folder"], row["window"], ""
                 try:
-                    reader = reader or opened.enter_context(clips.Reader(path))
+                    reader = reader or opened.enter_context(clips.Reader(path, settings.patience))
                     frames = reader.read(row["first"], settings.window)
                     columns = extract_window(frames, settings, first=row["first"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)

@@ -67,6 +67,9 @@ def connect(uri: str) -> MlflowClient:
     """A client. Raises UsageError where no server answers, or the database cannot be opened."""
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # a traceback for what comes as an error of ours
     _answers(uri)
     try:
         return MlflowClient(tracking_uri=uri)

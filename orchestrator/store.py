@@ -1,8 +1,9 @@
 """Where stage outputs live, and which of them are complete.
 
 A stage's folder is `<store>/<stage>/<hash>`, the hash being that of everything its numbers depend on: the same hash is
-the same work, done once. Files are written under a temporary name and moved into place, so a file that exists is
-complete, and killing a process at any moment leaves nothing half-written that would be read.
+the same work, done once. In folders files are written under a temporary name and moved into place; an object storage
+shows an object when all of it is there. So a file that exists is complete, and killing a process at any moment leaves
+nothing half-written that would be read.
 """
 
 import contextlib
@@ -35,6 +36,13 @@ def file_name(text: str, *more: str) -> str:
     return f"{readable or 'clip'}-{digest_of([text, *more], 10)}"
 
 
+OBJECT_STORAGES = (
+    "s3",
+    "gcs",
+    "abfs",
+)  # by pyarrow's names: what is put there appears whole, and folders need no making
+
+
 class Store:
     """A folder or URL that pyarrow can open, seen through atomic reads and writes of small files.
 
@@ -60,8 +68,11 @@ class Store:
         return Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def url(self, path: str) -> str:
-        """A path of the store for libraries that take a local path or a URL."""
-        return f"{self._root}/{path}" if self.local else f"{self.uri.rstrip('/')}/{path}"
+        """A path of the store for libraries that take a local path or a URL; what the URL asks for stays at its end."""
+        if self.local:
+            return f"{self._root}/{path}"
+        base, mark, asked = self.uri.partition("?")
+        return f"{base.rstrip('/')}/{path}{mark}{asked}"
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
@@ -92,9 +103,13 @@ class Store:
         Raises:
             StageError: no space, no permission, or no connection.
         """
-        target = self._at(path)
-        temporary = f"{target}.{uuid.uuid4().hex[:8]}.part"
+        target = temporary = self._at(path)
         try:
+            if self._fs.type_name in OBJECT_STORAGES:
+                with self._fs.open_output_stream(target) as stream:
+                    stream.write(content)
+                return
+            temporary = f"{target}.{uuid.uuid4().hex[:8]}.part"
             self._fs.create_dir(target.rpartition("/")[0], recursive=True)
             with self._fs.open_output_stream(temporary) as stream:
                 stream.write(content)

@@ -12,6 +12,8 @@ import torch
 import torch.multiprocessing as mp
 from rank_process import WORLD, serve
 
+from tests import s3_server
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Callable[[str], Path]:
@@ -24,6 +26,24 @@ def test_data() -> Callable[[str], Path]:
         return (root / name).absolute()
 
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[s3_server.Server]:
+    """A server that speaks S3, and an account for it in the environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in s3_server.ACCOUNT.items():
+            environment.setenv(name, value)
+        server = s3_server.start()
+        yield server
+        server.end()
+
+
+@pytest.fixture
+def s3(s3_process: s3_server.Server) -> s3_server.Server:
+    """The server with nothing in its bucket."""
+    s3_process.clear()
+    return s3_process
 
 
 @pytest.fixture

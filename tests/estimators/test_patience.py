@@ -1,0 +1,96 @@
+"""Calls that take too long are given up, and what they worked on is left alone."""
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from estimators import shots
+from estimators.clips import ClipError, Reader, digest
+from estimators.patience import Patience
+
+
+@contextmanager
+def blocked(path: Path) -> Iterator[None]:
+    """Within it whoever opens the file waits, as for a disk that is away: the system asks us for our lease first."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    held = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        os.close(held)
+        signal.signal(signal.SIGIO, before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A clip of 12 frames, in a folder."""
+    for number in range(12):
+        image = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number:02d}.png"), image)
+    return tmp_path
+
+
+def test_a_call_gives_what_it_returns_and_raises_what_it_raises() -> None:
+    patience = Patience(60)
+    assert patience.call(lambda: 3) == 3
+    with pytest.raises(KeyError, match="gone"):
+        patience.call(lambda: {}["gone"])
+    assert patience.call(lambda: threading.current_thread()) is not threading.current_thread()
+    patience.end()
+
+
+def test_a_call_that_takes_too_long_is_left_and_every_later_one_refused() -> None:
+    patience, free = Patience(0.05), threading.Event()
+    with pytest.raises(TimeoutError, match=r"no answer in 0\.05 s"):
+        patience.call(lambda: free.wait(60))
+    assert patience.lost
+    with pytest.raises(TimeoutError, match="an earlier call"):
+        patience.call(lambda: 3)
+    free.set()
+
+
+def test_a_call_may_get_more_time_than_usual() -> None:
+    patience = Patience(0.05)
+    assert patience.call(partial(time.sleep, 0.2), times=200) is None
+
+
+@pytest.mark.parametrize("ask", [digest, shots.scan, lambda path, patience: Reader(path, patience).read()])
+def test_a_clip_whose_disk_does_not_answer_is_given_up_with_its_name(
+    folder: Path, ask: Callable[[Path, float], object]
+) -> None:
+    with (
+        blocked(folder / "00.png"),
+        pytest.raises(ClipError, match=rf"^clip {folder} gave no answer for 0\.1 s; see whether its disk is there"),
+    ):
+        ask(folder, 0.1)
+
+
+def test_a_video_whose_disk_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for _ in range(4):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    with blocked(path), pytest.raises(ClipError, match=r"gave no answer for 0\.2 s"):
+        Reader(path, 0.2)
+    assert Reader(path, 60).read().shape == (4, 48, 64, 3)
+
+
+def test_frames_before_the_one_that_hangs_are_read_and_the_reader_reads_no_more(folder: Path) -> None:
+    with Reader(folder, 0.2) as reader, blocked(folder / "06.png"):
+        assert reader.read(0, 6).shape == (6, 48, 64, 3)
+        for _ in range(2):
+            with pytest.raises(ClipError, match="gave no answer"):
+                reader.read(6, 6)
