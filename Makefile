@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 CONFIG ?= configs/demo.yaml
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test faults lint bench clean
 
 setup: .venv/.installed
 
@@ -19,6 +19,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults -m faults --table docs/reliability.md
 
 lint: setup
 	$(BIN)/ruff check

@@ -13,5 +13,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 # A training and its watchers are more processes than this machine has CPUs: that is as it should be.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*PYTHON worker processes have been started on node")
+# A worker that runs out of memory is started again so often, ever later; Ray would do so for ever.
+os.environ.setdefault("RAY_task_oom_retries", "3")
 # What is left of a sweep when Ray is shut down must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

@@ -143,6 +143,31 @@ def compare(
     typer.echo(f"comparison   {found.page}")
 
 
+@app.command(epilog="Example:  infoaug submit configs/paper.yaml --set clips.path=/shared/videos")
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server, as `ray dashboard` makes it reachable."
+        ),
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
+) -> None:
+    """A config as a job of a Ray cluster: it is run there, or swept, and goes on when this command ends."""
+    from orchestrator import submit as submitting
+
+    job = submitting.submit(config, overrides or (), address)
+    typer.echo(f"job {job.id} {'runs already' if job.found else 'is submitted'}: {job.remedy()}", err=True)
+    if not wait:
+        return
+    try:
+        submitting.follow(job)
+    except KeyboardInterrupt:
+        raise typer.Exit(_end(f"job {job.id} goes on: {job.remedy()}", 130)) from None
+
+
 @app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
 def inspect(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,16 +14,20 @@ from typing import Any, TypeVar
 
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator import progress
 from orchestrator.config import RayConfig
 from orchestrator.errors import StageError, UsageError
+from orchestrator.store import Store
 
 T = TypeVar("T")
 
-# A dead worker's block is tried again this often; then it is given up, and its windows go to the ledger.
+# A dead worker's task is tried again this often, then each of its rows; then it is given up, and goes to the ledger.
 RETRIES = 2
-DIED = f"the worker died on it {RETRIES + 1} times"
+TASKS_PER_CPU = 4  # at least, so that no worker waits long for the last: with little to do, tasks are smaller
+CHUNK = 20_000  # rows that Ray holds at once: what it needs does not grow with the number of clips
+DIED = f"its worker died {RETRIES + 1} times, of a crash or out of memory: leave it out, or cut it down"
 
 
 def connect(config: RayConfig) -> None:
@@ -87,6 +92,31 @@ def session(config: RayConfig) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_shared(store: Store) -> None:
+    """Find out whether every node sees what this process writes to the store, which may be a folder of this machine.
+
+    Raises:
+        UsageError: a node does not.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or store.local is None:
+        return
+    mark = f"seen-{uuid.uuid4().hex[:8]}"
+    store.write_bytes(f"{mark}/here", b"")
+    try:
+        look = ray.remote(num_cpus=0)(store.exists)
+        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        seen = ray.get([look.options(scheduling_strategy=place).remote(f"{mark}/here") for place in places])
+    finally:
+        store.delete(mark)
+    for node, sees in zip(nodes, seen, strict=True):
+        if not sees:
+            raise UsageError(
+                f"the store {store.uri} is another folder on node '{node['NodeManagerHostname']}' than here: give one "
+                "that all nodes share, as a network disk or s3://bucket/path"
+            )
+
+
 def cpus() -> int:
     """CPUs of the connected cluster, at least 1."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -130,27 +160,47 @@ def map_rows(
     work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],
     block: int,
     gpus: float = 0,
-) -> Iterator[dict[str, Any]]:
-    """Run `work` over rows with Ray Data, `block` neighbouring rows to a task, and yield its small status rows.
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Run `work` over rows with Ray Data, up to `block` neighbouring rows to a task: each row, and what came of it.
 
-    A task takes one CPU and `gpus` GPUs.
+    A task takes one CPU and `gpus` GPUs; `work` yields one small status for each of its rows, in their order.
 
     Rows travel as JSON: what is large goes through the store. No rows, no Ray.
-    Status rows come as blocks finish, in any order. A block whose worker dies is tried again `RETRIES` times, then left
-    out: the caller compares what came back with what it sent.
+    What comes back comes as tasks finish, in any order. A task whose worker dies is tried again `RETRIES` times, then
+    each of its rows alone, as often; what still does not come back is left out.
 
     Raises:
         StageError: the pipeline itself failed.
     """
+    alone: list[dict[str, Any]] = []
+    for begin in range(0, len(rows), CHUNK):
+        chunk = rows[begin : begin + CHUNK]
+        size = max(1, min(block, len(chunk) // (TASKS_PER_CPU * cpus())))
+        left = dict(enumerate(chunk))
+        for place, status in _mapped(chunk, work, size, gpus):
+            yield left.pop(place), status
+        alone += left.values() if size > 1 else ()
+    for place, status in _mapped(alone, work, 1, gpus):
+        yield alone[place], status
 
+
+def _mapped(
+    rows: Sequence[dict[str, Any]],
+    work: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]],
+    size: int,
+    gpus: float,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `map_rows`, `size` rows to a task, but for the rows of tasks that were given up: a row's number and status."""
     if not rows:
         return
 
     def call(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        for status in work([json.loads(row) for row in batch["item"]]):
-            yield {"status": [json.dumps(status)]}
+        places, given = zip(*map(json.loads, batch["item"]), strict=True)
+        for place, status in zip(places, work(list(given)), strict=True):
+            yield {"status": [json.dumps([place, status])]}
 
-    data = ray.data.from_items([json.dumps(row) for row in rows], override_num_blocks=-(-len(rows) // block))
+    items = [json.dumps([place, row]) for place, row in enumerate(rows)]
+    data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
     with warnings.catch_warnings():
         # Data would retry a dead worker's block for ever; this is still the only way to say how often.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -158,7 +208,7 @@ def map_rows(
             call, batch_size=None, batch_format="numpy", num_cpus=1, num_gpus=gpus or None, max_retries=RETRIES
         )
     try:
-        yield from (json.loads(row["status"]) for row in results.iter_rows())
+        yield from (tuple(json.loads(row["status"])) for row in results.iter_rows())
     except ray.exceptions.RayError as error:
         raise StageError(f"Ray Data gave up: {str(error).strip().splitlines()[-1]}") from error
 
@@ -169,20 +219,21 @@ def map_windows(
     block: int,
     what: str,
     gpus: float = 0,
-) -> dict[tuple[str, int], str]:
-    """`map_rows` over windows, with progress: why each that failed did so, by (folder, window).
+) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[tuple[str, int], str]]:
+    """`map_rows` over windows, with progress: what came of each, and why each that failed did so, by (folder, window).
 
-    `work` yields a row with `folder`, `window` and `reason` for each, the reason empty if it went well; what does not
-    come back died with its worker.
+    `work` yields statuses with a `reason`, empty if it went well; what does not come back died with its worker.
     """
+    done: dict[tuple[str, int], dict[str, Any]] = {}
     failed = {(row["folder"], row["window"]): DIED for row in windows}
-    for status in progress.track(map_rows(windows, work, block, gpus), len(windows), what):
-        key = (status["folder"], status["window"])
+    for row, status in progress.track(map_rows(windows, work, block, gpus), len(windows), what):
+        key = (row["folder"], row["window"])
         if status["reason"]:
             failed[key] = status["reason"]
         else:
             del failed[key]
-    return failed
+            done[key] = status
+    return done, failed
 
 
 def reason(error: Exception) -> str:

@@ -23,8 +23,8 @@ from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Stage, Store, digest_of, file_name, tensors
 
 VERSION = 2  # of the numbers: raised when the same config would give others
-WINDOWS_PER_TASK = 2  # about two seconds of work, against some 40 ms that a task costs
-CLIPS_PER_TASK = 1
+WINDOWS_PER_TASK = 8  # at most: seconds of work, against some 40 ms that a task costs
+CLIPS_PER_TASK = 16
 
 LEDGER = pa.schema(
     [
@@ -106,11 +106,12 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     found = find(config, store)
     place.record(config.to_yaml())
     cluster.connect(config.ray)
+    cluster.check_shared(store)
 
     scanned = cluster.map_rows(
         [{"clip_id": c.clip_id, "path": c.path} for c in found], partial(_scan, place, config.extract), CLIPS_PER_TASK
     )
-    rows = {row["clip_id"]: row for row in progress.track(scanned, len(found), "scan clips")}
+    rows = {row["clip_id"]: row | status for row, status in progress.track(scanned, len(found), "scan clips")}
     for clip in found:
         rows.setdefault(clip.clip_id, _lost(clip))
 
@@ -124,7 +125,7 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     if wanted:
         progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
     work, gpus = partial(_extract, place, config.extract), config.extract.gpus_per_task
-    failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", gpus)
+    _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", gpus)
 
     ledger = pa.Table.from_pylist([_entry(rows[c.clip_id], failed) for c in found], schema=LEDGER)
     store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
@@ -237,8 +238,8 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
     cv2.setNumThreads(1)
     for row in rows:
         clip_id, path = row["clip_id"], row["path"]
-        entry: dict[str, Any] = {"clip_id": clip_id, "path": path, "reason": "", "folder": "", "frames": 0, "fps": 0.0}
-        entry |= {"width": 0, "height": 0, "cuts": [], "first_frames": []}
+        entry: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
+        entry |= {"cuts": [], "first_frames": []}
         try:
             entry["folder"] = file_name(clip_id, clips.digest(path, settings.patience))
             kept = place.path("clips", f"{entry['folder']}.json")
@@ -273,7 +274,7 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
                     place.store.write_table(trajectory_path(place, folder, window), table)
                 except Exception as error:  # as above
                     reason = cluster.reason(error)
-                yield {"folder": folder, "window": window, "reason": reason}
+                yield {"reason": reason}
 
 
 def _lost(clip: manifest.Clip) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from estimators import clips, shots
-from orchestrator import animation, extract, figures, pictures, score
+from orchestrator import animation, extract, figures, pictures, score, twin_table
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import arrays
@@ -71,7 +71,7 @@ def _inspect(frames: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig, 
     """Score a window of which either all frames u8[T, H, W, 3] are there, or the first."""
     scored = score.score_trajectories(table, settings)
     found = scored.twins
-    counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in score.REASONS}
+    counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in twin_table.REASONS}
     mi, p = scored.mutual_information, scored.p_values
     position, visible, camera = (arrays(table, name) for name in ("position", "visible", "camera"))
     position = pictures.bridged(position[..., :2], visible)

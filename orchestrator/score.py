@@ -4,7 +4,6 @@ Beside its twin, the twins that the controls would give a patch are stored: the 
 them, and all arms of a comparison share one scoring.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,32 +19,10 @@ from orchestrator import cluster, extract, progress
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store, arrays, digest_of
+from orchestrator.twin_table import RANDOM_DRAWS, REASONS, ScoredWindow, summary, twin_table
 
 VERSION = 5  # of the numbers: raised when the same config would give others
-WINDOWS_PER_TASK = 2
-RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
-REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
-
-TWINS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("window", pa.int32()),
-        ("patch", pa.int32()),
-        ("visible_frames", pa.int32()),
-        ("spread", pa.float32()),  # RMS distance of the scored trajectory from its mean, pixels
-        ("entropy", pa.float32()),  # of the displacements, nats
-        ("tied", pa.float32()),  # share of their values that occur more than once; noise breaks such ties
-        ("reason", pa.string()),  # why there is no twin, empty if there is one
-        ("twin", pa.int32()),
-        ("mutual_information", pa.float32()),  # with the twin, nats
-        ("p_value", pa.float32()),
-        ("nearest", pa.int32()),  # twin by the policy `nearest`
-        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, a draw each
-        ("candidates", pa.list_(pa.int32())),  # best first
-        ("candidate_mutual_information", pa.list_(pa.float32())),
-        ("candidate_p_value", pa.list_(pa.float32())),
-    ]
-)
+WINDOWS_PER_TASK = 8  # at most
 
 
 @dataclass(frozen=True)
@@ -79,37 +56,6 @@ class Scored:
 
     def _total(self, name: str) -> int:
         return int(sum(self.ledger[name.replace(" ", "_")].to_pylist()))
-
-
-@dataclass(frozen=True)
-class ScoredWindow:
-    """A window's patches after scoring; N patches.
-
-    Attributes:
-        mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
-        p_values: f64[N, N] or None where no test was asked for.
-        residual: f64[N, T, d] pixels, the trajectories as they are scored: less the camera's motion, and with depth and
-            colour in the number of pixels that is as many times the tracker's noise as they are of theirs.
-        spread: f64[N] pixels.
-        entropy: f64[N] nats, NaN for a lost patch.
-        tied: f64[N], share of the values of the displacements that occur more than once; if there are any, noise broke
-            the ties.
-        twins: the twins and reasons.
-    """
-
-    mutual_information: NDArray[np.float64]
-    p_values: NDArray[np.float64] | None
-    residual: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    entropy: NDArray[np.float64]
-    tied: NDArray[np.float64]
-    twins: twins.Twins
-
-    def of_twin(self, matrix: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """f64[N], what an [N, N] matrix says of every patch and its twin; NaN where there is none, or no matrix."""
-        index = self.twins.index
-        value = np.full(len(index), np.nan) if matrix is None else matrix[np.arange(len(index)), index]
-        return np.where(index >= 0, value, np.nan)
 
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
@@ -160,20 +106,27 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     place.record(config.to_yaml())
     present = store.files(place.path("twins"))
     wanted: list[dict[str, Any]] = [{"clip_id": c, "folder": f, "window": w} for c, f, w in extracted.windows]
-    todo = [w for w in wanted if extract.window_file(w["folder"], w["window"]) not in present]
-    progress.say(f"score: {len(wanted)} windows, {len(wanted) - len(todo)} already there")
+    for row in wanted:
+        row["there"] = extract.window_file(row["folder"], row["window"]) in present
+    resumed = sum(row["there"] for row in wanted)
+    progress.say(f"score: {len(wanted)} windows, {resumed} already there")
+    path = place.path(f"ledger-{extract.source(config)}.parquet")
+    known = {(r["folder"], r["window"]): r for r in store.read_table(path).to_pylist()} if store.exists(path) else {}
+    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in known]
     if todo:
         cluster.connect(config.ray)
     settings = config.score.model_copy(update={"policy": "mutual-information"})
-    work = partial(_score, place, extracted.stage, settings)
-    missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
+    work = partial(_score, place, extracted.stage, settings, config.extract.window)
+    done, missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
     if missing:
         (folder, window), why = next(iter(missing.items()))
         what = f"{len(missing)} of {len(wanted)} windows could not be scored, first window {window} of {folder}: {why}"
         raise StageError(f"{what}; the others are kept, run the same command again")
-    ledger = pa.Table.from_pylist([_summary(place, w, config.extract.window) for w in wanted])
-    store.write_table(place.path(f"ledger-{extract.source(config)}.parquet"), ledger)
-    counts = len(wanted) - len(todo), len(todo)
+    summaries = known | {key: status["summary"] for key, status in done.items()}
+    ledger = pa.Table.from_pylist([row | summaries[row["folder"], row["window"]] for row in wanted])
+    ledger = ledger.drop_columns("there") if wanted else ledger
+    store.write_table(path, ledger)
+    counts = resumed, len(wanted) - resumed
     return Scored(place, extracted, ledger, *counts, config.score.policy, config.seed % RANDOM_DRAWS)
 
 
@@ -287,58 +240,25 @@ def _scored_trajectory(
 
 
 def _score(
-    place: Stage, extracted: Stage, settings: ScoreConfig, rows: list[dict[str, Any]]
+    place: Stage, extracted: Stage, settings: ScoreConfig, length: int, rows: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """On a worker: score and store some windows."""
+    """On a worker: score and store some windows of `length` frames, but for those that are there, and sum them up."""
     numba.set_num_threads(1)  # a task has one CPU
     columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour"]
     for row in rows:
-        reason = ""
+        window, path = (row["folder"], row["window"]), twins_path(place, row["folder"], row["window"])
         try:
-            table = place.store.read_table(extract.trajectory_path(extracted, row["folder"], row["window"]), columns)
-            scored = score_trajectories(table, settings)
-            place.store.write_table(
-                twins_path(place, row["folder"], row["window"]), _twins_table(table, scored, settings)
-            )
+            if not row["there"]:
+                table = place.store.read_table(extract.trajectory_path(extracted, *window), columns)
+                seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
+                found = twin_table(table, score_trajectories(table, settings), seeds)
+                place.store.write_table(path, found)
+            yield {
+                "reason": "",
+                "summary": summary(place.store.read_table(path, ["reason", "visible_frames"]), length),
+            }
         except Exception as error:  # whatever is wrong with one window must not stop the others
-            reason = cluster.reason(error)
-        yield {"folder": row["folder"], "window": row["window"], "reason": reason}
-
-
-def _twins_table(table: pa.Table, scored: ScoredWindow, settings: ScoreConfig) -> pa.Table:
-    found, mi = scored.twins, scored.mutual_information
-    first = arrays(table, "position")[:, 0, :2].astype(np.float64)
-    nearest = twins.others(found, "nearest", position=first)
-    seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
-    random = np.stack([twins.others(found, "random", seed=seed) for seed in seeds], axis=1)
-    listed = [row[row >= 0] for row in found.candidates]
-    p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
-    columns = {
-        **{name: table[name] for name in ("clip_id", "window", "patch")},
-        "visible_frames": arrays(table, "visible").sum(1),
-        "spread": scored.spread,
-        "entropy": pa.array(scored.entropy, from_pandas=True),
-        "tied": scored.tied,
-        "reason": found.reason,
-        "twin": pa.array(found.index, mask=found.index < 0),
-        "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
-        "p_value": pa.array(scored.of_twin(p), from_pandas=True),
-        "nearest": pa.array(nearest, mask=nearest < 0),
-        "random": pa.FixedSizeListArray.from_arrays(pa.array(random.ravel(), pa.int32()), RANDOM_DRAWS),
-        "candidates": listed,
-        "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
-        "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],
-    }
-    return pa.table(columns).cast(TWINS)
-
-
-def _summary(place: Stage, row: dict[str, Any], length: int) -> dict[str, Any]:
-    """Ledger row of a window of `length` frames."""
-    table = place.store.read_table(twins_path(place, row["folder"], row["window"]), ["reason", "visible_frames"])
-    reasons = Counter(reason or "twin" for reason in table["reason"].to_pylist())
-    frames = table["visible_frames"].to_numpy()
-    tracked = int((frames == length).sum())
-    return {**row, "patches": len(table), "tracked": tracked, **{r.replace(" ", "_"): reasons[r] for r in REASONS}}
+            yield {"reason": cluster.reason(error)}
 
 
 def _spread_out(among: NDArray[np.float64], chosen: NDArray[np.int64], count: int) -> NDArray[np.float64]:

@@ -15,16 +15,24 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] = ()) -> Model:
+    """Read a file of settings, put the overrides on top, and validate both by a model.
+
+    Raises:
+        UsageError: as `read_values` does, or a key is unknown (the nearest known one is named), or a value is not of
+            its setting's type or range.
+    """
+    return checked(model, read_values(path, overrides), str(path or "settings"))
+
+
+def read_values(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Read a file of settings and put the overrides on top.
 
     Args:
-        model: what the settings are validated by.
-        path: a YAML file; None for the defaults.
+        path: a YAML file; None for no settings.
         overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is none).
 
     Raises:
-        UsageError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named), or a
-            value is not of its setting's type or range.
+        UsageError: the file is missing or no YAML mapping, or an override is none.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
@@ -40,7 +48,7 @@ def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] =
         raise UsageError(f"config file '{path}' must hold a mapping of settings, not a {type(values).__name__}")
     for override in overrides:
         _override(values, override)
-    return checked(model, values, str(path or "settings"))
+    return values
 
 
 def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") -> Model:

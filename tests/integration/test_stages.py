@@ -143,7 +143,12 @@ def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: Experiment
             load(tiny, Store(tiny.store))
 
 
-def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TASKS_PER_CPU", 1)
+    monkeypatch.setattr(cluster, "CHUNK", 6)
     deaths = tmp_path / "deaths"
 
     def work(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -152,11 +157,13 @@ def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(tmp_pa
                 with deaths.open("a") as file:
                     file.write("x")
                 os._exit(1)
-            yield row
+            yield {"square": row["number"] ** 2}
 
-    came = cluster.map_rows([{"number": n} for n in range(5)], work, block=1)
-    assert sorted(row["number"] for row in came) == [0, 1, 3, 4]
-    assert deaths.stat().st_size == cluster.RETRIES + 1
+    came = list(cluster.map_rows([{"number": n} for n in range(8)], work, block))
+    assert sorted(row["number"] for row, _ in came) == [0, 1, 3, 4, 5, 6, 7]
+    assert all(status == {"square": row["number"] ** 2} for row, status in came)
+    # With its neighbours first, then alone.
+    assert deaths.stat().st_size == (cluster.RETRIES + 1) * (1 if block == 1 else 2)
 
 
 def config_of(config: ExperimentConfig, policy: str, seed: int = 0) -> ExperimentConfig:

@@ -2,12 +2,8 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import ray.util.state
 from orchestrator.sweep import runner
 from tests.integration.conftest import PATIENCE, Start, below, gone, wait_for
 from tests.integration.test_sweep import config_of, runs_of, steps_of
+from tests.mlflow_server import Server
 
 AWAY = 20.0  # seconds
 
@@ -74,36 +71,6 @@ def test_a_worker_asks_its_own_ray_who_is_alive_whatever_other_runs_on_the_machi
     address, nodes = ray.get(ray.remote(num_cpus=0)(asked).remote())
     assert address.startswith("http://127.0.0.1:")
     assert nodes == [ray.get_runtime_context().get_node_id()]
-
-
-class Server:
-    """An MLflow server that comes and goes."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-        self.begin()
-
-    def begin(self) -> None:
-        kept = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        kept += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *kept]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "server.log").open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            try:
-                return urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def end(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from estimators.motion import KINDS, samples
 from estimators.mutual_information import pairwise_mutual_information
 from orchestrator.config import ScoreConfig, load
 from orchestrator.extract import trajectories_table
-from orchestrator.score import TWINS, ScoredWindow, _score, score_trajectories, score_window
+from orchestrator.score import _score, score_trajectories, score_window
 from orchestrator.store import Stage, Store
+from orchestrator.twin_table import TWINS, ScoredWindow
 
 FRAMES, SURROGATES = 48, 320
 A, B, STATIC, LOST = 1, 4, 2, 6  # a coupled pair, one that stands still, one that is lost half-way
@@ -386,11 +387,14 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     extracted, place = Stage(store, "extract", {}), Stage(store, "score", {})
     store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), window().table("clip.mp4", 0))
-    rows = [{"folder": "clip", "window": 0}, {"folder": "clip", "window": 1}]
-    done = list(_score(place, extracted, settings(), rows))
-    assert done[0] == {"folder": "clip", "window": 0, "reason": ""}
+    rows = [{"folder": "clip", "window": w, "there": there} for w, there in ((0, False), (1, False), (0, True))]
+    done = list(_score(place, extracted, settings(), FRAMES, rows))
     assert "cannot read" in done[1]["reason"], "a window that is not there does not stop the others"
+    assert done[0] == done[2], "a window that was scored before is summed up alike"
     table = store.read_table(place.path("twins", "clip", "00000.parquet"))
+    assert (
+        done[0]["summary"]["patches"] == len(table) and done[0]["summary"]["twin"] == table["twin"].drop_null().length()
+    )
     assert table.schema.equals(TWINS)
     found = table.to_pylist()
     assert (found[A]["twin"], found[A]["candidates"][0], found[A]["reason"]) == (B, B, "")

@@ -1,0 +1,106 @@
+"""Clips that are broken, that do not answer, or that are too large for a worker's memory: the others go on."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.faults.conftest import CLIPS, Experiment, Told
+
+# Holds a lease on a file: whoever opens it waits, as for a disk that is away, until the system takes the lease away.
+HOLD = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+held = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def more(experiment: Experiment, clips: Path, tmp_path: Path) -> Path:
+    """A folder of clips of the experiment's own, with those of all."""
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    experiment.overrides.append(f"clips.path={folder}")
+    return folder
+
+
+def same(experiment: Experiment, undisturbed: dict[str, str]) -> bool:
+    """Whether all trajectories and scores of the clips of all are as ever."""
+    wanted = {n: d for n, d in undisturbed.items() if n.startswith(("extract/", "score/")) and "ledger" not in n}
+    found = experiment.digests()
+    return bool(wanted) and all(found.get(name) == digest for name, digest in wanted.items())
+
+
+def lost(log: str) -> str:
+    """What is said of clips, for the table."""
+    lines = [line for line in log.splitlines() if line.startswith(("failed ", "partial "))]
+    return "; ".join(line.removeprefix("failed ") for line in lines)
+
+
+def test_videos_are_cut_off_or_empty_or_lie_about_their_length(
+    experiment: Experiment, undisturbed: dict[str, str], more: Path, told: Told
+) -> None:
+    whole = (more / "scene-00.avi").read_bytes()
+    (more / "cut-off.avi").write_bytes(whole[: len(whole) // 20])
+    (more / "empty.avi").write_bytes(b"")
+    lying = bytearray(whole)
+    for mark in (b"avih", b"strh"):
+        place = lying.index(mark) + (24 if mark == b"avih" else 40)  # dwTotalFrames, dwLength
+        lying[place : place + 4] = (10**6).to_bytes(4, "little")
+    (more / "lying.avi").write_bytes(lying)
+    seconds = experiment.again()
+    assert same(experiment, undisturbed)
+    said = lost(experiment.log)
+    assert "cut-off.avi" in said and "empty.avi" in said and "lying" not in said
+    assert f"of {CLIPS + 3} clips" in experiment.log
+    told("a video is cut off, one is empty, one's header lies", said.replace(str(more), "…"), "nothing", seconds)
+
+
+def test_a_disk_does_not_answer_while_a_clip_is_read(
+    experiment: Experiment, undisturbed: dict[str, str], more: Path, told: Told
+) -> None:
+    hanging = more / "hanging.avi"
+    shutil.copy(more / "scene-00.avi", hanging)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(hanging)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        seconds = experiment.again()
+        holder.kill()
+    assert same(experiment, undisturbed)
+    said = lost(experiment.log)
+    assert "hanging.avi: " in said and "gave no answer for 5 s" in said
+    told("a clip's disk does not answer", said.replace(str(more), "…"), "nothing", seconds)
+
+    process = experiment.start()
+    experiment.end(process)
+    assert not lost(experiment.log), "the disk is back, and so is the clip"
+
+
+def test_a_clip_is_too_large_for_the_memory_of_its_worker(
+    experiment: Experiment, undisturbed: dict[str, str], more: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = more / "large"
+    large.mkdir()
+    for number in range(24):
+        frame = np.random.default_rng(number).integers(0, 256, (54, 72, 3), np.uint8)
+        cv2.imwrite(str(large / f"{number:02d}.jpg"), cv2.resize(frame, (7200, 5400)))
+    total, free = (memory(name) for name in ("MemTotal", "MemAvailable"))
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - free + 2.2 * 2**20) / total:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    seconds = experiment.again()
+    assert same(experiment, undisturbed)
+    said = lost(experiment.log)
+    assert "large: " in said and "died" in said
+    told("a clip is too large for the memory", said, "its task, some times", seconds)
+
+
+def memory(name: str) -> int:
+    """A line of the system's memory, KiB."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines[name].split()[0])

@@ -1,0 +1,125 @@
+"""Processes that are killed: workers, the driver, and a node with all that is on it."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
+
+WINDOWS = 2 * CLIPS
+
+
+def there(experiment: Experiment, stage: str, count: int = 1) -> Callable[[], bool]:
+    """Whether a stage has left so many windows."""
+    return lambda: len(list(experiment.store.glob(f"{stage}/*/*/*/*.parquet"))) >= count
+
+
+@pytest.mark.parametrize(
+    ("stage", "title"),
+    [("extract", "ray::MapBatches"), ("score", "ray::MapBatches"), ("pretrain", "ray::RayTrainWorker")],
+)
+def test_a_worker_is_killed(
+    stage: str, title: str, experiment: Experiment, undisturbed: dict[str, str], told: Told
+) -> None:
+    process = experiment.start()
+    if stage == "pretrain":
+        experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
+    else:
+        experiment.wait_for(process, there(experiment, stage))
+    experiment.wait_for(
+        process, lambda: (pid := worker(process, title)) is not None and not os.kill(pid, signal.SIGKILL)
+    )
+    seconds = experiment.end(process)
+    assert experiment.digests() == undisturbed
+    twice = experiment.log.count(" loss ") - EPOCHS
+    seen = "nothing: another worker did its windows"
+    if stage == "pretrain":
+        seen = "epochs that come again"
+        assert 0 <= twice <= 2
+    told(
+        f"a worker is killed in {stage}",
+        seen,
+        f"{max(twice, 0)} epochs" if stage == "pretrain" else "its task",
+        seconds,
+    )
+
+
+@pytest.mark.parametrize("stage", ["extract", "pretrain"])
+def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: dict[str, str], told: Told) -> None:
+    process = experiment.start()
+    if stage == "pretrain":
+        experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
+    else:
+        experiment.wait_for(process, there(experiment, stage, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))
+    seconds = experiment.again()
+    assert experiment.digests() == undisturbed
+    assert windows_there(experiment.log, "extract") >= kept
+    twice = f"{WINDOWS - kept} windows were left to do, none twice"
+    if stage == "pretrain":
+        assert 1 < first_epoch(experiment.log) <= 4
+        twice = f"{max(0, 4 - first_epoch(experiment.log))} epochs"
+    told(f"the driver is killed (-9) in {stage}", "the shell's “Killed”; the same command goes on", twice, seconds)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A head on which nothing runs, and two workers of one CPU: three nodes of Ray on one machine."""
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_health_check_period_ms": "1000"}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+        made = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 100 * 2**20})
+        patched.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{head['dashboard_port']}")
+        add(made, 2)
+        yield made
+        made.shutdown()
+
+
+def add(cluster: Cluster, count: int) -> list[object]:
+    """Nodes of one CPU that join."""
+    return [
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, dashboard_agent_listen_port=free_port())
+        for _ in range(count)
+    ]
+
+
+def test_a_node_goes_while_a_model_trains_on_two_and_another_comes(
+    experiment: Experiment, nodes: Cluster, told: Told, tmp_path: Path
+) -> None:
+    experiment.overrides += [f"ray.address={nodes.address}", "ray.cpus=null", "ray.object_store_mb=null"]
+    experiment.overrides += ["pretrain.workers=2", "pretrain.cpus_per_worker=1"]
+    quiet = Experiment(tmp_path / "quiet", experiment.begin, experiment.overrides)
+    quiet.folder.mkdir()
+    quiet.again()
+
+    process = experiment.start()
+    experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
+    nodes.remove_node(nodes.list_all_nodes[-1], allow_graceful=False)
+    gone = time.monotonic()
+    add(nodes, 1)
+    experiment.end(process)
+    assert experiment.digests() == quiet.digests()
+    twice = experiment.log.count(" loss ") - EPOCHS
+    assert 0 <= twice <= 2
+    told(
+        "a node goes while a model trains on two, and another comes",
+        "epochs that come again",
+        f"{twice} epochs",
+        time.monotonic() - gone,
+    )
