@@ -1,6 +1,7 @@
 """One typed config for the whole experiment: YAML in, `--set` overrides on top, clear errors out."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -254,7 +255,9 @@ class ExperimentConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the training; input and twins have their own")
-    store: str = Field("outputs", description="a folder, or a URL that pyarrow can open")
+    store: str = Field(
+        "outputs", description="a folder, or a URL that pyarrow can open; not set: INFOAUG_STORE, or outputs"
+    )
     clips: ClipsConfig = ClipsConfig()
     scenes: ScenesConfig = ScenesConfig()
     extract: ExtractConfig = ExtractConfig()
@@ -270,6 +273,13 @@ class ExperimentConfig(Section):
         if isinstance(values, dict) and "sweep" in values and "sweep" not in cls.model_fields:
             raise ValueError("this is the config of a sweep: run `infoaug sweep` with it")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _store_of_the_environment(cls, values: Any) -> Any:
+        # As if the file had said it: a process elsewhere, with another environment, keeps to this store.
+        store = os.environ.get("INFOAUG_STORE")
+        return {"store": store, **values} if store and isinstance(values, dict) else values
 
     def to_yaml(self) -> str:
         """The resolved config as YAML that `load` reads back to an equal config."""

@@ -12,6 +12,7 @@ from orchestrator import pretrain, training
 from orchestrator.config import ExperimentConfig, load
 from orchestrator.errors import UsageError
 from orchestrator.sweep import config as sweep_config
+from orchestrator.sweep import trials
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
@@ -103,6 +104,63 @@ def test_there_are_configs_to_ship() -> None:
 def test_a_config_cannot_be_changed_after_it_is_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load(None).score.k = 3  # type: ignore[misc]
+
+
+# ---- where the store is
+
+
+@pytest.mark.parametrize(
+    ("environment", "text", "overrides", "store"),
+    [
+        (None, "name: mine", [], "outputs"),
+        ("", "name: mine", [], "outputs"),
+        ("s3://bucket/infoaug", "name: mine", [], "s3://bucket/infoaug"),
+        ("s3://bucket/infoaug", "store: here", [], "here"),
+        ("s3://bucket/infoaug", "name: mine", ["store=there"], "there"),
+        ("s3://bucket/infoaug", "store: here", ["store=there"], "there"),
+    ],
+)
+@pytest.mark.parametrize("of_a_sweep", [False, True])
+def test_the_environment_names_the_store_where_neither_file_nor_override_does(
+    environment: str | None,
+    text: str,
+    overrides: list[str],
+    store: str,
+    of_a_sweep: bool,
+    write: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("INFOAUG_STORE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("INFOAUG_STORE", environment)
+    read = sweep_config.load if of_a_sweep else load
+    config = read(write(f"{text}\nsweep: {{grid: [{{seed: [0, 1]}}]}}" if of_a_sweep else text), overrides)
+    assert config.store == store
+    assert f"\nstore: {store}\n" in config.to_yaml(), "what --dry-run prints"
+
+
+def test_a_config_keeps_its_store_where_the_environment_is_another(
+    write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFOAUG_STORE", "first")
+    config = load(None)
+    sweep = sweep_config.load(write("sweep: {grid: [{seed: [0, 1]}]}"))
+    monkeypatch.setenv("INFOAUG_STORE", "second")
+    assert load(write(config.to_yaml())).store == "first"
+    assert [trial.config.store for trial in trials.planned(sweep)] == ["first", "first"]
+
+
+def test_a_config_tells_whether_its_store_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INFOAUG_STORE", raising=False)
+    assert "store" not in load(None).model_fields_set
+    assert "store" in load(None, ["store=there"]).model_fields_set
+    monkeypatch.setenv("INFOAUG_STORE", "here")
+    assert "store" in load(None).model_fields_set
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_no_config_that_is_shipped_names_a_store(path: Path) -> None:
+    assert "store" not in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 # ---- what is written
