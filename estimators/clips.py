@@ -1,11 +1,9 @@
-"""Clips: find them, tell them apart, and decode them exactly.
+"""Clips: decode them exactly.
 
 A clip is a video file or a folder of frames. Frames are u8[H, W, 3] RGB, numbered from 0 in the order of decoding.
 """
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,7 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators import seeking
+from estimators.clip_files import (
+    IMAGE_SUFFIXES,
+    PATIENCE,
+    VIDEO_SUFFIXES,
+    ClipError,
+    digest,
+    frames_of,
+    in_time,
+    is_a,
+    is_folder,
+    natural_order,
+    readable,
+)
 from estimators.patience import Patience
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_WINDOW_BYTES",
+    "PATIENCE",
+    "VIDEO_SUFFIXES",
+    "ClipError",
+    "Reader",
+    "check_window",
+    "digest",
+    "is_a",
+    "natural_order",
+    "quiet",
+    "read_clip",
+]
 
 # Read by OpenCV when it first opens a video: FFmpeg's complaints about damaged files come as ClipError instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -26,65 +52,37 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 Frame = NDArray[np.uint8]
 T = TypeVar("T")
 
-VIDEO_SUFFIXES = frozenset((
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv", ".y4m",
-))  # fmt: skip
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+# The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can
+# announce frames that no machine has the memory for.
+MAX_WINDOW_BYTES = 4 << 30
 
-PATIENCE = 60.0  # seconds without an answer from a clip's disk until it is given up
 _MIB = 1 << 20
 # Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.
 _SEEK_BEYOND = 250
+# What a text begins with that FFmpeg takes for the videos it names.
+_PLAYLIST = b"ffconcat"
 
 
-class ClipError(ValueError):
-    """A clip that cannot be found or read; the message names it and the remedy."""
+def check_window(path: str | Path, count: int, height: int, width: int, max_bytes: int = MAX_WINDOW_BYTES) -> None:
+    """Raise ClipError if so many frames of that size, 3 bytes a pixel, take more than `max_bytes`."""
+    needed = 3 * count * height * width
+    if needed > max_bytes:
+        what = f"{count} frames" if count > 1 else "a frame"
+        raise ClipError(
+            f"{what} of {width}x{height} of clip {path} would take {needed / _MIB:.0f} MiB, more than "
+            f"{max_bytes / _MIB:.0f}; resize the clip, or set extract.window lower or extract.max_window_mb higher"
+        )
 
 
-def digest(path: str | Path, patience: float = PATIENCE) -> str:
-    """Fingerprint a clip: 16 hex digits that depend neither on its place nor on its time stamps.
-
-    Of a file: its size and its first and last MiB. Of a folder of frames: the names and sizes of all frames, and the
-    bytes of the first and the last. It is quick, and blind to a change in the middle that keeps every size. Raises
-    ClipError if the clip is missing or empty, or its disk does not answer within `patience` seconds.
-    """
-    given, waiting = Path(path), Patience(patience)
-    try:
-        return waiting.call(lambda: _digest(given))
-    except TimeoutError:
-        raise _silent(given, patience) from None
-    finally:
-        waiting.end()
-
-
-def _digest(given: Path) -> str:
-    mark = hashlib.blake2b(digest_size=8)
-    if given.is_dir():
-        images = _images(given)
-        for image in images:
-            mark.update(f"{image.name}\0{image.stat().st_size}\0".encode())
-        ends = [images[0], images[-1]]
-        for image in ends:
-            mark.update(image.read_bytes())
-        return mark.hexdigest()
-    if not given.is_file():
-        raise ClipError(f"clip {given} does not exist; check the path or the manifest")
-    size = given.stat().st_size
-    mark.update(f"{size}\0".encode())
-    with given.open("rb") as file:
-        mark.update(file.read(_MIB))
-        file.seek(max(size - _MIB, 0))
-        mark.update(file.read(_MIB))
-    return mark.hexdigest()
-
-
-def read_clip(path: str | Path, first: int = 0, count: int | None = None) -> Frame:
+def read_clip(
+    path: str | Path, first: int = 0, count: int | None = None, *, max_bytes: int = MAX_WINDOW_BYTES
+) -> Frame:
     """Decode frames `first` … `first + count − 1` (by default to the end) of a clip: u8[T, H, W, 3] RGB.
 
-    `path` is a video file or a folder of frames. Raises ClipError if the clip cannot be read or has fewer frames.
+    `path` is a video file or a folder of frames. Raises ClipError if the clip cannot be read, has fewer frames, or they
+    would take more than `max_bytes`.
     """
-    with Reader(path) as reader:
+    with Reader(path, max_bytes) as reader:
         frames = reader.read(first, count)
     frames.setflags(write=True)  # no reader shares it any more
     return frames
@@ -105,12 +103,13 @@ class Reader:
     set to.
 
     Images of a folder are ordered naturally (`2.png` before `10.png`); grey, 16-bit and four-channel images become
-    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded, and from every method if a frame
-    is not there within `patience` seconds, as when a disk does not answer; such a reader reads no more.
+    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded, or if a single frame would take
+    more than `max_bytes`, as `read` does for a window: before it is allocated; and from every method if a frame is not
+    there within `patience` seconds, as when a disk does not answer. Such a reader reads no more.
     """
 
-    def __init__(self, path: str | Path, patience: float = PATIENCE) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, max_bytes: int = MAX_WINDOW_BYTES, patience: float = PATIENCE) -> None:
+        self.path, self.max_bytes = Path(path), max_bytes
         self._patience = Patience(patience)
         self.fps = 0.0
         self._next = 0
@@ -120,17 +119,17 @@ class Reader:
         self._seekable = True
         self._video: cv2.VideoCapture | None = None
         self._images: list[Path] = []
-        self._wait_for(self._begin)
+        self._in_time(self._begin)
 
     def _begin(self) -> None:
-        if self.path.is_dir():
-            self._images = _images(self.path)
-        elif self.path.is_file():
+        with readable(self.path):
+            if is_folder(self.path):
+                self._images = frames_of(self.path)
+                return
             self._video = _open(self.path)
             fps = self._video.get(cv2.CAP_PROP_FPS)
-            self.fps = float(fps) if 0 < fps <= 1000 else 0.0
-        else:
-            raise ClipError(f"clip {self.path} does not exist; check the path or the manifest")
+        self.fps = float(fps) if 0 < fps <= 1000 else 0.0
+        self._check_window(1)
 
     def __enter__(self) -> "Reader":
         return self
@@ -147,12 +146,8 @@ class Reader:
         if self._video is not None and not self._patience.lost:  # else the call that is lost still works on it
             self._video.release()
 
-    def _wait_for(self, work: Callable[[], T], times: float = 1) -> T:
-        """Do what may wait for the disk; ClipError if that takes too long."""
-        try:
-            return self._patience.call(work, times)
-        except TimeoutError:
-            raise _silent(self.path, self._patience.seconds) from None
+    def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
+        return in_time(self._patience, self.path, work, times)
 
     def read(self, first: int = 0, count: int | None = None) -> Frame:
         """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB, read-only.
@@ -166,12 +161,14 @@ class Reader:
         if count is not None and len(shared) >= count:
             return shared[:count]
         self._last = None  # frees it before the next is made, unless they share frames
-        try:
-            window = self._read(first, count, shared)
-        except _AstrayError:
-            self._seekable = False
-            self._wait_for(self._restart)
-            window = self._read(first, count, shared[:0])
+        with readable(self.path):
+            self._check_window(count or 1)
+            try:
+                window = self._read(first, count, shared)
+            except _AstrayError:
+                self._seekable = False
+                self._in_time(self._restart)
+                window = self._read(first, count, shared[:0])
         window.setflags(write=False)
         self._last = first, window
         return window
@@ -188,22 +185,34 @@ class Reader:
         self._go_to(first + len(shared))
         if count is None:
             taken = [*shared]
-            while (frame := self._wait_for(self._decode)) is not None:
+            while (frame := self._in_time(self._decode)) is not None:
+                self._check_window(len(taken) + 1)
                 taken.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
             if not taken:
                 raise self._too_short(f"{first} on")
             return np.stack(taken)
         window = shared
         for place in range(len(shared), count):
-            frame = self._wait_for(self._decode)
+            frame = self._in_time(self._decode)
             if frame is None:
                 raise self._too_short(f"{first} to {first + count - 1}")
             if len(window) < count:
+                self._check_window(count)
                 window = np.empty((count, *frame.shape), np.uint8)
                 if len(shared):
                     window[: len(shared)] = shared
             cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[place])
         return window
+
+    def _check_window(self, count: int) -> None:
+        """Refuse as many frames if they take too much: by their true size, or by the one a video announces."""
+        if self._shape is not None:
+            height, width = self._shape[:2]
+        elif self._video is not None:
+            height, width = (int(self._video.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        else:
+            return
+        check_window(self.path, count, height, width, self.max_bytes)
 
     def _too_short(self, asked: str) -> ClipError:
         return ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")
@@ -211,9 +220,10 @@ class Reader:
     def frames(self) -> Iterator[Frame]:
         """Decode all frames from the start, one at a time, as OpenCV gives them: u8[H, W, 3] BGR."""
         self._last = None
-        self._go_to(0)
-        while (frame := self._wait_for(self._decode)) is not None:
-            yield frame
+        with readable(self.path):
+            self._go_to(0)
+            while (frame := self._in_time(self._decode)) is not None:
+                yield frame
         if self._next == 0:
             raise ClipError(f"clip {self.path} has no frame that can be decoded; convert it or leave it out")
 
@@ -251,13 +261,10 @@ class Reader:
             return
         near = 0 <= first - self._next <= _SEEK_BEYOND
         # A seek may list the packets of the whole file first.
-        if (
-            not near
-            and not self._wait_for(lambda: self._seek(first), times=10)
-            and (first < self._next or self._times is not None)
-        ):
-            self._wait_for(self._restart)
-        while self._next < first and self._wait_for(self._grab):
+        sought = not near and self._in_time(lambda: self._seek(first), times=10)
+        if not near and not sought and (first < self._next or self._times is not None):
+            self._in_time(self._restart)
+        while self._next < first and self._in_time(self._grab):
             self._next += 1
 
     def _grab(self) -> bool:
@@ -297,12 +304,11 @@ class _AstrayError(Exception):
     """After a seek the decoder gives other frames than the times of the packets promise."""
 
 
-def _silent(path: Path, seconds: float) -> ClipError:
-    return ClipError(f"clip {path} gave no answer for {seconds:g} s; see whether its disk is there, or leave it out")
-
-
 def _open(path: Path, *options: int) -> cv2.VideoCapture:
     """Open a video; ClipError if that cannot be done."""
+    with path.open("rb") as file:
+        if file.read(len(_PLAYLIST)) == _PLAYLIST:  # of lists of lists, a few can stand for years of video
+            raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
     with quiet():
         video = cv2.VideoCapture(
             str(path), cv2.CAP_FFMPEG, options or (cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads()))
@@ -328,21 +334,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.setLogLevel(level)
-
-
-def _images(folder: Path) -> list[Path]:
-    """List the frames of a folder in natural order; ClipError if there are none."""
-    images = [file for file in folder.iterdir() if is_a(file.name, IMAGE_SUFFIXES)]
-    if not images:
-        raise ClipError(f"clip {folder} holds no images; give a video file or a folder of frames")
-    return sorted(images, key=natural_order)
-
-
-def is_a(name: str, suffixes: frozenset[str]) -> bool:
-    """Say whether a file name has one of the suffixes; hidden files never do."""
-    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
-
-
-def natural_order(file: Path) -> list[tuple[int, str]]:
-    """Key that sorts files by the numbers in their names: `2.png` comes before `10.png`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]

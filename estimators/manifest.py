@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from estimators.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ClipError, is_a
 
@@ -27,31 +28,54 @@ def find_clips(path: str | Path) -> list[Clip]:
     `.txt` with a path per line (`#` starts a comment), or a `.csv` or `.parquet` with a column `path` and, if wanted,
     `clip_id`. A folder that directly holds images is one clip. Names are paths relative to the folder given (or the
     fixed part of the glob), suffix included; of a manifest, the paths as written, which are relative to the manifest
-    and are not checked here, so that one missing clip does not stop the others. Raises ClipError where nothing is found
-    or two clips share a name.
+    and are not checked here, so that one missing clip does not stop the others. Links are followed; every folder is
+    entered once. A name that is not UTF-8 is listed with `\\x..` for its bytes, a clip that does not exist. Raises
+    ClipError where nothing is found, the manifest cannot be read, or two clips share a name.
     """
     given = Path(path)
-    if given.suffix.lower() in MANIFEST_SUFFIXES and given.is_file():
-        clips = _listed(given)
-    elif given.is_dir():
-        clips = [Clip(_name(found, given), str(found)) for found in _walk(given)]
-    elif given.is_file():
-        if given.suffix.lower() in IMAGE_SUFFIXES:
-            raise ClipError(f"{given} is a single image; give the folder that holds the clip's frames")
-        clips = [Clip(given.name, str(given))]
-    elif any(sign in str(path) for sign in "*?["):
-        clips = _matching(given)
-    else:
-        raise ClipError(f"{given} does not exist; give a video, a folder of frames or clips, a glob or a manifest")
+    try:
+        clips = [Clip(_as_text(clip.clip_id), _as_text(clip.path)) for clip in _found(given)]
+    except ClipError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # of a name too long, a glob that is none, a circle of links
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ClipError(f"{_as_text(given)} cannot be searched for clips ({why}); check the path") from None
     if not clips:
-        raise ClipError(f"{given} holds no clip; a clip is a video file or a folder of images")
+        raise ClipError(f"{_as_text(given)} holds no clip; a clip is a video file or a folder of images")
     clips.sort(key=lambda clip: clip.clip_id)
     for one, next_one in pairwise(clips):
         if one.clip_id == next_one.clip_id:
             raise ClipError(
-                f"{given} gives the name {one.clip_id!r} to both {one.path} and {next_one.path}; make clip_id unique"
+                f"{_as_text(given)} gives the name {one.clip_id!r:.300} to both {one.path} and {next_one.path}; make "
+                "clip_id unique"
             )
     return clips
+
+
+def _found(given: Path) -> list[Clip]:
+    """What a path stands for; see `find_clips`."""
+    if given.suffix.lower() in MANIFEST_SUFFIXES and given.is_file():
+        return _listed(given)
+    if given.is_dir():
+        return [Clip(_name(found, given), str(found)) for found in _walk(given)]
+    if given.is_file():
+        if given.suffix.lower() in IMAGE_SUFFIXES:
+            raise ClipError(f"{given} is a single image; give the folder that holds the clip's frames")
+        return [Clip(given.name, str(given))]
+    if any(sign in str(given) for sign in "*?["):
+        return _matching(given)
+    if given.exists():
+        raise ClipError(
+            f"{_as_text(given)} is neither a regular file nor a folder; give a clip, a folder or a manifest"
+        )
+    raise ClipError(
+        f"{_as_text(given)} does not exist; give a video, a folder of frames or clips, a glob or a manifest"
+    )
+
+
+def _as_text(name: str | Path) -> str:
+    """A name as text that can be stored, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -91,22 +115,33 @@ def _matching(pattern: Path) -> list[Clip]:
 
 def _listed(manifest: Path) -> list[Clip]:
     """Read the clips of a manifest."""
-    kind = manifest.suffix.lower()
-    rows: list[dict[str, str | None]]
-    if kind == ".txt":
-        lines = (line.strip() for line in manifest.read_text(encoding="utf-8-sig").splitlines())
-        rows = [{"path": line} for line in lines if line and not line.startswith("#")]
-    elif kind == ".csv":
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        import pyarrow.parquet  # Only here: everything else in this package needs NumPy and OpenCV alone.
-
-        rows = pyarrow.parquet.read_table(manifest).to_pylist()
+    try:
+        rows = _rows(manifest)
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, no Parquet
+        raise ClipError(
+            f"manifest {manifest} cannot be read ({error!s:.200}); save it as UTF-8, or as Parquet"
+        ) from None
     clips = []
     for row in rows:
-        path = row.get("path")
-        if not path:
-            raise ClipError(f"manifest {manifest} has a row without a path; give every clip one in the column 'path'")
-        clips.append(Clip(str(row.get("clip_id") or Path(path).as_posix()), str(manifest.parent / path)))
+        path, name = row.get("path"), row.get("clip_id")
+        if not path or not isinstance(path, str):
+            raise ClipError(
+                f"manifest {manifest} has a row without a path; give every clip one in the column 'path', as text"
+            )
+        clips.append(Clip(str(name or Path(path).as_posix()), str(manifest.parent / path)))
     return clips
+
+
+def _rows(manifest: Path) -> list[dict[str, Any]]:
+    """Read what a manifest says of every clip."""
+    kind = manifest.suffix.lower()
+    if kind == ".txt":
+        lines = (line.strip() for line in manifest.read_text(encoding="utf-8-sig").splitlines())
+        return [{"path": line} for line in lines if line and not line.startswith("#")]
+    if kind == ".csv":
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    import pyarrow.parquet  # Only here: everything else in this package needs NumPy and OpenCV alone.
+
+    names = [name for name in ("path", "clip_id") if name in pyarrow.parquet.read_schema(manifest).names]
+    return pyarrow.parquet.read_table(manifest, columns=names).to_pylist()

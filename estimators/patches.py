@@ -4,24 +4,36 @@ Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0). B
 x1 and y1 are exclusive.
 """
 
+from math import ceil, sqrt
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from estimators.trackers.base import Bytes, Floats, grey
 
+# Scoring holds a number for every pair of a window's patches, in as many as eight matrices at once.
+MOST_PATCHES = 10_000
+_BYTES_A_PAIR = 64
+
 
 def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
     """Slice a frame into square patches: i32[N, 4] boxes, row-major.
 
     Only full patches; the rows and columns left over are split evenly between the two sides. Raises ValueError if no
-    patch fits.
+    patch fits, or more than `MOST_PATCHES`.
     """
     rows, columns = (height // patch_size, width // patch_size) if patch_size > 0 else (0, 0)
     if rows < 1 or columns < 1:
         raise ValueError(
             f"no patch of {patch_size} px fits into a frame of {width}x{height}; choose a size from 1 to "
             f"{min(height, width)}"
+        )
+    if (count := rows * columns) > MOST_PATCHES:
+        raise ValueError(
+            f"a frame of {width}x{height} has {count} patches of {patch_size} px, more than {MOST_PATCHES}: the "
+            f"{count}² pairs would take {count**2 * _BYTES_A_PAIR / 2**30:.1f} GiB; set extract.patch_size to "
+            f"{ceil(sqrt(height * width / MOST_PATCHES))} or more, or resize the clip"
         )
     top, left = (height - rows * patch_size) // 2, (width - columns * patch_size) // 2
     row, column = np.divmod(np.arange(rows * columns), columns)

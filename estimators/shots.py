@@ -49,7 +49,7 @@ def scan(path: str | Path, patience: float = PATIENCE) -> Scan:
     looks: deque[Look] = deque(maxlen=2 * _SHORTEST_SHOT - 1)
     changes = array("f")
     count = 0
-    with Reader(path, patience) as reader:
+    with Reader(path, patience=patience) as reader:
         for frame in reader.frames():
             look = _look(frame)
             # Compared with the frame before, the one before that, …; 2 where the clip has not started yet.

@@ -2,12 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from timm.models import is_model_in_modules
@@ -17,6 +19,8 @@ from torch import nn
 
 WEIGHTS_FILE = "backbone.safetensors"
 RECIPE_FILE = "backbone.json"
+# Far more than a recipe needs; what is beyond would cost minutes or all memory before its weights are found not to fit.
+_LONGEST_RECIPE, _LARGEST_SUM = 1 << 16, 100_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Recipe:
     std: tuple[float, ...] | None = None
 
 
-def create_backbone(name: str, image_size: int, **kwargs: Any) -> nn.Module:
+def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
     """Build an untrained timm model: images f32[B, 3, image_size, image_size] to features f32[B, num_features].
 
     ResNets keep at least 4×4 positions in the last stage: the stem reduces by 4 (timm's own), 2 (3×3 convolution of
@@ -48,9 +52,9 @@ def create_backbone(name: str, image_size: int, **kwargs: Any) -> nn.Module:
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 8:
         raise ValueError(f"image_size must be an integer of at least 8 pixels, not {image_size!r}.")
     if not timm.is_model(name):
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
-        raise ValueError(f"timm knows no model {name!r}; the nearest names are {', '.join(nearest)}.")
-    if reserved := {"pretrained", "num_classes"} & kwargs.keys():
+        nearest = difflib.get_close_matches(name[:100], timm.list_models(), n=3, cutoff=0.0)
+        raise ValueError(f"timm knows no model {name[:100]!r}; the nearest names are {', '.join(nearest)}.")
+    if reserved := {"pretrained", "num_classes", "checkpoint_path"} & kwargs.keys():
         raise ValueError(
             f"{', '.join(sorted(reserved))} cannot be set: a backbone starts untrained and has no classifier."
         )
@@ -62,15 +66,15 @@ def create_backbone(name: str, image_size: int, **kwargs: Any) -> nn.Module:
             fitted.setdefault("patch_size", image_size // 8)
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **fitted)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"timm cannot build {name!r} with {fitted}: {error}") from error
+        # What the pooled output has: with `catavgmax` pooling, or in MobileNets, timm's num_features is shorter.
+        model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    except Exception as error:  # whatever a network does with arguments that it does not expect
+        raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {_short(error)}") from error
 
     if isinstance(model, ResNet):
         _fit_resnet_stem(model, name, image_size)
     elif isinstance(model, VisionTransformer):
         _check_tokens(model, name)
-    # What the pooled output really has: with `catavgmax` pooling, or in MobileNets, timm's num_features is shorter.
-    model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
     model.recipe = Recipe(name, image_size, dict(kwargs), model.num_features)
     return model
 
@@ -133,27 +137,69 @@ def save_backbone(backbone: nn.Module, folder: str | Path, *, mean: Sequence[flo
 def load_backbone(path: str | Path) -> nn.Module:
     """Rebuild the backbone saved in a folder (or beside one of its two files), in eval mode on the CPU.
 
-    Its `.recipe` carries the `mean` and `std` it expects. Nothing is unpickled. Raises ValueError if a file is missing
-    or broken, or if this timm builds another architecture under the same name.
+    Its `.recipe` carries the `mean` and `std` it expects. Nothing is unpickled, and nothing is built that is larger
+    than the file of its weights can fill. Raises ValueError if a file is missing or broken, if the weights are no
+    finite numbers, or if this timm builds another architecture under the same name.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     for file in (folder / RECIPE_FILE, folder / WEIGHTS_FILE):
         if not file.is_file():
             raise ValueError(f"There is no saved backbone at {str(path)!r}: {file.name} is missing.")
     try:
-        stored = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-        recipe = Recipe(**{key: _tuples(value) for key, value in stored.items()})
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {error}") from error
+        recipe = _recipe(folder / RECIPE_FILE)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {_short(error)}") from error
+    misfit = f"The weights in {str(folder)!r} do not fit {recipe.name!r} of timm {timm.__version__}"
+    with torch.device("meta"):  # only shapes, no memory
+        shapes = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs).state_dict()
+    size = (folder / WEIGHTS_FILE).stat().st_size
+    if (needed := sum(value.numel() for value in shapes.values())) > size:
+        raise ValueError(f"{misfit}: {needed} numbers cannot be in {size} bytes.")
     backbone = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs)
     try:
         load_model(backbone, folder / WEIGHTS_FILE)
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
+        raise ValueError(f"{misfit}.") from error
+    if not all(value.isfinite().all() for value in backbone.state_dict().values()):
         raise ValueError(
-            f"The weights in {str(folder)!r} do not fit {recipe.name!r} of timm {timm.__version__}."
-        ) from error
+            f"The weights in {str(folder)!r} are not all finite numbers; train it again, or copy it again."
+        )
     backbone.recipe = recipe  # type: ignore[assignment]  # a plain attribute, not a submodule
     return backbone.eval()
+
+
+def _recipe(file: Path) -> Recipe:
+    """Read a recipe. Raises ValueError, TypeError, AttributeError or RecursionError for what is none."""
+    with file.open("rb") as opened:
+        content = opened.read(_LONGEST_RECIPE + 1)
+    if len(content) > _LONGEST_RECIPE:
+        raise ValueError(f"it has more than {_LONGEST_RECIPE} bytes")
+    recipe = Recipe(**{key: _tuples(value) for key, value in json.loads(content).items()})
+    if not isinstance(recipe.name, str) or not isinstance(recipe.kwargs, dict):
+        raise ValueError("name must be a text and kwargs a mapping")
+    if sum(_sizes([recipe.image_size, recipe.kwargs])) > _LARGEST_SUM:
+        raise ValueError("its numbers are too large for a network")
+    given = [values for values in (recipe.mean, recipe.std) if values is not None]
+    if not all(isinstance(value, float) and math.isfinite(value) for values in given for value in values):
+        raise ValueError("mean and std must be finite numbers")
+    if len({len(values) for values in given}) > 1 or not all(recipe.std or (1.0,)):
+        raise ValueError("mean and std must be of the same channels, and std not 0")
+    return recipe
+
+
+def _sizes(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value, as sizes."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _sizes(inner)
+    elif isinstance(value, int | float):
+        yield abs(value)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _tuples(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from estimators.clips import MAX_WINDOW_BYTES, PATIENCE
 from estimators.mutual_information import CONDITIONAL, ESTIMATORS
 from estimators.tracks import LEARNED, METHODS
 from estimators.twins import POLICIES
@@ -35,7 +36,7 @@ def _choose(name: str, known: Sequence[str] | dict[str, Any], what: str) -> None
     if name not in known:
         near = difflib.get_close_matches(name, list(known), n=1)
         remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(known))}"
-        raise ValueError(f"unknown {what} '{name}', {remedy}")
+        raise ValueError(f"unknown {what} '{name:.60}', {remedy}")
 
 
 class ClipsConfig(Section):
@@ -52,9 +53,9 @@ class ScenesConfig(Section):
     """The embedded input: synthetic clips rendered with known coupling (see orchestrator/scenes.py)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    count: Positive = Field(8, description="clips")
+    count: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="clips")
     frames: Annotated[int, Field(ge=2)] = 96
-    sprites: Positive = 8
+    sprites: Annotated[int, Field(ge=1, le=10_000)] = 8
     coupled: Annotated[int, Field(ge=0)] = Field(2, description="coupled pairs of sprites in a scene")
     static: Annotated[int, Field(ge=0)] = Field(1, description="sprites that do not move")
     height: Positive = 240
@@ -66,6 +67,16 @@ class ScenesConfig(Section):
     lighting: bool = False
     occlusion: bool = False
 
+    @model_validator(mode="after")
+    def _fits(self) -> "ScenesConfig":
+        needed = 3 * self.frames * self.height * self.width
+        if needed > MAX_WINDOW_BYTES:
+            raise ValueError(
+                f"{self.frames} frames of {self.width}x{self.height} take {needed >> 20} MiB, more than "
+                f"{MAX_WINDOW_BYTES >> 20}: set frames, height or width lower"
+            )
+        return self
+
 
 class ExtractConfig(Section):
     """Clips to trajectories and patch images."""
@@ -73,7 +84,7 @@ class ExtractConfig(Section):
     window: Annotated[int, Field(ge=3)] = Field(48, description="frames of a window")
     stride: Positive | None = Field(None, description="frames from a window to the next; none: the window's length")
     patch_size: Annotated[int, Field(ge=8)] = Field(64, description="side of a patch in the clip, pixels")
-    image_size: Annotated[int, Field(ge=16)] = Field(32, description="side of the stored patch image, pixels")
+    image_size: Annotated[int, Field(ge=16, le=4096)] = Field(32, description="side of the stored patch image, pixels")
     point: Literal["eigenvalue", "centre"] = "eigenvalue"
     tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
     tracker_weights: str | None = Field(None, description="file of a learned tracker's weights")
@@ -86,7 +97,11 @@ class ExtractConfig(Section):
     )
     gpus_per_task: Annotated[float, Field(ge=0)] = Field(0, description="for learned trackers and depth networks")
     patience: Annotated[float, Field(gt=0)] = Field(
-        60, description="seconds without a frame from a clip's disk until the clip is given up"
+        PATIENCE, description="seconds without a frame from a clip's disk until the clip is given up"
+    )
+    max_window_mb: Positive = Field(
+        MAX_WINDOW_BYTES >> 20,
+        description="largest window, 3 bytes a pixel and frame, MiB; what a larger one would take is not allocated",
     )
 
     @model_validator(mode="after")
@@ -131,12 +146,14 @@ class ScoreConfig(Section):
     noise: Annotated[float, Field(gt=0)] = Field(0.1, description="the tracker's error, pixels")
     depth_noise: Annotated[float, Field(gt=0)] = Field(0.02, description="of depth, share of the scene's depth")
     colour_noise: Annotated[float, Field(gt=0)] = Field(0.002, description="of a patch's mean colour, which is 0 to 1")
-    surrogates: Annotated[int, Field(ge=0)] = Field(
+    surrogates: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         100_000,
         description="largest size of a window's null, which bounds its p-values (docs/method.md); 0: no test",
     )
     alpha: Share = Field(0.05, description="false discovery rate of a window's twins")
-    candidates: Positive = Field(3, description="how many of a patch's best partners to list")
+    candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        3, description="how many of a patch's best partners to list"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of the surrogates and of the random policy")
 
     @model_validator(mode="after")
@@ -235,7 +252,7 @@ class RayConfig(Section):
     """Which machines."""
 
     address: str | None = Field(None, description="of a running cluster; none: RAY_ADDRESS, or this machine")
-    cpus: Positive | None = Field(None, description="of this machine; none: all")
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="of this machine; none: all")
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
 
 
@@ -244,7 +261,7 @@ RUNTIME: dict[str, Any] = {
     "store": True,
     "tracking": True,
     "ray": True,
-    "extract": {"gpus_per_task", "patience"},
+    "extract": {"gpus_per_task", "max_window_mb", "patience"},
     "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "resident"},
     "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
 }

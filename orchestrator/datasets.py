@@ -1,12 +1,11 @@
 """Labelled images to evaluate on: torchvision's data sets, folders, .npz files, domains, and the rendered textures."""
 
-import zlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,11 +15,14 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
+from orchestrator import settings
 from orchestrator.config import EvaluateConfig
 from orchestrator.errors import UsageError
 from orchestrator.textures import labelled_images
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
+MOST_PIXELS = 1 << 26  # of one image; those of a file of a few kilobytes can fill any memory
+MOST_LENGTH = 100  # times an image's width that its height may be, and the other way round
 HELD_OUT = 5  # every fifth: for testing where a folder has no split of its own, and for validation
 NPZ_NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
@@ -64,13 +66,17 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
         splits = _scenes(image_size)
     elif name in TORCHVISION:
         splits = [_torchvision(name, train, config, image_size) for train in (True, False)]
-    elif Path(name).is_dir():
+    elif _is(Path.is_dir, name):
         splits = _folder(Path(name), image_size, config.limit)
-    elif Path(name).suffix == ".npz" and Path(name).is_file():
+    elif Path(name).suffix == ".npz" and _is(Path.is_file, name):
         splits = _npz(Path(name), image_size)
     else:
         known = ", ".join(["scenes", *TORCHVISION])
-        raise UsageError(f"no data set '{name}': give one of {known}, an existing image folder, or an .npz file")
+        raise UsageError(
+            settings.one_line(
+                f"no data set '{name:.300}': give one of {known}, an existing image folder, or an .npz file"
+            )
+        )
     train, test = (_limited(split, config.limit) for split in splits)
     if not len(train.labels) or not len(test.labels) or train.labels.unique().numel() < 2:
         raise UsageError(f"data set '{name}' needs training and test images of at least two classes")
@@ -99,8 +105,8 @@ def domain_files(name: str) -> tuple[dict[str, dict[str, list[Path]]], list[str]
     Raises:
         UsageError: it is no folder, or has fewer than two domains, or fewer than two classes that all domains have.
     """
-    if not Path(name).is_dir():
-        raise UsageError(f"evaluate.domains: there is no folder '{name}'")
+    if not _is(Path.is_dir, name):
+        raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
     folders = {p.name: _files(p) for p in sorted(Path(name).iterdir()) if p.is_dir()}
     found = {domain: {c: files for c, files in classes.items() if files} for domain, classes in folders.items()}
     found = {domain: classes for domain, classes in found.items() if classes}
@@ -133,8 +139,18 @@ def _check_validation(what: str, labels: Tensor) -> None:
 def fingerprint(name: str) -> str:
     """What identifies the content of a data set without reading it all: files and bytes of a folder or an .npz."""
     path = Path(name)
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else []
+    files = [path] if _is(Path.is_file, name) else []
+    if _is(Path.is_dir, name):
+        files = sorted(f for f in path.rglob("*") if f.is_file())
     return f"{len(files)}:{sum(f.stat().st_size for f in files)}"
+
+
+def _is(kind: Callable[[Path], bool], name: str) -> bool:
+    """Whether there is a file or folder of that name; False for what cannot be a name, as it is too long."""
+    try:
+        return kind(Path(name))
+    except (OSError, ValueError):
+        return False
 
 
 def _torchvision(name: str, train: bool, config: EvaluateConfig, image_size: int) -> Labelled:
@@ -182,10 +198,16 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 def _read(files: dict[int, list[Path]], image_size: int, limit: int | None) -> Labelled:
     def one(path: Path) -> Tensor:
         try:
-            image = F.pil_to_tensor(Image.open(path).convert("RGB"))
+            if not path.is_file():  # a pipe would hang
+                raise ValueError("it is no regular file")
+            with Image.open(path) as opened:
+                _check_size(*opened.size[::-1])
+                image = F.pil_to_tensor(opened.convert("RGB"))
+            return _fit(image[None], image_size)[0]
         except Exception as error:  # Pillow raises errors of many kinds for a broken file
-            raise UsageError(f"image '{path}' cannot be read: {error}") from None
-        return _fit(image[None], image_size)[0]
+            raise UsageError(
+                settings.one_line(f"image '{path}' cannot be read: {error!s:.200}; replace or remove it")
+            ) from None
 
     paths = [(path, label) for label, members in files.items() for path in members]
     paths = [paths[i] for i in _chosen(len(paths), limit)]
@@ -200,10 +222,19 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
         with np.load(path, allow_pickle=False) as content:
             names = next((n for n in NPZ_NAMES if set(n) <= set(content.files)), None)
             if names is None:
-                raise UsageError(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {', '.join(content.files)}")
+                held = ", ".join(content.files)
+                raise UsageError(
+                    settings.one_line(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {held:.200}")
+                )
+            # What is packed well can be a thousand times as large as its file.
+            needed, there = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), _memory())
+            if needed > there:
+                raise ValueError(f"it takes {needed >> 20} MiB, this machine has {there >> 20}")
             parts = [content[name] for name in names]
-    except (ValueError, TypeError, OSError, EOFError, BadZipFile, zlib.error) as error:  # TypeError: it is an .npy
-        raise UsageError(f"'{path}' cannot be read as .npz: {error}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # of the archive, of its compression, of NumPy's headers, or no memory
+        raise UsageError(settings.one_line(f"'{path}' cannot be read as .npz: {error!s:.300}")) from None
     splits = []
     for images, labels in (parts[:2], parts[2:]):
         pixels = np.repeat(images[..., None], 3, axis=-1) if images.ndim == 3 else images
@@ -211,6 +242,11 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
             raise UsageError(
                 f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}"
             )
+        if len(pixels):
+            try:
+                _check_size(*pixels.shape[1:3])
+            except ValueError as error:
+                raise UsageError(f"'{path}': {error}") from None
         if len(labels := _integers(path, labels)) != len(pixels):
             raise UsageError(f"'{path}': {len(pixels)} images have {len(labels)} labels: give one an image")
         splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), labels))
@@ -219,7 +255,7 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
 
 def _integers(path: Path, labels: np.ndarray) -> Tensor:
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat < 0).any():
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat.astype(np.int64) < 0).any():
         raise UsageError(f"'{path}': labels must be integers from 0, one an image, got {labels.dtype} {labels.shape}")
     return torch.from_numpy(flat.astype(np.int64))
 
@@ -234,6 +270,20 @@ def _scenes(image_size: int) -> list[Labelled]:
         Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
         for images, labels in drawn
     ]
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _check_size(height: int, width: int) -> None:
+    """Raise ValueError for an image that cannot be brought to a size, or would take too much memory on the way."""
+    short, long = sorted((height, width))
+    if short < 1 or long > MOST_LENGTH * short or height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels are too few, too many (above {MOST_PIXELS}) or too long (above {MOST_LENGTH}:1)"
+        )
 
 
 def _fit(images: Tensor, size: int) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from rich.markup import escape
 
 from estimators import camera, clips, depth, manifest, patches, shots, tracks
 from orchestrator import cluster, progress, scenes
@@ -132,7 +133,7 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     result = Extracted(place, ledger, resumed=len(wanted) - len(todo), computed=len(todo) - len(failed))
     for row in ledger.to_pylist():
         if row["status"] != "ok":
-            progress.say(f"[yellow]{row['status']}[/] {row['clip_id']}: {row['reason']}")
+            progress.say(f"[yellow]{row['status']}[/] {escape(row['clip_id'])}: {escape(row['reason'])}")
     if not result.windows:
         why = ledger["reason"][0].as_py()
         raise StageError(f"none of {len(found)} clips gave a window, the first because: {why}")
@@ -249,6 +250,8 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
                 scan = shots.scan(path, settings.patience)
                 place.store.write_json(kept, vars(scan))
             entry |= vars(scan)
+            clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
+            patches.patch_grid(scan.height, scan.width, settings.patch_size)  # or no window can be used
             entry["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
             if not entry["first_frames"]:
                 parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
@@ -267,7 +270,9 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
             for row in windows:
                 folder, window, reason = row["folder"], row["window"], ""
                 try:
-                    reader = reader or opened.enter_context(clips.Reader(path, settings.patience))
+                    if reader is None:
+                        limits = settings.max_window_mb << 20, settings.patience
+                        reader = opened.enter_context(clips.Reader(path, *limits))
                     frames = reader.read(row["first"], settings.window)
                     columns = extract_window(frames, settings, first=row["first"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)

@@ -1,6 +1,7 @@
 """Settings from YAML, `--set` overrides on top, into any typed model of them, with clear errors out."""
 
 import difflib
+import math
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# Far more than any config needs: what is beyond would cost minutes or all memory before it could be refused.
+_LONGEST_FILE = 1 << 18  # bytes
+_MOST_VALUES, _DEEPEST = 20_000, 40  # aliases written out
+_MOST_SENTENCES, _LONGEST_SENTENCE, _LONGEST_QUOTE = 8, 1500, 100
 
 
 def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] = ()) -> Model:
@@ -34,18 +40,7 @@ def read_values(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
     Raises:
         UsageError: the file is missing or no YAML mapping, or an override is none.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
-    except FileNotFoundError:
-        raise UsageError(f"config file '{path}' does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file '{path}' cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"config file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise UsageError(f"config file '{path}' must hold a mapping of settings, not a {type(values).__name__}")
+    values = _file(path) if path else {}
     for override in overrides:
         _override(values, override)
     return values
@@ -60,8 +55,56 @@ def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        sentences = "; ".join(_sentence(model, one, prefix) for one in error.errors())
-        raise UsageError(f"{where}: {sentences}" if where else sentences) from None
+        found = error.errors()
+        sentences = [_sentence(model, one, prefix) for one in found[:_MOST_SENTENCES]]
+        if len(found) > _MOST_SENTENCES:
+            sentences.append(f"and {len(found) - _MOST_SENTENCES} more")
+        raise UsageError(one_line(f"{where}: {'; '.join(sentences)}" if where else "; ".join(sentences))) from None
+    except OSError as error:  # of a setting that names files
+        raise UsageError(one_line(f"{where}: {error}" if where else str(error))) from None
+
+
+class NoYAMLError(ValueError):
+    """A text that is no YAML, or not YAML of a reasonable size; the message goes on from the text's name."""
+
+
+def parsed(text: str, name: str = "") -> Any:
+    """The value that a YAML text stands for: mappings by texts, lists, texts, numbers, truth values and None.
+
+    Args:
+        text: YAML.
+        name: of the setting whose value it is, for the messages.
+
+    Raises:
+        NoYAMLError: it is no YAML, gives a key twice, or has aliases of aliases that are too much when written out.
+        ValueError: it stands for what no setting is, such as a date, a number of more than 64 bits or infinity.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check_size(node, {})
+            value = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise NoYAMLError(f"is not valid YAML: {error}") from None
+    except RecursionError:
+        raise NoYAMLError(f"is nested too deeply: {_DEEPEST} levels are allowed") from None
+    except NoYAMLError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        # What PyYAML lets through for a value that has the form of a number or a date and is none.
+        raise NoYAMLError(f"is not valid YAML: {error}") from None
+    _check_plain(value, name)
+    return value
+
+
+def one_line(text: str) -> str:
+    """A text for people on one line, without control characters, and not too long."""
+    line = " ".join(text.split())
+    line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    return line if len(line) <= _LONGEST_SENTENCE else f"{line[:_LONGEST_SENTENCE]} …"
 
 
 def put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -77,24 +120,120 @@ def put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
             place[section] = {}
         place = place[section]
         if not isinstance(place, dict):
-            raise UsageError(f"{where}: '{section}' is a setting, not a section")
+            raise UsageError(one_line(f"{where}: '{_quoted(section)}' is a setting, not a section"))
     place[last] = value
+
+
+def _file(path: str | Path) -> dict[str, Any]:
+    """The settings of a file. Raises UsageError if it cannot be read or holds no mapping of settings."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
+            raise UsageError(one_line(f"config file '{path}' has more than {_LONGEST_FILE >> 10} KiB: it is none"))
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(one_line(f"config file '{path}' does not exist")) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(one_line(f"config file '{path}' cannot be read: {error}; save it as UTF-8")) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(one_line(f"config file '{path}' cannot be read: {error}")) from None
+    try:
+        values = parsed(text)
+    except NoYAMLError as error:
+        raise UsageError(one_line(f"config file '{path}' {error}")) from None
+    except ValueError as error:
+        raise UsageError(one_line(f"{path}: {error}")) from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UsageError(one_line(f"config file '{path}' must hold a mapping of settings, not a {_kind(values)}"))
+    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise UsageError(f"--set takes key=value, got '{override}'")
+        raise UsageError(one_line(f"--set takes key=value, got '{_quoted(override)}'"))
+    if not key.isprintable() or key.count(".") > _DEEPEST:
+        raise UsageError(one_line(f"--set takes key=value with the name of a setting, got '{_quoted(key)}'"))
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {key}: '{text}' is not a YAML value") from None
-    put(values, key, value, f"--set {key}")
+        value = parsed(text, key)
+    except NoYAMLError as error:
+        why = str(error).removeprefix("is not valid YAML: ")
+        raise UsageError(one_line(f"--set {_quoted(key)}: '{_quoted(text)}' is not a YAML value: {why}")) from None
+    except ValueError as error:
+        raise UsageError(one_line(f"--set {error}")) from None
+    put(values, key, value, f"--set {_quoted(key)}")
+
+
+def _quoted(text: Any) -> str:
+    """The beginning of something that a file holds, for a sentence about it."""
+    shown = str(text)
+    return shown if len(shown) <= _LONGEST_QUOTE else f"{shown[:_LONGEST_QUOTE]}…"
+
+
+def _check_size(node: yaml.Node | None, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """How many values a parsed YAML node stands for, aliases written out, and how deep; `seen`: those of nodes.
+
+    It goes through each node once, before anything is written out. Raises NoYAMLError if it is too much, or a key is
+    given twice.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1, 1
+    if id(node) not in seen:
+        seen[id(node)] = None
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        names = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if len(set(names)) < len(names):
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise NoYAMLError(f"has the key '{_quoted(twice)}' twice in one section: keep one of them")
+        inner = [part for pair in pairs for part in pair] if pairs else node.value
+        sizes = [_check_size(part, seen) for part in inner]
+        count, depth = 1 + sum(size for size, _ in sizes), 1 + max((deep for _, deep in sizes), default=0)
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise NoYAMLError(
+                f"holds too much: {_MOST_VALUES} values are allowed, aliases written out, and {_DEEPEST} levels"
+            )
+        seen[id(node)] = count, depth
+    found = seen[id(node)]
+    if found is None:
+        raise NoYAMLError("has an alias that lies in what it stands for")
+    return found
+
+
+def _check_plain(value: Any, name: str = "") -> None:
+    """Raise ValueError for a value that no setting has; `name`: where it stands."""
+    at = f"{_quoted(name)}: " if name else ""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{at}{_quoted(key)}: keys should be strings, put it in quotes")
+            _check_plain(key, name)
+            _check_plain(inner, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_plain(inner, name)
+    elif isinstance(value, str):
+        if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise ValueError(f"{at}a text cannot hold the character {'NUL' if chr(0) in value else 'of a surrogate'}")
+    elif isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"{at}input should be a number of at most 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{at}input should be a finite number (got {value})")
+    elif value is not None:
+        raise ValueError(f"{at}a setting cannot be a {_kind(value)}, put it in quotes if it is a text")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
     """One pydantic error as a sentence that names the setting and the remedy; `prefix` goes before every key."""
-    own = ".".join(map(str, error["loc"]))
+    own = _quoted(".".join(map(str, error["loc"])))
     key = (prefix + own).removesuffix(".")
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_suggestion(model, own, prefix)}"
@@ -103,7 +242,7 @@ def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
     if error["type"] == "missing":
         return f"'{key}' is missing"
     if error["type"] == "value_error":  # one of ours, which says what it got
-        return f"{key}: {error['ctx']['error']}".removeprefix(": ")
+        return f"{key}: {error['ctx']['error']!s:.400}".removeprefix(": ")
     message = error["msg"]
     return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
 

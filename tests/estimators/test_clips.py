@@ -1,7 +1,9 @@
 """Clips are found, decoded exactly, scanned for shot cuts and cut into windows."""
 
+import inspect
 import shutil
 import struct
+import sys
 import weakref
 from pathlib import Path
 
@@ -145,6 +147,45 @@ def test_nothing_to_find_is_an_error_that_names_the_path(tmp_path, name):
     cv2.imwrite(str(tmp_path / "one.png"), numbered(1)[0])
     with pytest.raises(ClipError, match=name.replace("*", r"\*")):
         find_clips(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clips.txt", b"\xff\xfea\0"),
+        ("clips.csv", b"path\n\xff\n"),
+        ("clips.csv", b'path\n"' + b"a\n" * 100_000),
+        ("clips.parquet", b"PAR1PAR1"),
+        ("clips.parquet", b""),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ClipError, match=rf"manifest .*{name} cannot be read \(.+\); save it as UTF-8"):
+        find_clips(tmp_path / name)
+
+
+def test_a_manifest_of_other_things_than_texts_is_refused(tmp_path):
+    for values in ([1, 2], [b"a.avi"], [["a.avi"]]):
+        pq.write_table(pa.table({"path": values}), tmp_path / "clips.parquet")
+        with pytest.raises(ClipError, match="in the column 'path', as text"):
+            find_clips(tmp_path / "clips.parquet")
+
+
+def test_a_glob_that_is_none_is_named(tmp_path):
+    with pytest.raises(ClipError, match=r"a\*\* cannot be searched for clips"):
+        find_clips(tmp_path / "a**")
+
+
+def test_a_tree_too_deep_to_be_searched_is_named(tmp_path):
+    (tmp_path / "/".join("d" * 300)).mkdir(parents=True)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 150)
+    try:
+        with pytest.raises(ClipError, match=r"holds no clip|cannot be searched"):
+            find_clips(tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 # ---- fingerprints
@@ -381,6 +422,53 @@ def test_clips_that_cannot_be_decoded_are_errors_without_noise(tmp_path, capfd):
         with pytest.raises(ClipError, match=name):
             scan(tmp_path / name)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_a_window_that_takes_more_than_it_may_is_refused_before_it_is_allocated(tmp_path, monkeypatch, kind):
+    path = {"video": write_video, "folder": write_folder}[kind](tmp_path / "one.avi", numbered(20))
+    allowed = 10 * 48 * 64 * 3
+    assert read_clip(path, 0, 10, max_bytes=allowed).shape == (10, 48, 64, 3)
+    told = r"frames of 64x48 of clip .*one\.avi would take 0 MiB, more than 0; resize the clip, or set extract\.window"
+    with Reader(path, allowed) as reader:
+        assert reader.read(4, 10).shape[0] == 10
+        empty = np.empty
+        monkeypatch.setattr(np, "empty", lambda shape, kind: empty(shape, kind) if 0 in shape else pytest.fail("room"))
+        for first, count in ((0, 11), (5, 11)):
+            with pytest.raises(ClipError, match=f"{count} {told}"):
+                reader.read(first, count)
+        with pytest.raises(ClipError, match=f"11 {told}"):
+            reader.read(0)
+    assert sum(1 for _ in Reader(path, allowed).frames()) == 20
+    with pytest.raises(ClipError, match="a frame of 64x48"), Reader(path, 48 * 64 * 3 - 1) as reader:
+        reader.read(0, 1)
+
+
+def test_frames_that_only_a_header_has_are_not_made_room_for(tmp_path, monkeypatch):
+    path = tmp_path / "announced.y4m"
+    path.write_bytes(b"YUV4MPEG2 W16000 H16000 F25:1 Ip A0:0 C420\nFRAME\n" + bytes(1000))
+    monkeypatch.setattr(Reader, "_decode", lambda reader: pytest.fail("decoded"))
+    with pytest.raises(ClipError, match=r"48 frames of 16000x16000 of clip .* would take 35156 MiB, more than 4096"):
+        read_clip(path, 0, 48)
+
+
+def test_a_list_of_videos_is_not_taken_for_one(tmp_path):
+    write_video(tmp_path / "one.avi", numbered(3))
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\n" + "file one.avi\n" * 50)
+    with pytest.raises(ClipError, match=r"list\.mp4 is a list of other videos"):
+        scan(tmp_path / "list.mp4")
+
+
+def test_what_opencv_raises_names_the_clip(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "frames", numbered(3))
+
+    def fails(*given):
+        raise cv2.error("Image is too large")
+
+    monkeypatch.setattr(cv2, "imread", fails)
+    for use in (read_clip, scan):
+        with pytest.raises(ClipError, match=r"clip .*frames cannot be decoded \(.*too large.*convert it"):
+            use(folder)
 
 
 # ---- scanning

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.patches import patch_colour, patch_grid, patch_images, trackable_points
+from estimators.patches import MOST_PATCHES, patch_colour, patch_grid, patch_images, trackable_points
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -116,3 +116,11 @@ def test_patch_images_are_the_boxes_at_the_size_asked_for():
     assert larger.shape == (24, 32, 32, 3)
     again = larger.reshape(24, 16, 2, 16, 2, 3).mean(axis=(2, 4))
     assert np.abs(again - same).mean() < 2
+
+
+def test_more_patches_than_can_be_scored_are_refused_with_the_size_that_would_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"has 1000000 patches of 2 px.*59604\.6 GiB; set extract\.patch_size to 20 or"
+    ):
+        patch_grid(2000, 2000, 2)
+    assert len(patch_grid(2000, 2000, 20)) == MOST_PATCHES

@@ -66,7 +66,7 @@ def test_a_call_may_get_more_time_than_usual() -> None:
     assert patience.call(partial(time.sleep, 0.2), times=200) is None
 
 
-@pytest.mark.parametrize("ask", [digest, shots.scan, lambda path, patience: Reader(path, patience).read()])
+@pytest.mark.parametrize("ask", [digest, shots.scan, lambda path, patience: Reader(path, patience=patience).read()])
 def test_a_clip_whose_disk_does_not_answer_is_given_up_with_its_name(
     folder: Path, ask: Callable[[Path, float], object]
 ) -> None:
@@ -84,12 +84,12 @@ def test_a_video_whose_disk_does_not_answer_is_given_up(tmp_path: Path) -> None:
         writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
     with blocked(path), pytest.raises(ClipError, match=r"gave no answer for 0\.2 s"):
-        Reader(path, 0.2)
-    assert Reader(path, 60).read().shape == (4, 48, 64, 3)
+        Reader(path, patience=0.2)
+    assert Reader(path).read().shape == (4, 48, 64, 3)
 
 
 def test_frames_before_the_one_that_hangs_are_read_and_the_reader_reads_no_more(folder: Path) -> None:
-    with Reader(folder, 0.2) as reader, blocked(folder / "06.png"):
+    with Reader(folder, patience=0.2) as reader, blocked(folder / "06.png"):
         assert reader.read(0, 6).shape == (6, 48, 64, 3)
         for _ in range(2):
             with pytest.raises(ClipError, match="gave no answer"):

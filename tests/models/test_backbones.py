@@ -69,6 +69,10 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones():
         ("resnet18", 32.0, {}, "image_size"),
         ("resnet18", 32, {"colour": 3}, "colour"),
         ("resnet18", 32, {"pretrained": True}, "pretrained"),
+        ("resnet18", 32, {"checkpoint_path": "x.pt"}, "checkpoint_path cannot be set"),
+        ("resnet18", 32, {"image_size": 1}, "image_size"),
+        ("resnet18", 32, {"features_only": True}, "cannot build"),
+        ("x" * 5000, 32, {}, r"knows no model 'x{100}'"),
         ("vit_tiny_patch16_224", 100, {"depth": 1}, "does not divide"),
     ],
 )
@@ -118,3 +122,47 @@ def test_a_missing_or_broken_save_is_named(tmp_path):
     (tmp_path / "backbone.json").write_text("{")
     with pytest.raises(ValueError, match="does not describe"):
         load_backbone(tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return save_backbone(create_backbone("resnet18", 32, **SMALL), tmp_path, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "name must be a text"),
+        ({"kwargs": []}, "kwargs a mapping"),
+        ({"kwargs": {"layers": [10**6] * 4}}, "too large for a network"),
+        ({"kwargs": {"channels": [20_000] * 4}}, r"do not fit .* numbers cannot be in \d+ bytes"),
+        ({"image_size": 10**9}, "too large for a network"),
+        ({"mean": [float("nan")] * 3}, "must be finite numbers"),
+        ({"mean": ["a"] * 3}, "must be finite numbers"),
+        ({"mean": 1.0}, "does not describe"),
+        ({"mean": [0.5]}, "of the same channels"),
+        ({"std": [0.0] * 3}, "std not 0"),
+    ],
+)
+def test_a_recipe_of_other_values_is_refused_before_anything_is_built(saved, monkeypatch, changes, message):
+    description = json.loads((saved / "backbone.json").read_text())
+    (saved / "backbone.json").write_text(json.dumps({**description, **changes}))
+    monkeypatch.setattr(nn.init, "kaiming_normal_", lambda weight, **_: weight.is_meta or pytest.fail("built"))
+    with pytest.raises(ValueError, match=message):
+        load_backbone(saved)
+
+
+@pytest.mark.parametrize("content", [b"[" * 50_000, b"\xff\xfe", b"x" * 100_000, b"null", b"{}"])
+def test_what_is_no_recipe_is_named(saved, content):
+    (saved / "backbone.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"backbone\.json' does not describe a backbone"):
+        load_backbone(saved)
+
+
+def test_weights_that_are_no_finite_numbers_are_refused(saved):
+    backbone = load_backbone(saved)
+    with torch.no_grad():
+        backbone.conv1.weight[0] = float("inf")
+    save_backbone(backbone, saved, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(ValueError, match="not all finite numbers"):
+        load_backbone(saved)

@@ -1,5 +1,6 @@
 """The config: what a file and its overrides give, and what a mistake in them is answered with."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from models import frameworks
 from orchestrator import pretrain, training
-from orchestrator.config import ExperimentConfig, load
+from orchestrator.config import RUNTIME, ExperimentConfig, load
 from orchestrator.errors import UsageError
 from orchestrator.sweep import config as sweep_config
 from orchestrator.sweep import trials
@@ -227,6 +228,12 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("score.k", "--set takes key=value, got 'score.k'"),
         ("=3", "--set takes key=value, got '=3'"),
         ("score.k=[", "--set score.k: '[' is not a YAML value"),
+        ("score.k=0b_", "--set score.k: '0b_' is not a YAML value"),
+        ("score.k=&a [*a]", "--set score.k: '&a [*a]' is not a YAML value: has an alias"),
+        ("a\nb=1", "--set takes key=value with the name of a setting"),
+        (".".join("a" * 500) + "=1", "--set takes key=value with the name of a setting"),
+        ("x" * 9000 + "=1", "unknown key 'xxxx"),
+        ("evaluate.datasets=[" + "x" * 100_000, "is not a YAML value"),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_setting_and_the_remedy(override: str, sentence: str) -> None:
@@ -245,6 +252,30 @@ def test_a_wrong_override_is_answered_with_the_setting_and_the_remedy(override: 
         ("a: [", "is not valid YAML"),
         ("!!python/object/apply:os.getcwd []", "is not valid YAML"),
         ("1: 2", "1: keys should be strings"),
+        (
+            "pretrain: {backbone_settings: {layers: {1: 2, a: 3}}}",
+            "pretrain.backbone_settings.layers: 1: keys should be",
+        ),
+        ("seed: 2001-99-99", "is not valid YAML: month must be in 1..12"),
+        ("seed: 0x_", "is not valid YAML: invalid literal for int"),
+        ("seed: !!bool perhaps", "is not valid YAML"),
+        ("seed: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("seed: 0x" + "f" * 5000, "seed: input should be a number of at most 64 bits"),
+        ("pretrain: {backbone_settings: {x: .nan}}", "pretrain.backbone_settings.x: input should be a finite number"),
+        ("tracking: {experiment: 2024-01-01}", "tracking.experiment: a setting cannot be a date, put it in quotes"),
+        ("pretrain: {augment: !!binary /9j/}", "pretrain.augment: a setting cannot be a bytes"),
+        ('store: "a\\0b"', "store: a text cannot hold the character NUL"),
+        ('store: "\\ud800"', "store: a text cannot hold the character of a surrogate"),
+        ("score: {k: 3}\nscore: {noise: 1}", "has the key 'score' twice in one section: keep one of them"),
+        ("score: &a [*a]", "has an alias that lies in what it stands for"),
+        ("[" * 5000, "is nested too deeply"),
+        ("x: " + "[" * 50 + "]" * 50, "holds too much: 20000 values are allowed"),
+        ("x: [" + "1," * 30_000 + "]", "holds too much"),
+        ("#" * 300_000, "has more than 256 KiB: it is none"),
+        ('"\\e[2J": 1', r"unknown key '\x1b[2J'"),
+        ("".join(f"{letter}{letter}: 1\n" for letter in "qwxyzjvuhg"), "and 2 more"),
+        ("scenes: {count: 1000000000}", "scenes.count: input should be less than or equal to 100000"),
+        ("scenes: {height: 20000, width: 20000}", "scenes: 96 frames of 20000x20000 take 109863 MiB, more than 4096"),
         ("score: [1]", "score: this is a section"),
         ("pretrain:\n  bakbone: vit\n", "unknown key 'pretrain.bakbone'; did you mean 'pretrain.backbone'?"),
     ],
@@ -256,6 +287,31 @@ def test_a_wrong_file_is_named_in_one_sentence(write: Callable[[str], Path], tex
     assert sentence in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{{<<: [{}]}}"])
+def test_a_few_lines_that_stand_for_a_billion_values_are_refused_in_little_memory(
+    write: Callable[[str], Path], form: str
+) -> None:
+    lines = ["x0: &x0 {a: 1}", *(f"x{n}: &x{n} {form.format(', '.join([f'*x{n - 1}'] * 9))}" for n in range(1, 12))]
+    path = write("\n".join(lines))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"holds too much: 20000 values are allowed, aliases written out"):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_an_alias_and_a_merge_are_read_as_yaml_says(write: Callable[[str], Path]) -> None:
+    config = load(write("pretrain:\n  augment: &a {flip: 0.1}\n  augment_second: {<<: *a, grey: 0.2}\n"))
+    assert config.pretrain.augment_second == {"flip": 0.1, "grey": 0.2}
+
+
+def test_how_large_a_window_may_be_is_no_part_of_what_an_experiment_is() -> None:
+    assert load(None).extract.max_window_mb == 4096
+    one, other = (load(None, [f"extract.max_window_mb={mb}"]) for mb in (100, 200))
+    assert one.model_dump(exclude=RUNTIME) == other.model_dump(exclude=RUNTIME)
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(write: Callable[[str], Path]) -> None:

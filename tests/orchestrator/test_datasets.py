@@ -1,5 +1,7 @@
 """Labelled images for evaluation: every kind of data set, its splits, and what a wrong one is answered with."""
 
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +222,30 @@ def test_domains_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert "there is no folder" in sentence(lambda: domain_files(str(tmp_path / "absent")))
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "huge", "long"])
+def test_an_image_that_cannot_be_read_safely_is_named(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    bad = tmp_path / "a" / "bad.png"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "link to nothing":
+        bad.symlink_to(tmp_path / "absent")
+    else:
+        Image.new("1", {"huge": (9000, 9000), "long": (5000, 1)}[kind]).save(bad)
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert "bad.png' cannot be read: " in told
+    assert "replace or remove it" in told
+
+
+def test_a_circle_of_links_in_an_image_folder_ends(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
+    train, _ = load(str(tmp_path), settings(), SIZE)
+    assert fingerprint(str(tmp_path))
+    assert len(train.labels) == 8
+
+
 # ---- the validation fifth
 
 
@@ -306,6 +332,9 @@ def test_images_of_an_npz_are_resized(tmp_path: Path) -> None:
         ({"y_train": np.array(["a"] * 10)}, "labels must be integers from 0"),
         ({"y_train": np.array([None] * 10)}, "cannot be read as .npz: Object arrays cannot be loaded"),
         ({"y_train": np.arange(4)}, "10 images have 4 labels"),
+        ({"y_train": np.full(10, 2**64 - 1, np.uint64)}, "labels must be integers from 0"),
+        ({"x_train": np.zeros((10, 0, 8), np.uint8)}, "8x0 pixels are too few"),
+        ({"x_train": np.zeros((10, 1, 9000), np.uint8)}, "9000x1 pixels are too few, too many (above 67108864) or too"),
         ({"y_train": np.zeros(0, int)}, "10 images have 0 labels"),
         ({"y_train": np.zeros(10, int)}, "needs training and test images of at least two classes"),
         ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, "needs training and test images"),
@@ -337,6 +366,28 @@ def test_a_broken_npz_is_one_sentence(tmp_path: Path) -> None:
         (tmp_path / "broken.npz").write_bytes(content)
         told = sentence(lambda: load(str(tmp_path / "broken.npz"), settings(), SIZE))
         assert "broken.npz' cannot be read as .npz" in told
+
+
+def test_an_array_that_takes_more_than_this_machine_has_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "d.npz", arrays())
+    monkeypatch.setattr(datasets, "_memory", lambda: 1000)
+    assert "cannot be read as .npz: it takes 0 MiB, this machine has 0" in sentence(
+        lambda: load(path, settings(), SIZE)
+    )
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000, 8, 8, 3)", "(10, 0, 8, 3)", "(-1, 8)", "(10L, 8L)", "(" * 5000])
+def test_an_array_whose_header_lies_is_one_sentence(tmp_path: Path, shape: str) -> None:
+    whole = Path(save(tmp_path / "whole.npz", arrays()))
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    path = tmp_path / "lies.npz"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as changed:
+        for entry in archive.namelist():
+            lie = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100)
+            changed.writestr(entry, lie if entry == "x_train.npy" else archive.read(entry))
+    assert "lies.npz'" in sentence(lambda: load(str(path), settings(), SIZE))
 
 
 # ---- torchvision's
