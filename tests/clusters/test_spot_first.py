@@ -129,6 +129,13 @@ def test_ray_alone_asks_for_a_refused_spot_worker_for_ever() -> None:
     assert len(provider.asked) > 2
 
 
+def test_the_provider_tells_of_all_that_it_has_made() -> None:
+    provider = spot_first.spot_first(Refuses)("aws", spot=1)
+    made = provider.create_node({"InstanceMarketOptions": {"MarketType": "spot"}}, {}, 3)
+    assert len(made) == 3
+    assert provider.nodes.items() >= made.items()
+
+
 def test_what_is_refused_on_demand_too_is_an_error() -> None:
     class HasNothing(Refuses):
         def create_node(self, node_config: Config, tags: dict[str, str], count: int) -> dict[str, Any]:
