@@ -65,13 +65,14 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
         StageError: the cluster did not take the job.
     """
     overrides = list(overrides)
+    named = read_values(config, overrides)
     made: ExperimentConfig
-    if "sweep" in read_values(config, overrides):
+    if "sweep" in named:
         command, made = "sweep", load_sweep(config, overrides)
     else:
         command, made = "run", load_experiment(config, overrides)
     same = trials.identity(made) if isinstance(made, SweepConfig) else tracking.identity(made)
-    same = digest_of([same, made.store, made.tracking.uri])
+    same = digest_of([same, named.get("store"), made.tracking.uri])
     client = connect(address)
     earlier = [job for job in client.list_jobs() if job.metadata and job.metadata.get(LABEL) == same]
     for job in earlier:
@@ -79,7 +80,7 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
             return Job(job.submission_id, address, found=True)
     name = f"{made.name}-{same}-{len(earlier) + 1}"
     with tempfile.TemporaryDirectory() as folder:
-        pack(made, Path(folder))
+        pack(made, Path(folder), without=() if "store" in named else ("store",))
         _send(client, f"python -m orchestrator {command} {CONFIG}", name, folder, {LABEL: same})
     return Job(name, address, found=False)
 
@@ -102,12 +103,12 @@ def connect(address: str) -> JobSubmissionClient:
             os.environ["RAY_API_SERVER_ADDRESS"] = said
 
 
-def pack(config: ExperimentConfig, folder: Path) -> None:
-    """What a job is sent: the packages, and what the config sets; neither data nor an environment."""
+def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) -> None:
+    """What a job is sent: the packages, and what the config sets, less `without`; neither data nor an environment."""
     installed = Path(__file__).parents[1]
     for package in PACKAGES:
         shutil.copytree(installed / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    values = config.model_dump(mode="json", exclude_unset=True)
+    values = config.model_dump(mode="json", exclude_unset=True, exclude=set(without))
     values.get("ray", {}).pop("address", None)  # the job is told where its cluster is
     (folder / CONFIG).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

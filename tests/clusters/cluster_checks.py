@@ -23,7 +23,7 @@ RAY_UP = ("aws", "gcp", "local")
 PLACEHOLDERS = {
     "aws": {"AMI_ID", "HEAD_PROFILE", "WORKER_PROFILE", "BUCKET"},
     "gcp": {"PROJECT_ID", "IMAGE_FAMILY", "WORKER_ACCOUNT", "BUCKET"},
-    "local": {"HEAD_IP", "WORKER_1_IP", "WORKER_2_IP", "SSH_USER", "SSH_KEY", "SHARED", "INTERFACE"},
+    "local": {"HEAD_ADDRESS", "WORKER_1_ADDRESS", "WORKER_2_ADDRESS", "SSH_USER", "SSH_KEY", "SHARED", "INTERFACE"},
     "kuberay": {"BUCKET", "IMAGE"},
 }
 # Of what a cloud's API takes, all that the files need; Ray passes node_config on unread.

@@ -60,8 +60,10 @@ def test_a_job_that_fails_says_so_and_the_next_one_has_another_name(config: Path
 
 
 def test_a_job_is_sent_the_code_and_what_the_config_sets_and_no_more(tmp_path: Path) -> None:
-    made = ExperimentConfig.model_validate({"name": "sent", "score": {"k": 3}, "ray": {"address": "here", "cpus": 2}})
-    submit.pack(made, tmp_path)
+    made = ExperimentConfig.model_validate(
+        {"name": "sent", "seed": 3, "score": {"k": 3}, "ray": {"address": "here", "cpus": 2}}
+    )
+    submit.pack(made, tmp_path, without=["seed"])
     sent = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")}
     assert sent == {"orchestrator", "models", "estimators", "config.yaml"}
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".py", ".yaml"}
