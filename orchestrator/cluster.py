@@ -104,9 +104,9 @@ def check_shared(store: Store) -> None:
     mark = f"seen-{uuid.uuid4().hex[:8]}"
     store.write_bytes(f"{mark}/here", b"")
     try:
-        look = ray.remote(num_cpus=0)(store.exists)
+        look = ray.remote(num_cpus=0)(_sees)
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        seen = ray.get([look.options(scheduling_strategy=place).remote(f"{mark}/here") for place in places])
+        seen = ray.get([look.options(scheduling_strategy=place).remote(store, f"{mark}/here") for place in places])
     finally:
         store.delete(mark)
     for node, sees in zip(nodes, seen, strict=True):
@@ -115,6 +115,10 @@ def check_shared(store: Store) -> None:
                 f"the store {store.uri} is another folder on node '{node['NodeManagerHostname']}' than here: give one "
                 "that all nodes share, as a network disk or s3://bucket/path"
             )
+
+
+def _sees(store: Store, path: str) -> bool:
+    return store.exists(path)
 
 
 def cpus() -> int:

@@ -87,7 +87,8 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
 
 def connect(address: str) -> JobSubmissionClient:
     """A client of a cluster's job server. Raises UsageError if none answers."""
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     # Ray would take the variable's word over the argument's.
     said = os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     try:
@@ -171,5 +172,5 @@ def _end(job: Job, found: JobDetails) -> None:
     if found.status == JobStatus.STOPPED:
         raise StageError(f"job {job.id} was stopped; the same command goes on from what is complete")
     if found.status == JobStatus.FAILED:
-        why = (found.message or "no reason given").strip().splitlines()[0]
+        why = (found.message or "no reason given").strip().splitlines()[0].partition(", last available logs")[0]
         raise StageError(f"job {job.id} failed: {why}")
