@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -180,8 +181,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Iterat
     folder = tmp_path_factory.mktemp("undisturbed")
 
     def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "orchestrator", *arguments]
         with log.open("wb") as out:
-            return subprocess.Popen(["infoaug", *arguments], stdout=out, stderr=out, start_new_session=True)
+            return subprocess.Popen(command, stdout=out, stderr=out, cwd=Path(__file__).parents[2])
 
     made = Experiment(folder, begin, [f"clips.path={clips}"])
     made.again()
