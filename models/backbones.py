@@ -199,7 +199,9 @@ def _sizes(value: Any) -> Iterator[float]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """The beginning of an error's words, on one printable line."""
+    line = " ".join(str(error).split())[:300] or type(error).__name__
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _tuples(value: Any) -> Any:

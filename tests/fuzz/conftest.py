@@ -1,7 +1,7 @@
 """Hostile input: whatever a file holds, it is read, or refused in one sentence.
 
 By default every test tries a few fixed examples, as part of the whole suite. To look for more, with new examples every
-time and for as long as it takes, all files or one at a time:
+time, for about an hour of CPU, all files or one at a time:
 
     pytest tests/fuzz --hypothesis-profile=long
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "long",
-    max_examples=20_000,
+    max_examples=10_000,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
