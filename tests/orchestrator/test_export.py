@@ -230,14 +230,20 @@ def test_an_unknown_format_is_refused_with_those_there_are(saved: Path, tmp_path
         export(str(saved / "vit"), "pickle", tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"mean": None}, {"std": ["1", "2", "3"]}])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mean": None}, "does not say how its input is normalised"),
+        ({"std": ["1", "2", "3"]}, "mean and std must be finite numbers"),
+    ],
+)
 def test_a_backbone_that_does_not_say_its_normalisation_is_refused(
-    change: dict[str, Any], saved: Path, tmp_path: Path
+    change: dict[str, Any], told: str, saved: Path, tmp_path: Path
 ) -> None:
     save_backbone(load_backbone(saved / "vit"), tmp_path, mean=MEAN, std=STD)
     recipe = json.loads((tmp_path / "backbone.json").read_text())
     (tmp_path / "backbone.json").write_text(json.dumps({**recipe, **change}))
-    with pytest.raises(UsageError, match="does not say how its input is normalised"):
+    with pytest.raises(UsageError, match=told):
         find(str(tmp_path))
 
 
