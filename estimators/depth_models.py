@@ -212,6 +212,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
             at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
             if byte < 128:
                 return value
+            if shift > 63:
+                raise ValueError("no protobuf message")
 
     while at < len(message):
         key = varint()
@@ -239,10 +241,13 @@ def _single_map(output: Any, source: str) -> Floats:
 
 def _stored_map(file: Path) -> Floats:
     """Read one map: f32[H', W'], NaN where not finite; ValueError if it cannot be read or has more than one channel."""
+    values: Any = None
     try:
-        values: Any = np.load(file) if file.suffix.lower() == ".npy" else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError, EOFError, cv2.error):
-        values = None
+        if file.is_file():  # a pipe would hang
+            stored = file.suffix.lower() == ".npy"
+            values = np.load(file) if stored else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError, EOFError, MemoryError, cv2.error):
+        pass
     if values is None or values.ndim != 2 or values.dtype.kind not in "uif":
         raise ValueError(f"{file} is no depth map of one channel that can be read; replace it or correct extract.depth")
     return np.where(np.isfinite(values), values, np.nan).astype(np.float32)

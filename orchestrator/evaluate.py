@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from rich.markup import escape
 from torch import nn
 
 from models.backbones import create_backbone, load_backbone
@@ -113,9 +114,8 @@ def check(config: ExperimentConfig) -> None:
         _, left_out = datasets.domain_files(name)
         if left_out:
             named = ", ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
-            progress.say(
-                f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
-            )
+            told = f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
+            progress.say(escape(told))
 
 
 def cpus(config: ExperimentConfig, there: int) -> int:

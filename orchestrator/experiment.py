@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from rich.markup import escape
+
 from orchestrator import (
     cluster,
     datasets,
@@ -192,7 +194,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
             inspected = inspection.inspect_stored(scored, config, clip_id, window)
             examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in inspected.pictures.items()}
         except StageError as error:
-            progress.say(f"no pictures of {clip_id}: {error}")
+            progress.say(escape(f"no pictures of {clip_id}: {error}"))
     made = report.Report(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

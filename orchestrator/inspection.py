@@ -37,14 +37,15 @@ def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
         UsageError: the clip is missing, cannot be decoded, or has no such window.
     """
     try:
-        scan = shots.scan(path)
+        largest = config.extract.max_window_mb << 20
+        scan = shots.scan(path, config.extract.patience)
         firsts = shots.windows(scan.frames, scan.cuts, config.extract.window, config.extract.stride)
         if not 0 <= window < len(firsts):
             raise UsageError(
                 f"'{path}' has {len(firsts)} windows of {config.extract.window} frames ({scan.frames} frames, "
                 f"{len(scan.cuts)} shot cuts): there is no window {window}; lower --window or extract.window"
             )
-        frames = clips.read_clip(path, firsts[window], config.extract.window)
+        frames = clips.read_clip(path, firsts[window], config.extract.window, max_bytes=largest)
         columns = extract.extract_window(frames, config.extract, first=firsts[window], clip=path)
         table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from rich.markup import escape
 from torch import nn
 
 from models.backbones import RECIPE_FILE, WEIGHTS_FILE
@@ -189,7 +190,7 @@ def _listen(forwarded: forward.Forward, outcome: Future[Any], on_epoch: Callable
             if metrics := forwarded.get(timeout=0.5):
                 on_epoch(metrics)
         except StageError as error:  # training goes on; the caller finds all epochs in the result
-            progress.say(f"[yellow]{error}[/]")
+            progress.say(f"[yellow]{escape(str(error))}[/]")
         except Empty:
             if ended:
                 return

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from rich.markup import escape
 
 from orchestrator import progress, tracking
 from orchestrator.config import ExperimentConfig
@@ -152,7 +153,7 @@ def follow(job: Job, write: Callable[[str], object] = sys.stdout.write) -> None:
                 raise StageError(
                     f"the cluster at {job.address} is out of reach ({why}), job {job.id} may go on: {job.remedy()}"
                 ) from None
-            progress.say(f"[yellow]the connection to {job.address} broke, trying again[/]")
+            progress.say(f"[yellow]the connection to {escape(job.address)} broke, trying again[/]")
         time.sleep(1)
 
 

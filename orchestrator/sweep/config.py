@@ -34,8 +34,8 @@ def _read(recipes: Any) -> Any:
     found = {}
     for path in sorted(Path(recipes).glob("*.yaml")):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, ValueError) as error:
+            content = settings.parsed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise ValueError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict) or not isinstance(content.get("pretrain"), dict):
             raise ValueError(f"'{path}' has no section pretrain")
