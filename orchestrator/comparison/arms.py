@@ -85,7 +85,6 @@ class Sweep:
         config_yaml: the sweep's resolved config.
         packages: versions, by name.
         commit: of this code, empty where unknown.
-        seconds: of the whole sweep, by the wall clock; None where unknown.
     """
 
     name: str
@@ -101,7 +100,6 @@ class Sweep:
     config_yaml: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
-    seconds: float | None = None
 
 
 class Setting(NamedTuple):

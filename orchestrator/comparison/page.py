@@ -160,8 +160,7 @@ _PAGE = """\
   (sweep.trials | length, "trials"),
   (count, "arms"),
   ("{:,.1f} million".format(passes / 1e6), "images through the backbone in training"),
-  (trained | duration, "of training, all trials together"),
-  (sweep.seconds | duration if sweep.seconds is not none else "–", "from start to end")) %}
+  (trained | duration, "of training, all trials together")) %}
 <div><dd>{{ value }}</dd><dt>{{ what }}</dt></div>
 {% endfor %}
 </dl>
