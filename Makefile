@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 CONFIG ?= configs/demo.yaml
 
-.PHONY: setup demo test faults lint bench clean
+.PHONY: setup demo test test-ray test-alone faults lint bench clean
 
 setup: .venv/.installed
 
@@ -17,8 +17,15 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
+# Tests on Ray wait for processes much of the time: the others run beside them.
 test: setup
-	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-ray test-alone
+
+test-ray: setup
+	$(BIN)/python -m pytest tests/integration
+
+test-alone: setup
+	$(BIN)/python -m pytest --ignore tests/integration
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults -m faults --table docs/reliability.md
