@@ -20,34 +20,31 @@ def there(experiment: Experiment, stage: str, count: int = 1) -> Callable[[], bo
     return lambda: len(list(experiment.store.glob(f"{stage}/*/*/*/*.parquet"))) >= count
 
 
-@pytest.mark.parametrize(
-    ("stage", "title"),
-    [("extract", "ray::MapBatches"), ("score", "ray::MapBatches"), ("pretrain", "ray::RayTrainWorker")],
-)
-def test_a_worker_is_killed(
-    stage: str, title: str, experiment: Experiment, undisturbed: dict[str, str], told: Told
-) -> None:
+TITLES = {"extract": "ray::MapBatches", "score": "ray::MapBatches", "pretrain": "ray::RayTrainWorker"}
+
+
+@pytest.mark.parametrize("stage", TITLES)
+def test_a_worker_is_killed(stage: str, experiment: Experiment, undisturbed: dict[str, str], told: Told) -> None:
+    def killed() -> bool:
+        pid = worker(process, TITLES[stage])
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        return pid is not None
+
     process = experiment.start()
     if stage == "pretrain":
         experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
     else:
         experiment.wait_for(process, there(experiment, stage))
-    experiment.wait_for(
-        process, lambda: (pid := worker(process, title)) is not None and not os.kill(pid, signal.SIGKILL)
-    )
+    experiment.wait_for(process, killed)
     seconds = experiment.end(process)
     assert experiment.digests() == undisturbed
-    twice = experiment.log.count(" loss ") - EPOCHS
-    seen = "nothing: another worker did its windows"
+    seen, twice = "nothing: another worker takes over its task", "its task"
     if stage == "pretrain":
-        seen = "epochs that come again"
-        assert 0 <= twice <= 2
-    told(
-        f"a worker is killed in {stage}",
-        seen,
-        f"{max(twice, 0)} epochs" if stage == "pretrain" else "its task",
-        seconds,
-    )
+        again = experiment.log.count(" loss ") - EPOCHS
+        assert 0 <= again <= 2
+        seen, twice = "epochs that come again", f"{again} epochs"
+    told(f"a worker is killed in {stage}", seen, twice, seconds)
 
 
 @pytest.mark.parametrize("stage", ["extract", "pretrain"])
