@@ -19,7 +19,7 @@ demo: setup
 
 # Tests on Ray wait for processes much of the time: the others run beside them.
 test: setup
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line test-ray test-alone
+	@$(MAKE) --no-print-directory --jobs 2 test-ray test-alone
 
 test-ray: setup
 	$(BIN)/python -m pytest tests/integration
