@@ -28,7 +28,8 @@ def settings(*overrides: str) -> ExperimentConfig:
 
 def scanned(place: Stage, config: ExperimentConfig, path: Path) -> dict[str, dict[str, Any]]:
     rows = [{"clip_id": clip.clip_id, "path": clip.path} for clip in find_clips(path)]
-    return {row["clip_id"]: row for row in extract._scan(place, config.extract, rows)}
+    statuses = extract._scan(place, config.extract, rows)
+    return {row["clip_id"]: status for row, status in zip(rows, statuses, strict=True)}
 
 
 def outside(folder: Path) -> set[Path]:
