@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
@@ -63,6 +64,10 @@ def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: d
     twice = f"{WINDOWS - kept} windows were left to do, none twice"
     if stage == "pretrain":
         assert 1 < first_epoch(experiment.log) <= 4
+        client = MlflowClient(tracking_uri=f"sqlite:///{experiment.folder / 'mlflow.db'}")
+        (run,) = client.search_runs([client.get_experiment_by_name("infoaug").experiment_id])
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(steps) == [*range(1, EPOCHS + 1)], "an epoch is missing, or twice"
         twice = f"{max(0, 4 - first_epoch(experiment.log))} epochs"
     told(f"the driver is killed (-9) in {stage}", "the shell's “Killed”; the same command goes on", twice, seconds)
 
