@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
+from tests.integration.conftest import below, gone
 
 WINDOWS = 2 * CLIPS
 
@@ -55,11 +56,13 @@ def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: d
         experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
     else:
         experiment.wait_for(process, there(experiment, stage, 2))
+    its = below(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))
     seconds = experiment.again()
     assert experiment.digests() == undisturbed
+    assert len(its) > 10 and gone(its), "what a killed driver leaves running ends by itself"
     assert windows_there(experiment.log, "extract") >= kept
     twice = f"{WINDOWS - kept} windows were left to do, none twice"
     if stage == "pretrain":

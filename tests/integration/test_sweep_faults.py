@@ -12,7 +12,7 @@ import ray
 import ray.util.state
 
 from orchestrator.sweep import runner
-from tests.integration.conftest import PATIENCE, Start, below, gone, wait_for
+from tests.integration.conftest import PATIENCE, Start, wait_for
 from tests.integration.test_sweep import config_of, runs_of, steps_of
 from tests.mlflow_server import Server
 
@@ -32,7 +32,6 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(
 
     process = start(command, log)
     wait_for(lambda: checkpoints(store) == 1, process, log)
-    its = below(process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=PATIENCE) == 130, log.read_text()
     assert log.read_text().splitlines()[-1] == (
@@ -44,7 +43,6 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(
 
     process = start(command, log)
     wait_for(lambda: checkpoints(store) == 2, process, log)
-    its |= below(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (first,) = store.glob("pretrain/*/history.json")
@@ -58,7 +56,6 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(
     assert again.info.run_id == parent.info.run_id
     assert [run.info.status for run in (again, *trials.values())] == ["FINISHED"] * 3
     assert all(steps_of(client, run) == list(range(1, 9)) for run in trials.values()), "an epoch is missing, or twice"
-    assert len(its) > 10 and gone(its)
 
 
 @pytest.mark.usefixtures("ray_cluster")
