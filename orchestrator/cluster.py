@@ -49,7 +49,7 @@ def connect(config: RayConfig) -> None:
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         # Ray Train asks the dashboard which trainings are alive, to free the places of the others. Beside another Ray
         # it would not know whom to ask: all processes of this one inherit the address.
-        port = _free_port()
+        port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         options |= {"num_cpus": config.cpus, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
@@ -70,7 +70,8 @@ def connect(config: RayConfig) -> None:
     context.execution_no_progress_timeout_s = 600
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

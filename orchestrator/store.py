@@ -36,11 +36,8 @@ def file_name(text: str, *more: str) -> str:
     return f"{readable or 'clip'}-{digest_of([text, *more], 10)}"
 
 
-OBJECT_STORAGES = (
-    "s3",
-    "gcs",
-    "abfs",
-)  # by pyarrow's names: what is put there appears whole, and folders need no making
+# By pyarrow's names. What is put there appears whole, and folders need no making.
+OBJECT_STORAGES = ("s3", "gcs", "abfs")
 
 
 class Store:

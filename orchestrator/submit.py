@@ -15,15 +15,12 @@ import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.markup import escape
 
-from orchestrator import progress, tracking
+from orchestrator import progress, settings, tracking
 from orchestrator.config import ExperimentConfig
-from orchestrator.config import load as load_experiment
 from orchestrator.errors import StageError, UsageError
-from orchestrator.settings import read_values
 from orchestrator.store import digest_of
 from orchestrator.sweep import trials
 from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.config import load as load_sweep
 
 PACKAGES = ("orchestrator", "models", "estimators")
 CONFIG = "config.yaml"
@@ -65,13 +62,9 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
         UsageError: the config is no good, or no job server answers at the address.
         StageError: the cluster did not take the job.
     """
-    overrides = list(overrides)
-    named = read_values(config, overrides)
-    made: ExperimentConfig
-    if "sweep" in named:
-        command, made = "sweep", load_sweep(config, overrides)
-    else:
-        command, made = "run", load_experiment(config, overrides)
+    named = settings.read_values(config, overrides)
+    command = "sweep" if "sweep" in named else "run"
+    made = settings.checked(SweepConfig if command == "sweep" else ExperimentConfig, named, str(config))
     same = trials.identity(made) if isinstance(made, SweepConfig) else tracking.identity(made)
     same = digest_of([same, named.get("store"), made.tracking.uri])
     client = connect(address)
@@ -139,9 +132,18 @@ def follow(job: Job, write: Callable[[str], object] = sys.stdout.write) -> None:
         StageError: the job failed or was stopped, or the cluster is out of reach.
     """
     client, written, broken = connect(job.address), 0, 0
+
+    async def tail() -> None:
+        nonlocal written  # kept where the connection breaks: the log comes from its beginning each time
+        seen = 0
+        async for text in client.tail_job_logs(job.id):
+            write(text[max(0, written - seen) :])
+            seen += len(text)
+            written = max(written, seen)
+
     while True:
         try:
-            written = asyncio.run(_tail(client, job.id, written, write))
+            asyncio.run(tail())
             found = client.get_job_info(job.id)
             if found.status in OVER:
                 return _end(job, found)
@@ -155,18 +157,6 @@ def follow(job: Job, write: Callable[[str], object] = sys.stdout.write) -> None:
                 ) from None
             progress.say(f"[yellow]the connection to {escape(job.address)} broke, trying again[/]")
         time.sleep(1)
-
-
-async def _tail(client: JobSubmissionClient, job: str, written: int, write: Callable[[str], object]) -> int:
-    """Write what a job's log has beyond its first `written` characters; how many it has now."""
-    seen = 0
-    async for text in client.tail_job_logs(job):
-        fresh = text[max(0, written - seen) :]
-        seen += len(text)
-        if fresh:
-            write(fresh)
-            written = seen
-    return max(written, seen)
 
 
 def _end(job: Job, found: JobDetails) -> None:

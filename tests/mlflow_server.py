@@ -2,23 +2,21 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
-PATIENCE = 240  # seconds until a server that does not answer is given up
+from orchestrator.cluster import free_port
+from tests.integration.conftest import PATIENCE
 
 
 class Server:
     """An MLflow server that comes and goes."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
         self.begin()
 

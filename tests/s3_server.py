@@ -1,7 +1,6 @@
 """A server that speaks S3, on this machine and for as long as a test needs it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
+
+from orchestrator.cluster import free_port
 
 BUCKET = "infoaug-tests"
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -50,9 +51,7 @@ class Server:
 
 def start() -> Server:
     """Start a server on a free port of loopback and wait until it answers."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | ACCOUNT)
     server = Server(process, port)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
+from orchestrator.cluster import free_port
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
 from tests.integration.conftest import below, gone
 
@@ -71,14 +71,10 @@ def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: d
         (run,) = client.search_runs([client.get_experiment_by_name("infoaug").experiment_id])
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
         assert sorted(steps) == [*range(1, EPOCHS + 1)], "an epoch is missing, or twice"
+        assert "going on" in experiment.log
+        assert windows_there(experiment.log, "score") == WINDOWS
         twice = f"{max(0, 4 - first_epoch(experiment.log))} epochs"
     told(f"the driver is killed (-9) in {stage}", "the shell's “Killed”; the same command goes on", twice, seconds)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture

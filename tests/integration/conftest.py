@@ -38,7 +38,10 @@ Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    with cluster.session(RayConfig()):
+    # As where an environment is activated: a job's `python` is the one that the cluster's Ray was started with.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with pytest.MonkeyPatch.context() as patch, cluster.session(RayConfig()):
+        patch.setenv("PATH", path)
         cluster.connect(RayConfig(cpus=2, object_store_mb=100))
         yield
 
