@@ -1,6 +1,6 @@
 """Faults on real processes, each with a row for the table of docs/reliability.md: `make faults` runs and writes them.
 
-They take a quarter of an hour, so `make test` leaves them out.
+They take half an hour, so `make test` leaves them out.
 """
 
 import hashlib

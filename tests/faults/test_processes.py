@@ -49,15 +49,21 @@ def test_a_worker_is_killed(stage: str, experiment: Experiment, undisturbed: dic
     told(f"a worker is killed in {stage}", seen, twice, seconds)
 
 
-@pytest.mark.parametrize("stage", ["extract", "pretrain"])
-def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: dict[str, str], told: Told) -> None:
+@pytest.mark.parametrize(("sent", "stage"), [("KILL", "extract"), ("KILL", "pretrain"), ("INT", "pretrain")])
+def test_the_driver_is_ended(
+    sent: str, stage: str, experiment: Experiment, undisturbed: dict[str, str], told: Told
+) -> None:
     process = experiment.start()
     if stage == "pretrain":
         experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
     else:
         experiment.wait_for(process, there(experiment, stage, 2))
-    its = below(process)
-    process.send_signal(signal.SIGKILL)
+    its, seen, what = below(process), "the shell's “Killed”", "is killed (-9)"
+    process.send_signal(signal.Signals[f"SIG{sent}"])
+    if sent == "INT":
+        experiment.end(process, code=130)
+        seen, what = experiment.sentence(), "gets Ctrl-C"
+        assert "the same command goes on" in seen
     process.wait()
     kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))
     seconds = experiment.again()
@@ -74,7 +80,7 @@ def test_the_driver_is_killed(stage: str, experiment: Experiment, undisturbed: d
         assert "going on" in experiment.log
         assert windows_there(experiment.log, "score") == WINDOWS
         twice = f"{max(0, 4 - first_epoch(experiment.log))} epochs"
-    told(f"the driver is killed (-9) in {stage}", "the shell's “Killed”; the same command goes on", twice, seconds)
+    told(f"the driver {what} in {stage}", seen, twice, seconds)
 
 
 @pytest.fixture
