@@ -38,6 +38,7 @@ from orchestrator.store import digest_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
+COMMIT = "mlflow.source.git.commit"  # a tag
 ENDED = "infoaug.ended"  # a tag: why a run ended as it did
 NOT_LOGGED = ("epoch", "seconds")  # of an epoch: the step of its metrics, and what images_per_second says
 
@@ -218,7 +219,7 @@ def _tags(config: ExperimentConfig) -> dict[str, str]:
         "infoaug.config": identity(config),
         "mlflow.user": getpass.getuser(),
         "mlflow.source.name": "infoaug",
-        **({"mlflow.source.git.commit": found} if (found := commit()) else {}),
+        **({COMMIT: found} if (found := commit()) else {}),
     }
 
 
@@ -281,10 +282,11 @@ class TrialRun:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A sweep's run with those of its trials."""
+    """A sweep's run with those of its trials; the commit it was begun with, empty where that is not known."""
 
     id: str
     config_yaml: bytes
+    commit: str
     trials: list[TrialRun]
     client: MlflowClient
 
@@ -322,7 +324,8 @@ def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
             why = child.data.tags.get(ENDED, "")
             told = file_of(client, child, file)
             trials.append(TrialRun(child.info.run_id, child.info.run_name, child.info.status, why, told))
-        return SweepRun(run.info.run_id, file_of(client, run, "config.yaml") or b"", trials, client)
+        config_yaml, begun_with = file_of(client, run, "config.yaml") or b"", run.data.tags.get(COMMIT, "")
+        return SweepRun(run.info.run_id, config_yaml, begun_with, trials, client)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
 

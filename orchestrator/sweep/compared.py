@@ -77,8 +77,11 @@ def compare(
     stopped: Mapping[str, str],
     planned: int,
     place: Store,
+    commit: str = "",
 ) -> Compared:
     """Compare the trials of a sweep, and leave the files in `place`; `failed` and `stopped` say why, by name.
+
+    `commit` is that of the code that ran them, where it is known.
 
     Raises:
         StageError: there is nothing to compare, or `place` cannot be written to.
@@ -100,7 +103,7 @@ def compare(
         failed=[*failed.items()],
         config_yaml=config.to_yaml(),
         packages=report.versions(),
-        commit=tracking.commit(),
+        commit=commit,
     )
     files = page.files(sweep, estimation_time.estimation_times())
     for name, content in files.items():
@@ -130,7 +133,7 @@ def again(name: str, kept: TrackingConfig, out: Path) -> Compared:
     stopped = {n: child.why for n, child in newest.items() if child.status == "FINISHED" and not child.file}
     planned = len(trials.planned(config)) or config.sweep.samples
     config = config.model_copy(update={"tracking": kept})
-    compared = compare(config, outcomes, failed, stopped, planned, Store(str(out)))
+    compared = compare(config, outcomes, failed, stopped, planned, Store(str(out)), found.commit)
     found.keep(compared.files, FOLDER)
     return compared
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator import cluster, evaluate, extract, pretrain, score
+from orchestrator import cluster, evaluate, extract, pretrain, score, tracking
 from orchestrator.comparison.arms import Trial as Outcome
 from orchestrator.errors import StageError
 from orchestrator.store import Store
@@ -172,7 +172,8 @@ class Lead:
         """Compare what has come to its end, and keep that on the store."""
         stopped = {name: f"stopped early, after epoch {epoch}" for name, epoch in self.state.stopped.items()}
         place = Store(self.store.url(self.folder))
-        return compare(self.config, [*self.outcomes.values()], self.board.failed, stopped, self.board.planned, place)
+        told = [*self.outcomes.values()], self.board.failed, stopped, self.board.planned
+        return compare(self.config, *told, place, tracking.commit())
 
     def _tuner(self, tell: tune.Callback, left: int) -> tune.Tuner:
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # an epoch without validation has no accuracy

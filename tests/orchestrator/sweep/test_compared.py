@@ -175,21 +175,22 @@ def test_a_sweep_is_compared_again_from_what_mlflow_has(
     leave: Callable[..., SweepConfig], client: MlflowClient, tmp_path: Path
 ) -> None:
     of = leave(failed=1, stopped=1, running=1)
+    whole = client.get_experiment_by_name(of.tracking.experiment)
+    (run,) = client.search_runs([whole.experiment_id], "tags.`infoaug.kind` = 'sweep'")
+    client.set_tag(run.info.run_id, "mlflow.source.git.commit", "that of the sweep")
     found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out")
     sweep, planned = found.sweep, trials.planned(of)
     assert [replace(one, run="") for one in sweep.trials] == [
         outcome(trial, 0.4 + 0.01 * number) for number, trial in enumerate(planned) if number > 2
     ]
     assert {client.get_run(one.run).info.run_name for one in sweep.trials} == {trial.name for trial in planned[3:]}
-    assert (sweep.name, sweep.planned) == ("mine", 6)
+    assert (sweep.name, sweep.planned, sweep.commit) == ("mine", 6, "that of the sweep")
     assert sweep.failed == [(planned[0].name, "out of memory")]
     assert sweep.stopped == [(planned[1].name, "stopped early, after epoch 3")]
     assert found.page == str(tmp_path / "out" / "comparison.html")
     assert Path(found.page).read_bytes() == found.files["comparison.html"]
-    whole = client.get_experiment_by_name(of.tracking.experiment)
-    (run,) = client.search_runs([whole.experiment_id], "tags.`infoaug.kind` = 'sweep'")
     assert [a.path for a in client.list_artifacts(run.info.run_id, "comparison")] == ["comparison/comparison.html"]
-    assert run.info.status == "FINISHED"
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
 def test_of_several_sweeps_the_newest_is_taken_and_others_by_their_run_s_name_or_id(
