@@ -175,7 +175,7 @@ def map_rows(
     each of its rows alone, as often; what still does not come back is left out.
 
     Raises:
-        StageError: the pipeline itself failed.
+        StageError: the pipeline itself failed, or `work` raised it: the store's fault, and no row's.
     """
     alone: list[dict[str, Any]] = []
     for begin in range(0, len(rows), CHUNK):
@@ -201,8 +201,11 @@ def _mapped(
 
     def call(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
         places, given = zip(*map(json.loads, batch["item"]), strict=True)
-        for place, status in zip(places, work(list(given)), strict=True):
-            yield {"status": [json.dumps([place, status])]}
+        try:
+            for place, status in zip(places, work(list(given)), strict=True):
+                yield {"status": [json.dumps([place, status])]}
+        except StageError as error:
+            yield {"status": [json.dumps([None, str(error)])]}
 
     items = [json.dumps([place, row]) for place, row in enumerate(rows)]
     data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
@@ -213,7 +216,11 @@ def _mapped(
             call, batch_size=None, batch_format="numpy", num_cpus=1, num_gpus=gpus or None, max_retries=RETRIES
         )
     try:
-        yield from (tuple(json.loads(row["status"])) for row in results.iter_rows())
+        for row in results.iter_rows():
+            place, status = json.loads(row["status"])
+            if place is None:
+                raise StageError(status)
+            yield place, status
     except ray.exceptions.RayError as error:
         raise StageError(f"Ray Data gave up: {str(error).strip().splitlines()[-1]}") from error
 

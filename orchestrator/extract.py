@@ -101,7 +101,7 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
 
     Raises:
         UsageError: the clips are not to be found.
-        StageError: no clip gave a window; the ledger says why.
+        StageError: no clip gave a window, the ledger says why; or the store cannot be written to.
     """
     place = stage(config, store)
     found = find(config, store)
@@ -256,6 +256,8 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
             if not entry["first_frames"]:
                 parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
                 entry["reason"] = f"{scan.frames} frames in {parts}, too few for a window of {settings.window}"
+        except StageError:  # the store's: it would be so with every clip
+            raise
         except Exception as error:  # whatever is wrong with one clip must not stop the others
             entry["reason"] = cluster.reason(error)
         yield entry
@@ -277,6 +279,8 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
                     columns = extract_window(frames, settings, first=row["first"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)
                     place.store.write_table(trajectory_path(place, folder, window), table)
+                except StageError:
+                    raise
                 except Exception as error:  # as above
                     reason = cluster.reason(error)
                 yield {"reason": reason}

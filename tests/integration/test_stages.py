@@ -1,6 +1,7 @@
 """The stages on a real Ray: what they leave, what they do again, and what one bad clip costs."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,17 @@ def test_a_new_clip_is_extracted_without_redoing_the_others(tiny: ExperimentConf
 def test_clips_without_a_window_are_an_error_that_says_why(tiny: ExperimentConfig, clips_folder: Path) -> None:
     with pytest.raises(StageError, match=r"none of 4 clips gave a window"):
         extract.run(on_clips(tiny, clips_folder, window=500), Store(tiny.store))
+
+
+def test_a_store_that_cannot_be_written_to_is_no_clip_s_fault(tiny: ExperimentConfig, clips_folder: Path) -> None:
+    config = on_clips(tiny, clips_folder)
+    done = extract.run(config, Store(config.store))
+    (folder,) = (row["folder"] for row in done.ledger.to_pylist() if row["status"] == "ok")
+    place = Path(config.store) / done.stage.path("trajectories", folder)
+    shutil.rmtree(place)
+    place.write_bytes(b"")
+    with pytest.raises(StageError, match=f"^cannot write '.*{folder}.*' to the store "):
+        extract.run(config, Store(config.store))
 
 
 def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: ExperimentConfig) -> None:
