@@ -22,65 +22,65 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import cluster, evaluate, extract, pairs, pretrain, score
+from orchestrator import cluster, config, evaluate, extract, pairs, pretrain, score
+from orchestrator.config import ExperimentConfig
 from orchestrator.store import Stage, Store
+from orchestrator.sweep import config as sweep_config
 from orchestrator.sweep import runner
-from orchestrator.sweep.config import SweepConfig, load
+from orchestrator.sweep.config import SweepConfig
 from orchestrator.training import Training
 
+SETTINGS = [
+    "scenes.count=2",
+    "scenes.frames=48",
+    "extract.patch_size=40",
+    "extract.image_size=16",
+    "score.surrogates=200",
+    "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+    "pretrain.epochs=2",
+    "pretrain.warmup_epochs=0",
+    "pretrain.batch_size=32",
+    "pretrain.cpus_per_worker=1",
+    "evaluate.limit=200",
+]
 
-def config(folder: Path, seeds: range) -> SweepConfig:
+
+def sweep(places: list[str], seeds: range) -> SweepConfig:
     """A sweep over seeds."""
-    return load(
-        None,
-        [
-            f"store={folder / 'store'}",
-            f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
-            "scenes.count=2",
-            "scenes.frames=48",
-            "extract.patch_size=40",
-            "extract.image_size=16",
-            "score.surrogates=200",
-            "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
-            "pretrain.epochs=2",
-            "pretrain.warmup_epochs=0",
-            "pretrain.batch_size=32",
-            "pretrain.cpus_per_worker=1",
-            "evaluate.limit=200",
-            f"sweep={{grid: [{{seed: {list(seeds)}}}], concurrent: 1}}",
-        ],
-    )
+    return sweep_config.load(None, [*SETTINGS, *places, f"sweep={{grid: [{{seed: {list(seeds)}}}], concurrent: 1}}"])
 
 
-def directly(of: SweepConfig, scored: score.Scored, backbone: Stage, seed: int) -> float:
-    """Seconds of a training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
-    one = of.model_copy(update={"seed": seed})
-    started = time.perf_counter()
+def directly(one: ExperimentConfig, scored: score.Scored, backbone: Stage) -> None:
+    """A training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
     training = Training(one, pairs.load(scored, scored.stage.store), torch.device("cpu"))
     for _ in range(one.pretrain.epochs):
         training.epoch()
     evaluate.measure(one, backbone, "scenes")
-    return time.perf_counter() - started
 
 
 def measure(trials: int) -> list[dict[str, Any]]:
     """Seconds a trial, in three ways."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        of = config(place, range(1, 1 + trials))
-        store = Store(of.store)
-        with cluster.session(of.ray):
-            cluster.connect(of.ray)
-            scored = score.run(of, extract.run(of, store))
-            runner.run(config(place, range(1)))  # starts what all trials share
+        places = [f"store={folder}/store", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+
+        def one(seed: int) -> ExperimentConfig:
+            return config.load(None, [*SETTINGS, *places, f"seed={seed}"])
+
+        with cluster.session(one(0).ray):
+            cluster.connect(one(0).ray)
+            scored = score.run(one(0), extract.run(one(0), Store(one(0).store)))
+            runner.run(sweep(places, range(1)))  # starts what all trials share
+            of = sweep(places, range(1, 1 + trials))
             seconds = {"a trial of a sweep": [_taken(lambda: runner.run(of)) / trials]}
             seconds["Ray Train alone"] = [
-                _taken(lambda seed=seed: pretrain.run(of.model_copy(update={"seed": seed}), scored, lambda _: None))
+                _taken(lambda seed=seed: pretrain.run(one(seed), scored, lambda _: None))
                 for seed in range(100, 100 + max(2, trials // 2))
             ]
-            backbone = pretrain.stage(of.model_copy(update={"seed": 1}), scored)
-            seconds["directly"] = [directly(of, scored, backbone, seed) for seed in range(200, 200 + trials)]
+            backbone = pretrain.stage(one(1), scored)
+            seconds["directly"] = [
+                _taken(lambda seed=seed: directly(one(seed), scored, backbone)) for seed in range(200, 200 + trials)
+            ]
     return [{"what": what, "seconds": statistics.median(values)} for what, values in seconds.items()]
 
 
