@@ -40,7 +40,7 @@ def render(folder: Path, frames: int, width: int, height: int, count: int = SCEN
 
     paths = [folder / f"scene-{number}.avi" for number in range(count)]
     for number, path in enumerate(paths):
-        scenes.write(scenes.render(number, frames, width=width, height=height), path)
+        scenes.write(scenes.render(number, frames, width=width, height=height, size=height // 6), path)
     return paths
 
 
@@ -117,7 +117,7 @@ def one_window(frames: int, width: int, height: int, patch: int) -> Row:
 
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
-    pixels = scenes.render(0, frames, width=width, height=height).frames
+    pixels = scenes.render(0, frames, width=width, height=height, size=height // 6).frames
     settings, scoring = ExtractConfig(window=frames, patch_size=patch), ScoreConfig()
     columns = extract.extract_window(pixels, settings)
     table = extract.trajectories_table("clip", 0, columns)
