@@ -82,7 +82,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     progress.say(f"evaluate: {len(paths)} data sets, {len(paths) - len(todo)} done")
     if todo:
         cluster.connect(config.ray)
-        gpus, threads = min(1, int(ray.cluster_resources().get("GPU", 0))), cpus(config, cluster.cpus())
+        gpus = min(1, cluster.gpus())
+        of_a_node, _ = cluster.share(1, None, bool(gpus))  # a task that asks for more than any node has waits for ever
+        threads = cpus(config, of_a_node)
         # Not among the resources of whoever asks: a trial of a sweep has none of its own.
         options = {"max_retries": cluster.RETRIES, "scheduling_strategy": "DEFAULT"}
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)

@@ -1,8 +1,10 @@
 """Clips that are broken, that do not answer, or that are too large for a worker's memory: the others go on."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -85,13 +87,19 @@ def test_a_disk_does_not_answer_while_a_clip_is_read(
 def test_a_clip_is_too_large_for_the_memory_of_its_worker(
     experiment: Experiment, undisturbed: dict[str, str], more: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    process, least = experiment.start(), memory("MemAvailable")
+    while process.poll() is None:
+        least = min(least, memory("MemAvailable"))
+        time.sleep(0.1)
+    experiment.end(process)
     large = more / "large"
     large.mkdir()
-    for number in range(24):
-        frame = np.random.default_rng(number).integers(0, 256, (54, 72, 3), np.uint8)
-        cv2.imwrite(str(large / f"{number:02d}.jpg"), cv2.resize(frame, (7200, 5400)))
-    total, free = (memory(name) for name in ("MemTotal", "MemAvailable"))
-    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - free + 4 * 2**20) / total:.4f}")
+    frame = np.random.default_rng(0).integers(0, 256, (52, 3270, 3), np.uint8)
+    cv2.imwrite(str(large / "00.png"), cv2.resize(frame, (32_700, 519)))  # as many patches as are allowed
+    for number in range(1, 24):
+        os.link(large / "00.png", large / f"{number:02d}.png")
+    total = memory("MemTotal")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - least + 2**19) / total:.4f}")  # half a GiB more
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
     seconds = experiment.end(experiment.start(), quiet=False)  # Ray kills an actor of its own, too, and tells of it
     assert same(experiment, undisturbed)
