@@ -1,5 +1,7 @@
 """Pretrain: two-branch training on the patches and their twins, on Ray Train, from checkpoint to checkpoint."""
 
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -197,7 +199,11 @@ def _listen(forwarded: forward.Forward, outcome: Future[Any], on_epoch: Callable
 
 
 def _cause(error: BaseException) -> str:
-    """The workers' own words, less the traceback."""
+    """The workers' own words, less the traceback; an error's number is what it means, which pyarrow does not say."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return (named or lines or [type(error).__name__])[-1].partition(". ")[0][:300]
+    cause = (named or lines or [type(error).__name__])[-1].partition(". ")[0]
+    if found := re.search(r"\[Errno (\d+)\] ", cause):
+        meaning = os.strerror(int(found[1]))
+        cause = cause.replace(found[0], "" if meaning in cause else f"{meaning}: ")
+    return cause[:300]
