@@ -3,13 +3,16 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import EPOCHS, Experiment, Told, windows_there
 from tests.mlflow_server import Server
 
 
 def test_mlflow_goes_while_a_model_trains(
-    experiment: Experiment, undisturbed: dict[str, str], told: Told, tmp_path: Path
+    experiment: Experiment, undisturbed: dict[str, str], told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; its default is four
     server = Server(tmp_path)
     experiment.overrides.append(f"tracking.uri={server.uri}")
     process = experiment.start()
