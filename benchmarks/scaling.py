@@ -3,8 +3,8 @@
     python benchmarks/scaling.py [--clips 100 1000 10000] [--json FILE] [--plot FILE.png]
 
 Two kinds of measurements, on rendered scenes (synthetic). *Clips*: the two stages on Ray, over more and more small
-clips of one window each, with one worker and with two, each a process of its own, tracked by Lucas–Kanade alone:
-seconds, bytes on the store, peak memory of the driver, and how much of Ray's object store was taken at most.
+clips of one window each, with one worker and with two (the most by two only), each a process of its own: seconds,
+bytes on the store, peak memory of the driver, and how much of Ray's object store was taken at most.
 *Windows*: one window in this process, one thread, over frames, patches and pixels. Models are fitted to both, power
 laws and lines, and told beside what was measured. Last, the costs of a clip of Kinetics' geometry (340 x 256 pixels,
 10 s at 25 frames/s) are multiplied out to its 650,000 clips: an extrapolation, not a measurement.
