@@ -132,6 +132,17 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def largest(gpu: bool) -> int:
+    """CPUs that a task may ask for at most: a node's, or with a GPU those that every node has for each of its own.
+
+    A task that asks for more than any node has waits for ever.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for_each = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    found = min(for_each) if gpu and for_each else max((node.get("CPU", 0) for node in nodes), default=1)
+    return max(1, int(found))
+
+
 def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[int, bool]:
     """CPUs of each of a training's workers, and whether each gets a GPU, where the config leaves that open.
 
@@ -139,11 +150,8 @@ def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[
     all CPUs, but no worker gets more than a node has.
     """
     gpu = gpus() >= workers if gpu is None else gpu
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    largest = max((int(node.get("CPU", 0)) for node in nodes), default=1)
-    with_gpu = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
-    usual = min(with_gpu) if gpu and with_gpu else min(largest, cpus() // workers)
-    return cpus_per_worker or max(1, usual), gpu
+    usual = largest(gpu) if gpu else min(largest(gpu), max(1, cpus() // workers))
+    return cpus_per_worker or usual, gpu
 
 
 def in_background(work: Callable[[], T]) -> Future[T]:

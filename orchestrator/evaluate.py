@@ -83,8 +83,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, cluster.gpus())
-        of_a_node, _ = cluster.share(1, None, bool(gpus))  # a task that asks for more than any node has waits for ever
-        threads = cpus(config, of_a_node)
+        threads = cpus(config, cluster.largest(gpu=bool(gpus)))
         # Not among the resources of whoever asks: a trial of a sweep has none of its own.
         options = {"max_retries": cluster.RETRIES, "scheduling_strategy": "DEFAULT"}
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)

@@ -5,11 +5,11 @@ windows, neighbouring windows of a clip in one task, so that a long clip is shar
 decodes forward. A window is one Parquet file; a clip that gives none is a row of the ledger with the reason.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import cv2
@@ -59,6 +59,20 @@ class Extracted:
         """(clip_id, folder, window) of every window that is there, in order."""
         return [(r["clip_id"], r["folder"], w) for r in self.ledger.to_pylist() for w in r["windows"]]
 
+    def without(self, failed: Mapping[tuple[str, int], str]) -> "Extracted":
+        """Less some windows, by (folder, window), with why they are left out; the clips' rows say so.
+
+        Raises:
+            StageError: no window is left.
+        """
+        ledger = self.ledger
+        if failed:
+            ledger = pa.Table.from_pylist([_entry(row, failed) for row in ledger.to_pylist()], schema=LEDGER)
+        if not any(ledger["windows"].to_pylist()):
+            why = ledger["reason"][0].as_py()
+            raise StageError(f"none of {len(ledger)} clips gave a window, the first because: {why}")
+        return replace(self, ledger=ledger)
+
 
 def stage(config: ExperimentConfig, store: Store) -> Stage:
     """Where this config's trajectories live; clips of all experiments with the same settings share it."""
@@ -85,7 +99,7 @@ def load(config: ExperimentConfig, store: Store) -> Extracted:
     """What an earlier extraction left.
 
     Raises:
-        StageError: there was none for this config.
+        StageError: there was none for this config, or no clip gave a window.
     """
     place = stage(config, store)
     path = place.path(f"ledger-{source(config)}.parquet")
@@ -93,7 +107,7 @@ def load(config: ExperimentConfig, store: Store) -> Extracted:
         raise StageError("these clips are not extracted yet: run `infoaug extract` with the same config first")
     ledger = store.read_table(path)
     count = sum(map(len, ledger["windows"].to_pylist()))
-    return Extracted(place, ledger, resumed=count, computed=0)
+    return Extracted(place, ledger, resumed=count, computed=0).without({})
 
 
 def run(config: ExperimentConfig, store: Store) -> Extracted:
@@ -128,16 +142,12 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     work, gpus = partial(_extract, place, config.extract), config.extract.gpus_per_task
     _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", gpus)
 
-    ledger = pa.Table.from_pylist([_entry(rows[c.clip_id], failed) for c in found], schema=LEDGER)
+    entries = [_entry(rows[c.clip_id], failed) for c in found]
+    ledger = pa.Table.from_pylist(entries, schema=LEDGER)
     store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
-    result = Extracted(place, ledger, resumed=len(wanted) - len(todo), computed=len(todo) - len(failed))
-    for row in ledger.to_pylist():
-        if row["status"] != "ok":
-            progress.say(f"[yellow]{row['status']}[/] {escape(row['clip_id'])}: {escape(row['reason'])}")
-    if not result.windows:
-        why = ledger["reason"][0].as_py()
-        raise StageError(f"none of {len(found)} clips gave a window, the first because: {why}")
-    return result
+    for row in entries:
+        tell(row)
+    return Extracted(place, ledger, len(wanted) - len(todo), len(todo) - len(failed)).without({})
 
 
 def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
@@ -223,6 +233,12 @@ def extract_window(
     }
 
 
+def tell(row: Mapping[str, Any]) -> None:
+    """Say of a clip of the ledger that it gave no window, or only some."""
+    if row["status"] != "ok":
+        progress.say(f"[yellow]{row['status']}[/] {escape(row['clip_id'])}: {escape(row['reason'])}")
+
+
 def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]) -> pa.Table:
     """One window's trajectories as they lie on the store, a row a patch."""
     count = len(columns["image"])
@@ -266,7 +282,7 @@ def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> 
 def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """On a worker: read, track and store some windows, the reader kept open while they are of one clip."""
     cv2.setNumThreads(1)
-    for path, windows in groupby(rows, key=lambda row: row["path"]):
+    for path, windows in itertools.groupby(rows, key=lambda row: row["path"]):
         with ExitStack() as opened:
             reader: clips.Reader | None = None
             for row in windows:
@@ -290,12 +306,13 @@ def _lost(clip: manifest.Clip) -> dict[str, Any]:
     return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "folder": "", "first_frames": []}
 
 
-def _entry(row: dict[str, Any], failed: dict[tuple[str, int], str]) -> dict[str, Any]:
-    """A clip's ledger row: its scan, less the windows that failed."""
-    firsts = dict(enumerate(row["first_frames"]))
+def _entry(row: Mapping[str, Any], failed: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+    """A clip's ledger row: its scan, or what it was, less the windows that failed."""
+    firsts = dict(zip(row.get("windows", itertools.count()), row["first_frames"], strict=False))
     reasons = {w: failed[row["folder"], w] for w in firsts if (row["folder"], w) in failed}
     there = [w for w in firsts if w not in reasons]
     same = {why: [str(w) for w in reasons if reasons[w] == why] for why in reasons.values()}
-    reason = row["reason"] or "; ".join(f"window {', '.join(which)}: {why}" for why, which in same.items())
-    status = "failed" if not there else "partial" if reasons else "ok"
+    new = [f"window {', '.join(which)}: {why}" for why, which in same.items()]
+    reason = "; ".join([row["reason"]] * bool(row["reason"]) + new)
+    status = "failed" if not there else "partial" if reason else "ok"
     return {**row, "status": status, "reason": reason, "windows": there, "first_frames": [firsts[w] for w in there]}

@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from estimators import entropy, motion, mutual_information, significance, ties, twins
@@ -19,7 +20,7 @@ from orchestrator import cluster, extract, progress
 from orchestrator.config import ExperimentConfig, ScoreConfig
 from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store, arrays, digest_of
-from orchestrator.twin_table import RANDOM_DRAWS, REASONS, ScoredWindow, summary, twin_table
+from orchestrator.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
 VERSION = 5  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 8  # at most
@@ -29,7 +30,8 @@ WINDOWS_PER_TASK = 8  # at most
 class Scored:
     """What the score stage leaves: its folder, and how many patches of each window ended for which reason.
 
-    `policy` and `draw`: whose twins to train with, and of the random ones which.
+    `extracted` is what was there, less the windows that could not be scored: the ledger says why. `policy` and `draw`:
+    whose twins to train with, and of the random ones which.
     """
 
     stage: Stage
@@ -43,7 +45,7 @@ class Scored:
     @property
     def counts(self) -> dict[str, int]:
         """Patches, those tracked through all frames, and those of each reason (`twin` where there is none)."""
-        counts = {name: self._total(name) for name in ("patches", "tracked", *REASONS)}
+        counts = {name: self._total(name) for name in COUNTED}
         if self.policy == "none":
             kept = ("twin", "no candidate", "not significant")
             counts |= {"policy none": sum(counts[name] for name in kept), **dict.fromkeys(kept, 0)}
@@ -55,7 +57,7 @@ class Scored:
         return self._total("twin") / max(1, self._total("patches"))
 
     def _total(self, name: str) -> int:
-        return int(sum(self.ledger[name.replace(" ", "_")].to_pylist()))
+        return int(sum(self.ledger[column(name)].to_pylist()))
 
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
@@ -85,7 +87,7 @@ def load(config: ExperimentConfig, store: Store) -> Scored:
     """What an earlier scoring left.
 
     Raises:
-        StageError: there was none for this config.
+        StageError: there was none for this config, or it gave nothing.
     """
     extracted = extract.load(config, store)
     place = stage(config, extracted)
@@ -93,14 +95,16 @@ def load(config: ExperimentConfig, store: Store) -> Scored:
     if not store.exists(path):
         raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
     ledger = store.read_table(path)
-    return Scored(place, extracted, ledger, len(ledger), 0, config.score.policy, config.seed % RANDOM_DRAWS)
+    return _scored(config, place, extracted, ledger)
 
 
 def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     """Find the twins of every extracted window that has none yet.
 
+    A window that cannot be scored is a row of the ledger with the reason, and the others go on.
+
     Raises:
-        StageError: a window could not be scored.
+        StageError: no window could be scored; or the store cannot be read or written to.
     """
     place, store = stage(config, extracted), extracted.stage.store
     place.record(config.to_yaml())
@@ -111,23 +115,29 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     resumed = sum(row["there"] for row in wanted)
     progress.say(f"score: {len(wanted)} windows, {resumed} already there")
     path = place.path(f"ledger-{extract.source(config)}.parquet")
-    known = {(r["folder"], r["window"]): r for r in store.read_table(path).to_pylist()} if store.exists(path) else {}
-    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in known]
+    known = store.read_table(path).to_pylist() if store.exists(path) else []
+    counts = {(row["folder"], row["window"]): row for row in known if not row.get("reason")}
+    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in counts]
     if todo:
         cluster.connect(config.ray)
     settings = config.score.model_copy(update={"policy": "mutual-information"})
     work = partial(_score, place, extracted.stage, settings, config.extract.window)
-    done, missing = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
-    if missing:
-        (folder, window), why = next(iter(missing.items()))
-        what = f"{len(missing)} of {len(wanted)} windows could not be scored, first window {window} of {folder}: {why}"
-        raise StageError(f"{what}; the others are kept, run the same command again")
-    summaries = known | {key: status["summary"] for key, status in done.items()}
-    ledger = pa.Table.from_pylist([row | summaries[row["folder"], row["window"]] for row in wanted])
-    ledger = ledger.drop_columns("there") if wanted else ledger
+    done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
+    counts |= {key: status["summary"] for key, status in done.items()}
+    counts |= {key: dict.fromkeys(map(column, COUNTED), 0) for key in failed}
+    entries = [
+        {"clip_id": clip_id, "folder": folder, "window": window, "reason": failed.get((folder, window), "")}
+        | {name: counts[folder, window][name] for name in map(column, COUNTED)}
+        for clip_id, folder, window in extracted.windows
+    ]
+    ledger = pa.Table.from_pylist(entries)
     store.write_table(path, ledger)
-    counts = resumed, len(wanted) - resumed
-    return Scored(place, extracted, ledger, *counts, config.score.policy, config.seed % RANDOM_DRAWS)
+    scored = _scored(config, place, extracted, ledger, computed=len(wanted) - resumed - len(failed))
+    clips = {folder for folder, _ in failed}
+    for row in scored.extracted.ledger.to_pylist():
+        if row["folder"] in clips:
+            extract.tell(row)
+    return scored
 
 
 def score_window(
@@ -239,6 +249,17 @@ def _scored_trajectory(
     return np.concatenate(parts, axis=-1)
 
 
+def _scored(
+    config: ExperimentConfig, place: Stage, extracted: extract.Extracted, ledger: pa.Table, computed: int = 0
+) -> Scored:
+    """What is on the store now, `computed` windows of it since the command began."""
+    whole = "reason" not in ledger.column_names  # until lately every window was scored, or the command failed
+    failed = [] if whole else ledger.filter(pc.not_equal(ledger["reason"], "")).to_pylist()
+    extracted = extracted.without({(r["folder"], r["window"]): f"not scored: {r['reason']}" for r in failed})
+    resumed = len(ledger) - len(failed) - computed
+    return Scored(place, extracted, ledger, resumed, computed, config.score.policy, config.seed % RANDOM_DRAWS)
+
+
 def _score(
     place: Stage, extracted: Stage, settings: ScoreConfig, length: int, rows: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
@@ -257,6 +278,8 @@ def _score(
                 "reason": "",
                 "summary": summary(place.store.read_table(path, ["reason", "visible_frames"]), length),
             }
+        except StageError:  # the store's: it would be so with every window
+            raise
         except Exception as error:  # whatever is wrong with one window must not stop the others
             yield {"reason": cluster.reason(error)}
 

@@ -13,6 +13,7 @@ from orchestrator.store import arrays
 
 RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
+COUNTED = ("patches", "tracked", *REASONS)  # of a window, by the ledger
 
 TWINS = pa.schema(
     [
@@ -100,9 +101,13 @@ def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> p
     return pa.table(columns).cast(TWINS)
 
 
+def column(counted: str) -> str:
+    """The column of the ledger that has a count."""
+    return counted.replace(" ", "_")
+
+
 def summary(table: pa.Table, length: int) -> dict[str, int]:
     """What the ledger tells of a window of `length` frames: patches, those tracked throughout, those of each reason."""
-    reasons = Counter(reason or "twin" for reason in table["reason"].to_pylist())
-    frames = table["visible_frames"].to_numpy()
-    tracked = int((frames == length).sum())
-    return {"patches": len(table), "tracked": tracked, **{r.replace(" ", "_"): reasons[r] for r in REASONS}}
+    counts = Counter(reason or "twin" for reason in table["reason"].to_pylist())
+    counts |= {"patches": len(table), "tracked": int((table["visible_frames"].to_numpy() == length).sum())}
+    return {column(name): counts[name] for name in COUNTED}

@@ -83,12 +83,20 @@ class Experiment:
 
     def start(self, *more: str, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
         """Start the command."""
-        config = self.folder / "tiny.yaml"
-        config.write_text("{}\n")
-        settings = [*SETTINGS, f"store={self.store}", f"tracking.uri=sqlite:///{self.folder / 'mlflow.db'}"]
-        parts = [part for o in (*settings, *self.overrides, *more) for part in ("--set", o)]
+        self.config.write_text("{}\n")
+        parts = [part for o in (*self.settings, *more) for part in ("--set", o)]
         self.logs.append(self.folder / f"log-{len(self.logs)}")
-        return self.begin([*prefix, "run", str(config), *parts], self.logs[-1])
+        return self.begin([*prefix, "run", str(self.config), *parts], self.logs[-1])
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "tiny.yaml"
+
+    @property
+    def settings(self) -> list[str]:
+        """All that is set, as `--set` takes it."""
+        uri = f"sqlite:///{self.folder / 'mlflow.db'}"
+        return [*SETTINGS, f"store={self.store}", f"tracking.uri={uri}", *self.overrides]
 
     @property
     def store(self) -> Path:

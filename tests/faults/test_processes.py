@@ -11,6 +11,8 @@ from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster import free_port
+from orchestrator.config import load
+from orchestrator.experiment import plan
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
 from tests.integration.conftest import below, gone
 
@@ -65,11 +67,14 @@ def test_the_driver_is_ended(
         seen, what = experiment.sentence(), "gets Ctrl-C"
         assert "the same command goes on" in seen
     process.wait()
+    assert not list(experiment.store.glob("pretrain/*/backbone.*")), "a model that is not trained to its end is none"
     kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))
     seconds = experiment.again()
     assert experiment.digests() == undisturbed
     assert len(its) > 10 and gone(its), "what a killed driver leaves running ends by itself"
     assert windows_there(experiment.log, "extract") >= kept
+    planned = plan(load(experiment.config, experiment.settings))
+    assert {name for name, what in planned.items() if what.startswith("reuse ")} == {*planned} - {"report"}
     twice = f"{WINDOWS - kept} windows were left to do, none twice"
     if stage == "pretrain":
         assert 1 < first_epoch(experiment.log) <= 4

@@ -149,6 +149,38 @@ def test_a_store_that_cannot_be_written_to_is_no_clip_s_fault(tiny: ExperimentCo
         extract.run(config, Store(config.store))
 
 
+def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
+    tiny: ExperimentConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tiny.store)
+    extracted = extract.run(tiny, store)
+    bad, good = extracted.windows
+    path = extract.trajectory_path(extracted.stage, *bad[1:])
+    table = store.read_table(path)
+    store.write_table(path, table.slice(0, 0))
+    scored = score.run(tiny, extracted)
+    assert scored.extracted.windows == [good] and (scored.computed, scored.resumed) == (1, 0)
+    assert f"failed {bad[0]}: window 0: not scored: " in capsys.readouterr().err
+    assert {row["clip_id"]: row["status"] for row in scored.extracted.ledger.to_pylist()} == {
+        bad[0]: "failed",
+        good[0]: "ok",
+    }
+    assert scored.counts["patches"] == len(pairs.load(scored, store).twin) == len(table)
+    again = score.load(tiny, store)
+    assert again.extracted.ledger.equals(scored.extracted.ledger) and again.resumed == 1
+    left_out = pretrain.stage(tiny, scored).hash
+
+    store.write_table(extract.trajectory_path(extracted.stage, *good[1:]), table.slice(0, 0))
+    Path(tiny.store, score.twins_path(scored.stage, *good[1:])).unlink()
+    with pytest.raises(StageError, match="none of 2 clips gave a window, the first because: window 0: not scored"):
+        score.run(tiny, extracted)
+
+    store.delete(extracted.stage.path("trajectories"))
+    whole = score.run(tiny, extract.run(tiny, store))
+    assert (whole.computed, whole.resumed, len(whole.extracted.windows)) == (2, 0, 2)
+    assert pretrain.stage(tiny, whole).hash != left_out, "trained on the window, too, it is another model"
+
+
 def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: ExperimentConfig) -> None:
     for load, command in ((extract.load, "infoaug extract"), (score.load, "infoaug extract")):
         with pytest.raises(StageError, match=command):

@@ -37,7 +37,10 @@ def test_a_job_runs_to_its_end_with_its_log_followed_and_is_not_started_twice(
     assert not job.found and job.id.startswith("tiny-") and job.id.endswith("-1")
     assert submit.submit(config, overrides, address) == Job(job.id, address, found=True)
     log: list[str] = []
-    submit.follow(job, log.append)
+    try:
+        submit.follow(job, log.append)
+    except StageError as error:
+        pytest.fail(f"{error}:\n{''.join(log)}")
     text = "".join(log)
     assert text.count("epoch 1/1") == 1 and "report   " in text
     made = load(config, overrides)
