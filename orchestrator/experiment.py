@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.markup import escape
 
 from orchestrator import (
@@ -201,7 +202,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
         config_yaml=config.to_yaml(),
         results=results,
         counts=scored.counts,
-        ledger=scored.extracted.ledger.to_pylist(),
+        ledger=scored.extracted.ledger.select(["clip_id", "status", "reason", "frames", "windows"]).to_pylist(),
         times=_times(config, store),
         history=trained.history,
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
@@ -220,8 +221,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
 
 def _examples(scored: score.Scored) -> list[tuple[str, int]]:
     """Of the clips with the most twins, the window with the most: what a reader wants to see first."""
-    best: dict[str, tuple[int, int]] = {}
-    for row in scored.ledger.to_pylist():
-        best[row["clip_id"]] = max(best.get(row["clip_id"], (-1, 0)), (row["twin"], -row["window"]))
-    ranked = sorted(best, key=lambda clip_id: best[clip_id], reverse=True)
-    return [(clip_id, -best[clip_id][1]) for clip_id in ranked[:EXAMPLES]]
+    ledger = scored.ledger.filter(pc.equal(scored.ledger["reason"], ""))
+    ranked = ledger.sort_by([("twin", "descending"), ("window", "ascending")])
+    best = ranked.group_by("clip_id", use_threads=False).aggregate([("window", "first")])
+    return [(row["clip_id"], row["window_first"]) for row in best[:EXAMPLES].to_pylist()]

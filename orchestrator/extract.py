@@ -6,7 +6,7 @@ decodes forward. A window is one Parquet file; a clip that gives none is a row o
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.markup import escape
 
 from estimators import camera, clips, depth, manifest, patches, shots, tracks
@@ -26,6 +27,7 @@ from orchestrator.store import Stage, Store, digest_of, file_name, tensors
 VERSION = 2  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against some 40 ms that a task costs
 CLIPS_PER_TASK = 16
+CLIPS_AT_ONCE = 10_000  # so that what this process holds grows with the number of clips by their ledger only
 
 LEDGER = pa.schema(
     [
@@ -57,7 +59,7 @@ class Extracted:
     @property
     def windows(self) -> list[tuple[str, str, int]]:
         """(clip_id, folder, window) of every window that is there, in order."""
-        return [(r["clip_id"], r["folder"], w) for r in self.ledger.to_pylist() for w in r["windows"]]
+        return windows_of(self.ledger)
 
     def without(self, failed: Mapping[tuple[str, int], str]) -> "Extracted":
         """Less some windows, by (folder, window), with why they are left out; the clips' rows say so.
@@ -67,11 +69,19 @@ class Extracted:
         """
         ledger = self.ledger
         if failed:
-            ledger = pa.Table.from_pylist([_entry(row, failed) for row in ledger.to_pylist()], schema=LEDGER)
-        if not any(ledger["windows"].to_pylist()):
+            starts = range(0, len(ledger), CLIPS_AT_ONCE)
+            rows = ([_entry(row, failed) for row in ledger[s : s + CLIPS_AT_ONCE].to_pylist()] for s in starts)
+            ledger = pa.concat_tables(pa.Table.from_pylist(part, schema=LEDGER) for part in rows).combine_chunks()
+        if not pc.any(pc.greater(pc.list_value_length(ledger["windows"]), 0)).as_py():
             why = ledger["reason"][0].as_py()
             raise StageError(f"none of {len(ledger)} clips gave a window, the first because: {why}")
         return replace(self, ledger=ledger)
+
+
+def windows_of(ledger: pa.Table) -> list[tuple[str, str, int]]:
+    """(clip_id, folder, window) of the windows of some clips."""
+    rows = ledger.select(["clip_id", "folder", "windows"]).to_pylist()
+    return [(row["clip_id"], row["folder"], window) for row in rows for window in row["windows"]]
 
 
 def stage(config: ExperimentConfig, store: Store) -> Stage:
@@ -123,31 +133,16 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     cluster.connect(config.ray)
     cluster.check_shared(store)
 
-    scanned = cluster.map_rows(
-        [{"clip_id": c.clip_id, "path": c.path} for c in found], partial(_scan, place, config.extract), CLIPS_PER_TASK
-    )
-    rows = {row["clip_id"]: row | status for row, status in progress.track(scanned, len(found), "scan clips")}
-    for clip in found:
-        rows.setdefault(clip.clip_id, _lost(clip))
-
-    present = store.files(place.path("trajectories"))
-    wanted = [
-        {"clip_id": c.clip_id, "path": c.path, "folder": rows[c.clip_id]["folder"], "window": w, "first": first}
-        for c in found
-        for w, first in enumerate(rows[c.clip_id]["first_frames"])
-    ]
-    todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
-    if wanted:
-        progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
-    work, gpus = partial(_extract, place, config.extract), config.extract.gpus_per_task
-    _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", gpus)
-
-    entries = [_entry(rows[c.clip_id], failed) for c in found]
-    ledger = pa.Table.from_pylist(entries, schema=LEDGER)
+    parts, resumed, computed = [LEDGER.empty_table()], 0, 0
+    for part in progress.parts(len(found), CLIPS_AT_ONCE, "clips"):
+        entries, there, new = _part(place, config.extract, found[part])
+        parts.append(pa.Table.from_pylist(entries, schema=LEDGER))
+        resumed, computed = resumed + there, computed + new
+        for row in entries:
+            tell(row)
+    ledger = pa.concat_tables(parts).combine_chunks()
     store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
-    for row in entries:
-        tell(row)
-    return Extracted(place, ledger, len(wanted) - len(todo), len(todo) - len(failed)).without({})
+    return Extracted(place, ledger, resumed, computed).without({})
 
 
 def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
@@ -248,6 +243,30 @@ def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]
         "patch": pa.array(np.arange(count), pa.int32()),
     }
     return pa.table(keys | {name: tensors(array) for name, array in columns.items()})
+
+
+def _part(
+    place: Stage, settings: ExtractConfig, found: Sequence[manifest.Clip]
+) -> tuple[list[dict[str, Any]], int, int]:
+    """Extract some clips: their ledger rows, how many windows were there, and how many came."""
+    scanned = cluster.map_rows(
+        [{"clip_id": c.clip_id, "path": c.path} for c in found], partial(_scan, place, settings), CLIPS_PER_TASK
+    )
+    rows = {row["clip_id"]: row | status for row, status in progress.track(scanned, len(found), "scan clips")}
+    for clip in found:
+        rows.setdefault(clip.clip_id, _lost(clip))
+    wanted = [
+        {"clip_id": c.clip_id, "path": c.path, "folder": rows[c.clip_id]["folder"], "window": w, "first": first}
+        for c in found
+        for w, first in enumerate(rows[c.clip_id]["first_frames"])
+    ]
+    present = place.store.files(place.path("trajectories"), dict.fromkeys(row["folder"] for row in wanted))
+    todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
+    if wanted:
+        progress.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
+    work = partial(_extract, place, settings)
+    _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", settings.gpus_per_task)
+    return [_entry(rows[c.clip_id], failed) for c in found], len(wanted) - len(todo), len(todo) - len(failed)
 
 
 def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

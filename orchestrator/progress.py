@@ -19,6 +19,14 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def parts(count: int, size: int, what: str) -> Iterator[slice]:
+    """Slices of `size` at most of `count` things; where there are several, which of them has its turn is told."""
+    for start in range(0, count, size):
+        if count > size:
+            say(f"{what} {start + 1:,} to {min(start + size, count):,} of {count:,}")
+        yield slice(start, min(start + size, count))
+
+
 def show(table: Table) -> None:
     """Print a result, to the standard output stream."""
     Console().print(table)

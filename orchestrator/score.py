@@ -25,6 +25,16 @@ from orchestrator.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column,
 VERSION = 5  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 8  # at most
 
+LEDGER = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("folder", pa.string()),  # of the clip, among the twins
+        ("window", pa.int32()),
+        ("reason", pa.string()),  # why it could not be scored
+        *((column(name), pa.int32()) for name in COUNTED),  # patches
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -94,7 +104,7 @@ def load(config: ExperimentConfig, store: Store) -> Scored:
     path = place.path(f"ledger-{extract.source(config)}.parquet")
     if not store.exists(path):
         raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
-    ledger = store.read_table(path)
+    ledger = store.read_table(path, LEDGER.names)
     return _scored(config, place, extracted, ledger)
 
 
@@ -108,35 +118,20 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     """
     place, store = stage(config, extracted), extracted.stage.store
     place.record(config.to_yaml())
-    present = store.files(place.path("twins"))
-    wanted: list[dict[str, Any]] = [{"clip_id": c, "folder": f, "window": w} for c, f, w in extracted.windows]
-    for row in wanted:
-        row["there"] = extract.window_file(row["folder"], row["window"]) in present
-    resumed = sum(row["there"] for row in wanted)
-    progress.say(f"score: {len(wanted)} windows, {resumed} already there")
     path = place.path(f"ledger-{extract.source(config)}.parquet")
-    known = store.read_table(path).to_pylist() if store.exists(path) else []
-    counts = {(row["folder"], row["window"]): row for row in known if not row.get("reason")}
-    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in counts]
-    if todo:
-        cluster.connect(config.ray)
-    settings = config.score.model_copy(update={"policy": "mutual-information"})
-    work = partial(_score, place, extracted.stage, settings, config.extract.window)
-    done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
-    counts |= {key: status["summary"] for key, status in done.items()}
-    counts |= {key: dict.fromkeys(map(column, COUNTED), 0) for key in failed}
-    entries = [
-        {"clip_id": clip_id, "folder": folder, "window": window, "reason": failed.get((folder, window), "")}
-        | {name: counts[folder, window][name] for name in map(column, COUNTED)}
-        for clip_id, folder, window in extracted.windows
-    ]
-    ledger = pa.Table.from_pylist(entries)
+    known = store.read_table(path, LEDGER.names) if store.exists(path) else LEDGER.empty_table()
+    parts, resumed = [], 0
+    for part in progress.parts(len(extracted.ledger), extract.CLIPS_AT_ONCE, "clips"):
+        entries, there = _part(config, place, extracted.stage, extracted.ledger[part], known)
+        parts.append(pa.Table.from_pylist(entries, schema=LEDGER))
+        resumed += there
+    ledger = pa.concat_tables(parts).combine_chunks()
     store.write_table(path, ledger)
-    scored = _scored(config, place, extracted, ledger, computed=len(wanted) - resumed - len(failed))
-    clips = {folder for folder, _ in failed}
-    for row in scored.extracted.ledger.to_pylist():
-        if row["folder"] in clips:
-            extract.tell(row)
+    failed = _failed(ledger)
+    scored = _scored(config, place, extracted, ledger, computed=len(ledger) - resumed - len(failed))
+    clips = scored.extracted.ledger
+    for row in clips.filter(pc.is_in(clips["folder"], failed["folder"])).to_pylist():
+        extract.tell(row)
     return scored
 
 
@@ -253,11 +248,44 @@ def _scored(
     config: ExperimentConfig, place: Stage, extracted: extract.Extracted, ledger: pa.Table, computed: int = 0
 ) -> Scored:
     """What is on the store now, `computed` windows of it since the command began."""
-    whole = "reason" not in ledger.column_names  # until lately every window was scored, or the command failed
-    failed = [] if whole else ledger.filter(pc.not_equal(ledger["reason"], "")).to_pylist()
-    extracted = extracted.without({(r["folder"], r["window"]): f"not scored: {r['reason']}" for r in failed})
+    failed = {(r["folder"], r["window"]): f"not scored: {r['reason']}" for r in _failed(ledger).to_pylist()}
+    extracted = extracted.without(failed)
     resumed = len(ledger) - len(failed) - computed
     return Scored(place, extracted, ledger, resumed, computed, config.score.policy, config.seed % RANDOM_DRAWS)
+
+
+def _failed(ledger: pa.Table) -> pa.Table:
+    """The windows that could not be scored."""
+    return ledger.filter(pc.not_equal(ledger["reason"], ""))
+
+
+def _part(
+    config: ExperimentConfig, place: Stage, extracted: Stage, clips: pa.Table, known: pa.Table
+) -> tuple[list[dict[str, Any]], int]:
+    """Score the windows of some clips: their ledger rows, and how many were there."""
+    windows = extract.windows_of(clips)
+    present = place.store.files(place.path("twins"), dict.fromkeys(folder for _, folder, _ in windows))
+    rows = known.filter(pc.is_in(known["folder"], clips["folder"])).to_pylist()
+    counts = {(row["folder"], row["window"]): row for row in rows if not row["reason"]}
+    wanted: list[dict[str, Any]] = [
+        {"folder": folder, "window": window, "there": extract.window_file(folder, window) in present}
+        for _, folder, window in windows
+    ]
+    resumed = sum(row["there"] for row in wanted)
+    progress.say(f"score: {len(wanted)} windows, {resumed} already there")
+    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in counts]
+    if todo:
+        cluster.connect(config.ray)
+    settings = config.score.model_copy(update={"policy": "mutual-information"})
+    work = partial(_score, place, extracted, settings, config.extract.window)
+    done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
+    counts |= {key: status["summary"] for key, status in done.items()}
+    none = dict.fromkeys(map(column, COUNTED), 0)
+    return [
+        {"clip_id": clip_id, "folder": folder, "window": window, "reason": failed.get((folder, window), "")}
+        | {name: counts.get((folder, window), none)[name] for name in none}
+        for clip_id, folder, window in windows
+    ], resumed
 
 
 def _score(

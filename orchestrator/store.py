@@ -13,7 +13,8 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def file_name(text: str, *more: str) -> str:
 
 # By pyarrow's names. What is put there appears whole, and folders need no making.
 OBJECT_STORAGES = ("s3", "gcs", "abfs")
+LISTERS = 32  # folders that are listed at once
 
 
 class Store:
@@ -72,13 +74,29 @@ class Store:
         return f"{base.rstrip('/')}/{path}{mark}{asked}"
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there."""
-        return self._fs.get_file_info(self._at(path)).type != fs.FileType.NotFound
+        """Whether a file or folder is there.
 
-    def files(self, folder: str) -> set[str]:
-        """All complete files under a folder, at any depth, relative to that folder; empty if there is no folder."""
+        Raises:
+            StageError: that cannot be found out.
+        """
+        with self._told("look for", path):
+            return self._fs.get_file_info(self._at(path)).type != fs.FileType.NotFound
+
+    def files(self, folder: str, below: Iterable[str] | None = None) -> set[str]:
+        """All complete files under a folder, at any depth, relative to that folder; empty if there is no folder.
+
+        Where only folders `below` it are asked for, they are listed some at a time.
+
+        Raises:
+            StageError: a folder cannot be listed.
+        """
+        if below is not None:
+            with ThreadPoolExecutor(LISTERS) as pool:
+                listed = pool.map(lambda name: (name, self.files(f"{folder}/{name}")), below)
+                return {f"{name}/{file}" for name, files in listed for file in files}
         base = self._at(folder)
-        listed = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
+        with self._told("list", folder):
+            listed = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         names = (info.path[len(base) :].lstrip("/") for info in listed if info.is_file)
         return {name for name in names if not name.endswith(".part")}
 
@@ -88,11 +106,8 @@ class Store:
         Raises:
             StageError: the file is not there or cannot be read.
         """
-        try:
-            with self._fs.open_input_stream(self._at(path)) as stream:
-                return stream.read()
-        except OSError as error:
-            raise StageError(f"cannot read '{path}' of the store {self.uri}: {error}") from None
+        with self._told("read", path), self._fs.open_input_stream(self._at(path)) as stream:
+            return stream.read()
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a file whole or not at all; the folders on the way are made.
@@ -100,23 +115,23 @@ class Store:
         Raises:
             StageError: no space, no permission, or no connection.
         """
-        target = temporary = self._at(path)
-        try:
+        target = self._at(path)
+        with self._told("write", path):
             if self._fs.type_name in OBJECT_STORAGES:
                 with self._fs.open_output_stream(target) as stream:
                     stream.write(content)
                 return
             temporary = f"{target}.{uuid.uuid4().hex[:8]}.part"
-            self._fs.create_dir(target.rpartition("/")[0], recursive=True)
-            with self._fs.open_output_stream(temporary) as stream:
-                stream.write(content)
-            self._fs.move(temporary, target)
-        except OSError as error:
-            if self.local:
-                with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
-                    Path(temporary).unlink()
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise StageError(f"cannot write '{path}' to the store {self.uri}: {reason}") from None
+            try:
+                self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+                with self._fs.open_output_stream(temporary) as stream:
+                    stream.write(content)
+                self._fs.move(temporary, target)
+            except OSError:
+                if self.local:
+                    with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+                        Path(temporary).unlink()
+                raise
 
     def read_json(self, path: str) -> Any:
         """A JSON file's value.
@@ -152,9 +167,23 @@ class Store:
         self.write_bytes(path, sink.getvalue().to_pybytes())
 
     def delete(self, path: str) -> None:
-        """Remove a folder and all that is in it, if it is there."""
+        """Remove a folder and all that is in it, if it is there.
+
+        Raises:
+            StageError: it cannot be removed.
+        """
         if self.exists(path):
-            self._fs.delete_dir(self._at(path))
+            with self._told("delete", path):
+                self._fs.delete_dir(self._at(path))
+
+    @contextlib.contextmanager
+    def _told(self, what: str, path: str) -> Iterator[None]:
+        """The file system's errors as sentences."""
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise StageError(f"cannot {what} '{path}' of the store {self.uri}: {reason}") from None
 
     def _broken(self, path: str, error: Exception) -> StageError:
         why = str(error).partition("\n")[0]

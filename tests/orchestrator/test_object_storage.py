@@ -26,6 +26,7 @@ def test_what_is_written_is_read_and_listed(store: Store) -> None:
     assert store.files("extract") == {"a/b.bin", "c.json"}
     assert store.files("") == {"extract/a/b.bin", "extract/c.json", "score/d.parquet"}
     assert store.files("nothing") == set()
+    assert store.files("extract", ["a", "nothing"]) == {"a/b.bin"}
     assert store.exists("extract/a") and store.exists("extract/a/b.bin") and not store.exists("extract/b.bin")
     assert store.local is None
 
@@ -60,4 +61,4 @@ def test_a_bucket_that_is_not_there_and_a_server_that_is_away_are_one_sentence(s
         store = Store(url)
         with pytest.raises(StageError) as told:
             store.write_bytes("a/x", b"1")
-        assert str(told.value).startswith(f"cannot write 'a/x' to the store {url}: ") and "\n" not in str(told.value)
+        assert str(told.value).startswith(f"cannot write 'a/x' of the store {url}: ") and "\n" not in str(told.value)

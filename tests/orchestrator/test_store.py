@@ -54,6 +54,8 @@ def test_what_is_written_is_read_and_listed(store: Store) -> None:
     assert store.exists("extract/a")
     assert not store.exists("extract/b.bin")
     assert store.files("nothing/here") == set()
+    assert store.files("", ["extract/a", "nothing"]) == {"extract/a/b.bin"}
+    assert store.files("extract", []) == set()
 
 
 def test_writing_again_replaces_and_leaves_no_other_file(store: Store) -> None:
@@ -66,7 +68,7 @@ def test_writing_again_replaces_and_leaves_no_other_file(store: Store) -> None:
 def test_a_write_that_runs_out_of_space_leaves_nothing(store: Store) -> None:
     with (
         no_file_larger_than(10_000),
-        pytest.raises(StageError, match=r"cannot write 'a/x' to the store .*File too large"),
+        pytest.raises(StageError, match=r"cannot write 'a/x' of the store .*File too large"),
     ):
         store.write_bytes("a/x", b"x" * 100_000)
     assert store.files("") == set()
@@ -93,7 +95,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(store: Store, path: str)
     store.write_bytes("folder/x", b"")
     with pytest.raises(StageError) as caught:
         store.write_bytes(path, b"1")
-    assert f"cannot write '{path}' to the store {store.uri}: " in str(caught.value)
+    assert f"cannot write '{path}' of the store {store.uri}: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert store.files("") == {"taken", "folder/x"}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator import evaluate, extract, pretrain, score, settings
+from orchestrator import evaluate, extract, pretrain, score, settings, twin_table
 from orchestrator.store import Store
 from orchestrator.sweep import trials
 from orchestrator.sweep.config import SweepConfig
@@ -32,12 +32,14 @@ def epoch(number: int, share_with_twin: float = 0.25, seconds: float = 3.0, **me
 
 def leave_scored(trial: Trial, store: Store, patches: int = 100) -> None:
     """What extraction and scoring leave for a trial: patches of one window, a quarter of them with a twin."""
-    extracted = pa.table({"clip_id": ["a.mp4"], "folder": ["a"], "windows": [[0]]})
+    clip = {"clip_id": "a.mp4", "status": "ok", "reason": "", "folder": "a", "windows": [0], "first_frames": [0]}
+    extracted = pa.Table.from_pylist([clip], schema=extract.LEDGER)
     source = extract.source(trial.config)
     store.write_table(extract.stage(trial.config, store).path(f"ledger-{source}.parquet"), extracted)
-    counts = {"patches": patches, "tracked": patches, "twin": patches // 4, **REASONS}
+    row = {"clip_id": "a.mp4", "folder": "a", "window": 0, "reason": "", "patches": patches, "tracked": patches}
+    counts = {twin_table.column(name): number for name, number in {"twin": patches // 4, **REASONS}.items()}
     place = score.stage(trial.config, extract.load(trial.config, store))
-    ledger = pa.table({name.replace(" ", "_"): [number] for name, number in counts.items()})
+    ledger = pa.Table.from_pylist([row | counts], schema=score.LEDGER)
     store.write_table(place.path(f"ledger-{source}.parquet"), ledger)
 
 
