@@ -27,7 +27,7 @@ from orchestrator.store import Stage, Store, digest_of, file_name, tensors
 VERSION = 2  # of the numbers: raised when the same config would give others
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against some 40 ms that a task costs
 CLIPS_PER_TASK = 16
-CLIPS_AT_ONCE = 10_000  # so that what this process holds grows with the number of clips by their ledger only
+CLIPS_AT_ONCE = 5_000  # so that what this process holds grows with the number of clips by their ledger only
 
 LEDGER = pa.schema(
     [
