@@ -185,17 +185,23 @@ def _scaling(config: ExperimentConfig) -> ScalingConfig:
 
 
 def _listen(forwarded: forward.Forward, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
-    """Hand on epochs as they come, until training has ended and none is left."""
+    """Hand on epochs as they come, until training has ended and none is left; the caller finds all in the result."""
     while True:
         ended = outcome.done()
         try:
-            if metrics := forwarded.get(timeout=0.5):
-                on_epoch(metrics)
-        except StageError as error:  # training goes on; the caller finds all epochs in the result
-            progress.say(f"[yellow]{escape(str(error))}[/]")
+            metrics = forwarded.get(timeout=0.5)
         except Empty:
             if ended:
                 return
+            continue
+        except StageError as error:
+            progress.say(f"[yellow]{escape(str(error))}[/]")
+            return
+        try:
+            if metrics:
+                on_epoch(metrics)
+        except StageError as error:  # training goes on
+            progress.say(f"[yellow]{escape(str(error))}[/]")
 
 
 def _cause(error: BaseException) -> str:

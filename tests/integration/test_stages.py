@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
-from orchestrator import cluster, extract, pairs, pretrain, scenes, score, training
+from orchestrator import cluster, extract, forward, pairs, pretrain, scenes, score, training
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import StageError, UsageError
 from orchestrator.store import Store, arrays
@@ -265,6 +266,23 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
 
     again = pretrain.run(config, scored, seen.append)
     assert (again.computed, again.resumed, len(seen)) == (0, 2, 2)
+
+
+def test_training_goes_on_where_its_epochs_are_not_heard_of(
+    tiny: ExperimentConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = forward.forward().queue
+    heard: list[training.Epoch] = []
+
+    def kill(epoch: training.Epoch) -> None:
+        heard.append(epoch)
+        ray.kill(queue.actor)
+
+    scored = score.run(tiny, extract.run(tiny, Store(tiny.store)))
+    trained = pretrain.run(tiny, scored, kill)
+    assert len(heard) == 1 and [epoch["epoch"] for epoch in trained.history] == [1, 2]
+    assert "epochs are not heard of any more" in capsys.readouterr().err
+    assert forward.forward().queue.actor != queue.actor, "the next training has a queue of its own"
 
 
 def test_more_workers_than_the_machine_has_cpus_for_is_refused_before_training(tiny: ExperimentConfig) -> None:
