@@ -122,7 +122,7 @@ def test_a_node_goes_while_a_model_trains_on_two_and_another_comes(
 
     process = experiment.start()
     experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
-    nodes.remove_node(nodes.list_all_nodes[-1], allow_graceful=False)
+    nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
     gone = time.monotonic()
     add(nodes, 1)
     experiment.end(process)
