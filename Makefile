@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/tracking.py --ray
 	$(BIN)/python benchmarks/long_video.py
+	$(BIN)/python benchmarks/scaling.py --plot docs/scaling.png
 
 clean:
 	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache *.egg-info

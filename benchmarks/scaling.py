@@ -4,7 +4,8 @@
 
 Two kinds of measurements, on rendered scenes (synthetic). *Clips*: the two stages on Ray, over more and more small
 clips of one window each, with one worker and with two (the most by two only), each a process of its own: seconds,
-bytes on the store, peak memory of the driver, and how much of Ray's object store was taken at most.
+bytes on the store, peak memory of the driver and what the ledgers take of it, and how much of Ray's object store was
+taken at most.
 *Windows*: one window in this process, one thread, over frames, patches and pixels. Models are fitted to both, power
 laws and lines, and told beside what was measured. Last, the costs of a clip of Kinetics' geometry (340 x 256 pixels,
 10 s at 25 frames/s) are multiplied out to its 650,000 clips: an extrapolation, not a measurement.
@@ -67,11 +68,13 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
         started = time.perf_counter()
         extracted = extract.run(experiment, Store(experiment.store))
         seconds["extract"] = time.perf_counter() - started
-        score.run(experiment, extracted)
+        scored = score.run(experiment, extracted)
         seconds["score"] = time.perf_counter() - started - seconds["extract"]
         over.set()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**seconds, "object_store_mib": max(held), "driver_mib": peak, "windows": len(extracted.windows)}
+    rows = {"clip_row_bytes": extracted.ledger.nbytes / len(extracted.ledger)}
+    rows["window_row_bytes"] = scored.ledger.nbytes / len(scored.ledger)
+    return {**seconds, "object_store_mib": max(held), "driver_mib": peak, "windows": len(scored.ledger), **rows}
 
 
 def over_clips(counts: list[int], folder: Path) -> list[Row]:
@@ -227,6 +230,9 @@ def main() -> None:
         folder = Path(name)
         found["kinetics"] = kinetics(folder)
         found["clips"] = over_clips(arguments.clips, folder)
+    most, kin = found["clips"][-1], found["kinetics"]
+    kin["ledger_mib"] = KINETICS["clips"] * most["clip_row_bytes"] + kin["windows"] * most["window_row_bytes"]
+    kin["ledger_mib"] /= 2**20
     found["powers"] = {
         f"{stage} over {what}": power([row[what] for row in rows], [row[stage] for row in rows])
         for what, rows in found["windows"].items()
