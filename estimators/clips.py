@@ -119,7 +119,11 @@ class Reader:
         self._seekable = True
         self._video: cv2.VideoCapture | None = None
         self._images: list[Path] = []
-        self._in_time(self._begin)
+        try:
+            self._in_time(self._begin)
+        except BaseException:
+            self.close()  # nobody else will, and its thread would wait for ever
+            raise
 
     def _begin(self) -> None:
         with readable(self.path):

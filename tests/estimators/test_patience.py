@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from estimators import shots
-from estimators.clips import ClipError, Reader, digest
+from estimators.clips import ClipError, Reader, digest, read_clip
 from estimators.patience import Patience
 
 
@@ -94,3 +94,16 @@ def test_frames_before_the_one_that_hangs_are_read_and_the_reader_reads_no_more(
         for _ in range(2):
             with pytest.raises(ClipError, match="gave no answer"):
                 reader.read(6, 6)
+
+
+def test_a_clip_that_is_refused_leaves_no_thread_behind(tmp_path: Path) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(bytes(5000))
+    before = set(threading.enumerate())
+    for _ in range(10):
+        for reading in (digest, Reader, shots.scan, read_clip):
+            with suppress(ClipError):
+                reading(path)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
