@@ -47,7 +47,7 @@ def test_a_worker_is_killed(stage: str, experiment: Experiment, undisturbed: dic
     if stage == "pretrain":
         again = experiment.log.count(" loss ") - EPOCHS
         assert 0 <= again <= 2
-        seen, twice = "epochs that come again", f"{again} epochs"
+        seen, twice = "epochs that come again", f"epochs: {again}"
     told(f"a worker is killed in {stage}", seen, twice, seconds)
 
 
@@ -84,7 +84,7 @@ def test_the_driver_is_ended(
         assert sorted(steps) == [*range(1, EPOCHS + 1)], "an epoch is missing, or twice"
         assert "going on" in experiment.log
         assert windows_there(experiment.log, "score") == WINDOWS
-        twice = f"{max(0, 4 - first_epoch(experiment.log))} epochs"
+        twice = f"epochs: {max(0, 4 - first_epoch(experiment.log))}"
     told(f"the driver {what} in {stage}", seen, twice, seconds)
 
 
@@ -132,6 +132,6 @@ def test_a_node_goes_while_a_model_trains_on_two_and_another_comes(
     told(
         "a node goes while a model trains on two, and another comes",
         "epochs that come again",
-        f"{twice} epochs",
+        f"epochs: {twice}",
         time.monotonic() - gone,
     )

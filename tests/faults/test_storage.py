@@ -64,7 +64,7 @@ def test_the_disk_is_full_while_a_checkpoint_is_written(
     told(
         "the disk is full in training; then there is room",
         seen,
-        f"{max(0, 3 - first_epoch(experiment.log))} epochs",
+        f"epochs: {max(0, 3 - first_epoch(experiment.log))}",
         seconds,
     )
 
@@ -119,6 +119,6 @@ def test_a_driver_is_killed_that_trains_into_a_bucket(
     told(
         "the driver is killed (-9) in training, the store being a bucket",
         "the shell's “Killed”; the same command goes on",
-        f"{max(0, 4 - first)} epochs",
+        f"epochs: {max(0, 4 - first)}",
         seconds,
     )
