@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -71,7 +70,9 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
         scored = score.run(experiment, extracted)
         seconds["score"] = time.perf_counter() - started - seconds["extract"]
         over.set()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `getrusage`, whose peak a process inherits from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1024
     rows = {"clip_row_bytes": extracted.ledger.nbytes / len(extracted.ledger)}
     rows["window_row_bytes"] = scored.ledger.nbytes / len(scored.ledger)
     return {**seconds, "object_store_mib": max(held), "driver_mib": peak, "windows": len(scored.ledger), **rows}
