@@ -208,8 +208,10 @@ def draw(found: Row, path: Path) -> None:
             axes[2].plot(x, [a * row[name] ** b for row in rows], color=axes[2].lines[-1].get_color(), lw=1)
     axes[2].set(xscale="log", yscale="log", xlabel="times the smallest", ylabel="seconds a window, one thread")
     for axis in axes:
-        axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7, loc="center right")
+    axes[2].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside it: its points are everywhere
     figure.savefig(path, dpi=150)
 
 
