@@ -13,6 +13,7 @@ from estimators.mutual_information import pairwise_mutual_information
 from orchestrator.config import ScoreConfig, load
 from orchestrator.extract import trajectories_table
 from orchestrator.score import _score, score_trajectories, score_window
+from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store
 from orchestrator.twin_table import TWINS, ScoredWindow
 
@@ -386,10 +387,12 @@ def test_each_clip_window_and_seed_draws_surrogates_of_its_own(clip_id: str, num
 def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     extracted, place = Stage(store, "extract", {}), Stage(store, "score", {})
-    store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), window().table("clip.mp4", 0))
+    whole = window().table("clip.mp4", 0)
+    store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), whole)
+    store.write_table(extracted.path("trajectories", "clip", "00001.parquet"), whole.slice(0, 0))
     rows = [{"folder": "clip", "window": w, "there": there} for w, there in ((0, False), (1, False), (0, True))]
     done = list(_score(place, extracted, settings(), FRAMES, rows))
-    assert "cannot read" in done[1]["reason"], "a window that is not there does not stop the others"
+    assert done[1]["reason"], "a window that cannot be scored does not stop the others"
     assert done[0] == done[2], "a window that was scored before is summed up alike"
     table = store.read_table(place.path("twins", "clip", "00000.parquet"))
     assert (
@@ -403,3 +406,10 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     assert (found[STATIC]["twin"], found[STATIC]["p_value"], found[STATIC]["candidates"]) == (None, None, [])
     assert found[LOST]["visible_frames"] == 20
     assert found[LOST]["entropy"] is None
+
+
+def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    rows = [{"folder": "clip", "window": 0, "there": False}]
+    with pytest.raises(StageError, match="^cannot read '.*/trajectories/clip/00000.parquet' of the store "):
+        list(_score(Stage(store, "score", {}), Stage(store, "extract", {}), settings(), FRAMES, rows))
