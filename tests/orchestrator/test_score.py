@@ -11,9 +11,9 @@ from estimators.entropy import entropy
 from estimators.motion import KINDS, samples
 from estimators.mutual_information import pairwise_mutual_information
 from orchestrator.config import ScoreConfig, load
+from orchestrator.errors import StageError
 from orchestrator.extract import trajectories_table
 from orchestrator.score import _score, score_trajectories, score_window
-from orchestrator.errors import StageError
 from orchestrator.store import Stage, Store
 from orchestrator.twin_table import TWINS, ScoredWindow
 
@@ -411,5 +411,5 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     rows = [{"folder": "clip", "window": 0, "there": False}]
-    with pytest.raises(StageError, match="^cannot read '.*/trajectories/clip/00000.parquet' of the store "):
+    with pytest.raises(StageError, match=r"^cannot read '.*/trajectories/clip/00000\.parquet' of the store "):
         list(_score(Stage(store, "score", {}), Stage(store, "extract", {}), settings(), FRAMES, rows))
