@@ -280,10 +280,10 @@ def _part(
     work = partial(_score, place, extracted, settings, config.extract.window)
     done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
     counts |= {key: status["summary"] for key, status in done.items()}
-    none = dict.fromkeys(map(column, COUNTED), 0)
+    counts |= dict.fromkeys(failed, dict.fromkeys(map(column, COUNTED), 0))
     return [
         {"clip_id": clip_id, "folder": folder, "window": window, "reason": failed.get((folder, window), "")}
-        | {name: counts.get((folder, window), none)[name] for name in none}
+        | {name: counts[folder, window][name] for name in map(column, COUNTED)}
         for clip_id, folder, window in windows
     ], resumed
 
