@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import false_discovery_control
 
-from estimators import kernels, motion
-from estimators.significance import p_values
+from infoaug.estimators.information import kernels, motion
+from infoaug.estimators.information.significance import p_values
 
 Test = Callable[[Float, Mask, int], Float]
 

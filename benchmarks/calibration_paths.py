@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators import motion
-from estimators.camera import camera_motion, camera_trajectories
+from infoaug.estimators.geometry.camera import camera_motion, camera_trajectories
+from infoaug.estimators.information import motion
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

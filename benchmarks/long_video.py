@@ -24,8 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from estimators import shots
-from estimators.clips import Reader
+from infoaug.estimators.video import shots
+from infoaug.estimators.video.clips import Reader
 
 HEIGHT, WIDTH, FPS = 1080, 1920, 30
 WINDOW, WINDOWS_PER_TASK = 48, 2
@@ -49,8 +49,8 @@ def measure(what: str, path: str, frames: int) -> dict[str, Any]:
     cv2.setNumThreads(1)
     if what == "track":
         # Only here: the other measurements do without PyTorch and Ray.
-        from orchestrator.config import ExtractConfig
-        from orchestrator.extract import extract_window
+        from infoaug.orchestrator.config import ExtractConfig
+        from infoaug.orchestrator.stages.extract import extract_window
     before, started = peak_mib(), time.perf_counter()
     if what == "scan":
         assert shots.scan(path).frames == frames

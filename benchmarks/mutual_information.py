@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from estimators import kernels
-from estimators.mutual_information import mutual_information, pairwise_mutual_information
+from infoaug.estimators.information import kernels
+from infoaug.estimators.information.mutual_information import mutual_information, pairwise_mutual_information
 
 K, NPEET_PAIRS = 3, 40
 REPEATS, AT_LEAST = 3, 0.3  # the least number of repeats, and the least time they take together, seconds

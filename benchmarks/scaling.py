@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 def render(folder: Path, frames: int, width: int, height: int, count: int = SCENES) -> list[Path]:
     """Rendered scenes as lossless videos."""
-    from orchestrator import scenes
+    from infoaug.orchestrator.synthetic import scenes
 
     paths = [folder / f"scene-{number}.avi" for number in range(count)]
     for number, path in enumerate(paths):
@@ -48,8 +48,10 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
     """Extract and score clips with so many workers, in this process; what Ray's object store held at most, MiB."""
     import ray
 
-    from orchestrator import cluster, config, extract, score
-    from orchestrator.store import Store
+    from infoaug.orchestrator import config
+    from infoaug.orchestrator.runtime import cluster
+    from infoaug.orchestrator.runtime.store import Store
+    from infoaug.orchestrator.stages import extract, score
 
     sizes = ["extract.window=24", "extract.patch_size=32", "extract.image_size=16", "score.surrogates=100"]
     where = [f"clips.path={clips}", f"store={store}", f"ray.cpus={workers}", f"ray.object_store_mb={STORE_MB}"]
@@ -113,8 +115,9 @@ def one_window(frames: int, width: int, height: int, patch: int) -> Row:
     import cv2
     import numba
 
-    from orchestrator import extract, scenes, score
-    from orchestrator.config import ExtractConfig, ScoreConfig
+    from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
+    from infoaug.orchestrator.stages import extract, score
+    from infoaug.orchestrator.synthetic import scenes
 
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
@@ -149,10 +152,10 @@ def power(x: list[float], y: list[float]) -> tuple[float, float]:
 
 def kinetics(folder: Path) -> Row:
     """Seconds and bytes of one clip of Kinetics' geometry, and of all, if all cost as much."""
-    from estimators import shots
-    from orchestrator import extract
-    from orchestrator.config import ExtractConfig
-    from orchestrator.store import Store
+    from infoaug.estimators.video import shots
+    from infoaug.orchestrator.config import ExtractConfig
+    from infoaug.orchestrator.runtime.store import Store
+    from infoaug.orchestrator.stages import extract
 
     frames, width, height = KINETICS["frames"], KINETICS["width"], KINETICS["height"]
     (path,) = render(folder / "kinetics", frames, width, height, count=1)
@@ -160,7 +163,7 @@ def kinetics(folder: Path) -> Row:
     windows = len(shots.windows(frames, [], settings.window))
     window = one_window(settings.window, width, height, settings.patch_size)
     scan = timed(lambda: shots.scan(path))
-    from estimators.clips import read_clip
+    from infoaug.estimators.video.clips import read_clip
 
     read = timed(lambda: read_clip(path, 0, settings.window))
     columns = extract.extract_window(read_clip(path, 0, settings.window), settings)

@@ -22,13 +22,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import cluster, config, evaluate, extract, pairs, pretrain, score
-from orchestrator.config import ExperimentConfig
-from orchestrator.store import Stage, Store
-from orchestrator.sweep import config as sweep_config
-from orchestrator.sweep import runner
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.training import Training
+from infoaug.orchestrator import config
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.runtime import cluster
+from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.stages import evaluate, extract, pairs, pretrain, score
+from infoaug.orchestrator.stages.training import Training
+from infoaug.orchestrator.sweep import config as sweep_config
+from infoaug.orchestrator.sweep import runner
+from infoaug.orchestrator.sweep.config import SweepConfig
 
 SETTINGS = [
     "scenes.count=2",

@@ -4,7 +4,8 @@
                                   [--weights cotracker=FILE] [--ray]
 
 Compared in the same run: `plain`, pyramidal Lucas–Kanade from frame to frame as one would write it with OpenCV, a lost
-point being lost for good; the classical methods of `estimators.tracks.track`; and the learned ones that have weights.
+point being lost for good; the classical methods of `infoaug.track`; and the learned ones
+that have weights.
 
 | part | question | ground truth |
 |---|---|---|
@@ -42,9 +43,13 @@ import tracking_measures as measures
 from rich.console import Console
 from rich.table import Table
 
-from estimators import clips, tracks
-from estimators.trackers.base import Bytes, Floats, Tracks, grey, inside
-from orchestrator import cluster, config, extract, scenes, store
+from infoaug.estimators.trackers import tracks
+from infoaug.estimators.trackers.base import Bytes, Floats, Tracks, grey, inside
+from infoaug.estimators.video import clips
+from infoaug.orchestrator import config
+from infoaug.orchestrator.runtime import cluster, store
+from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.synthetic import scenes
 
 SPEED_SIZES, SPEED_FRAMES, REPEATS = (32, 64), 24, 3  # patches, pixels: 390 and 91 points of 854x480
 HEIGHT, WIDTH = 480, 854

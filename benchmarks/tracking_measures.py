@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from estimators import camera, clips, motion
-from estimators.patches import patch_grid, trackable_points
-from estimators.trackers.base import Bytes, Floats, Mask, Tracks, grey, inside, sample
-from orchestrator import scenes
-from orchestrator.extract import scene_seed
+from infoaug.estimators.geometry import camera
+from infoaug.estimators.information import motion
+from infoaug.estimators.trackers.base import Bytes, Floats, Mask, Tracks, grey, inside, sample
+from infoaug.estimators.video import clips
+from infoaug.estimators.video.patches import patch_grid, trackable_points
+from infoaug.orchestrator.stages.extract import scene_seed
+from infoaug.orchestrator.synthetic import scenes
 
 Tracker = Callable[[Bytes, Floats], Tracks]
 Rows = list[dict[str, Any]]

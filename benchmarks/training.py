@@ -43,12 +43,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
-from models.backbones import create_backbone
-from orchestrator import datasets, probes, seeds
-from orchestrator.config import EvaluateConfig, ExperimentConfig, load
-from orchestrator.pairs import Pairs
-from orchestrator.training import Training, _autocast
+from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
+from infoaug.models.backbones import create_backbone
+from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, load
+from infoaug.orchestrator.evaluation import datasets, probes
+from infoaug.orchestrator.reporting.statistics import percent, points, summary
+from infoaug.orchestrator.stages.pairs import Pairs
+from infoaug.orchestrator.stages.training import Training, _autocast
 
 try:
     from lightly.loss import NegativeCosineSimilarity, NTXentLoss
@@ -283,10 +284,10 @@ def accuracy_table(rows: list[dict[str, Any]], title: str) -> Table:
         for side, each in knn.items():
             took = statistics.mean(row["seconds"] for row in found if row["side"] == side)
             by_seed = " ".join(f"{100 * value:.1f}" for value in each)
-            table.add_row(framework, side, seeds.percent(seeds.summary(each)), by_seed, f"{took:.0f}")
+            table.add_row(framework, side, percent(summary(each)), by_seed, f"{took:.0f}")
         difference = knn["ours"] - knn["lightly"]
         by_seed = " ".join(f"{100 * value:+.1f}".replace("-", "−") for value in difference)
-        table.add_row(framework, "ours − lightly", seeds.points(seeds.summary(difference)), by_seed, "")
+        table.add_row(framework, "ours − lightly", points(summary(difference)), by_seed, "")
     return table
 
 

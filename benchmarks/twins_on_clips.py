@@ -42,10 +42,10 @@ from rich.table import Table
 from scipy.stats import t
 from tracking_measures import wilson
 
-from estimators import clips
-from orchestrator.config import ExtractConfig, ScoreConfig
-from orchestrator.extract import extract_window
-from orchestrator.score import score_window
+from infoaug.estimators.video import clips
+from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
+from infoaug.orchestrator.stages.extract import extract_window
+from infoaug.orchestrator.stages.score import score_window
 
 Bool = NDArray[np.bool_]
 Rows = list[dict[str, Any]]

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from tracking_measures import CONDITIONS, wilson
 
-from estimators.twins import POLICIES
-from orchestrator import scenes
-from orchestrator.config import ExtractConfig, ScoreConfig
-from orchestrator.extract import extract_window, scene_seed
-from orchestrator.score import score_window
+from infoaug.estimators.information.twins import POLICIES
+from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
+from infoaug.orchestrator.stages.extract import extract_window, scene_seed
+from infoaug.orchestrator.stages.score import score_window
+from infoaug.orchestrator.synthetic import scenes
 
 EDGE = 2.0  # pixels
 

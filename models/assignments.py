@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from models.losses import check_pairs, counting
-from models.ranks import gather_across_ranks, mean_over_ranks
+from infoaug.models.losses import check_pairs, counting
+from infoaug.models.ranks import gather_across_ranks, mean_over_ranks
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.ranks import gather_across_ranks, world
+from infoaug.models.ranks import gather_across_ranks, world
 
 Module = TypeVar("Module", bound=nn.Module)
 

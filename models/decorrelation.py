@@ -9,8 +9,8 @@ depends on them is a differentiable 0. Wrong input raises ValueError.
 import torch
 from torch import Tensor
 
-from models.losses import check_pairs, counting
-from models.ranks import mean_over_ranks, sum_over_ranks
+from infoaug.models.losses import check_pairs, counting
+from infoaug.models.ranks import mean_over_ranks, sum_over_ranks
 
 NORM_EPSILON = 1e-5  # the authors of Barlow Twins standardise with a batch norm, and this is its epsilon
 

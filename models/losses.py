@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.negatives import Negatives, keep_negatives, strangers
-from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers
+from infoaug.models.negatives import Negatives, keep_negatives, valid_negatives
+from infoaug.models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers
 
 ALL = Negatives()
 
@@ -53,7 +53,7 @@ def nt_xent(
         everyone, image, there = _everyone(own), _everyone(identity[..., 0]), _everyone(counts)
         positive = (own[0] * own[1]).sum(dim=1).repeat(2) / temperature
         similarity = own.flatten(0, 1) @ everyone.T / temperature
-        admissible = strangers(identity.flatten(0, 1), image) & there
+        admissible = valid_negatives(identity.flatten(0, 1), image) & there
         keep = keep_negatives(similarity, admissible, negatives, progress)
         return _contrast(positive, similarity, keep, counts.flatten(), decoupled)
 
@@ -95,7 +95,7 @@ def info_nce(
         similarity = own @ candidates.T / temperature
         admissible = there.expand_as(similarity)
         if anchor_identity is not None and image is not None:
-            admissible = admissible & strangers(anchor_identity, image)
+            admissible = admissible & valid_negatives(anchor_identity, image)
         keep = keep_negatives(similarity, admissible, negatives, progress)
         return _contrast((own * other).sum(dim=1) / temperature, similarity, keep, counts)
 

@@ -67,7 +67,7 @@ def _outer_share(negatives: Negatives, progress: Tensor | float) -> Tensor | flo
     return 1 + (negatives.outer - 1) * done
 
 
-def strangers(identity: Tensor, image: Tensor) -> Tensor:
+def valid_negatives(identity: Tensor, image: Tensor) -> Tensor:
     """Say which candidates show neither an anchor's image nor its twin: bool[A, M].
 
     identity: int64[A, n], the image that an anchor shows, that image's twin, and whatever else is no stranger (−1:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ranks import gather_rows
+from infoaug.models.ranks import gather_rows
 
 
 class Queue(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from models.frameworks.base import Branch, Framework, MomentumSettings, Pairs
+from infoaug.models.frameworks.base import Branch, Framework, MomentumSettings, Pairs
 
 Features = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.errors import StageError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,8 +36,10 @@ class Format(StrEnum):
 
 
 def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
-    from orchestrator import experiment, progress, report
-    from orchestrator.config import load
+    from infoaug.orchestrator import experiment
+    from infoaug.orchestrator.config import load
+    from infoaug.orchestrator.reporting import report
+    from infoaug.orchestrator.runtime import console
 
     try:
         made = experiment.run(load(config, overrides or ()), stages, resume=resume)
@@ -45,7 +47,7 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
         raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
     if made:
         lost = [row for row in made.report.ledger if row["status"] != "ok"]
-        progress.show(report.terminal_table(made.report))
+        console.show(report.terminal_table(made.report))
         if lost:
             typer.echo(f"{len(lost)} of {len(made.report.ledger)} clips failed, wholly or in part; the report says why")
         typer.echo(f"report   {made.page}")
@@ -57,8 +59,8 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
 )
 def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
     """The whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
-    from orchestrator import experiment
-    from orchestrator.config import load
+    from infoaug.orchestrator import experiment
+    from infoaug.orchestrator.config import load
 
     if not dry_run:
         return _run(config, overrides, experiment.STAGES, resume)
@@ -101,20 +103,20 @@ def report(config: Config, overrides: Overrides = None) -> None:
 @app.command(epilog="Example:  infoaug sweep configs/laptop.yaml --set clips.path=my/videos --dry-run")
 def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
     """Many experiments side by side, compared: frameworks, twin policies, weights, seeds. Run again, it goes on."""
-    from orchestrator import progress
-    from orchestrator.sweep import plan, runner
-    from orchestrator.sweep.config import load
+    from infoaug.orchestrator.runtime import console
+    from infoaug.orchestrator.sweep import plan, runner
+    from infoaug.orchestrator.sweep.config import load
 
     resolved = load(config, overrides or ())
     if dry_run:
         typer.echo(resolved.to_yaml())
-        return progress.show(plan.plan(resolved))
+        return console.show(plan.plan(resolved))
     try:
         compared = runner.run(resolved, resume)
     except KeyboardInterrupt:
         raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
     for table in compared.tables():
-        progress.show(table)
+        console.show(table)
     typer.echo(f"comparison   {compared.page}")
     typer.echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
 
@@ -133,13 +135,13 @@ def compare(
     overrides: Overrides = None,
 ) -> None:
     """The trials of a sweep as MLflow has them: tables, figures and one page, logged with the sweep."""
-    from orchestrator import progress
-    from orchestrator.config import load
-    from orchestrator.sweep import compared
+    from infoaug.orchestrator.config import load
+    from infoaug.orchestrator.runtime import console
+    from infoaug.orchestrator.sweep import compared
 
     found = compared.again(sweep, load(None, overrides or ()).tracking, out or Path("comparison") / sweep)
     for table in found.tables():
-        progress.show(table)
+        console.show(table)
     typer.echo(f"comparison   {found.page}")
 
 
@@ -156,7 +158,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
 ) -> None:
     """A config as a job of a Ray cluster: it is run there, or swept, and goes on when this command ends."""
-    from orchestrator import submit as submitting
+    from infoaug.orchestrator import submit as submitting
 
     job = submitting.submit(config, overrides or (), address)
     typer.echo(f"job {job.id} {'runs already' if job.found else 'is submitted'}: {job.remedy()}", err=True)
@@ -180,8 +182,8 @@ def inspect(
     overrides: Overrides = None,
 ) -> None:
     """Pictures of one window of a clip: tracks, mutual information, the best twins, and why others have none."""
-    from orchestrator import animation, inspection
-    from orchestrator.config import load
+    from infoaug.orchestrator.config import load
+    from infoaug.orchestrator.reporting import animation, inspection
 
     if animate:
         animation.checked(animate)
@@ -207,7 +209,7 @@ def export(
     overrides: Overrides = None,
 ) -> None:
     """The trained backbone as files that load without infoaug."""
-    from orchestrator import export as exporting
+    from infoaug.orchestrator.exporting import export as exporting
 
     exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
     for path in exported.files:

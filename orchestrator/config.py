@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from estimators.clips import MAX_WINDOW_BYTES, PATIENCE
-from estimators.mutual_information import CONDITIONAL, ESTIMATORS
-from estimators.tracks import LEARNED, METHODS
-from estimators.twins import POLICIES
-from models import frameworks
-from orchestrator import settings
+from infoaug.estimators.information.mutual_information import CONDITIONAL, ESTIMATORS
+from infoaug.estimators.information.twins import POLICIES
+from infoaug.estimators.trackers.tracks import LEARNED, METHODS
+from infoaug.estimators.video.clips import MAX_WINDOW_BYTES, READ_TIMEOUT
+from infoaug.models import frameworks
+from infoaug.orchestrator import settings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,8 +96,8 @@ class ExtractConfig(Section):
         "none: position is two-dimensional",
     )
     gpus_per_task: Annotated[float, Field(ge=0)] = Field(0, description="for learned trackers and depth networks")
-    patience: Annotated[float, Field(gt=0)] = Field(
-        PATIENCE, description="seconds without a frame from a clip's disk until the clip is given up"
+    read_timeout: Annotated[float, Field(gt=0)] = Field(
+        READ_TIMEOUT, description="seconds without a frame from a clip's disk until the clip is given up"
     )
     max_window_mb: Positive = Field(
         MAX_WINDOW_BYTES >> 20,
@@ -194,7 +194,7 @@ class PretrainConfig(Section):
     augment: dict[str, Any] = Field({}, description="settings of models/augment.py")
     augment_second: dict[str, Any] = Field({}, description="of those, what is otherwise for second views and for twins")
     compile: bool = Field(False, description="the backbone, by torch.compile")
-    resident: bool | Literal["auto"] = Field(
+    images_on_device: bool | Literal["auto"] = Field(
         "auto", description="images in the device's memory, or in a file mapped into the host's; auto: if there is room"
     )
     checkpoint_every: Positive = Field(1, description="epochs")
@@ -261,8 +261,8 @@ RUNTIME: dict[str, Any] = {
     "store": True,
     "tracking": True,
     "ray": True,
-    "extract": {"gpus_per_task", "max_window_mb", "patience"},
-    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "resident"},
+    "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
+    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "images_on_device"},
     "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
 }
 

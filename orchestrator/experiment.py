@@ -11,31 +11,20 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.markup import escape
 
-from orchestrator import (
-    cluster,
-    datasets,
-    domain_figure,
-    evaluate,
-    extract,
-    figures,
-    inspection,
-    pretrain,
-    progress,
-    report,
-    score,
-    tracking,
-    training,
-)
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import StageError
-from orchestrator.store import Store, digest_of, file_name
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.evaluation import datasets
+from infoaug.orchestrator.reporting import domain_figure, figures, inspection, report
+from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
+from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score, training
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
 EXAMPLES = 3  # clips with pictures in the report
 
 
 @dataclass(frozen=True)
-class Told:
+class RunResult:
     """A report, where its page lies, and where MLflow keeps the rest."""
 
     report: report.Report
@@ -43,7 +32,7 @@ class Told:
     tracking_uri: str
 
 
-def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> Told | None:
+def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> RunResult | None:
     """Run stages of an experiment. Each does only what is missing; what comes before the first must be there.
 
     Args:
@@ -65,7 +54,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
-    tracked = tracking.Run(config)
+    tracked = mlflow_runs.Run(config)
     status, made = "FAILED", None
     try:
         with cluster.session(config.ray):
@@ -124,21 +113,21 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     return {name: said.get(name, f"do: {what}") for name, what in fresh.items()}
 
 
-def sources(config: ExperimentConfig) -> list[tracking.Source]:
+def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     """The data that an experiment reads."""
     video = config.clips.path or "scenes (synthetic)"
-    found = [tracking.Source(video, extract.source(config), video, "training")]
+    found = [mlflow_runs.Source(video, extract.source(config), video, "training")]
     for name in (*config.evaluate.datasets, *config.evaluate.domains):
-        found.append(tracking.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
+        found.append(mlflow_runs.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
     return found
 
 
 def folder(config: ExperimentConfig) -> str:
     """The folder of what is told of an experiment, relative to the store."""
-    return f"experiments/{config.name}-{tracking.identity(config)}"
+    return f"experiments/{config.name}-{mlflow_runs.identity(config)}"
 
 
-def _timed(name: str, config: ExperimentConfig, store: Store, tracked: tracking.Run, resume: bool) -> None:
+def _timed(name: str, config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, resume: bool) -> None:
     """Run one stage, log what it left, and add its time to what the stage took before."""
     started = time.perf_counter()
     done: Any
@@ -169,18 +158,18 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
     return store.read_json(path) if store.exists(path) else {}
 
 
-def _epoch(config: ExperimentConfig, tracked: tracking.Run, metrics: training.Epoch) -> None:
+def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: training.Epoch) -> None:
     tracked.epochs([metrics])
     validated = f"  validation kNN {metrics['validation_knn']:.1%}" if "validation_knn" in metrics else ""
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
-    progress.say(
+    console.say(
         f"epoch {metrics['epoch']:.0f}/{config.pretrain.epochs}  loss {metrics['loss']:.3f} "
         f"(view {metrics['view_loss']:.3f}, twin {metrics['twin_loss']:.3f})  "
         f"{metrics['images_per_second']:,.0f} images/s  {left:.0f} s left{validated}"
     )
 
 
-def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> Told:
+def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) -> RunResult:
     """Put the report together, keep it on the store, and log it."""
     scored, trained = score.load(config, store), pretrain.load(config, store)
     results = evaluate.load(config, store).results
@@ -195,7 +184,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
             inspected = inspection.inspect_stored(scored, config, clip_id, window)
             examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in inspected.pictures.items()}
         except StageError as error:
-            progress.say(escape(f"no pictures of {clip_id}: {error}"))
+            console.say(escape(f"no pictures of {clip_id}: {error}"))
     made = report.Report(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -216,7 +205,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: tracking.Run) -> To
     for name, content in files.items():
         store.write_bytes(f"{folder(config)}/{name}", content)
     tracked.files(files, "report")
-    return Told(made, store.url(f"{folder(config)}/report.html"), tracked.uri)
+    return RunResult(made, store.url(f"{folder(config)}/report.html"), tracked.uri)
 
 
 def _examples(scored: score.Scored) -> list[tuple[str, int]]:

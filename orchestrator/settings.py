@@ -10,13 +10,15 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.errors import UsageError
+from infoaug.orchestrator.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 # Far more than any config needs: what is beyond would cost minutes or all memory before it could be refused.
 _LONGEST_FILE = 1 << 18  # bytes
 _MOST_VALUES, _DEEPEST = 20_000, 40  # aliases written out
+# Settings of earlier versions, and the names that they have now.
+RENAMED = {"extract.patience": "extract.read_timeout", "pretrain.resident": "pretrain.images_on_device"}
 _MOST_SENTENCES, _LONGEST_SENTENCE, _LONGEST_QUOTE = 8, 1500, 100
 
 
@@ -236,6 +238,8 @@ def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
     own = _quoted(".".join(map(str, error["loc"])))
     key = (prefix + own).removesuffix(".")
     if error["type"] == "extra_forbidden":
+        if new := RENAMED.get(own):
+            return f"'{key}' is now called '{prefix}{new}'"
         return f"unknown key '{key}'{_suggestion(model, own, prefix)}"
     if error["type"] == "model_type":
         return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"

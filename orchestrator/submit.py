@@ -15,14 +15,15 @@ import yaml
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.markup import escape
 
-from orchestrator import progress, settings, tracking
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import StageError, UsageError
-from orchestrator.store import digest_of
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import SweepConfig
+import infoaug
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import console, mlflow_runs
+from infoaug.orchestrator.runtime.store import digest_of
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import SweepConfig
 
-PACKAGES = ("orchestrator", "models", "estimators")
 CONFIG = "config.yaml"
 LABEL = "infoaug"  # of a job's metadata: the digest of its config
 OVER = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
@@ -65,7 +66,7 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
     named = settings.read_values(config, overrides)
     command = "sweep" if "sweep" in named else "run"
     made = settings.checked(SweepConfig if command == "sweep" else ExperimentConfig, named, str(config))
-    same = trials.identity(made) if isinstance(made, SweepConfig) else tracking.identity(made)
+    same = trials.identity(made) if isinstance(made, SweepConfig) else mlflow_runs.identity(made)
     same = digest_of([same, named.get("store"), made.tracking.uri])
     client = connect(address)
     earlier = [job for job in client.list_jobs() if job.metadata and job.metadata.get(LABEL) == same]
@@ -75,7 +76,7 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
     name = f"{made.name}-{same}-{len(earlier) + 1}"
     with tempfile.TemporaryDirectory() as folder:
         pack(made, Path(folder), without=() if "store" in named else ("store",))
-        _send(client, f"python -m orchestrator {command} {CONFIG}", name, folder, {LABEL: same})
+        _send(client, f"python -m infoaug {command} {CONFIG}", name, folder, {LABEL: same})
     return Job(name, address, found=False)
 
 
@@ -100,9 +101,8 @@ def connect(address: str) -> JobSubmissionClient:
 
 def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) -> None:
     """What a job is sent: the packages, and what the config sets, less `without`; neither data nor an environment."""
-    installed = Path(__file__).parents[1]
-    for package in PACKAGES:
-        shutil.copytree(installed / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    # Links to the top-level folders of a clone are followed, so the job gets the package as a wheel would install it.
+    shutil.copytree(Path(infoaug.__file__).parent, folder / "infoaug", ignore=shutil.ignore_patterns("__pycache__"))
     values = config.model_dump(mode="json", exclude_unset=True, exclude=set(without))
     values.get("ray", {}).pop("address", None)  # the job is told where its cluster is
     (folder / CONFIG).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -155,7 +155,7 @@ def follow(job: Job, write: Callable[[str], object] = sys.stdout.write) -> None:
                 raise StageError(
                     f"the cluster at {job.address} is out of reach ({why}), job {job.id} may go on: {job.remedy()}"
                 ) from None
-            progress.say(f"[yellow]the connection to {escape(job.address)} broke, trying again[/]")
+            console.say(f"[yellow]the connection to {escape(job.address)} broke, trying again[/]")
         time.sleep(1)
 
 

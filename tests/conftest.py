@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from rank_process import WORLD, serve
 
 from tests import s3_server
+from tests.rank_process import WORLD, serve
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""Trackers of points, one file each, all called through `estimators.tracks.track`."""
+"""Trackers of points, one file each, all called through `infoaug.estimators.trackers.tracks.track`."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.trackers.base import Tracks
-from estimators.trackers.weights import Published, build, device, finished, read_weights, weights_file
+from infoaug.estimators.trackers.base import Tracks
+from infoaug.estimators.trackers.weights import Published, build, device, finished, read_weights, weights_file
 
 COTRACKER3 = Published(
     name="CoTracker3 offline",

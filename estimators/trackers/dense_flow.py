@@ -7,7 +7,7 @@ neighbouring frames are compared. A point is visible while its forward and backw
 
 import numpy as np
 
-from estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Tracks, grey, inside
+from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Tracks, grey, inside
 
 # Forward and backward flow may differ by this share of their size; it is the square root of the paper's 0.01.
 _SHARE = 0.1
@@ -16,7 +16,7 @@ _ALIKE = 0.85
 
 
 def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> Tracks:
-    """Track points f32[N, 2] of the first of frames u8[T, H, W(, 3)] (see `estimators.tracks.track`)."""
+    """Track points f32[N, 2] of the first of frames u8[T, H, W(, 3)] (see `trackers.tracks.track`)."""
     shape = frames.shape[1:3]
     position = np.repeat(queries[:, None, :], len(frames), axis=1)
     visible = np.ones(position.shape[:2], dtype=bool)

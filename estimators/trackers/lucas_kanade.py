@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from scipy.spatial import KDTree
 
-from estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside
+from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside
 
 # Side of the window whose motion is solved for, and of the wider one that blurred points are tried with, pixels.
 _WINDOW, _WIDE = 21, 31
@@ -48,7 +48,7 @@ _COVERED, _MEMORY = (0.3, 0.75), 4
 
 
 def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> Tracks:
-    """Track points f32[N, 2] of the first of frames u8[T, H, W(, 3)] (see `estimators.tracks.track`)."""
+    """Track points f32[N, 2] of the first of frames u8[T, H, W(, 3)] (see `trackers.tracks.track`)."""
     count, length, shape = len(queries), len(frames), frames.shape[1:3]
     position = np.repeat(queries[:, None, :], length, axis=1)
     visible = np.zeros((count, length), dtype=bool)

@@ -12,8 +12,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.trackers.base import Tracks
-from estimators.trackers.weights import Published, build, device, finished, own_randomness, read_weights, weights_file
+from infoaug.estimators.trackers.base import Tracks
+from infoaug.estimators.trackers.weights import (
+    Published,
+    build,
+    device,
+    finished,
+    own_randomness,
+    read_weights,
+    weights_file,
+)
 
 _INSTALL = "pip install 'tapnet[torch] @ git+https://github.com/google-deepmind/tapnet'"
 _HUB_FOLDER = "google-deepmind_tapnet_main"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.trackers.base import Tracks
+from infoaug.estimators.trackers.base import Tracks
 
 Floats = NDArray[np.float32]
 

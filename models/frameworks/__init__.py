@@ -6,17 +6,17 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from models.frameworks.barlow_twins import BarlowTwins
-from models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs
-from models.frameworks.byol import BYOL
-from models.frameworks.dcl import DCL
-from models.frameworks.dino import DINO
-from models.frameworks.moco import MoCo
-from models.frameworks.nnclr import NNCLR
-from models.frameworks.simclr import SimCLR
-from models.frameworks.simsiam import SimSiam
-from models.frameworks.swav import SwAV
-from models.frameworks.vicreg import VICReg
+from infoaug.models.frameworks.barlow_twins import BarlowTwins
+from infoaug.models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs
+from infoaug.models.frameworks.byol import BYOL
+from infoaug.models.frameworks.dcl import DCL
+from infoaug.models.frameworks.dino import DINO
+from infoaug.models.frameworks.moco import MoCo
+from infoaug.models.frameworks.nnclr import NNCLR
+from infoaug.models.frameworks.simclr import SimCLR
+from infoaug.models.frameworks.simsiam import SimSiam
+from infoaug.models.frameworks.swav import SwAV
+from infoaug.models.frameworks.vicreg import VICReg
 
 __all__ = ["Branch", "Framework", "FrameworkSettings", "Pairs", "available", "create", "settings_type"]
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from models.decorrelation import cross_correlation
-from models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
-from models.heads import mlp
+from infoaug.models.decorrelation import cross_correlation
+from infoaug.models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
+from infoaug.models.heads import mlp
 
 
 class BarlowTwinsSettings(FrameworkSettings, frozen=True):

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from models.negatives import Negatives
+from infoaug.models.negatives import Negatives
 
 Width = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]

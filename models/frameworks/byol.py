@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from models.frameworks.base import Branch, Framework, Momentum, MomentumSettings, Pairs, Width
-from models.heads import mlp
-from models.losses import cosine_distance
+from infoaug.models.frameworks.base import Branch, Framework, Momentum, MomentumSettings, Pairs, Width
+from infoaug.models.heads import mlp
+from infoaug.models.losses import cosine_distance
 
 
 class BYOLSettings(MomentumSettings, frozen=True):

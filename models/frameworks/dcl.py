@@ -1,7 +1,7 @@
 """DCL: SimCLR without the positive in the denominator, so that small batches learn too (Yeh et al. 2022)."""
 
-from models.frameworks.base import Framework, Temperature
-from models.frameworks.simclr import SimCLRBranch, SimCLRSettings
+from infoaug.models.frameworks.base import Framework, Temperature
+from infoaug.models.frameworks.simclr import SimCLRBranch, SimCLRSettings
 
 
 class DCLSettings(SimCLRSettings, frozen=True):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.assignments import soft_cross_entropy
-from models.frameworks.base import (
+from infoaug.models.assignments import soft_cross_entropy
+from infoaug.models.frameworks.base import (
     Branch,
     Count,
     Framework,
@@ -15,9 +15,9 @@ from models.frameworks.base import (
     Temperature,
     Width,
 )
-from models.heads import Prototypes, mlp
-from models.losses import counting
-from models.ranks import sum_over_ranks
+from infoaug.models.heads import Prototypes, mlp
+from infoaug.models.losses import counting
+from infoaug.models.ranks import sum_over_ranks
 
 
 class DINOSettings(MomentumSettings, frozen=True):

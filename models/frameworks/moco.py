@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from models.frameworks.base import Branch, ContrastiveSettings, Framework, MomentumSettings, Pairs, Width
-from models.heads import mlp
-from models.losses import info_nce
-from models.queue import Queue
+from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Framework, MomentumSettings, Pairs, Width
+from infoaug.models.heads import mlp
+from infoaug.models.losses import info_nce
+from infoaug.models.queue import Queue
 
 
 class MoCoSettings(ContrastiveSettings, MomentumSettings, frozen=True):
@@ -23,7 +23,7 @@ class MoCoBranch(Branch):
     """Head Linear–ReLU–Linear, its momentum copy, and InfoNCE against the queue (eq. 1); only `first` takes gradients.
 
     The paper shuffles batches between devices, so that a key's batch statistics do not give its query away. Here they
-    are the global batch's instead, where `models.batch_norm.synchronise` has been applied.
+    are the global batch's instead, where `infoaug.models.batch_norm.synchronise` has been applied.
     """
 
     reads = ("first", "momentum_second")

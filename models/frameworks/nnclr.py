@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from models.frameworks.base import Branch, ContrastiveSettings, Count, Framework, Pairs, Width
-from models.heads import mlp
-from models.losses import info_nce
-from models.queue import Queue
+from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Count, Framework, Pairs, Width
+from infoaug.models.heads import mlp
+from infoaug.models.losses import info_nce
+from infoaug.models.queue import Queue
 
 
 class NNCLRSettings(ContrastiveSettings, frozen=True):

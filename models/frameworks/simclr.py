@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from models.frameworks.base import Branch, ContrastiveSettings, Framework, Pairs, Temperature, Width
-from models.heads import mlp
-from models.losses import nt_xent
+from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Framework, Pairs, Temperature, Width
+from infoaug.models.heads import mlp
+from infoaug.models.losses import nt_xent
 
 
 class SimCLRSettings(ContrastiveSettings, frozen=True):

@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs, Width
-from models.heads import mlp
-from models.losses import cosine_distance
+from infoaug.models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs, Width
+from infoaug.models.heads import mlp
+from infoaug.models.losses import cosine_distance
 
 
 class SimSiamSettings(FrameworkSettings, frozen=True):

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.assignments import sinkhorn, soft_cross_entropy
-from models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Share, Temperature, Width
-from models.heads import Prototypes, mlp
+from infoaug.models.assignments import sinkhorn, soft_cross_entropy
+from infoaug.models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Share, Temperature, Width
+from infoaug.models.heads import Prototypes, mlp
 
 
 class SwAVSettings(FrameworkSettings, frozen=True):

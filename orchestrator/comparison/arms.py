@@ -28,7 +28,7 @@ MI = "mutual-information"
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """One training of a sweep and what came out of it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Sweep:
 
     name: str
     created: str
-    trials: Sequence[Trial]
+    trials: Sequence[TrialResult]
     twin_weight: float
     budget: Literal["steps", "passes"]
     source: str
@@ -118,22 +118,22 @@ class Arm(NamedTuple):
     twin_weight: float
 
 
-Arms = Mapping[Arm, Mapping[int, Trial]]  # by arm and seed
+Arms = Mapping[Arm, Mapping[int, TrialResult]]  # by arm and seed
 
 
-def arm_of(trial: Trial) -> Arm:
+def arm_of(trial: TrialResult) -> Arm:
     """The arm that a trial belongs to."""
     setting = Setting(trial.framework, trial.negatives, tuple(sorted(trial.other.items())))
     return Arm(setting, trial.policy, trial.twin_weight)
 
 
-def grouped(trials: Iterable[Trial]) -> dict[Arm, dict[int, Trial]]:
+def grouped(trials: Iterable[TrialResult]) -> dict[Arm, dict[int, TrialResult]]:
     """Trials by arm and seed, always in the order of the tables: that of the trials does not matter.
 
     Raises:
         ValueError: two trials are of the same arm and seed.
     """
-    arms: dict[Arm, dict[int, Trial]] = {}
+    arms: dict[Arm, dict[int, TrialResult]] = {}
     for trial in sorted(trials, key=lambda trial: (_place(arm_of(trial)), trial.seed, trial.run)):
         seeds = arms.setdefault(arm_of(trial), {})
         if trial.seed in seeds:
@@ -152,7 +152,7 @@ def values(arms: Arms, arm: Arm, dataset: str, key: str) -> dict[int, float]:
     return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def all_trials(arms: Arms) -> list[Trial]:
+def all_trials(arms: Arms) -> list[TrialResult]:
     """The trials in the order of the tables."""
     return [trial for seeds in arms.values() for trial in seeds.values()]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.comparison import arms
-from orchestrator.comparison.arms import METRICS, MI, Arm, Arms, Sweep
+from infoaug.orchestrator.comparison import arms
+from infoaug.orchestrator.comparison.arms import METRICS, MI, Arm, Arms, Sweep
 
 Float = NDArray[np.float64]
 

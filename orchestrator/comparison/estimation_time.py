@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.mutual_information import mutual_information, pairwise_mutual_information
+from infoaug.estimators.information.mutual_information import mutual_information, pairwise_mutual_information
 
 K, DIMENSIONS = 3, 2
 ESTIMATORS = {"ksg": "KSG, all pairs at once", "3kl": "3KL, all pairs at once", "npeet": "KSG by NPEET, pair by pair"}

@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from orchestrator import figures
-from orchestrator.comparison import arms, domains, plots, tables, words
-from orchestrator.comparison.arms import Sweep
-from orchestrator.comparison.blocks import Block, blocks_of
-from orchestrator.page import template, without_passwords
+from infoaug.orchestrator.comparison import arms, captions, domains, plots, tables
+from infoaug.orchestrator.comparison.arms import Sweep
+from infoaug.orchestrator.comparison.effects import Block, blocks_of
+from infoaug.orchestrator.reporting import figures
+from infoaug.orchestrator.reporting.page import template, without_passwords
 
 
 def files(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def draw(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, tup
     for dataset, blocks in by_dataset(blocks_of(sweep)).items():
         title, metric, slug = blocks[0].title, blocks[0].metric, file_name(dataset, list(arms.datasets(trials)))
         named = f"{arms.METRICS[metric]}, {title}"
-        over = f"over {words.seeds_in_words(blocks[0])}"
+        over = f"over {captions.seeds_in_words(blocks[0])}"
         drawn[f"accuracy-{slug}"] = (
             plots.draw_accuracy(blocks),
             f"The tables of {title} as a figure: means {over}, with 95 % intervals where there are several seeds. "
@@ -99,12 +99,12 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
     suffixes = {block.dataset: file_name(block.dataset, arms.datasets(arms.grouped(sweep.trials))) for block in blocks}
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=words.headlines(blocks),
-        reading=words.reading(blocks),
-        lost=words.lost(sweep),
-        ended=words.ended_in_words(sweep),
-        source=words.source_in_words(sweep),
-        training=words.training_in_words(sweep),
+        headlines=captions.headlines(blocks),
+        reading=captions.reading(blocks),
+        lost=captions.lost(sweep),
+        ended=captions.ended_in_words(sweep),
+        source=captions.source_in_words(sweep),
+        training=captions.training_in_words(sweep),
         groups=by_dataset(blocks),
         pictures=pictures,
         suffixes=suffixes,
@@ -117,8 +117,8 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
         packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
         csv={"trials.csv": tables.trials_csv(sweep), "summary.csv": tables.summary_csv(sweep)},
         metrics=arms.METRICS,
-        caption=words.caption,
-        choices_caption=words.choices_caption,
+        caption=captions.caption,
+        choices_caption=captions.choices_caption,
         header=tables.header,
         lines=tables.lines,
         choice_header=tables.CHOICE_HEADER,

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from scipy.stats import spearmanr
 
-from orchestrator import figures
-from orchestrator.comparison import arms, estimation_time
-from orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
-from orchestrator.comparison.blocks import Block
-from orchestrator.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
-from orchestrator.seeds import Summary, probability, summary
+from infoaug.orchestrator.comparison import arms, estimation_time
+from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
+from infoaug.orchestrator.comparison.effects import Block
+from infoaug.orchestrator.reporting import figures
+from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
+from infoaug.orchestrator.reporting.statistics import Summary, probability, summary
 
 STYLES = {
     "none": {"color": INK, "marker": "o", "markerfacecolor": "white"},

@@ -11,11 +11,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.comparison import arms, words
-from orchestrator.comparison.arms import MI, Sweep, values
-from orchestrator.comparison.blocks import Block, Row, blocks_of, marked, to_reference
-from orchestrator.comparison.words import share
-from orchestrator.seeds import Paired, points, probability, summary
+from infoaug.orchestrator.comparison import arms, captions
+from infoaug.orchestrator.comparison.arms import MI, Sweep, values
+from infoaug.orchestrator.comparison.captions import share
+from infoaug.orchestrator.comparison.effects import Block, Row, blocks_of, marked, to_reference
+from infoaug.orchestrator.reporting.statistics import Paired, points, probability, summary
 
 KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # those of which `summary_csv` has rows
 CHOICE_HEADER = ("framework", "chosen weight", "weights", "validation", "test", "Δ none")
@@ -75,7 +75,7 @@ def terminal_tables(sweep: Sweep) -> list[Table]:
     """A table for each data set and metric, eighty columns wide where names are short; intervals on a second line."""
     tables, made = [], blocks_of(sweep)
     for block in made:
-        below = words.caption(block, sweep) + (f" {words.reading(made)}" if block is made[-1] else "")
+        below = captions.caption(block, sweep) + (f" {captions.reading(made)}" if block is made[-1] else "")
         table = Table(
             title=Text(f"{sweep.name}: {block.title}, {arms.METRICS[block.metric]}"),
             caption=Text(below),
@@ -111,17 +111,17 @@ def markdown(sweep: Sweep) -> str:
     """All tables, and what did not come to its end, as GitHub reads Markdown."""
     parts = [f"# {escaped(sweep.name)}"]
     made = blocks_of(sweep)
-    parts += [f"**{escaped(sentence)}**" for sentence in words.headlines(made)]
-    parts.append(escaped(f"{words.source_in_words(sweep)} {words.ended_in_words(sweep)}."))
-    parts += [escaped(words.reading(made))] if made else []
+    parts += [f"**{escaped(sentence)}**" for sentence in captions.headlines(made)]
+    parts.append(escaped(f"{captions.source_in_words(sweep)} {captions.ended_in_words(sweep)}."))
+    parts += [escaped(captions.reading(made))] if made else []
     for block in made:
         parts.append(f"## {escaped(block.title)}: {arms.METRICS[block.metric]}")
         body = [[_bold(cell) for cell in line] for line in lines(block)]
-        parts += [_grid(header(block), body), escaped(words.caption(block, sweep))]
+        parts += [_grid(header(block), body), escaped(captions.caption(block, sweep))]
         if block.choices:
             body = [[escaped(cell) for cell in line] for line in choice_lines(block)]
-            parts += [_grid(CHOICE_HEADER, body), escaped(words.choices_caption(block))]
-    gone = [[escaped(cell) for cell in line] for line in words.lost(sweep)]
+            parts += [_grid(CHOICE_HEADER, body), escaped(captions.choices_caption(block))]
+    gone = [[escaped(cell) for cell in line] for line in captions.lost(sweep)]
     if gone:
         parts += ["## Trials that the tables do not have", _grid(("trial", "what", "why"), gone, numbers=False)]
     return "\n\n".join(parts) + "\n"

@@ -10,17 +10,19 @@ from pathlib import Path
 import yaml
 from rich.table import Table
 
-from orchestrator import evaluate, pretrain, report, score, settings, tracking
-from orchestrator.comparison import estimation_time, page, tables
-from orchestrator.comparison.arms import Sweep
-from orchestrator.comparison.arms import Trial as Outcome
-from orchestrator.config import TrackingConfig
-from orchestrator.errors import StageError, UsageError
-from orchestrator.mlflow_client import uri_of
-from orchestrator.store import Store
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.trials import Trial
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.comparison import estimation_time, page, tables
+from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
+from infoaug.orchestrator.config import TrackingConfig
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.reporting import report
+from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime.mlflow_client import uri_of
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import evaluate, pretrain, score
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.trials import Trial
 
 RESULT = "trial.json"  # what a trial came to, as an artifact of its MLflow run
 FOLDER = "comparison"  # of the sweep's MLflow run
@@ -45,7 +47,7 @@ def folder(config: SweepConfig) -> str:
     return f"sweeps/{config.name}-{trials.identity(config)}"
 
 
-def outcome_of(trial: Trial, store: Store) -> Outcome | None:
+def outcome_of(trial: Trial, store: Store) -> TrialResult | None:
     """What a trial came to, None where it has not come to its end."""
     config = trial.config
     try:
@@ -56,7 +58,7 @@ def outcome_of(trial: Trial, store: Store) -> Outcome | None:
         return None
     images = counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size  # of an epoch
     twins = 0.0 if config.score.policy == "none" else sum(epoch["share_with_twin"] for epoch in history)
-    return Outcome(
+    return TrialResult(
         framework=config.pretrain.framework,
         policy=config.score.policy,
         twin_weight=0.0 if config.score.policy == "none" else config.pretrain.twin_weight,
@@ -72,7 +74,7 @@ def outcome_of(trial: Trial, store: Store) -> Outcome | None:
 
 def compare(
     config: SweepConfig,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TrialResult],
     failed: Mapping[str, str],
     stopped: Mapping[str, str],
     planned: int,
@@ -123,7 +125,7 @@ def again(name: str, kept: TrackingConfig, out: Path) -> Compared:
         UsageError: MLflow has no such sweep, or no config of it.
         StageError: no trial has come to its end, or MLflow cannot be written to.
     """
-    found = tracking.sweep(name, kept, RESULT)
+    found = mlflow_runs.sweep(name, kept, RESULT)
     if not found.config_yaml:
         raise UsageError(f"the sweep '{name}' has no config.yaml in MLflow: run `infoaug sweep` with its config again")
     config = settings.checked(SweepConfig, yaml.safe_load(found.config_yaml), f"the config of '{name}'")
@@ -138,14 +140,14 @@ def again(name: str, kept: TrackingConfig, out: Path) -> Compared:
     return compared
 
 
-def _told(child: tracking.TrialRun) -> Outcome:
+def _told(child: mlflow_runs.TrialRun) -> TrialResult:
     try:
-        return Outcome(**{**json.loads(child.file or b""), "run": child.id})
+        return TrialResult(**{**json.loads(child.file or b""), "run": child.id})
     except (ValueError, TypeError) as error:
         raise StageError(f"MLflow's run {child.id} has a {RESULT} that infoaug did not write: {error}") from None
 
 
-def _compared_at(outcomes: Sequence[Outcome], wanted: float) -> float:
+def _compared_at(outcomes: Sequence[TrialResult], wanted: float) -> float:
     """The twin weight of the tables: the config's, or the one that most trials have if none has that."""
     weights = Counter(outcome.twin_weight for outcome in outcomes if outcome.policy != "none")
     return wanted if wanted in weights or not weights else weights.most_common(1)[0][0]

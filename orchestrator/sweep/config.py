@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from orchestrator import settings
-from orchestrator.config import ExperimentConfig, Positive, Section
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.config import ExperimentConfig, Positive, Section
 
 # What is varied most, under a short name.
 SHORT = {
@@ -62,7 +62,7 @@ class Range(Section):
         return self
 
 
-# Told apart by hand: as a value that stands alone a mapping would do for a list too.
+# RunResult apart by hand: as a value that stands alone a mapping would do for a list too.
 Drawn = Annotated[
     Annotated[Range, Tag("range")] | Annotated[ListOfValues, Tag("values")],
     Discriminator(lambda v: "range" if isinstance(v, dict | Range) else "values"),

@@ -9,15 +9,15 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator import score, training
-from orchestrator.comparison import arms
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import StageError
-from orchestrator.store import Store
-from orchestrator.sweep import runner, search, trials
-from orchestrator.sweep.compared import outcome_of
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.trials import Trial
+from infoaug.orchestrator.comparison import arms
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import score, training
+from infoaug.orchestrator.sweep import runner, search, trials
+from infoaug.orchestrator.sweep.compared import outcome_of
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.trials import Trial
 
 COUNTED = 4  # patches of the batch whose operations are counted
 UNKNOWN = 1_000_000  # patches that the estimate is for where nobody knows how many there will be

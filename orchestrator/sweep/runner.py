@@ -18,16 +18,17 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator import cluster, evaluate, extract, pretrain, score, tracking
-from orchestrator.comparison.arms import Trial as Outcome
-from orchestrator.errors import StageError
-from orchestrator.store import Store
-from orchestrator.sweep import search, trials, worker
-from orchestrator.sweep.board import Board
-from orchestrator.sweep.compared import Compared, compare, folder, outcome_of
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.tracked import Tracked
-from orchestrator.sweep.trials import Trial
+from infoaug.orchestrator.comparison.arms import TrialResult
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.runtime import cluster, mlflow_runs
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
+from infoaug.orchestrator.sweep import search, trials, worker
+from infoaug.orchestrator.sweep.compared import Compared, compare, folder, outcome_of
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.progress import SweepProgress
+from infoaug.orchestrator.sweep.tracking import Tracked
+from infoaug.orchestrator.sweep.trials import Trial
 
 # A trial waits for its workers where the sweep was started: a node that comes and goes would take it along.
 DRIVER = {"node:__internal_head__": 0.001}
@@ -68,11 +69,11 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
     try:
         with cluster.session(config.ray):
             cluster.connect(config.ray)
-            lead = Lead(config, tracked)
-            lead.prepare(planned, resume)
-            lead.run()
-        compared = lead.compared()
-        status, files = "FAILED" if lead.board.failed else "FINISHED", compared.files
+            sweep_runner = SweepRunner(config, tracked)
+            sweep_runner.prepare(planned, resume)
+            sweep_runner.run()
+        compared = sweep_runner.compared()
+        status, files = "FAILED" if sweep_runner.progress.failed else "FINISHED", compared.files
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -80,11 +81,12 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         # What went wrong first is what the user must hear of.
         with nullcontext() if files else suppress(StageError):
             tracked.finish(status, files, PATIENCE if files else HASTE)
-    if lead.board.failed:
-        name, why = next(iter(lead.board.failed.items()))
+    if sweep_runner.progress.failed:
+        failed, planned_count = sweep_runner.progress.failed, sweep_runner.progress.planned
+        name, why = next(iter(failed.items()))
         raise StageError(
-            f"{len(lead.board.failed)} of {lead.board.planned} trials failed, first {name}: {why}; the others are kept "
-            f"and compared in {lead.store.url(lead.folder)}, run the same command again for the rest"
+            f"{len(failed)} of {planned_count} trials failed, first {name}: {why}; the others are kept "
+            f"and compared in {sweep_runner.store.url(sweep_runner.folder)}, run the same command again for the rest"
         )
     return compared
 
@@ -113,7 +115,7 @@ def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> N
         seen |= {inputs, wanted, trial.model}
 
 
-class Lead:
+class SweepRunner:
     """A sweep while it runs.
 
     Attributes:
@@ -124,11 +126,11 @@ class Lead:
     def __init__(self, config: SweepConfig, tracked: Tracked) -> None:
         self.config, self.tracked, self.store = config, tracked, Store(config.store)
         self.folder = folder(config)
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, TrialResult] = {}
         self.state = State()
         if self.store.exists(f"{self.folder}/{STATE}"):
             self.state = State(**self.store.read_json(f"{self.folder}/{STATE}"))
-        self.board = Board(config.name)
+        self.progress = SweepProgress(config.name)
         self._scored: dict[str, score.Scored] = {}
         self._todo: list[Trial] = []
 
@@ -143,25 +145,25 @@ class Lead:
             if not resume:
                 self._forget(trial)
             found = outcome_of(trial, self.store)
-            self.board.add(trial)
+            self.progress.add(trial)
             if found:
                 self._finished(trial, found)
             elif trial.name in self.state.stopped:
                 self._stopped(trial, self.state.stopped[trial.name])
             else:
                 self._todo.append(trial)
-        self.board.planned = max(self.board.planned, self.config.sweep.samples if not planned else 0)
+        self.progress.planned = max(self.progress.planned, self.config.sweep.samples if not planned else 0)
 
     def run(self) -> None:
         """Run the trials that are not done; those that fail are told of, and do not stop the others."""
-        left = len(self._todo) if self.config.sweep.search != "optuna" else self.board.planned - self.board.ended
+        left = len(self._todo) if self.config.sweep.search != "optuna" else self.progress.planned - self.progress.ended
         if not left:
             return
         tell = _Tell(Queue())
         tuner = self._tuner(tell, left)
         outcome = cluster.in_background(tuner.fit)
         try:
-            with self.board:
+            with self.progress:
                 for kind, point, told in _until(outcome, tell.events):
                     self._seen(kind, self._budgeted(self._made(json.loads(point))), told)
         finally:
@@ -172,8 +174,8 @@ class Lead:
         """Compare what has come to its end, and keep that on the store."""
         stopped = {name: f"stopped early, after epoch {epoch}" for name, epoch in self.state.stopped.items()}
         place = Store(self.store.url(self.folder))
-        told = [*self.outcomes.values()], self.board.failed, stopped, self.board.planned
-        return compare(self.config, *told, place, tracking.commit())
+        told = [*self.outcomes.values()], self.progress.failed, stopped, self.progress.planned
+        return compare(self.config, *told, place, mlflow_runs.commit())
 
     def _tuner(self, tell: tune.Callback, left: int) -> tune.Tuner:
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # an epoch without validation has no accuracy
@@ -201,13 +203,13 @@ class Lead:
         if kind == "begun":
             self.state.begun += [trial.point] if trial.point not in self.state.begun else []
             self._write_state()
-            self.board.begin(trial)
+            self.progress.begin(trial)
             self.tracked.begin(trial)
         elif kind == "result" and "metrics" in told:
-            self.board.epoch(trial, told["metrics"])
+            self.progress.epoch(trial, told["metrics"])
             self.tracked.epochs(trial, [told["metrics"]])
         elif kind == "failed":
-            self.board.fail(trial, told["why"])
+            self.progress.fail(trial, told["why"])
             self.tracked.end(trial, "FAILED", why=told["why"])
         elif kind == "ended":
             found = outcome_of(trial, self.store)
@@ -218,14 +220,14 @@ class Lead:
                 self._write_state()
                 self._stopped(trial, self.state.stopped[trial.name])
 
-    def _finished(self, trial: Trial, found: Outcome) -> None:
+    def _finished(self, trial: Trial, found: TrialResult) -> None:
         self.outcomes[trial.name] = found
-        self.board.finish(trial, found)
+        self.progress.finish(trial, found)
         self.tracked.epochs(trial, pretrain.load(trial.config, self.store).history)
         self.tracked.end(trial, "FINISHED", found)
 
     def _stopped(self, trial: Trial, epoch: int) -> None:
-        self.board.stop(trial, epoch)
+        self.progress.stop(trial, epoch)
         self.tracked.end(trial, "FINISHED", why=f"stopped early, after epoch {epoch}")
 
     def _known(self) -> dict[str, float | None]:

@@ -11,10 +11,10 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from orchestrator.errors import UsageError
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import Range, SweepConfig
-from orchestrator.sweep.trials import Point, Trial
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import Range, SweepConfig
+from infoaug.orchestrator.sweep.trials import Point, Trial
 
 TRAINING = ("pretrain.", "score.policy", "seed")  # what an adaptive search may vary
 ASKED = 50  # times that Optuna is asked for a trial that it has not had

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from models import frameworks
-from models.negatives import Negatives
-from orchestrator import settings, tracking
-from orchestrator.config import RUNTIME, ExperimentConfig
-from orchestrator.errors import UsageError
-from orchestrator.store import digest_of
-from orchestrator.sweep.config import SHORT, Range, SweepConfig
+from infoaug.models import frameworks
+from infoaug.models.negatives import Negatives
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime.store import digest_of
+from infoaug.orchestrator.sweep.config import SHORT, Range, SweepConfig
 
 Point = dict[str, Any]  # a value for every setting that is varied, by the names of the sweep's config
 
@@ -48,7 +49,7 @@ class Trial:
     @property
     def identity(self) -> str:
         """The same for the same experiment, whatever it is called."""
-        return tracking.identity(self.config)
+        return mlflow_runs.identity(self.config)
 
     @property
     def model(self) -> str:

@@ -5,11 +5,11 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator import evaluate, pretrain, score
-from orchestrator.errors import StageError, UsageError
-from orchestrator.store import Store
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import evaluate, pretrain, score
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import SweepConfig
 
 
 def work(parameters: dict[str, Any], config: SweepConfig) -> None:

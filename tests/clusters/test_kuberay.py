@@ -6,7 +6,17 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
-from cluster_checks import ROOT, TEXT, Config, as_the_autoscaler_reads, groups, manifest, manifest_complaints, of_kind
+
+from tests.clusters.cluster_checks import (
+    ROOT,
+    TEXT,
+    Config,
+    as_the_autoscaler_reads,
+    groups,
+    manifest,
+    manifest_complaints,
+    of_kind,
+)
 
 RAY = version("ray")
 

@@ -6,8 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster_checks import PLACEHOLDERS, RAY_UP, ROOT, TEXT, Config, check_by_ray, complaints, parts, read
 from jsonschema import ValidationError
+
+from tests.clusters.cluster_checks import (
+    PLACEHOLDERS,
+    RAY_UP,
+    ROOT,
+    TEXT,
+    Config,
+    check_by_ray,
+    complaints,
+    parts,
+    read,
+)
 
 CLOUDS = ("aws", "gcp")
 every_file = pytest.mark.parametrize("name", RAY_UP)

@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from cluster_checks import ROOT, SPOT, Config, check_by_ray, read
 from ray.autoscaler import tags as ray_tags
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.instance_manager import InstanceManager
@@ -23,6 +22,8 @@ from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor impor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import ClusterResourceState, NodeState, NodeStatus
+
+from tests.clusters.cluster_checks import ROOT, SPOT, Config, check_by_ray, read
 
 SCRIPT = ROOT / "clusters/spot_first.py"
 spot_first = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

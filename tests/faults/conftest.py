@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import scenes
+from infoaug.orchestrator.synthetic import scenes
 from tests.integration.conftest import PATIENCE, TINY, Start, below, start, wait_for
 
 __all__ = ["start"]  # the fixture

@@ -10,9 +10,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster import free_port
-from orchestrator.config import load
-from orchestrator.experiment import plan
+from infoaug.orchestrator.config import load
+from infoaug.orchestrator.experiment import plan
+from infoaug.orchestrator.runtime.cluster import free_port
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
 from tests.integration.conftest import below, gone
 

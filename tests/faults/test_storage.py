@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from infoaug.orchestrator.runtime.store import Store
 from tests.faults.conftest import EPOCHS, Experiment, Told, first_epoch
 from tests.s3_server import Server
 

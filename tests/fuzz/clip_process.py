@@ -6,13 +6,13 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-PATIENCE = 120  # seconds; a damaged clip of a few frames takes milliseconds
+READ_TIMEOUT = 120  # seconds; a damaged clip of a few frames takes milliseconds
 MOST_MEMORY = 6 << 30
 
 
 def serve(requests: Connection) -> None:
     """In the child: for each path, what came of reading it, and why."""
-    from estimators import clips, shots
+    from infoaug.estimators.video import clips, shots
 
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     while True:
@@ -48,9 +48,9 @@ class ClipProcess:
         """`read`, `refused`, `raised`, `died` or `hangs`, and how many frames, or the words that go with it."""
         self._here.send((str(path), window))
         try:
-            if self._here.poll(PATIENCE):
+            if self._here.poll(READ_TIMEOUT):
                 return self._here.recv()
-            outcome = "hangs", f"no answer in {PATIENCE} seconds"
+            outcome = "hangs", f"no answer in {READ_TIMEOUT} seconds"
         except (EOFError, ConnectionError):
             self._child.join()
             outcome = "died", f"exit code {self._child.exitcode}"

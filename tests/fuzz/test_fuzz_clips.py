@@ -6,11 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from clip_process import ClipProcess
-from hostile import check_sentence, examples, nearly
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+
+from tests.fuzz.clip_process import ClipProcess
+from tests.fuzz.hostile import check_sentence, examples, nearly
 
 VIDEOS = {
     "one.mp4": "mp4v",

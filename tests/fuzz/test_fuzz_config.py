@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hostile import check_sentence, examples, nearly
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import extract
-from orchestrator.config import RUNTIME, ExperimentConfig, load
-from orchestrator.errors import UsageError
-from orchestrator.store import digest_of
-from orchestrator.sweep import config as sweep_config
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, load
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime.store import digest_of
+from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.sweep import config as sweep_config
+from tests.fuzz.hostile import check_sentence, examples, nearly
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [path.read_bytes() for path in sorted((ROOT / "configs").rglob("*.yaml"))]

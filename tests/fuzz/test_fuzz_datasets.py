@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import check_sentence, examples, nearly
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from orchestrator.config import EvaluateConfig
-from orchestrator.datasets import fingerprint, load, load_domains
-from orchestrator.errors import UsageError
+from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.evaluation.datasets import fingerprint, load, load_domains
+from tests.fuzz.hostile import check_sentence, examples, nearly
 
 SIZE = 16
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,14 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile import check_sentence, examples, nearly
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from estimators import clips
-from estimators.clips import ClipError
-from estimators.manifest import Clip, find_clips
-from orchestrator.store import Store, file_name
+from infoaug.estimators.video import clips
+from infoaug.estimators.video.clips import ClipError
+from infoaug.estimators.video.manifest import Clip, find_clips
+from infoaug.orchestrator.runtime.store import Store, file_name
+from tests.fuzz.hostile import check_sentence, examples, nearly
 
 NAMES = [
     *("a.mp4", "../a.mp4", "../../../../etc/passwd", "/etc/passwd", "..", ".", "/", "//", "a/../b.mp4", "a\\b.mp4"),

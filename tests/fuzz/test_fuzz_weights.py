@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import check_sentence, examples, nearly
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from estimators import depth_models
-from estimators.trackers import cotracker, weights
-from models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone, load_backbone, save_backbone
-from orchestrator import export
-from orchestrator.errors import UsageError
+from infoaug.estimators.geometry import depth_models
+from infoaug.estimators.trackers import cotracker, weights
+from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone, load_backbone, save_backbone
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.exporting import export
+from tests.fuzz.hostile import check_sentence, examples, nearly
 
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cluster
-from orchestrator.config import ExperimentConfig, RayConfig, load
+from infoaug.orchestrator.config import ExperimentConfig, RayConfig, load
+from infoaug.orchestrator.runtime import cluster
 
 # A whole experiment in seconds: two scenes of one window, a backbone of a thousandth of a ResNet-18's work.
 TINY = [
@@ -59,7 +59,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.chdir(Path(__file__).parents[2])
 
     def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from infoaug.orchestrator.cli import main; main()", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator import evaluate, experiment, extract, pretrain, score
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import UsageError
-from orchestrator.store import Store
+from infoaug.orchestrator import experiment
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from tests.orchestrator.conftest import write_domains
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -6,9 +6,11 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from models.backbones import load_backbone
-from orchestrator import experiment, export, tracking
-from orchestrator.config import ExperimentConfig
+from infoaug.models.backbones import load_backbone
+from infoaug.orchestrator import experiment
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.exporting import export
+from infoaug.orchestrator.runtime import mlflow_runs
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -69,5 +71,5 @@ def test_the_same_experiment_on_other_machines_is_the_same_run_and_another_weigh
         update={"store": "s3://bucket", "pretrain": tiny.pretrain.model_copy(update={"workers": 4, "gpu": True})}
     )
     heavier = tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"twin_weight": 1.0})})
-    assert tracking.identity(elsewhere) == tracking.identity(tiny)
-    assert tracking.identity(heavier) != tracking.identity(tiny)
+    assert mlflow_runs.identity(elsewhere) == mlflow_runs.identity(tiny)
+    assert mlflow_runs.identity(heavier) != mlflow_runs.identity(tiny)

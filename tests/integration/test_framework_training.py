@@ -11,10 +11,10 @@ import ray.train.torch
 import torch
 from ray.train import RunConfig, ScalingConfig
 
-from models import frameworks
-from orchestrator.config import ExperimentConfig, load
-from orchestrator.pairs import Pairs
-from orchestrator.training import Training
+from infoaug.models import frameworks
+from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.stages.pairs import Pairs
+from infoaug.orchestrator.stages.training import Training
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 # The recipes' heads on a backbone of a thousandth of a ResNet-18's work, two steps an epoch.

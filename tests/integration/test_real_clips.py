@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estimators import clips, shots
-from orchestrator import inspection
-from orchestrator.config import load
+from infoaug.estimators.video import clips, shots
+from infoaug.orchestrator.config import load
+from infoaug.orchestrator.reporting import inspection
 
 
 @pytest.mark.parametrize("name", ["clips/vtest.avi", "davis/JPEGImages/dog"])

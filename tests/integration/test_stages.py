@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import ray
 
-from orchestrator import cluster, extract, forward, pairs, pretrain, scenes, score, training
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import StageError, UsageError
-from orchestrator.store import Store, arrays
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import cluster, epoch_queue
+from infoaug.orchestrator.runtime.store import Store, arrays
+from infoaug.orchestrator.stages import extract, pairs, pretrain, score, training
+from infoaug.orchestrator.synthetic import scenes
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -275,7 +277,7 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
 def test_training_goes_on_where_its_epochs_are_not_heard_of(
     tiny: ExperimentConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    queue = forward.forward().queue
+    queue = epoch_queue.forward().queue
     heard: list[training.Epoch] = []
 
     def kill(epoch: training.Epoch) -> None:
@@ -286,7 +288,7 @@ def test_training_goes_on_where_its_epochs_are_not_heard_of(
     trained = pretrain.run(tiny, scored, kill)
     assert len(heard) == 1 and [epoch["epoch"] for epoch in trained.history] == [1, 2]
     assert "epochs are not heard of any more" in capsys.readouterr().err
-    assert forward.forward().queue.actor != queue.actor, "the next training has a queue of its own"
+    assert epoch_queue.forward().queue.actor != queue.actor, "the next training has a queue of its own"
 
 
 def test_more_workers_than_the_machine_has_cpus_for_is_refused_before_training(tiny: ExperimentConfig) -> None:

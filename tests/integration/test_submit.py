@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import submit
-from orchestrator.config import ExperimentConfig, load
-from orchestrator.errors import StageError, UsageError
-from orchestrator.submit import Job
+from infoaug.orchestrator import submit
+from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.submit import Job
 from tests.integration.conftest import TINY
 
 

@@ -10,9 +10,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from orchestrator.errors import StageError
-from orchestrator.sweep import compared, runner
-from orchestrator.sweep.config import SweepConfig, load
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.sweep import compared, runner
+from infoaug.orchestrator.sweep.config import SweepConfig, load
 from tests.integration.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -11,7 +11,7 @@ import pytest
 import ray
 import ray.util.state
 
-from orchestrator.sweep import runner
+from infoaug.orchestrator.sweep import runner
 from tests.integration.conftest import PATIENCE, Start, wait_for
 from tests.integration.test_sweep import config_of, runs_of, steps_of
 from tests.mlflow_server import Server

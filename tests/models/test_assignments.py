@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.assignments import sinkhorn, soft_cross_entropy
+from infoaug.models.assignments import sinkhorn, soft_cross_entropy
 
 WORLD, ROWS, PROTOTYPES = 2, 5, 4
 MASKS = {

@@ -9,7 +9,7 @@ from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from models.augment import Augment, AugmentSettings, adjust_colour, crop_resize, gaussian_blur, random_crops
+from infoaug.models.augment import Augment, AugmentSettings, adjust_colour, crop_resize, gaussian_blur, random_crops
 
 NOTHING = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import create_backbone, load_backbone, save_backbone
+from infoaug.models.backbones import create_backbone, load_backbone, save_backbone
 
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)}
 

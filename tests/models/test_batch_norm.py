@@ -6,8 +6,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from models.backbones import create_backbone
-from models.batch_norm import GlobalBatchNorm, GlobalBatchNormAct, synchronise
+from infoaug.models.backbones import create_backbone
+from infoaug.models.batch_norm import GlobalBatchNorm, GlobalBatchNormAct, synchronise
 
 CHANNELS, ROWS = 3, 8
 SPLITS = {"equal": 4, "unequal": 6, "one row": 7, "one rank empty": 8}  # how many of the rows rank 0 has

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.collapse import collapsed, feature_std, rank_me
+from infoaug.models.collapse import collapsed, feature_std, rank_me
 
 
 def expected_rank(directions: int, of: int) -> float:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.decorrelation import cross_correlation, variance_covariance
+from infoaug.models.decorrelation import cross_correlation, variance_covariance
 
 WORLD, ROWS, WIDTH = 2, 6, 4
 MASKS = {

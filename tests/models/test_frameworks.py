@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import frameworks
-from models.frameworks import Pairs
-from models.frameworks.base import Momentum
+from infoaug.models import frameworks
+from infoaug.models.frameworks import Pairs
+from infoaug.models.frameworks.base import Momentum
 
 ROWS, WIDTH = 6, 12
 SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9, "prototypes": 4, "bottleneck_dim": 5}

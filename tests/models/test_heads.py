@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.heads import Prototypes, mlp
+from infoaug.models.heads import Prototypes, mlp
 
 
 def kinds(head: nn.Sequential) -> list[str]:

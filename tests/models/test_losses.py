@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models import losses
-from models.losses import cosine_distance, info_nce
-from models.negatives import Negatives
+from infoaug.models import losses
+from infoaug.models.losses import cosine_distance, info_nce
+from infoaug.models.negatives import Negatives
 
 WORLD, ROWS, WIDTH = 2, 6, 5
 # Rank 0 counts five rows, rank 1 only two; then one rank with none at all.

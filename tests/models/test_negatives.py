@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.negatives import Negatives, keep_negatives, strangers
+from infoaug.models.negatives import Negatives, keep_negatives, valid_negatives
 
 seeds = st.integers(0, 2**31)
 
@@ -102,7 +102,10 @@ def test_it_never_waits_for_values_on_the_device():
 def test_strangers_show_neither_the_anchors_image_nor_its_twin():
     identity = torch.tensor([[3, 5], [4, -1]])
     image = torch.tensor([3, 4, 5, 6, -1])
-    assert strangers(identity, image).tolist() == [[False, True, False, True, True], [True, False, True, True, True]]
+    assert valid_negatives(identity, image).tolist() == [
+        [False, True, False, True, True],
+        [True, False, True, True, True],
+    ]
 
 
 @pytest.mark.parametrize(

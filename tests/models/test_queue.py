@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.queue import Queue
+from infoaug.models.queue import Queue
 
 batches = st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=6)
 

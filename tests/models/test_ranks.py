@@ -4,10 +4,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import frameworks
-from models.batch_norm import synchronise
-from models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers, sum_over_ranks, world
-from models.two_branch import TwoBranch
+from infoaug.models import frameworks
+from infoaug.models.batch_norm import synchronise
+from infoaug.models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers, sum_over_ranks, world
+from infoaug.models.two_branch import TwoBranch
 
 WORLD, ROWS, SIZE = 2, 6, 5
 SIZES = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7, "prototypes": 5, "bottleneck_dim": 4}

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import frameworks
-from models.frameworks import Branch, Framework, FrameworkSettings, Pairs
-from models.losses import nt_xent
-from models.two_branch import TwoBranch
+from infoaug.models import frameworks
+from infoaug.models.frameworks import Branch, Framework, FrameworkSettings, Pairs
+from infoaug.models.losses import nt_xent
+from infoaug.models.two_branch import TwoBranch
 
 WORLD, ROWS, SIZE = 2, 5, 6
 # Rows of the global batch that have a twin, by case: unequal over the ranks, none on one rank, none at all.
@@ -241,7 +241,7 @@ def test_a_patch_and_its_twin_are_no_negatives_of_it_whichever_branch_looks():
             negatives = sum((z[s][c] @ z[side][row] / 0.5).exp() for s in (0, 1) for c in others)
             losses.append(-(positive / (positive + negatives)).log())
     torch.testing.assert_close(output["view_loss"], sum(losses) / len(losses))
-    # The two rows that count in the twin branch are strangers to each other, so it is the loss without names.
+    # The two rows that count in the twin branch are valid_negatives to each other, so it is the loss without names.
     torch.testing.assert_close(output["twin_loss"], model(first, second, twin[rows], rows)["twin_loss"])
 
 

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator import extract, figures, score
-from orchestrator.store import Stage, Store, tensors
-from orchestrator.textures import labelled_images
+from infoaug.orchestrator.reporting import figures
+from infoaug.orchestrator.runtime.store import Stage, Store, tensors
+from infoaug.orchestrator.stages import extract, score
+from infoaug.orchestrator.synthetic.textures import labelled_images
 
 
 def decoded(figure: Figure) -> NDArray[np.uint8]:

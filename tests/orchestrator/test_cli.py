@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
+from infoaug.orchestrator import cli
 
 COMMANDS = ("run", "extract", "score", "pretrain", "evaluate", "report", "export", "inspect")
 

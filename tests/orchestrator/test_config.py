@@ -8,12 +8,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from models import frameworks
-from orchestrator import pretrain, training
-from orchestrator.config import RUNTIME, ExperimentConfig, load
-from orchestrator.errors import UsageError
-from orchestrator.sweep import config as sweep_config
-from orchestrator.sweep import trials
+from infoaug.models import frameworks
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, load
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.stages import pretrain, training
+from infoaug.orchestrator.sweep import config as sweep_config
+from infoaug.orchestrator.sweep import trials
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestrator.errors import StageError
-from orchestrator.store import Store
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.runtime.store import Store
 from tests.s3_server import Server
 
 

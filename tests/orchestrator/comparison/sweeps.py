@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from orchestrator.comparison import blocks
-from orchestrator.comparison.arms import MI, Sweep, Trial
+from infoaug.orchestrator.comparison import effects
+from infoaug.orchestrator.comparison.arms import MI, Sweep, TrialResult
 
 MALICIOUS = '"><script>alert(1)</script>|$x_{$ [red] *b* `c` \\'
 SIMCLR = {"none": [0.50, 0.52, 0.51], "random": [0.49, 0.52, 0.50], MI: [0.53, 0.54, 0.55]}
@@ -13,15 +13,15 @@ VICREG = {"none": [0.40, 0.41, 0.43], MI: [0.41, 0.43, 0.46]}
 
 def trial(
     policy: str = MI, seed: int = 0, probe: float | None = 0.5, framework: str = "simclr", **changes: Any
-) -> Trial:
+) -> TrialResult:
     """One trial, whose kNN is five points below its probe."""
     result = {} if probe is None else {"probe": probe, "knn": probe - 0.05, "floor_probe": 0.3, "floor_knn": 0.25}
     settings: dict[str, Any] = {"twin_weight": 0.0 if policy == "none" else 0.5, "negatives": "", "seconds": 90.0}
     settings |= {"results": {"cifar10": {**result, "classes": 10}}, "epochs": 20, "passes": 2e6}
-    return Trial(framework, policy, seed=seed, **{**settings, **changes})
+    return TrialResult(framework, policy, seed=seed, **{**settings, **changes})
 
 
-def trials(accuracies: dict[str, list[float]], framework: str = "simclr", **changes: Any) -> list[Trial]:
+def trials(accuracies: dict[str, list[float]], framework: str = "simclr", **changes: Any) -> list[TrialResult]:
     """By policy, the probe's accuracy of each seed."""
     return [
         trial(policy, seed, probe, framework, **changes)
@@ -30,17 +30,17 @@ def trials(accuracies: dict[str, list[float]], framework: str = "simclr", **chan
     ]
 
 
-def sweep(of: list[Trial], **changes: Any) -> Sweep:
+def sweep(of: list[TrialResult], **changes: Any) -> Sweep:
     """A sweep of these trials."""
     settings: dict[str, Any] = {"name": "demo", "created": "2024-01-02T03:04:05+00:00", "twin_weight": 0.5}
     settings |= {"budget": "steps", "source": "Video from my/videos", "synthetic": False, "planned": len(of)}
     return Sweep(trials=of, **{**settings, **changes})
 
 
-def three_frameworks() -> blocks.Block:
+def three_frameworks() -> effects.Block:
     """The linear probe's table of three frameworks."""
     each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
-    return blocks.blocks_of(sweep([trial for group in each for trial in group]))[0]
+    return effects.blocks_of(sweep([trial for group in each for trial in group]))[0]
 
 
 def rich_sweep(**changes: Any) -> Sweep:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from orchestrator.comparison import arms
-from orchestrator.comparison.arms import MI, Arm, Setting
+from infoaug.orchestrator.comparison import arms
+from infoaug.orchestrator.comparison.arms import MI, Arm, Setting
 from tests.orchestrator.comparison.sweeps import rich_sweep, trial, trials
 
 

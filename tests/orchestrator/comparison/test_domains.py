@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.comparison import domains
-from orchestrator.comparison.arms import MI, Trial
+from infoaug.orchestrator.comparison import domains
+from infoaug.orchestrator.comparison.arms import MI, TrialResult
 from tests.orchestrator.comparison.sweeps import rich_sweep, sweep, trial
 
 
-def crossed(policy: str, seed: int, matrix: Any, names: tuple[str, ...] = ("a", "b"), **changes: Any) -> Trial:
+def crossed(policy: str, seed: int, matrix: Any, names: tuple[str, ...] = ("a", "b"), **changes: Any) -> TrialResult:
     """A trial with cross-domain accuracies."""
     return trial(policy, seed, results={"x": {"domains": list(names), "knn_matrix": matrix}}, **changes)
 

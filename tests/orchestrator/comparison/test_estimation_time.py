@@ -3,7 +3,7 @@
 import numba
 import pytest
 
-from orchestrator.comparison import estimation_time
+from infoaug.orchestrator.comparison import estimation_time
 
 
 def test_every_estimator_is_timed_at_every_length() -> None:

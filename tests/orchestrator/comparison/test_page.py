@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from orchestrator.comparison import page
-from orchestrator.comparison.arms import MI, Sweep
+from infoaug.orchestrator.comparison import page
+from infoaug.orchestrator.comparison.arms import MI, Sweep
 from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, trial, trials
-from tests.orchestrator.test_report import Seen
+from tests.orchestrator.reporting.test_report import Seen
 
 MARKUP = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
 

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from orchestrator import figures
-from orchestrator.comparison import arms, plots
-from orchestrator.comparison.arms import MI
-from orchestrator.comparison.blocks import blocks_of
+from infoaug.orchestrator.comparison import arms, plots
+from infoaug.orchestrator.comparison.arms import MI
+from infoaug.orchestrator.comparison.effects import blocks_of
+from infoaug.orchestrator.reporting import figures
 from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, three_frameworks, trial, trials
 from tests.orchestrator.conftest import decoded, words
 

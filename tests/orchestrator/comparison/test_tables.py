@@ -10,9 +10,9 @@ import re
 import pytest
 from rich.console import Console
 
-from orchestrator.comparison import tables
-from orchestrator.comparison.arms import MI, Sweep
-from orchestrator.comparison.blocks import blocks_of
+from infoaug.orchestrator.comparison import tables
+from infoaug.orchestrator.comparison.arms import MI, Sweep
+from infoaug.orchestrator.comparison.effects import blocks_of
 from tests.orchestrator.comparison.sweeps import MALICIOUS, SIMCLR, rich_sweep, sweep, three_frameworks, trial, trials
 
 

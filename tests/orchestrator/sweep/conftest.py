@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator import tracking
-from orchestrator.config import load
+from infoaug.orchestrator.config import load
+from infoaug.orchestrator.runtime import mlflow_runs
 
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database; each test has an experiment of its own in it."""
     path = tmp_path_factory.mktemp("sweeps") / "mlflow.db"
-    tracking.Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
+    mlflow_runs.Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
     return path
 
 

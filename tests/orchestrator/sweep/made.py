@@ -4,11 +4,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator import evaluate, extract, pretrain, score, settings, twin_table
-from orchestrator.store import Store
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.trials import Trial
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score, twin_table
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.trials import Trial
 
 ALL_POLICIES = ["none", "random", "nearest", "mutual-information"]
 REASONS = {"lost": 10, "static": 0, "no candidate": 0, "not significant": 5, "policy none": 0}

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator import tracking
-from orchestrator.comparison import estimation_time, page
-from orchestrator.comparison.arms import Trial as Outcome
-from orchestrator.config import TrackingConfig
-from orchestrator.errors import StageError, UsageError
-from orchestrator.store import Store
-from orchestrator.sweep import compared, trials
-from orchestrator.sweep.config import SweepConfig
-from orchestrator.sweep.tracked import Tracked
-from orchestrator.sweep.trials import Trial
+from infoaug.orchestrator.comparison import estimation_time, page
+from infoaug.orchestrator.comparison.arms import TrialResult
+from infoaug.orchestrator.config import TrackingConfig
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.sweep import compared, trials
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.tracking import Tracked
+from infoaug.orchestrator.sweep.trials import Trial
 from tests.orchestrator.comparison import sweeps
 from tests.orchestrator.sweep.made import config, grid, leave_done, leave_scored
 
@@ -38,7 +38,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimation_time, "estimation_times", lambda: None)
 
 
-def outcome(trial: Trial, probe: float = 0.5) -> Outcome:
+def outcome(trial: Trial, probe: float = 0.5) -> TrialResult:
     """What a trial came to, made up."""
     made = trial.config
     weight = 0.0 if made.score.policy == "none" else made.pretrain.twin_weight
@@ -49,7 +49,7 @@ def outcome(trial: Trial, probe: float = 0.5) -> Outcome:
 # ---- an outcome
 
 
-def trained(of: dict[str, Any], store: Store, **done: Any) -> Outcome:
+def trained(of: dict[str, Any], store: Store, **done: Any) -> TrialResult:
     """The outcome of the only trial of a grid."""
     experiment = {"pretrain": {"batch_size": 16, "warmup_epochs": 0}}
     (trial,) = grid(of, experiment=experiment)
@@ -83,7 +83,7 @@ def test_an_outcome_says_which_arm_it_is_of(store: Store) -> None:
 
 def test_an_outcome_goes_through_json_unchanged(store: Store) -> None:
     found = trained({"backbone": "resnet34"}, store)
-    assert Outcome(**json.loads(json.dumps(asdict(found)))) == found
+    assert TrialResult(**json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_a_trial_that_has_not_come_to_its_end_has_no_outcome(store: Store) -> None:
@@ -215,7 +215,7 @@ def test_a_sweep_is_found_though_newer_experiments_have_its_name(
 ) -> None:
     of = leave(name="shared-name", grid=[{"policy": "none"}])
     for seed in range(6):
-        tracking.Run(config({**experiment, "name": "shared-name", "seed": seed}, grid=[{}]))
+        mlflow_runs.Run(config({**experiment, "name": "shared-name", "seed": seed}, grid=[{}]))
     assert compared.again("shared-name", tracked_at(of), tmp_path / "out").sweep.name == "shared-name"
 
 
@@ -290,7 +290,7 @@ def test_what_mlflow_does_not_have_is_refused(unknown: str, database: Path, tmp_
 
 
 def test_an_experiment_without_a_sweep_is_refused(experiment: dict[str, Any], tmp_path: Path) -> None:
-    run = tracking.Run(config({**experiment, "name": "no-sweep"}, grid=[{}]))
+    run = mlflow_runs.Run(config({**experiment, "name": "no-sweep"}, grid=[{}]))
     place = TrackingConfig(uri=run.uri)
     for what in (experiment["tracking"]["experiment"], "no-sweep", run.id):
         with pytest.raises(UsageError, match=f"has no sweep '{what}': give an MLflow experiment with one"):

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import config as experiment_config
-from orchestrator.errors import UsageError
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import Range, SweepConfig, load
+from infoaug.orchestrator import config as experiment_config
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import Range, SweepConfig, load
 from tests.orchestrator.sweep.made import config
 
 SPACE = {"pretrain.learning_rate": [0.1, 0.2]}

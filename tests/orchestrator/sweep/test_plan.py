@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.errors import UsageError
-from orchestrator.store import Store
-from orchestrator.sweep import plan, trials
-from orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.sweep import plan, trials
+from infoaug.orchestrator.sweep.config import SweepConfig
 from tests.orchestrator.sweep.made import config, leave_done, leave_scored
 
 SMALL = {

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from orchestrator.errors import UsageError
-from orchestrator.sweep import search, trials
-from orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.sweep import search, trials
+from infoaug.orchestrator.sweep.config import SweepConfig
 from tests.orchestrator.sweep.made import ALL_POLICIES, config
 
 # 12 points that are 7 trials: without twins there is no weight.

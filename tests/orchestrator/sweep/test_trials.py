@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import frameworks
-from orchestrator.errors import UsageError
-from orchestrator.sweep import trials
-from orchestrator.sweep.config import load
+from infoaug.models import frameworks
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.config import load
 from tests.orchestrator.sweep.made import ALL_POLICIES, config, grid
 
 RECIPES = Path(__file__).parents[3] / "configs" / "recipes"

@@ -1,0 +1,253 @@
+"""Where depth maps come from: a MiDaS checkpoint, an ONNX file, or a folder of maps made elsewhere.
+
+Nothing is ever downloaded. A monocular network predicts inverse depth (larger is nearer) up to a scale and a shift of
+its own for every frame; what to do about those is in `depth.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from infoaug.estimators.video.clips import natural_order
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Network = Callable[[Bytes], Floats]  # u8[H, W, 3] RGB → f32[H', W']
+
+# What a folder may hold, first choice first: MiDaS's own run.py writes an exact .pfm beside a rounded .png.
+MAP_SUFFIXES = (".npy", ".pfm", ".tif", ".tiff", ".png")
+# The size at which a network runs whose file leaves it open, pixels; MiDaS was trained at this one.
+_OPEN_SIZE = 384
+_IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def midas(checkpoint: str) -> Network:
+    """Load a DPT network of MiDaS v3 (Ranftl et al. 2021) from a local checkpoint, through torch.hub's local cache.
+
+    The checkpoints are MiDaS's published `dpt_hybrid_384.pt` and `dpt_large_384.pt` (or the older
+    `dpt_hybrid-midas-501f0c75.pt`, `dpt_large-midas-2f21e586.pt`); which of the two it is, is read from its weights.
+    The code is the repository isl-org/MiDaS as torch.hub caches it, through its entry points `DPT_Hybrid`, `DPT_Large`
+    and `transforms`. Networks of v2.1 would fetch other repositories while they are built: use their ONNX files. Runs
+    on the GPU if torch sees one. Cached: one network a process. Raises ValueError if the checkpoint or the code is
+    missing or they do not fit together.
+    """
+    import torch
+
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"extract.depth names the checkpoint {checkpoint}, which does not exist; correct the path")
+    try:
+        weights: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights = weights.get("model", weights)
+        names = list(weights)
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint that torch loads as plain weights; set extract.depth to a file that MiDaS "
+            "published, such as midas:dpt_hybrid_384.pt"
+        ) from error
+    if "pretrained.model.pos_embed" not in names:
+        raise ValueError(
+            f"{checkpoint} is neither DPT-Hybrid nor DPT-Large of MiDaS; set extract.depth to one of these, or to an "
+            "ONNX file of the network"
+        )
+    hybrid = any(name.startswith("pretrained.model.patch_embed.backbone.") for name in names)
+    code = _midas_code(Path(torch.hub.get_dir()))
+    try:
+        network: Any = torch.hub.load(code, "DPT_Hybrid" if hybrid else "DPT_Large", source="local", pretrained=False)
+        network.load_state_dict(weights)
+        prepare: Any = torch.hub.load(code, "transforms", source="local").dpt_transform
+    except Exception as error:  # Whatever the code in the cache raises, e.g. with a timm that it does not know.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the MiDaS code in {code} cannot take {checkpoint} of extract.depth ({type(error).__name__}: {reason}); "
+            "renew the code, or set extract.depth to an ONNX file"
+        ) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.eval().to(device)
+
+    def run(frame: Bytes) -> Floats:
+        with torch.inference_mode():
+            return _single_map(network(prepare(frame).to(device)).float().cpu().numpy(), checkpoint)
+
+    return run
+
+
+@lru_cache(maxsize=1)
+def onnx(file: str, imagenet: bool = False) -> Network:
+    """Load a network from an ONNX file, for onnxruntime if it is installed, else for OpenCV.
+
+    Its first input is one RGB image [1, 3, H, W] from 0 to 1, to whose size the frame is brought; 384x384 if the file
+    leaves the size open. MiDaS's published files (`model-f6b98070.onnx`, `model-small.onnx`) take it so and normalise
+    it themselves; with `imagenet` ImageNet's mean and deviation are taken out first, as most other exports want it.
+    Its first output is one map. Cached: one network a process. Raises ValueError if the file is missing, or is no
+    network of this kind.
+    """
+    if not Path(file).is_file():
+        raise ValueError(f"extract.depth names {file}, which does not exist; correct the path of the ONNX file")
+    height, width = _input_size(file)
+    compute = _session(file)
+
+    def run(frame: Bytes) -> Floats:
+        image = cv2.resize(frame.astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_CUBIC)
+        if imagenet:
+            image = (image - _IMAGENET[0]) / _IMAGENET[1]
+        return _single_map(compute(np.ascontiguousarray(image.transpose(2, 0, 1)[None])), file)
+
+    return run
+
+
+def stored_maps(folder: Path, clip: Path, first: int, count: int) -> Floats:
+    """Read the maps of frames `first` … `first + count − 1` of a clip: f32[count, H', W'], NaN where not finite.
+
+    They lie in FOLDER/NAME or, where clips share names, in FOLDER/PARENT/NAME, which is looked for first: NAME is the
+    clip's without its suffix, PARENT its folder's. In natural order of their names the files are frames 0, 1, 2, …: an
+    `.npy` or `.pfm` f32[H', W'], or a `.tif` or `.png` of one channel with 8 or 16 bits (`.tif` also f32). If a folder
+    holds several kinds, the first in `MAP_SUFFIXES` counts. Raises ValueError if maps are missing or unreadable.
+    """
+    name = clip.name if clip.is_dir() else clip.stem
+    places = [folder / clip.resolve().parent.name / name, folder / name]
+    place = next((place for place in places if place.is_dir()), None)
+    if place is None:
+        raise ValueError(
+            f"no depth maps for clip {clip}: there is neither {places[0]} nor {places[1]}; put them there or correct "
+            "extract.depth"
+        )
+    files: list[Path] = []
+    for suffix in MAP_SUFFIXES:
+        files = files or sorted((f for f in place.iterdir() if f.suffix.lower() == suffix), key=natural_order)
+    if len(files) < first + count:
+        raise ValueError(
+            f"{place} holds {len(files)} depth maps, but frames up to {first + count - 1} of clip {clip} need "
+            f"{first + count}; give extract.depth a map for every frame"
+        )
+    maps = [_stored_map(file) for file in files[first : first + count]]
+    if len({map.shape for map in maps}) > 1:
+        raise ValueError(f"the depth maps in {place} differ in size; give extract.depth maps of one size for a clip")
+    return np.stack(maps)
+
+
+def _midas_code(hub: Path) -> str:
+    """Return the folder of MiDaS's code in torch.hub's cache, or raise ValueError."""
+    for pattern in ("isl-org_MiDaS_*", "intel-isl_MiDaS_*"):
+        for folder in sorted(hub.glob(pattern)):
+            if (folder / "hubconf.py").is_file():
+                return str(folder)
+    raise ValueError(
+        f"extract.depth needs MiDaS's code in {hub / 'isl-org_MiDaS_master'}; put a clone of "
+        "https://github.com/isl-org/MiDaS there"
+    )
+
+
+def _session(file: str) -> Callable[[Floats], Any]:
+    """Return the network of an ONNX file as a function from its first input to its first output."""
+    onnxruntime: Any = None
+    with suppress(ImportError):
+        onnxruntime = import_module("onnxruntime")
+    refused = f"the network in {file} cannot be run; set extract.depth to a file that takes one image [1, 3, H, W]"
+    try:
+        if onnxruntime is None:
+            network = cv2.dnn.readNetFromONNX(file)
+        else:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = max(1, cv2.getNumThreads())  # As many as the rest of this process may use.
+            options.log_severity_level = 4  # What goes wrong is raised.
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(refused) from error
+
+    def compute(image: Floats) -> Any:
+        try:
+            if onnxruntime is None:
+                network.setInput(image)
+                return network.forward()
+            return session.run(None, {session.get_inputs()[0].name: image})[0]
+        except Exception as error:
+            raise ValueError(refused) from error
+
+    return compute
+
+
+def _input_size(file: str) -> tuple[int, int]:
+    """Return the height and width that an ONNX file declares for its image, or those of the open size.
+
+    OpenCV does not tell, and the few fields in question are quickly found: ModelProto.graph (7) → GraphProto.input (11)
+    → ValueInfoProto.type (2) → TypeProto.tensor_type (1) → .shape (2) → .dim (1) → .dim_value (1).
+    """
+    try:
+        inputs = _inside([memoryview(Path(file).read_bytes())], 7, 11)
+        for given in inputs:
+            shape = [next(iter(_inside([dim], 1)), 0) for dim in _inside([given], 2, 1, 2, 1)]
+            if len(shape) == 4 and shape[1] == 3:
+                height, width = (size if 0 < size < 1 << 16 else _OPEN_SIZE for size in shape[2:])
+                return height, width
+    except (LookupError, TypeError, ValueError):
+        inputs = []
+    what = "has no input [1, 3, H, W]" if inputs else "is no ONNX file"
+    raise ValueError(f"{file} {what}; set extract.depth to the ONNX file of a network that takes one RGB image")
+
+
+def _inside(messages: list[Any], *path: int) -> list[Any]:
+    """Return what lies in protobuf messages under a path of field numbers."""
+    for number in path:
+        messages = [value for message in messages for field, value in _fields(message) if field == number]
+    return messages
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """Go through a protobuf message: field numbers, with the varint or the bytes of each."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("no protobuf message")
+
+    while at < len(message):
+        key = varint()
+        kind = key & 7
+        if kind == 0:
+            yield key >> 3, varint()
+            continue
+        length = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        if at + length > len(message):
+            raise ValueError("no protobuf message")
+        yield key >> 3, message[at : at + length]
+        at += length
+
+
+def _single_map(output: Any, source: str) -> Floats:
+    """Drop the axes of length 1 before the last two: f32[H', W'], or ValueError if there is more than one map."""
+    shape = np.shape(output)
+    if len(shape) < 2 or np.prod(shape[:-2]) != 1:
+        raise ValueError(
+            f"the network in {source} returns an array of {list(shape)}, not one map; set extract.depth to a network "
+            "that predicts depth"
+        )
+    return np.asarray(output, dtype=np.float32).reshape(shape[-2:])
+
+
+def _stored_map(file: Path) -> Floats:
+    """Read one map: f32[H', W'], NaN where not finite; ValueError if it cannot be read or has more than one channel."""
+    values: Any = None
+    try:
+        if file.is_file():  # a pipe would hang
+            stored = file.suffix.lower() == ".npy"
+            values = np.load(file) if stored else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    except (OSError, ValueError, EOFError, MemoryError, cv2.error):
+        pass
+    if values is None or values.ndim != 2 or values.dtype.kind not in "uif":
+        raise ValueError(f"{file} is no depth map of one channel that can be read; replace it or correct extract.depth")
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Mutual information of trajectories: samples, estimators, significance and twins."""

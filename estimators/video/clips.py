@@ -1,0 +1,340 @@
+"""Clips: decode them exactly.
+
+A clip is a video file or a folder of frames. Frames are u8[H, W, 3] RGB, numbered from 0 in the order of decoding.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from infoaug.estimators.video import seeking
+from infoaug.estimators.video.clip_files import (
+    IMAGE_SUFFIXES,
+    READ_TIMEOUT,
+    VIDEO_SUFFIXES,
+    ClipError,
+    digest,
+    frames_of,
+    in_time,
+    is_a,
+    is_folder,
+    natural_order,
+    readable,
+)
+from infoaug.estimators.video.timed_calls import TimedCalls
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_WINDOW_BYTES",
+    "READ_TIMEOUT",
+    "VIDEO_SUFFIXES",
+    "ClipError",
+    "Reader",
+    "check_window",
+    "digest",
+    "is_a",
+    "natural_order",
+    "quiet",
+    "read_clip",
+]
+
+# Read by OpenCV when it first opens a video: FFmpeg's complaints about damaged files come as ClipError instead.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+Frame = NDArray[np.uint8]
+T = TypeVar("T")
+
+# The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can
+# announce frames that no machine has the memory for.
+MAX_WINDOW_BYTES = 4 << 30
+
+_MIB = 1 << 20
+# Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.
+_SEEK_BEYOND = 250
+# What a text begins with that FFmpeg takes for the videos it names.
+_PLAYLIST = b"ffconcat"
+
+
+def check_window(path: str | Path, count: int, height: int, width: int, max_bytes: int = MAX_WINDOW_BYTES) -> None:
+    """Raise ClipError if so many frames of that size, 3 bytes a pixel, take more than `max_bytes`."""
+    needed = 3 * count * height * width
+    if needed > max_bytes:
+        what = f"{count} frames" if count > 1 else "a frame"
+        raise ClipError(
+            f"{what} of {width}x{height} of clip {path} would take {needed / _MIB:.0f} MiB, more than "
+            f"{max_bytes / _MIB:.0f}; resize the clip, or set extract.window lower or extract.max_window_mb higher"
+        )
+
+
+def read_clip(
+    path: str | Path, first: int = 0, count: int | None = None, *, max_bytes: int = MAX_WINDOW_BYTES
+) -> Frame:
+    """Decode frames `first` … `first + count − 1` (by default to the end) of a clip: u8[T, H, W, 3] RGB.
+
+    `path` is a video file or a folder of frames. Raises ClipError if the clip cannot be read, has fewer frames, or they
+    would take more than `max_bytes`.
+    """
+    with Reader(path, max_bytes) as reader:
+        frames = reader.read(first, count)
+    frames.setflags(write=True)  # no reader shares it any more
+    return frames
+
+
+class Reader:
+    """A clip kept open, for windows read one after the other: each frame is decoded once if they come in order.
+
+    That holds for windows that overlap, too: what two of them share is copied from the one before. In memory is one
+    window, the last, which the caller and the reader share (two while a window that overlaps it is read).
+
+    A video is decoded onwards from where it stands. Far ahead or backwards it seeks, if every frame can be told by its
+    time: the times of all packets are listed once for a file and process, and the decoder starts well before the frame
+    asked for and goes on until its time comes. Where times are missing, double or not those of the decoded frames, the
+    video is decoded from its start again. So frame numbers are always those of a sequential pass, but for one case: a
+    damaged packet, far before the place sought, that gives no frame (one that is missing does no harm). What FFmpeg
+    makes up where data is damaged may depend on the place it started from. It decodes with as many threads as OpenCV is
+    set to.
+
+    Images of a folder are ordered naturally (`2.png` before `10.png`); grey, 16-bit and four-channel images become
+    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded, or if a single frame would take
+    more than `max_bytes`, as `read` does for a window: before it is allocated; and from every method if a frame is not
+    there within `read_timeout` seconds, as when a disk does not answer. Such a reader reads no more.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = MAX_WINDOW_BYTES, read_timeout: float = READ_TIMEOUT) -> None:
+        self.path, self.max_bytes = Path(path), max_bytes
+        self._patience = TimedCalls(read_timeout)
+        self.fps = 0.0
+        self._next = 0
+        self._shape: tuple[int, ...] | None = None
+        self._last: tuple[int, Frame] | None = None  # first frame number, window
+        self._times: seeking.Times | None = None  # while numbers follow from a seek
+        self._seekable = True
+        self._video: cv2.VideoCapture | None = None
+        self._images: list[Path] = []
+        try:
+            self._in_time(self._begin)
+        except BaseException:
+            self.close()  # nobody else will, and its thread would wait for ever
+            raise
+
+    def _begin(self) -> None:
+        with readable(self.path):
+            if is_folder(self.path):
+                self._images = frames_of(self.path)
+                return
+            self._video = _open(self.path)
+            fps = self._video.get(cv2.CAP_PROP_FPS)
+        self.fps = float(fps) if 0 < fps <= 1000 else 0.0
+        self._check_window(1)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file and the last window."""
+        self._last = None
+        self._patience.end()
+        if self._video is not None and not self._patience.lost:  # else the call that is lost still works on it
+            self._video.release()
+
+    def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
+        return in_time(self._patience, self.path, work, times)
+
+    def read(self, first: int = 0, count: int | None = None) -> Frame:
+        """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB, read-only.
+
+        It is read-only because the next window may take frames from it. Raises ClipError if the clip has fewer frames
+        or they change size, ValueError if `first` or `count` makes no sense.
+        """
+        if first < 0 or (count is not None and count < 1):
+            raise ValueError(f"first must be at least 0 and count at least 1, not {first} and {count}")
+        shared = self._shared(first)
+        if count is not None and len(shared) >= count:
+            return shared[:count]
+        self._last = None  # frees it before the next is made, unless they share frames
+        with readable(self.path):
+            self._check_window(count or 1)
+            try:
+                window = self._read(first, count, shared)
+            except _AstrayError:
+                self._seekable = False
+                self._in_time(self._restart)
+                window = self._read(first, count, shared[:0])
+        window.setflags(write=False)
+        self._last = first, window
+        return window
+
+    def _shared(self, first: int) -> Frame:
+        """Return the frames of the last window from `first` on, if decoding can go on after them; else none."""
+        if self._last is not None:
+            begin, window = self._last
+            if begin <= first < begin + len(window) == self._next:
+                return window[first - begin :]
+        return np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
+
+    def _read(self, first: int, count: int | None, shared: Frame) -> Frame:
+        self._go_to(first + len(shared))
+        if count is None:
+            taken = [*shared]
+            while (frame := self._in_time(self._decode)) is not None:
+                self._check_window(len(taken) + 1)
+                taken.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
+            if not taken:
+                raise self._too_short(f"{first} on")
+            return np.stack(taken)
+        window = shared
+        for place in range(len(shared), count):
+            frame = self._in_time(self._decode)
+            if frame is None:
+                raise self._too_short(f"{first} to {first + count - 1}")
+            if len(window) < count:
+                self._check_window(count)
+                window = np.empty((count, *frame.shape), np.uint8)
+                if len(shared):
+                    window[: len(shared)] = shared
+            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[place])
+        return window
+
+    def _check_window(self, count: int) -> None:
+        """Refuse as many frames if they take too much: by their true size, or by the one a video announces."""
+        if self._shape is not None:
+            height, width = self._shape[:2]
+        elif self._video is not None:
+            height, width = (int(self._video.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        else:
+            return
+        check_window(self.path, count, height, width, self.max_bytes)
+
+    def _too_short(self, asked: str) -> ClipError:
+        return ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")
+
+    def frames(self) -> Iterator[Frame]:
+        """Decode all frames from the start, one at a time, as OpenCV gives them: u8[H, W, 3] BGR."""
+        self._last = None
+        with readable(self.path):
+            self._go_to(0)
+            while (frame := self._in_time(self._decode)) is not None:
+                yield frame
+        if self._next == 0:
+            raise ClipError(f"clip {self.path} has no frame that can be decoded; convert it or leave it out")
+
+    def _decode(self) -> Frame | None:
+        """Return the next frame, BGR; None at the end."""
+        frame: Any
+        if self._video is not None:
+            if not self._grab():
+                return None
+            ok, frame = self._video.retrieve()
+            if not ok:
+                return None
+        elif self._next < len(self._images):
+            image = self._images[self._next]
+            with quiet():
+                frame = cv2.imread(str(image), cv2.IMREAD_COLOR)
+            if frame is None:
+                raise ClipError(f"frame {image} cannot be decoded; replace it or leave the clip out")
+        else:
+            return None
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            old, new = self._shape, frame.shape
+            raise ClipError(
+                f"clip {self.path} changes size at frame {self._next} from {old[1]}x{old[0]} to {new[1]}x{new[0]}; "
+                "split it there or resize its frames"
+            )
+        self._next += 1
+        return frame
+
+    def _go_to(self, first: int) -> None:
+        """Stand before frame `first`, or at the end if there are fewer."""
+        if self._video is None:
+            self._next = min(first, len(self._images))
+            return
+        near = 0 <= first - self._next <= _SEEK_BEYOND
+        # A seek may list the packets of the whole file first.
+        sought = not near and self._in_time(lambda: self._seek(first), times=10)
+        if not near and not sought and (first < self._next or self._times is not None):
+            self._in_time(self._restart)
+        while self._next < first and self._in_time(self._grab):
+            self._next += 1
+
+    def _grab(self) -> bool:
+        """Have the next frame decoded; False at the end. After a seek it must be the one that the times promise."""
+        assert self._video is not None
+        ok = self._video.grab()
+        if self._times is not None:
+            number = seeking.frame_number(self._video, self._times) if ok else len(self._times)
+            if number != self._next:
+                raise _AstrayError
+        return ok
+
+    def _seek(self, first: int) -> bool:
+        """Jump to a place before frame `first`, as near as can be, and know its number; False if that cannot be."""
+        assert self._video is not None
+        if first == 0 or not self._seekable:
+            return False
+        status = self.path.stat()
+        times = _frame_times(str(self.path), status.st_size, status.st_mtime_ns)
+        self._seekable = times is not None
+        if times is None or first >= len(times):
+            return False
+        number = seeking.seek(self._video, times, first, self.fps)
+        if number is None:
+            self._restart()
+            return False
+        self._times, self._next = times, number + 1
+        return True
+
+    def _restart(self) -> None:
+        assert self._video is not None
+        self._video.release()
+        self._video, self._next, self._times = _open(self.path), 0, None
+
+
+class _AstrayError(Exception):
+    """After a seek the decoder gives other frames than the times of the packets promise."""
+
+
+def _open(path: Path, *options: int) -> cv2.VideoCapture:
+    """Open a video; ClipError if that cannot be done."""
+    with path.open("rb") as file:
+        if file.read(len(_PLAYLIST)) == _PLAYLIST:  # of lists of lists, a few can stand for years of video
+            raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
+    with quiet():
+        video = cv2.VideoCapture(
+            str(path), cv2.CAP_FFMPEG, options or (cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads()))
+        )
+    if not video.isOpened():
+        raise ClipError(f"clip {path} is no video that can be decoded; convert it or leave it out")
+    return video
+
+
+@lru_cache(maxsize=16)
+def _frame_times(path: str, size: int, modified: int) -> seeking.Times | None:
+    """List the times of a video's frames, once for a file of this size and time of modification."""
+    return seeking.frame_times(_open(Path(path)), _open(Path(path), cv2.CAP_PROP_FORMAT, -1))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep OpenCV from writing to stderr what becomes an error of ours."""
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)

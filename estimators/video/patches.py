@@ -1,0 +1,125 @@
+"""Patches: a grid over the first frame, one trackable point each, and how they look.
+
+Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0). Boxes are `(x0, y0, x1, y1)`, where
+x1 and y1 are exclusive.
+"""
+
+from math import ceil, sqrt
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from infoaug.estimators.trackers.base import Bytes, Floats, grey
+
+# Scoring holds a number for every pair of a window's patches, in as many as eight matrices at once.
+MOST_PATCHES = 10_000
+_BYTES_A_PAIR = 64
+
+
+def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
+    """Slice a frame into square patches: i32[N, 4] boxes, row-major.
+
+    Only full patches; the rows and columns left over are split evenly between the two sides. Raises ValueError if no
+    patch fits, or more than `MOST_PATCHES`.
+    """
+    rows, columns = (height // patch_size, width // patch_size) if patch_size > 0 else (0, 0)
+    if rows < 1 or columns < 1:
+        raise ValueError(
+            f"no patch of {patch_size} px fits into a frame of {width}x{height}; choose a size from 1 to "
+            f"{min(height, width)}"
+        )
+    if (count := rows * columns) > MOST_PATCHES:
+        raise ValueError(
+            f"a frame of {width}x{height} has {count} patches of {patch_size} px, more than {MOST_PATCHES}: the "
+            f"{count}² pairs would take {count**2 * _BYTES_A_PAIR / 2**30:.1f} GiB; set extract.patch_size to "
+            f"{ceil(sqrt(height * width / MOST_PATCHES))} or more, or resize the clip"
+        )
+    top, left = (height - rows * patch_size) // 2, (width - columns * patch_size) // 2
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    corner = np.stack([left + column * patch_size, top + row * patch_size], axis=1)
+    return np.concatenate([corner, corner + patch_size], axis=1).astype(np.int32)
+
+
+def trackable_points(
+    frame: Bytes, boxes: NDArray[np.integer], *, point: str = "eigenvalue", margin: int = 2, block_size: int = 7
+) -> Floats:
+    """Choose the point that stands for each patch: f32[N, 2], (x, y).
+
+    `point="eigenvalue"`: the pixel of the box with the largest minimum eigenvalue of the gradient matrix summed over
+    `block_size` px (Shi & Tomasi 1994), at least `margin` px inside the box; the centre where the box is flat.
+    `point="centre"`: the centre. `frame` is u8[H, W, 3] RGB or u8[H, W]; boxes are i[N, 4], of any sizes. Raises
+    ValueError for an unknown choice or a box outside the frame.
+    """
+    if point not in ("eigenvalue", "centre"):
+        raise ValueError(f"unknown point {point!r}; choose 'eigenvalue' or 'centre'")
+    boxes = _checked_boxes(frame, boxes)
+    centre = ((boxes[:, :2] + boxes[:, 2:] - 1) / 2).astype(np.float32)
+    if point == "centre" or len(boxes) == 0:
+        return centre
+    strength = cv2.cornerMinEigenVal(grey(frame), block_size)
+    inset = np.minimum(margin, (boxes[:, 2:] - boxes[:, :2] - 1) // 2)
+    low, size = boxes[:, :2] + inset, boxes[:, 2:] - boxes[:, :2] - 2 * inset
+    # One window of the largest size per box; what lies beyond a smaller box can never win.
+    dx, dy = np.arange(size[:, 0].max()), np.arange(size[:, 1].max())
+    x = np.minimum(low[:, :1] + dx, frame.shape[1] - 1)
+    y = np.minimum(low[:, 1:] + dy, frame.shape[0] - 1)
+    inside = (dy < size[:, 1:])[:, :, None] & (dx < size[:, :1])[:, None, :]
+    score = np.where(inside, strength[y[:, :, None], x[:, None, :]], -1.0).reshape(len(boxes), -1)
+    best = score.argmax(axis=1)
+    row, column = np.divmod(best, len(dx))
+    chosen = np.stack([low[:, 0] + column, low[:, 1] + row], axis=1).astype(np.float32)
+    return np.where(score[np.arange(len(boxes)), best, None] > 0, chosen, centre)
+
+
+def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
+    """Mean colour of the patch around each tracked point: f32[N, T, 3], RGB from 0 to 1.
+
+    `frames` is u8[T, H, W, 3] RGB, `position` f32[N, T, 2] in pixels. The mean is over `patch_size` × `patch_size` px
+    around the sub-pixel position (bilinear); what lies outside the frame is mirrored. Raises ValueError if the numbers
+    of frames differ.
+    """
+    if frames.ndim != 4 or position.ndim != 3 or len(frames) != position.shape[1]:
+        raise ValueError(
+            f"frames u8[T, H, W, 3] and position f32[N, T, 2] must have the same T, not {list(frames.shape)} and "
+            f"{list(position.shape)}"
+        )
+    colour = np.empty((*position.shape[:2], 3), dtype=np.float32)
+    # OpenCV anchors an even box half a pixel to the right of its centre.
+    at = position + np.float32(0.5 if patch_size % 2 == 0 else 0.0)
+    for t, frame in enumerate(frames):
+        mean = cv2.boxFilter(frame, cv2.CV_32F, (patch_size, patch_size))
+        sampled = cv2.remap(
+            mean,
+            np.ascontiguousarray(at[:, t, :1]),
+            np.ascontiguousarray(at[:, t, 1:]),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        colour[:, t] = sampled[:, 0] / 255.0
+    return colour
+
+
+def patch_images(frame: Bytes, boxes: NDArray[np.integer], image_size: int) -> Bytes:
+    """Cut out boxes and resize them: u8[N, S, S, 3].
+
+    `frame` is u8[H, W, 3] RGB, boxes i[N, 4]. Shrinks by area averaging, enlarges by cubic interpolation. Raises
+    ValueError for a box that is empty or not inside the frame.
+    """
+    images = np.empty((len(boxes), image_size, image_size, 3), dtype=np.uint8)
+    for image, (x0, y0, x1, y1) in zip(images, _checked_boxes(frame, boxes), strict=True):
+        shrinks = min(x1 - x0, y1 - y0) >= image_size
+        mode = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        cv2.resize(frame[y0:y1, x0:x1], (image_size, image_size), dst=image, interpolation=mode)
+    return images
+
+
+def _checked_boxes(frame: Bytes, boxes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the boxes as integers, or raise ValueError for one that is empty or not inside the frame."""
+    whole = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
+    limit = np.array([frame.shape[1], frame.shape[0]])
+    if (whole[:, :2] < 0).any() or (whole[:, 2:] > limit).any() or (whole[:, 2:] <= whole[:, :2]).any():
+        raise ValueError(
+            f"every box (x0, y0, x1, y1) must lie inside the frame of {limit[0]}x{limit[1]} and hold a pixel"
+        )
+    return whole

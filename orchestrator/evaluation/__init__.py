@@ -1,0 +1,1 @@
+"""Labelled images and the probes that measure frozen features on them."""

@@ -1,0 +1,1 @@
+"""Trained backbones in formats that load without infoaug."""

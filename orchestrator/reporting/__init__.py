@@ -1,0 +1,1 @@
+"""Reports, figures and pictures of an experiment."""

@@ -1,0 +1,165 @@
+"""Figures: what came out of an experiment, as matplotlib figures, and the style that all figures share.
+
+Every function returns a `Figure` of its own and leaves matplotlib's global state alone. Where there is nothing to draw,
+the figure says so in words.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from infoaug.orchestrator.reporting.report import accuracies, seeds_in_words
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # of Okabe and Ito's colour-blind safe palette
+GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
+WIDTH = 6.4  # inches, of all figures: narrow enough to be read on a phone
+DPI = 110
+MEANINGS = {
+    "twin": "has a twin",
+    "lost": "visible in too few frames",
+    "static": "static",
+    "no candidate": "no other patch to pair with",
+    "not significant": "no significant pair",
+    "policy none": "twins switched off",
+}
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, facecolor="white")
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as the bytes of an SVG file, the same for the same figure."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "infoaug"}):
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", pad_inches=0.12, facecolor="white", metadata={"Date": None}
+        )
+    return buffer.getvalue()
+
+
+def draw_reasons(counts: Mapping[str, int]) -> Figure:
+    """How many patches have a twin, and why the others have none; other keys than the reasons are passed over."""
+    shown = {reason: int(counts[reason]) for reason in MEANINGS if counts.get(reason)}
+    total = sum(shown.values())
+    if not total:
+        return message("There are no patches.")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = [BLUE if reason == "twin" else GREY for reason in shown]
+    bars = axes.barh([MEANINGS[r] for r in shown], list(shown.values()), color=colours, height=0.7)
+    axes.bar_label(bars, [f"{n:,}  ({n / total:.1%})" for n in shown.values()], padding=4, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(shown.values()) * 1.3)
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    ink(axes)
+    title(axes, f"{total:,} patches")
+    return figure
+
+
+def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Losses, and images per second, by epoch.
+
+    Args:
+        history: an epoch each, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`.
+    """
+    if not history:
+        return message("No epoch was trained.")
+    epochs = [h["epoch"] for h in history]
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    marker = {"marker": "o", "markersize": 3.5} if len(history) <= 30 else {}
+    for key, name, colour in (("loss", "total", INK), ("view_loss", "views", BLUE), ("twin_loss", "twins", ORANGE)):
+        above.plot(epochs, [h[key] for h in history], color=colour, label=name, **marker)
+    above.legend(frameon=False, ncols=3)
+    above.set_ylabel("loss")
+    below.plot(epochs, [h["images_per_second"] for h in history], color=GREEN, **marker)
+    below.set(xlabel="epoch", ylabel="images/s")
+    below.set_ylim(bottom=0)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for axes in (above, below):
+        plot_area(axes, "y")
+    title(above, f"Training, {len(history)} epoch{'s' if len(history) > 1 else ''}")
+    return figure
+
+
+def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy of the trained backbone beside that of the untrained one, with its interval where seeds allow one.
+
+    Args:
+        results: see `accuracies`.
+    """
+    rows = accuracies(results)
+    if not rows:
+        return message("No data set was evaluated.")
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.72 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    place = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)  # the two metrics of a data set stand together
+    for summaries, name, offset, colour in (
+        ([r.trained for r in rows], "trained", -0.19, BLUE),
+        ([r.floor for r in rows], "random-init floor", 0.19, GREY),
+    ):
+        means = np.array([s.mean for s in summaries])
+        halves = [s.half for s in summaries]
+        error = [h or 0.0 for h in halves] if any(halves) else None
+        bars = axes.barh(place + offset, means, height=0.36, color=colour, label=name, xerr=error, ecolor=INK)
+        texts = [f"{m:.1%}" + (f" ± {h:.1%}" if h is not None else "") for m, h in zip(means, halves, strict=True)]
+        axes.bar_label(bars, texts, padding=4, color=INK)
+    known = [(y, r.chance) for y, r in zip(place, rows, strict=True) if r.chance is not None]
+    if known:
+        y, chance = np.array(known).T
+        axes.vlines(chance, y - 0.42, y + 0.42, color=INK, linestyles=":", linewidth=1.4, label="chance")
+    axes.set_yticks(place, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
+    axes.invert_yaxis()
+    highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.floor) if np.isfinite(s.mean))
+    axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("top-1 accuracy")
+    plot_area(axes, "x")
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda n: labels[n] == "chance")  # last
+    figure.legend(
+        [handles[n] for n in order], [labels[n] for n in order], loc="outside lower center", ncols=3, frameon=False
+    )
+    title(axes, seeds_in_words(results).capitalize())
+    return figure
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to see."""
+    figure = Figure(figsize=(WIDTH, 1.3))
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, fontsize=11)
+    return figure
+
+
+def title(axes: Axes, text: str) -> None:
+    """Write what is seen above a plot, without reading dollar signs as mathematics."""
+    axes.set_title(text, loc="left", fontsize=11, color=INK, parse_math=False)
+
+
+def ink(axes: Axes) -> None:
+    """Labels in ink, and no tick marks."""
+    axes.tick_params(colors=INK, length=0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+
+
+def plot_area(axes: Axes, grid: str) -> None:
+    """Faint grid lines behind the data, and no box around it."""
+    axes.grid(axis=grid, color=FAINT)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    ink(axes)

@@ -1,0 +1,293 @@
+"""Pictures: one window of a clip as extract and score see it, as matplotlib figures in the style of all figures."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.patheffects as effects
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREY, INK, ORANGE, WIDTH, ink, message, title
+
+SPREAD_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0, 0.88, 256)))  # its yellow is too pale
+SPREAD_MEANS = "spread of the residual motion, pixels"
+MI_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad=FAINT)
+NOT_MOVING = ("lost", "static")
+HALO = (effects.withStroke(linewidth=4.5, foreground="white"),)
+STILL = 0.05  # pixels: a camera that moves no patch by more stood still
+CAMERA_STILL = "camera still"
+DASHES = (0, (2.5, 1.8))
+
+Mask = NDArray[np.bool_]
+Float = NDArray[np.float64]
+
+
+def moves(reason: Sequence[str], spread: ArrayLike) -> Mask:
+    """Which patches are drawn in colour, bool[N]: those neither static nor visible in too few frames.
+
+    Args:
+        reason: N reasons why a patch has no twin, empty where it has one.
+        spread: f64[N] pixels.
+    """
+    return ~np.isin(np.array(reason, dtype=object), NOT_MOVING) & np.isfinite(np.asarray(spread, float))
+
+
+def hidden(visible: ArrayLike) -> Mask:
+    """In which frames a patch is out of sight between two in which it is seen: bool[N, T] of bool[N, T]."""
+    seen = np.asarray(visible, bool)
+    before = np.logical_or.accumulate(seen, axis=1)
+    after = np.logical_or.accumulate(seen[:, ::-1], axis=1)[:, ::-1]
+    return before & after & ~seen
+
+
+def bridged(position: ArrayLike, visible: ArrayLike) -> Float:
+    """Positions f64[N, T, 2] that are straight and even between where a patch was seen last and is seen again.
+
+    A tracker's own guesses in between may go along with what covers the patch.
+    """
+    points = np.array(position, float)
+    frames = np.arange(points.shape[1])
+    for path, seen, gap in zip(points, np.asarray(visible, bool), hidden(visible), strict=True):
+        if gap.any():
+            for axis in (0, 1):
+                path[gap, axis] = np.interp(frames[gap], frames[seen], path[seen, axis])
+    return points
+
+
+def spread_norm(values: Float) -> LogNorm:
+    """A log scale of spreads, pixels, over all but the outermost, never of no width."""
+    low, high = np.quantile(np.maximum(values, 0.01), (0.02, 0.98))
+    return LogNorm(low, max(high, 1.5 * low), clip=True)
+
+
+def spread_ticks(norm: LogNorm, count: int) -> list[float]:
+    """So many round values along a scale of spreads."""
+    return [float(f"{value:.2g}") for value in np.asarray(norm.inverse(np.linspace(0.1, 0.9, count)))]
+
+
+def draw_tracks(
+    frame: NDArray[np.uint8],
+    position: ArrayLike,
+    visible: ArrayLike,
+    camera: ArrayLike,
+    spread: ArrayLike,
+    reason: Sequence[str],
+) -> Figure:
+    """Every patch's track over a window, on its first frame, and an arrow for the camera's motion.
+
+    A track is dashed while its patch is hidden, and ends where the patch was seen last.
+
+    Args:
+        frame: u8[H, W, 3] RGB.
+        position: f[N, T, 2] pixels; while a patch is hidden, where it is thought to be (`bridged`).
+        visible: bool[N, T].
+        camera: f32[N, T, 2] pixels, where the camera alone would have moved each patch. The arrow is the path of the
+            patch that starts nearest to the picture's centre, in true length.
+        spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; the colour of the track.
+        reason: N reasons why a patch has no twin, empty where it has one.
+    """
+    height, width = frame.shape[:2]
+    points, seen = np.asarray(position, float), np.asarray(visible, bool)
+    size, gaps = np.asarray(spread, float), hidden(visible)
+    why = np.array(reason, dtype=object)
+    moving, twin, static = moves(reason, spread), why == "", why == "static"
+    figure = Figure(figsize=(WIDTH, min(0.84 * WIDTH * height / width, 7) + 0.85), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow((frame * 0.45 + 140).astype(np.uint8))  # paler, so that the tracks stand out
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+    solid, dashed = np.where(seen[..., None], points, np.nan), _across_gaps(points, gaps)
+    # In points of print; finer where there is less room from patch to patch, or from line to line.
+    point = 60 * WIDTH / width  # a pixel's side: the picture takes five sixths of the figure
+    way = point * np.nansum(np.linalg.norm(np.diff(solid[moving], axis=1), axis=2))
+    room = point * math.sqrt(height * width / max(len(why), 1))
+    line = float(np.clip(min(0.16 * room, 0.4 * point**2 * height * width / max(way, 1)), 0.6, 1.4))
+    dot = float(np.clip(0.4 * room, 1.6, 1.5 + 2.3 * line))
+    dashes: dict[str, Any] = {"linestyles": [DASHES], "linewidths": 0.7 * line}
+    axes.add_collection(LineCollection(list(solid[~moving]), colors=GREY, linewidths=0.6 * line))
+    axes.add_collection(LineCollection(list(dashed[~moving]), colors=GREY, **dashes))
+    x, y = points[:, 0].T
+    for shown, marker in ((static, "o"), (~moving & ~static, "x")):
+        axes.scatter(x[shown], y[shown], s=(0.6 * dot) ** 2, marker=marker, color=DIM, linewidths=0.7 * line, zorder=3)
+    if moving.any():
+        norm = spread_norm(size[moving])
+        scale: dict[str, Any] = {"array": size[moving], "cmap": SPREAD_COLOURS, "norm": norm}
+        axes.add_collection(LineCollection(list(solid[moving]), colors="white", linewidths=2 * line, alpha=0.75))
+        axes.add_collection(LineCollection(list(dashed[moving]), **scale, **dashes))
+        coloured = LineCollection(list(solid[moving]), **scale, linewidths=line)
+        axes.add_collection(coloured)
+        for shown, face in ((moving & twin, None), (moving & ~twin, "white")):
+            edge = SPREAD_COLOURS(norm(size[shown]))
+            marked = {"facecolors": face or edge, "edgecolors": edge, "linewidths": 0.8 * line, "zorder": 3}
+            axes.scatter(x[shown], y[shown], s=dot**2, **marked)
+        bar = figure.colorbar(
+            coloured, ax=axes, extend="both", fraction=0.035, pad=0.02, ticks=spread_ticks(norm, 4), format="{x:g}"
+        )
+        bar.minorticks_off()
+        bar.set_label(SPREAD_MEANS, color=INK)
+
+    def dots(marker: str, ms: float, face: str = DIM) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, ms=ms, mfc=face, mec=BLUE if face == "white" else face)
+
+    entries = [
+        (dots("o", 5, BLUE), f"{(moving & twin).sum()} with a twin"),
+        (dots("o", 5, "white"), f"{(moving & ~twin).sum()} moving, no twin"),
+        (dots("o", 3), f"{static.sum()} static"),
+        (dots("x", 4), f"{(~moving & ~static).sum()} seen too briefly"),
+    ]
+    if gaps.any():
+        dashed_line = Line2D([], [], color=BLUE, lw=1.1, ls=DASHES)
+        entries.append((dashed_line, f"{gaps.any(1).sum()} hidden for a while"))
+    told = _draw_camera(axes, np.asarray(camera, float), width, height)
+    if told and told != CAMERA_STILL:
+        entries.append((Line2D([], [], color=INK, lw=1.8, marker=">", ms=6, markevery=(1, 2)), "camera motion"))
+    figure.legend(
+        *zip(*entries, strict=True),
+        loc="outside lower center",
+        ncols=4 if len(entries) == 4 else 3,
+        frameon=False,
+        handletextpad=0.4,
+        columnspacing=1.4,
+    )
+    still = "" if moving.any() else ": none of them moves"
+    title(axes, f"{len(why)} patches over {points.shape[1]} frames{still}\n{told}".rstrip())
+    return figure
+
+
+def draw_mutual_information(
+    mi: ArrayLike, p_values: ArrayLike | None, twin: ArrayLike, significant: ArrayLike | None = None
+) -> Figure:
+    """Mutual information of the patches that were compared at all; significant pairs and each row's twin are marked.
+
+    Args:
+        mi: f64[N, N] nats, NaN where it was not estimated.
+        p_values: f64[N, N] or None.
+        twin: int[N], −1 for none.
+        significant: bool[N, N], which pairs are significant; none where no test was made.
+    """
+    matrix, index = np.asarray(mi, float), np.asarray(twin, int)
+    estimated = np.isfinite(matrix)
+    np.fill_diagonal(estimated, False)
+    kept = np.flatnonzero(estimated.any(0) | estimated.any(1))
+    if not len(kept):
+        return message(
+            f"No mutual information was estimated:\nno two of the {len(matrix)} patches move together long enough."
+        )
+    inner = np.where(estimated, matrix, np.nan)[np.ix_(kept, kept)]
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.92), layout="constrained")
+    axes = figure.add_subplot()
+    top = float(np.nanmax(inner))
+    image = axes.imshow(inner, cmap=MI_COLOURS, vmin=0, vmax=max(top, 0.1), interpolation="nearest")
+
+    place = np.full(len(matrix), -1)
+    place[kept] = np.arange(len(kept))
+    rows = np.flatnonzero(index[kept] >= 0)
+    rows = rows[place[index[kept][rows]] >= 0]
+    columns = place[index[kept][rows]]
+    side = float(np.clip(200 / len(kept), 2, 9))
+    real = np.zeros_like(estimated) if significant is None else np.asarray(significant, bool)
+    if len(marked := np.argwhere(real[np.ix_(kept, kept)])):
+        dot: dict[str, Any] = {"mfc": "white", "mec": INK, "ms": 0.45 * side, "mew": 0.06 * side}
+        axes.plot(*marked.T[::-1], "o", **dot, label=f"significant pair ({len(marked) // 2:,})")
+    axes.plot(columns, rows, "s", mfc="none", mec="white", ms=side + 1.5, mew=1.6)
+    axes.plot(columns, rows, "s", mfc="none", mec=ORANGE, ms=side, mew=1.2, label="twin of the row")
+    shown = np.arange(0, len(kept), math.ceil(len(kept) / 16))
+    axes.set_xticks(shown, [str(n) for n in kept[shown]], rotation=90)
+    axes.set_yticks(shown, [str(n) for n in kept[shown]])
+    axes.set(xlabel="patch", ylabel="patch")
+    axes.spines[:].set_visible(False)
+    ink(axes)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("mutual information, nats", color=INK)
+    pairs = int(np.triu(estimated | estimated.T, 1).sum())
+    told = f"{len(kept)} of {len(matrix)} patches, {pairs:,} pairs, {len(rows)} twins"
+    if p_values is not None:
+        p = np.asarray(p_values, float)[np.triu(estimated, 1)]
+        told += f"\n{int((p <= 0.05).sum()):,} pairs at p ≤ 0.05, by chance alone {0.05 * np.isfinite(p).sum():,.0f}"
+    title(axes, told)
+    if len(rows) or len(marked):
+        figure.legend(loc="outside lower center", frameon=False, handletextpad=0.2, ncols=2)
+    return figure
+
+
+def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: ArrayLike, count: int = 12) -> Figure:
+    """Patches beside their twins, those of highest mutual information first; a mutual pair is shown once.
+
+    Args:
+        images: u8[N, S, S, 3] RGB.
+        twin: int[N], −1 for none.
+        mi: f64[N] nats, with the twin.
+        p: f64[N], NaN where no test was made.
+        count: how many pairs at most.
+    """
+    index, value, chance = np.asarray(twin, int), np.asarray(mi, float), np.asarray(p, float)
+    ranked = [i for i in np.argsort(-np.nan_to_num(value, nan=-np.inf), kind="stable") if index[i] >= 0]
+    pairs = list({frozenset((int(i), int(index[i]))): int(i) for i in reversed(ranked)}.values())[::-1][:count]
+    if not pairs:
+        return message(f"None of the {len(index)} patches has a twin.")
+    columns = 3
+    rows = math.ceil(len(pairs) / columns)
+    figure = Figure(figsize=(WIDTH, 1.42 * rows + 0.35), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    gap = np.full((images.shape[1], max(1, images.shape[2] // 16), 3), 255, np.uint8)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, patch in zip(grid.flat, pairs, strict=False):
+        other = index[patch]
+        axes.imshow(np.hstack([images[patch], gap, images[other]]), interpolation="nearest")
+        arrow = "↔" if index[other] == patch else "→"
+        tested = f", p {chance[patch]:.2g}" if np.isfinite(chance[patch]) else ""
+        axes.set_title(f"{patch} {arrow} {other}\n{value[patch]:.2f} nats{tested}", fontsize=9.5, color=INK)
+    return figure
+
+
+def _across_gaps(points: Float, gaps: Mask) -> Float:
+    """Lines f64[N, 2T − 1, 2] along the frames in which a patch is hidden and to their neighbours, NaN elsewhere.
+
+    A midpoint stands between any two frames, so that two gaps are not joined over a stretch in which the patch is seen.
+    """
+    step = gaps[:, 1:] | gaps[:, :-1]
+    kept = np.zeros((len(points), 2 * points.shape[1] - 1), bool)
+    kept[:, 1::2] = step
+    kept[:, 2::2] |= step
+    kept[:, :-1:2] |= step
+    line = np.repeat(points, 2, axis=1)[:, :-1]
+    line[:, 1::2] = (points[:, 1:] + points[:, :-1]) / 2
+    return np.where(kept[..., None], line, np.nan)
+
+
+def _draw_camera(axes: Axes, camera: Float, width: int, height: int) -> str:
+    """The camera's motion as the path of the most central patch, with an arrow head; and in words."""
+    if not len(camera):
+        return ""
+    if np.abs(camera - camera[:, :1]).max() <= STILL:
+        return CAMERA_STILL
+    path = camera[np.linalg.norm(camera[:, 0] - ((width - 1) / 2, (height - 1) / 2), axis=1).argmin()]
+    far, length = math.dist(path[-1], path[0]), float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
+    outside = ((path < 0) | (path > (width - 1, height - 1))).any(1)
+    inside = path[: outside.argmax()] if outside.any() else path
+    told = f"camera motion at the centre: {_pixels(far)}"
+    if length > 1.5 * far + 1:
+        told += f", on a path of {_pixels(length)}"
+    if outside.any():
+        told += ", out of the picture"
+    axes.plot(*inside.T, color=INK, lw=1.8, path_effects=HALO, zorder=4)
+    # The head points along the last stretch of about its own length: a step alone may be the jitter of the fit.
+    behind = np.flatnonzero(np.linalg.norm(inside - inside[-1], axis=1) >= 0.025 * width)
+    start = inside[behind[-1] if len(behind) else 0]
+    head = {"arrowstyle": "-|>", "color": INK, "lw": 0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 19}
+    head["path_effects"] = [effects.withStroke(linewidth=2.5, foreground="white")]
+    axes.annotate("", inside[-1], start, arrowprops=head, zorder=5)
+    return told
+
+
+def _pixels(length: float) -> str:
+    return f"{length:.0f} px" if length >= 9.5 else f"{length:.1f} px"

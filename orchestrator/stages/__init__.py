@@ -1,0 +1,1 @@
+"""The stages of an experiment: extract, score, pretrain, evaluate."""

@@ -1,0 +1,113 @@
+"""A window after scoring: what was found of its patches, and how that lies on the store."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from infoaug.estimators.information import twins
+from infoaug.orchestrator.runtime.store import arrays
+
+RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
+REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
+COUNTED = ("patches", "tracked", *REASONS)  # of a window, by the ledger
+
+TWINS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("window", pa.int32()),
+        ("patch", pa.int32()),
+        ("visible_frames", pa.int32()),
+        ("spread", pa.float32()),  # RMS distance of the scored trajectory from its mean, pixels
+        ("entropy", pa.float32()),  # of the displacements, nats
+        ("tied", pa.float32()),  # share of their values that occur more than once; noise breaks such ties
+        ("reason", pa.string()),  # why there is no twin, empty if there is one
+        ("twin", pa.int32()),
+        ("mutual_information", pa.float32()),  # with the twin, nats
+        ("p_value", pa.float32()),
+        ("nearest", pa.int32()),  # twin by the policy `nearest`
+        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, a draw each
+        ("candidates", pa.list_(pa.int32())),  # best first
+        ("candidate_mutual_information", pa.list_(pa.float32())),
+        ("candidate_p_value", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """A window's patches after scoring; N patches.
+
+    Attributes:
+        mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
+        p_values: f64[N, N] or None where no test was asked for.
+        residual: f64[N, T, d] pixels, the trajectories as they are scored: less the camera's motion, and with depth and
+            colour in the number of pixels that is as many times the tracker's noise as they are of theirs.
+        spread: f64[N] pixels.
+        entropy: f64[N] nats, NaN for a lost patch.
+        tied: f64[N], share of the values of the displacements that occur more than once; if there are any, noise broke
+            the ties.
+        twins: the twins and reasons.
+    """
+
+    mutual_information: NDArray[np.float64]
+    p_values: NDArray[np.float64] | None
+    residual: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    tied: NDArray[np.float64]
+    twins: twins.Twins
+
+    def of_twin(self, matrix: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """f64[N], what an [N, N] matrix says of every patch and its twin; NaN where there is none, or no matrix."""
+        index = self.twins.index
+        value = np.full(len(index), np.nan) if matrix is None else matrix[np.arange(len(index)), index]
+        return np.where(index >= 0, value, np.nan)
+
+
+def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> pa.Table:
+    """The twins of a window's patches, a row each as in `TWINS`.
+
+    Args:
+        table: of the window's trajectories.
+        scored: what was found.
+        seeds: of the `RANDOM_DRAWS` draws of random twins.
+    """
+    found, mi = scored.twins, scored.mutual_information
+    first = arrays(table, "position")[:, 0, :2].astype(np.float64)
+    nearest = twins.control_twins(found, "nearest", position=first)
+    random = np.stack([twins.control_twins(found, "random", seed=seed) for seed in seeds], axis=1)
+    listed = [row[row >= 0] for row in found.candidates]
+    p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
+    columns = {
+        **{name: table[name] for name in ("clip_id", "window", "patch")},
+        "visible_frames": arrays(table, "visible").sum(1),
+        "spread": scored.spread,
+        "entropy": pa.array(scored.entropy, from_pandas=True),
+        "tied": scored.tied,
+        "reason": found.reason,
+        "twin": pa.array(found.index, mask=found.index < 0),
+        "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
+        "p_value": pa.array(scored.of_twin(p), from_pandas=True),
+        "nearest": pa.array(nearest, mask=nearest < 0),
+        "random": pa.FixedSizeListArray.from_arrays(pa.array(random.ravel(), pa.int32()), RANDOM_DRAWS),
+        "candidates": listed,
+        "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
+        "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],
+    }
+    return pa.table(columns).cast(TWINS)
+
+
+def column(counted: str) -> str:
+    """The column of the ledger that has a count."""
+    return counted.replace(" ", "_")
+
+
+def summary(table: pa.Table, length: int) -> dict[str, int]:
+    """What the ledger tells of a window of `length` frames: patches, those tracked throughout, those of each reason."""
+    counts = Counter(reason or "twin" for reason in table["reason"].to_pylist())
+    counts |= {"patches": len(table), "tracked": int((table["visible_frames"].to_numpy() == length).sum())}
+    return {column(name): counts[name] for name in COUNTED}

@@ -1,0 +1,115 @@
+"""A sweep in MLflow: a run for the sweep and one below it for each trial, written by the process that leads the sweep.
+
+Writing waits for nobody and nobody waits for it: a thread does it in order, and what fails while the server is away is
+done again until it is back. So no metric is lost, and nothing of MLflow is needed on the workers. What fails for
+another reason is passed over, and told of at the end.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from queue import Queue
+from typing import Any
+
+from infoaug.orchestrator import experiment
+from infoaug.orchestrator.comparison.arms import TrialResult
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.compared import FOLDER, RESULT
+from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.trials import Trial
+
+PAUSE = 2.0  # seconds between tries
+
+
+class Tracked:
+    """The MLflow runs of a sweep; begun, or gone on with where the same sweep was run before.
+
+    Raises:
+        UsageError: as `tracking.Run`.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+        tags = {"infoaug.kind": "sweep", "infoaug.created": str(time.time())}
+        self.parent = mlflow_runs.Run(config, key=trials.identity(config), tags=tags)
+        self.parent.files({"config.yaml": config.to_yaml().encode()})
+        self.parent.sources(experiment.sources(config))
+        self._children: dict[str, mlflow_runs.Run] = {}
+        self._todo: Queue[Callable[[], Any] | None] = Queue()
+        self._failed: Exception | None = None  # why the thread is trying again
+        self._lost: Exception | None = None  # why it has first given something up
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def begin(self, trial: Trial) -> None:
+        """The trial is running."""
+        self._todo.put(lambda: self._child(trial))
+
+    def epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
+        """The trial has trained these epochs; what was told before is passed over."""
+        self._todo.put(lambda: self._child(trial).epochs(history))
+
+    def end(self, trial: Trial, status: str, outcome: TrialResult | None = None, why: str = "") -> None:
+        """The trial has ended: FINISHED with its outcome, or stopped early and `why`; FAILED or KILLED."""
+
+        def write() -> None:
+            run = self._child(trial)
+            if outcome:
+                run.results([{"dataset": name, **result} for name, result in outcome.results.items()])
+                run.metrics({"pretrain/seconds": outcome.seconds, "pretrain/passes": outcome.passes})
+                run.files({RESULT: json.dumps(asdict(outcome)).encode()})
+            run.finish(status, why)
+            del self._children[trial.name]
+
+        self._todo.put(write)
+
+    def finish(self, status: str, files: Mapping[str, bytes], patience: float) -> None:
+        """Close the sweep and all trials that are not, with what is told of it.
+
+        Raises:
+            StageError: MLflow was away for longer than `patience` seconds, and the same sweep run again writes all; or
+                it does not have all for another reason.
+        """
+
+        def write() -> None:
+            self.parent.files(files, FOLDER)
+            for run in self._children.values():
+                run.finish("KILLED")
+            self.parent.close()
+            self.parent.finish(status)
+
+        self._todo.put(write)
+        self._todo.put(None)
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            why = self._failed if self._failed else "MLflow is slow"
+            again = "" if isinstance(why, StageError) else "; run the same command again to have the rest written"
+            raise StageError(f"{why}{again}")
+        if self._lost:
+            raise StageError(f"MLflow does not have all of the sweep: {type(self._lost).__name__}, {self._lost}")
+
+    def _child(self, trial: Trial) -> mlflow_runs.Run:
+        if trial.name not in self._children:
+            tags = {"infoaug.kind": "trial", "negatives": trial.negatives, "infoaug.point": json.dumps(trial.point)}
+            run = mlflow_runs.Run(trial.config, name=trial.name, tags=tags, parent=self.parent)
+            run.sources(experiment.sources(trial.config))
+            self._children[trial.name] = run
+        return self._children[trial.name]
+
+    def _write(self) -> None:
+        while (work := self._todo.get()) is not None:
+            while True:
+                try:
+                    work()
+                except (StageError, UsageError, OSError) as error:
+                    self._failed = error
+                    time.sleep(PAUSE)
+                    continue
+                except Exception as error:
+                    self._lost = self._lost or error
+                self._failed = None
+                break

@@ -1,0 +1,1 @@
+"""Rendered scenes with known coupling, and labelled images of their textures."""

@@ -1,0 +1,126 @@
+"""Patches: a grid over the frame, one trackable point each, and how they look."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infoaug.estimators.video.patches import MOST_PATCHES, patch_colour, patch_grid, patch_images, trackable_points
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """u8[H, W, 3] with detail of a few pixels, read-only like the frames of a clip."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=(height, width, 3)), (0, 0), 2)
+    frame = np.clip(127 + 50 * noise / noise.std(), 0, 255).astype(np.uint8)
+    frame.setflags(write=False)
+    return frame
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(-1, 40))
+def test_a_grid_holds_every_full_patch_once_and_is_centred(height, width, patch_size):
+    if not 0 < patch_size <= min(height, width):
+        with pytest.raises(ValueError, match=f"choose a size from 1 to {min(height, width)}"):
+            patch_grid(height, width, patch_size)
+        return
+    boxes = patch_grid(height, width, patch_size)
+    assert boxes.dtype == np.int32
+    assert len(boxes) == (height // patch_size) * (width // patch_size)
+    assert (boxes[:, 2:] - boxes[:, :2] == patch_size).all()
+    cover = np.zeros((height, width), dtype=int)
+    for x0, y0, x1, y1 in boxes:
+        cover[y0:y1, x0:x1] += 1
+    assert cover.max() == 1 and cover.sum() == len(boxes) * patch_size**2
+    left, top, right, bottom = boxes[0, 0], boxes[0, 1], width - boxes[-1, 2], height - boxes[-1, 3]
+    assert 0 <= right - left <= 1 and 0 <= bottom - top <= 1
+
+
+def test_a_grid_is_row_major():
+    assert patch_grid(20, 30, 10)[:4, :2].tolist() == [[0, 0], [10, 0], [20, 0], [0, 10]]
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_the_chosen_point_is_the_corner_in_the_box(channels):
+    frame = np.zeros((64, 96, *channels), dtype=np.uint8)
+    frame[20:, 40:60] = 255
+    boxes = patch_grid(64, 96, 32)
+    points = trackable_points(frame, boxes)
+    assert points.dtype == np.float32
+    assert np.abs(points[1] - (40, 20)).max() <= 2
+    assert points[0].tolist() == [15.5, 15.5], "a flat box has only its centre"
+    assert trackable_points(frame, boxes, point="centre")[5].tolist() == [79.5, 47.5]
+
+
+def test_points_lie_inside_boxes_of_any_size_and_equal_the_slow_search():
+    frame = texture(70, 90)
+    rng = np.random.default_rng(3)
+    low = rng.integers(0, 50, (40, 2))
+    boxes = np.concatenate([low, low + rng.integers(1, 20, (40, 2))], axis=1)
+    points = trackable_points(frame, boxes, margin=2, block_size=3)
+    strength = cv2.cornerMinEigenVal(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 3)
+    for (x0, y0, x1, y1), point in zip(boxes, points, strict=True):
+        dx, dy = min(2, (x1 - x0 - 1) // 2), min(2, (y1 - y0 - 1) // 2)
+        part = strength[y0 + dy : y1 - dy, x0 + dx : x1 - dx]
+        y, x = np.unravel_index(part.argmax(), part.shape)
+        assert point.tolist() == [x0 + dx + x, y0 + dy + y]
+
+
+@pytest.mark.parametrize("point", ["eigenvalue", "centre"])
+def test_no_boxes_have_no_points(point):
+    assert trackable_points(texture(20, 20), np.zeros((0, 4), np.int32), point=point).shape == (0, 2)
+
+
+def test_points_of_an_unknown_kind_are_refused():
+    with pytest.raises(ValueError, match="unknown point 'middle'"):
+        trackable_points(texture(40, 60), patch_grid(40, 60, 20), point="middle")
+
+
+@pytest.mark.parametrize("box", [(50, 0, 61, 20), (0, 30, 20, 41), (-1, 0, 9, 9), (0, -1, 9, 9), (9, 0, 9, 9)])
+def test_boxes_that_are_empty_or_not_inside_the_frame_are_refused(box):
+    for use in (trackable_points, lambda frame, boxes: patch_images(frame, boxes, 8)):
+        with pytest.raises(ValueError, match="inside the frame of 60x40 and hold a pixel"):
+            use(texture(40, 60), np.array([(0, 0, 5, 5), box]))
+
+
+@pytest.mark.parametrize("patch_size", [7, 8])
+def test_patch_colour_is_the_mean_around_the_subpixel_position(patch_size):
+    # On a plane of brightness the mean of a patch is the value at its centre.
+    y, x = np.mgrid[:60, :80]
+    frames = np.stack([np.stack([2 * x, 3 * y, x + y], axis=-1), np.stack([y, x, 0 * x], axis=-1)]).astype(np.uint8)
+    frames.setflags(write=False)
+    position = np.array([[[30.0, 30.0], [30.25, 41.5]], [[50.5, 22.0], [12.0, 20.0]]], dtype=np.float32)
+    colour = patch_colour(frames, position, patch_size)
+    px, py = position[..., 0], position[..., 1]
+    assert colour.dtype == np.float32
+    assert np.allclose(colour[:, 0] * 255, np.stack([2 * px, 3 * py, px + py], axis=-1)[:, 0], atol=0.1)
+    assert np.allclose(colour[:, 1] * 255, np.stack([py, px, 0 * px], axis=-1)[:, 1], atol=0.1)
+
+
+def test_patch_colour_is_that_of_the_frame_also_at_its_border_and_beyond():
+    position = np.array([[[0, 0], [49, 39]], [[-3, -4], [60, 45]]], dtype=np.float32)
+    flat = np.full((2, 40, 50, 3), (51, 102, 204), dtype=np.uint8)
+    np.testing.assert_allclose(patch_colour(flat, position, 16), np.tile([0.2, 0.4, 0.8], (2, 2, 1)), atol=1e-4)
+    with pytest.raises(ValueError, match="same T"):
+        patch_colour(flat, position[:, :1], 16)
+
+
+def test_patch_images_are_the_boxes_at_the_size_asked_for():
+    frame = texture(64, 96)
+    boxes = patch_grid(64, 96, 16)
+    same = patch_images(frame, boxes, 16)
+    assert np.array_equal(same[7], frame[16:32, 16:32])
+    half = patch_images(frame, boxes, 8).astype(float)
+    means = frame[16:32, 16:32].reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
+    assert np.abs(half[7] - means).max() <= 0.51
+    larger = patch_images(frame, boxes, 32)
+    assert larger.shape == (24, 32, 32, 3)
+    again = larger.reshape(24, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    assert np.abs(again - same).mean() < 2
+
+
+def test_more_patches_than_can_be_scored_are_refused_with_the_size_that_would_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"has 1000000 patches of 2 px.*59604\.6 GiB; set extract\.patch_size to 20 or"
+    ):
+        patch_grid(2000, 2000, 2)
+    assert len(patch_grid(2000, 2000, 20)) == MOST_PATCHES

@@ -1,0 +1,459 @@
+"""Labelled images for evaluation: every kind of data set, its splits, and what a wrong one is answered with."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.config import load as load_config
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.evaluation import datasets
+from infoaug.orchestrator.evaluation.datasets import Labelled, domain_files, fingerprint, held_out, load, load_domains
+
+SIZE = 8
+
+
+def settings(*overrides: str) -> EvaluateConfig:
+    return load_config(None, [f"evaluate.{o}" for o in ("download=false", *overrides)]).evaluate
+
+
+def flat(value: int, size: tuple[int, int] = (SIZE, SIZE), mode: str = "RGB") -> Image.Image:
+    """An image of one grey."""
+    return Image.fromarray(np.full(size, value, np.uint8)).convert(mode)
+
+
+def write_folder(root: Path, counts: dict[str, int], suffix: str = ".png") -> None:
+    """A folder of classes; the images of class number c are of grey 10·c + their own number."""
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            flat(10 * label + i).save(root / name / f"{i:03d}{suffix}")
+
+
+def greys(split: Labelled) -> list[int]:
+    """What grey each image is."""
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def check(split: Labelled, count: int, size: int = SIZE) -> None:
+    assert split.images.shape == (count, 3, size, size)
+    assert split.images.dtype == torch.uint8
+    assert split.labels.shape == (count,)
+    assert split.labels.dtype == torch.int64
+
+
+def sentence(call: Callable[[], Any]) -> str:
+    """The one sentence that a wrong data set is answered with."""
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- scenes
+
+
+def test_scenes_are_two_disjoint_labelled_splits() -> None:
+    train, test = load("scenes", settings("limit=60"), 16)
+    check(train, 60, 16)
+    check(test, 60, 16)
+    assert train.labels.unique().numel() > 5
+    assert not (train.images[:, None] == test.images[None]).all(dim=(2, 3, 4)).any()
+
+
+def test_scenes_too_small_to_draw_are_refused() -> None:
+    assert "data set 'scenes' cannot be drawn: image_size=8" in sentence(lambda: load("scenes", settings(), 8))
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize("held", ["test", "val"])
+def test_a_folder_with_splits_keeps_them_and_numbers_its_classes_by_name(tmp_path: Path, held: str) -> None:
+    write_folder(tmp_path / "train", {"zebra": 3, "ant": 2})
+    write_folder(tmp_path / held, {"ant": 1, "zebra": 2})
+    train, test = load(str(tmp_path), settings(), SIZE)
+    check(train, 5)
+    check(test, 3)
+    assert dict(zip(greys(train), train.labels.tolist(), strict=True)) == {0: 1, 1: 1, 2: 1, 10: 0, 11: 0}
+    assert dict(zip(greys(test), test.labels.tolist(), strict=True)) == {0: 0, 10: 1, 11: 1}
+
+
+def test_test_comes_before_val(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("val", 3), ("test", 1)):
+        write_folder(tmp_path / split, {"a": count, "b": count})
+    check(load(str(tmp_path), settings(), SIZE)[1], 2)
+
+
+def test_every_fifth_image_of_a_class_is_held_out_where_there_is_no_split(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 10, "b": 6})
+    train, test = load(str(tmp_path), settings(), SIZE)
+    assert sorted(greys(test)) == [0, 5, 10, 15]
+    assert sorted(greys(train)) == [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14]
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    again = load(str(tmp_path), settings(), SIZE)
+    assert torch.equal(again[0].images, train.images)
+
+
+def test_images_of_any_kind_and_size_come_out_as_colour_at_the_size_asked_for(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5}, ".JPEG")
+    left_to_right = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None], 20, axis=0)  # 60 wide, 20 high
+    Image.fromarray(left_to_right).save(tmp_path / "a" / "wide.PNG")
+    flat(77, (31, 17), "L").save(tmp_path / "a" / "grey.bmp")
+    flat(78, (9, 9), "P").save(tmp_path / "b" / "palette.png")
+    flat(79, (9, 9), "RGBA").save(tmp_path / "b" / "clear.webp", lossless=True)
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    (tmp_path / "README.md").write_text("no class")
+    train, test = load(str(tmp_path), settings(), SIZE)
+    check(train, 10)
+    check(test, 4)
+    every = torch.cat([train.images, test.images])
+    assert {77, 78, 79} <= set(every[:, 0, 0, 0].tolist())
+    wide = next(image for image in every if image[0, 0, -1] > image[0, 0, 0] + 20)
+    assert 75 <= wide[0, :, 0].float().mean() <= 90, "cropped at the centre: columns 20 to 40 of 60"
+    assert 145 <= wide[0, :, -1].float().mean() <= 160
+
+
+def test_images_in_subfolders_of_a_class_belong_to_it(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 4, "b": 4})
+    write_folder(tmp_path / "a", {"more": 3})
+    train, test = load(str(tmp_path), settings(), SIZE)
+    assert (torch.cat([train.labels, test.labels]) == 0).sum() == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("junk.png", b"not an image"),
+        ("empty.jpg", b""),
+        ("cut.png", None),
+        ("header.ppm", b"P6\n24\xef255\n" + bytes(100)),
+        ("bomb.bmp", b"BM" + bytes(12) + b"\x28\0\0\0\xff\xff\xff\x0f\xff\xff\xff\x0f\x01\0\x18" + bytes(80)),
+    ],
+)
+def test_an_unreadable_image_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    write_folder(tmp_path, {"a": 6, "b": 6})
+    if content is None:
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30, 3), np.uint8)).save(tmp_path / "whole.png")
+        content = (tmp_path / "whole.png").read_bytes()[:1200]
+    (tmp_path / "b" / name).write_bytes(content)
+    found = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert f"image '{tmp_path / 'b' / name}' cannot be read: " in found
+
+
+def test_a_class_of_the_test_split_only_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"a": 1, "b": 1})
+    write_folder(tmp_path / "test", {"a": 1, "cat": 1})
+    assert "class 'cat' is in the test split only" in sentence(lambda: load(str(tmp_path), settings(), SIZE))
+
+
+@pytest.mark.parametrize("counts", [{}, {"a": 0, "b": 0}, {"a": 10}, {"a": 1, "b": 1}])
+def test_a_folder_without_images_of_two_classes_is_refused(tmp_path: Path, counts: dict[str, int]) -> None:
+    write_folder(tmp_path, counts)
+    assert "needs training and test images of at least two classes" in sentence(
+        lambda: load(str(tmp_path), settings(), SIZE)
+    )
+
+
+def test_a_limit_of_a_folder_is_taken_before_its_images_are_read(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / name, {"a": 10, "b": 10})
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    whole, _ = load(str(tmp_path), settings(), SIZE)
+    for unwanted in order[8:].tolist():
+        (tmp_path / "train" / "ab"[unwanted // 10] / f"{unwanted % 10:03d}.png").write_bytes(b"no image")
+    train, _ = load(str(tmp_path), settings("limit=8"), SIZE)
+    assert torch.equal(train.images, whole.images[order[:8]])
+    assert torch.equal(train.labels, whole.labels[order[:8]])
+
+
+# ---- domains
+
+
+def test_domains_have_the_classes_that_all_of_them_have_under_the_same_numbers(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photo", {"cat": 5, "dog": 6, "fox": 5})
+    write_folder(tmp_path / "art", {"ape": 3, "cat": 4, "dog": 5, "fox": 0})
+    write_folder(tmp_path / "notes", {"empty": 0})
+    (tmp_path / "list.txt").write_text("no domain")
+    data = load_domains(str(tmp_path), settings(), SIZE)
+    assert (list(data.images), data.classes, data.left_out) == (["art", "photo"], ["cat", "dog"], ["ape", "fox"])
+    check(data.images["art"], 9)
+    check(data.images["photo"], 11)
+    assert data.images["art"].labels.tolist() == [0] * 4 + [1] * 5
+    assert greys(data.images["art"])[:4] == [10, 11, 12, 13]
+
+
+def test_a_limit_is_of_each_domain(tmp_path: Path) -> None:
+    for domain in ("one", "two"):
+        write_folder(tmp_path / domain, {"a": 10, "b": 10})
+    data = load_domains(str(tmp_path), settings("limit=8"), SIZE)
+    assert [len(split.labels) for split in data.images.values()] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("domains", "told"),
+    [
+        ({}, "must hold images of at least two domains, as DOMAIN/CLASS/image; it has 0"),
+        ({"one": {"a": 9, "b": 9}}, "at least two domains, as DOMAIN/CLASS/image; it has 1"),
+        ({"one": {"a": 9, "b": 9}, "two": {"a": 0}}, "it has 1"),
+        ({"one": {"a": 9, "b": 9}, "two": {"b": 9, "c": 9}}, "(one, two) must have at least two classes in common"),
+        ({"one": {"a": 9, "b": 9}, "two": {"a": 1, "b": 1}}, "domain 'two' of"),
+    ],
+)
+def test_domains_that_cannot_be_compared_are_refused(
+    tmp_path: Path, domains: dict[str, dict[str, int]], told: str
+) -> None:
+    for domain, counts in domains.items():
+        write_folder(tmp_path / domain, counts)
+    assert told in sentence(lambda: load_domains(str(tmp_path), settings(), SIZE))
+
+
+def test_domains_that_are_not_there_are_named(tmp_path: Path) -> None:
+    assert "there is no folder" in sentence(lambda: domain_files(str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "huge", "long"])
+def test_an_image_that_cannot_be_read_safely_is_named(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    bad = tmp_path / "a" / "bad.png"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    elif kind == "link to nothing":
+        bad.symlink_to(tmp_path / "absent")
+    else:
+        Image.new("1", {"huge": (9000, 9000), "long": (5000, 1)}[kind]).save(bad)
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert "bad.png' cannot be read: " in told
+    assert "replace or remove it" in told
+
+
+def test_a_circle_of_links_in_an_image_folder_ends(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a" / "itself")
+    train, _ = load(str(tmp_path), settings(), SIZE)
+    assert fingerprint(str(tmp_path))
+    assert len(train.labels) == 8
+
+
+# ---- the validation fifth
+
+
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=300))
+def test_a_fifth_is_held_out_over_all_classes_and_the_same_one_every_time(classes: list[int]) -> None:
+    labels = torch.tensor(classes)
+    held = held_out(labels)
+    assert torch.equal(held, held_out(labels.clone()))
+    assert abs(int(held.sum()) - len(labels) / 5) < 1
+    for c in labels.unique():
+        of_class = held[labels == c]
+        assert abs(int(of_class.sum()) - len(of_class) / 5) < 1
+
+
+def test_what_is_held_out_is_not_the_end_of_each_class() -> None:
+    held = held_out(torch.arange(1000) // 500)
+    assert 30 < held[:250].sum() < 70
+
+
+def test_too_few_images_to_hold_a_fifth_out_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 2, "b": 2})
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert "has too few images to train with (2): a fifth is held out for validation" in told
+
+
+# ---- .npz
+
+
+def arrays(colour: bool = True, size: int = SIZE) -> dict[str, np.ndarray]:
+    """Ten training and five test images."""
+    rng = np.random.default_rng(0)
+    shape = (size, size, 3) if colour else (size, size)
+    return {
+        "x_train": rng.integers(0, 255, (10, *shape), np.uint8),
+        "y_train": np.arange(10) % 3,
+        "x_test": rng.integers(0, 255, (5, *shape), np.uint8),
+        "y_test": np.arange(5) % 3,
+    }
+
+
+MEDMNIST = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels"}
+
+
+def save(path: Path, content: dict[str, Any]) -> str:
+    np.savez(path, **content)
+    return str(path)
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "grey"])
+@pytest.mark.parametrize("keys", [{}, MEDMNIST], ids=["x_train", "train_images"])
+def test_an_npz_of_either_naming_and_colour_is_read(tmp_path: Path, keys: dict[str, str], colour: bool) -> None:
+    content = arrays(colour)
+    path = save(tmp_path / "d.npz", {keys.get(name, name): array for name, array in content.items()})
+    train, test = load(path, settings(), SIZE)
+    check(train, 10)
+    check(test, 5)
+    expected = content["x_train"] if colour else np.repeat(content["x_train"][..., None], 3, axis=-1)
+    assert np.array_equal(train.images.permute(0, 2, 3, 1).numpy(), expected)
+    assert test.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_labels_of_an_npz_may_be_a_column_of_bytes(tmp_path: Path) -> None:
+    content = arrays()
+    content["y_train"] = content["y_train"][:, None].astype(np.uint8)
+    train, _ = load(save(tmp_path / "d.npz", content), settings(), SIZE)
+    assert train.labels.tolist() == [0, 1, 2] * 3 + [0]
+
+
+def test_images_of_an_npz_are_resized(tmp_path: Path) -> None:
+    train, _ = load(save(tmp_path / "d.npz", arrays(size=20)), settings(), SIZE)
+    check(train, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"x_train": np.zeros((10, 8, 8, 3))}, "images must be uint8 [N, H, W] or [N, H, W, 3], got float64"),
+        ({"x_train": np.zeros((10, 8, 8, 4), np.uint8)}, "got uint8 (10, 8, 8, 4)"),
+        ({"x_train": np.zeros((10, 64), np.uint8)}, "got uint8 (10, 64)"),
+        ({"y_train": np.zeros(10)}, "labels must be integers from 0, one an image, got float64 (10,)"),
+        ({"y_train": np.full(10, -1)}, "labels must be integers from 0"),
+        ({"y_train": np.zeros((10, 2), int)}, "labels must be integers from 0, one an image, got int64 (10, 2)"),
+        ({"y_train": np.array(3)}, "labels must be integers from 0, one an image, got int64 ()"),
+        ({"y_train": np.array(["a"] * 10)}, "labels must be integers from 0"),
+        ({"y_train": np.array([None] * 10)}, "cannot be read as .npz: Object arrays cannot be loaded"),
+        ({"y_train": np.arange(4)}, "10 images have 4 labels"),
+        ({"y_train": np.full(10, 2**64 - 1, np.uint64)}, "labels must be integers from 0"),
+        ({"x_train": np.zeros((10, 0, 8), np.uint8)}, "8x0 pixels are too few"),
+        ({"x_train": np.zeros((10, 1, 9000), np.uint8)}, "9000x1 pixels are too few, too many (above 67108864) or too"),
+        ({"y_train": np.zeros(0, int)}, "10 images have 0 labels"),
+        ({"y_train": np.zeros(10, int)}, "needs training and test images of at least two classes"),
+        ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, "needs training and test images"),
+        ({"x_test": np.zeros((0, 9, 9), np.uint8), "y_test": np.zeros(0, int)}, "needs training and test images"),
+    ],
+)
+def test_an_npz_of_wrong_content_is_answered_with_what_it_must_hold(
+    tmp_path: Path, changes: dict[str, np.ndarray], found: str
+) -> None:
+    path = save(tmp_path / "d.npz", {**arrays(), **changes})
+    told = sentence(lambda: load(path, settings(), SIZE))
+    assert found in told
+    assert path in told
+
+
+def test_an_npz_without_the_names_says_which_it_needs_and_holds(tmp_path: Path) -> None:
+    path = save(tmp_path / "d.npz", {"images": np.zeros(3), "labels": np.zeros(3)})
+    told = sentence(lambda: load(path, settings(), SIZE))
+    assert "must hold x_train, y_train, x_test, y_test; it holds images, labels" in told
+
+
+def test_a_broken_npz_is_one_sentence(tmp_path: Path) -> None:
+    whole = Path(save(tmp_path / "whole.npz", arrays())).read_bytes()
+    flipped = bytearray(whole)
+    flipped[400] ^= 255
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    one = (tmp_path / "one.npy").read_bytes()
+    for content in (b"", b"junk" * 30, whole[: len(whole) // 2], bytes(flipped), one):
+        (tmp_path / "broken.npz").write_bytes(content)
+        told = sentence(lambda: load(str(tmp_path / "broken.npz"), settings(), SIZE))
+        assert "broken.npz' cannot be read as .npz" in told
+
+
+def test_an_array_that_takes_more_than_this_machine_has_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "d.npz", arrays())
+    monkeypatch.setattr(datasets, "_memory", lambda: 1000)
+    assert "cannot be read as .npz: it takes 0 MiB, this machine has 0" in sentence(
+        lambda: load(path, settings(), SIZE)
+    )
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000, 8, 8, 3)", "(10, 0, 8, 3)", "(-1, 8)", "(10L, 8L)", "(" * 5000])
+def test_an_array_whose_header_lies_is_one_sentence(tmp_path: Path, shape: str) -> None:
+    whole = Path(save(tmp_path / "whole.npz", arrays()))
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    path = tmp_path / "lies.npz"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as changed:
+        for entry in archive.namelist():
+            lie = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100)
+            changed.writestr(entry, lie if entry == "x_train.npy" else archive.read(entry))
+    assert "lies.npz'" in sentence(lambda: load(str(path), settings(), SIZE))
+
+
+# ---- torchvision's
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
+def test_a_set_that_is_not_there_and_may_not_be_fetched_names_the_remedy(tmp_path: Path, name: str) -> None:
+    told = sentence(lambda: load(name, settings(f"data={tmp_path}"), SIZE))
+    assert f"data set '{name}' is not in '{tmp_path}' and could not be fetched" in told
+    assert "put it there or name another in evaluate.datasets" in told
+
+
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_a_set_of_torchvision_is_read_in_its_own_layout(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (6, SIZE, SIZE, 3), np.uint8)
+    labels = [0, 1, 2, 0, 1, 2]
+    asked = []
+
+    def fake(root: str, train: bool, fetch: bool) -> SimpleNamespace:
+        asked.append((root, train, fetch))
+        if name == "stl10":
+            return SimpleNamespace(data=np.moveaxis(pixels, 3, 1), labels=np.array(labels))
+        return SimpleNamespace(data=pixels, targets=labels)
+
+    monkeypatch.setitem(datasets.TORCHVISION, name, fake)
+    train, _ = load(name, settings("data=there"), SIZE)
+    assert np.array_equal(train.images.permute(0, 2, 3, 1).numpy(), pixels)
+    assert train.labels.tolist() == labels
+    assert asked == [("there", True, False), ("there", False, False)]
+
+
+# ---- all of them
+
+
+def test_a_limit_takes_the_first_of_a_fixed_shuffle_of_each_split(tmp_path: Path) -> None:
+    content = arrays()
+    path = save(tmp_path / "d.npz", content)
+    whole, _ = load(path, settings(), SIZE)
+    train, test = load(path, settings("limit=4"), SIZE)
+    check(train, 4)
+    check(test, 4)
+    for image, label in zip(train.images, train.labels, strict=True):
+        (row,) = torch.nonzero((whole.images == image).all(dim=(1, 2, 3)))
+        assert whole.labels[row] == label
+    more, _ = load(path, settings("limit=6"), SIZE)
+    assert torch.equal(more.images[:4], train.images)
+    check(load(path, settings("limit=1000"), SIZE)[0], 10)
+    assert "at least two classes" in sentence(lambda: load(path, settings("limit=1"), SIZE))
+
+
+@pytest.mark.parametrize("name", ["imagenet", "no/such/folder", "absent.npz"])
+def test_an_unknown_data_set_is_answered_with_what_there_is(name: str) -> None:
+    told = sentence(lambda: load(name, settings(), SIZE))
+    assert f"no data set '{name}': give one of scenes, cifar10, cifar100, stl10, an existing image folder" in told
+
+
+def test_a_file_of_another_kind_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"")
+    assert "no data set" in sentence(lambda: load(str(tmp_path / "x.zip"), settings(), SIZE))
+
+
+def test_a_fingerprint_changes_with_the_files_of_a_data_set(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 2, "b": 2})
+    first = fingerprint(str(tmp_path))
+    assert fingerprint(str(tmp_path)) == first
+    flat(1).save(tmp_path / "a" / "new.png")
+    assert fingerprint(str(tmp_path)) != first
+    assert fingerprint("cifar10") == fingerprint("scenes") == "0:0"
+    assert fingerprint(str(tmp_path / "a" / "new.png")).startswith("1:")

@@ -1,0 +1,101 @@
+"""Figures say what they were given, and say so in words where there is nothing to draw."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from infoaug.orchestrator.reporting import figures
+from tests.orchestrator.conftest import decoded, words
+
+
+def result(dataset: str = "cifar10", knn: float = 0.41, probe: float = 0.45) -> dict[str, object]:
+    """Made-up accuracies."""
+    return {"dataset": dataset, "train": 500, "test": 100, "classes": 10} | {
+        "knn": knn,
+        "probe": probe,
+        "floor_knn": 0.3,
+        "floor_probe": 0.35,
+    }
+
+
+def epoch(number: int, loss: float = 2.0) -> dict[str, float]:
+    """A made-up epoch."""
+    return {"epoch": number, "loss": loss, "view_loss": 0.7 * loss, "twin_loss": 0.6 * loss, "images_per_second": 900.0}
+
+
+DRAWS: dict[str, Callable[[], Figure]] = {
+    "reasons": lambda: figures.draw_reasons({"twin": 5, "static": 3, "lost": 1}),
+    "training": lambda: figures.draw_training([epoch(1, 3.0), epoch(2, 2.0)]),
+    "accuracy": lambda: figures.draw_accuracy([result()]),
+}
+NOTHING = [
+    (figures.draw_reasons, ({"patches": 0, "tracked": 0, "twin": 0},), "There are no patches"),
+    (figures.draw_training, ([],), "No epoch was trained"),
+    (figures.draw_accuracy, ([],), "No data set was evaluated"),
+]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_a_figure_becomes_a_png_with_something_in_it(kind: str) -> None:
+    image = decoded(DRAWS[kind]())
+    assert image.std() > 10
+    assert 500 < image.shape[1] < 800  # to be read on a phone, and alike
+
+
+@pytest.mark.parametrize(("function", "given", "sentence"), NOTHING, ids=[sentence for *_, sentence in NOTHING])
+def test_where_there_is_nothing_to_draw_the_figure_says_so(
+    function: Callable[..., Figure], given: tuple[Any, ...], sentence: str
+) -> None:
+    figure = function(*given)
+    assert sentence in words(figure)
+    assert decoded(figure).std() > 1
+
+
+def test_shares_of_the_reasons_are_of_the_patches_and_totals_are_no_reason() -> None:
+    figure = figures.draw_reasons(
+        {"patches": 1000, "tracked": 900, "twin": 250, "static": 700, "lost": 50, "no candidate": 0}
+    )
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["250  (25.0%)", "50  (5.0%)", "700  (70.0%)"]
+    assert "1,000 patches" in words(figure)
+
+
+def test_training_curves_go_through_every_epoch_and_survive_a_loss_that_is_no_number() -> None:
+    figure = figures.draw_training([epoch(1), epoch(2, np.nan), epoch(3, 1.0)])
+    total = figure.axes[0].lines[0]
+    assert list(np.asarray(total.get_xdata())) == [1, 2, 3]
+    np.testing.assert_array_equal(total.get_ydata(), [2.0, np.nan, 1.0])
+    assert decoded(figure).std() > 5
+
+
+def test_accuracy_of_one_seed_is_said_to_have_no_interval() -> None:
+    figure = figures.draw_accuracy([result(), result("scenes")])
+    assert "One seed: no interval" in words(figure)
+    assert [t.get_text() for t in figure.axes[0].texts[:2]] == ["41.0%", "45.0%"]
+
+
+def test_accuracy_of_several_seeds_is_drawn_with_its_mean_and_interval() -> None:
+    figure = figures.draw_accuracy([result(knn=0.40), result(knn=0.42), result(knn=0.44)])
+    assert figure.axes[0].texts[0].get_text() == "42.0% ± 5.0%"  # t(0.975, 2) · 0.02 / √3
+    assert "3 seeds" in words(figure)
+
+
+@pytest.mark.parametrize("name", ["$\\broken_{$ mathtext", "[red]markup", "a/long/path/to/images"])
+def test_any_name_of_a_data_set_can_be_written_in_a_figure(name: str) -> None:
+    figure = figures.draw_accuracy([result(name)])
+    assert decoded(figure).std() > 5
+    assert figure.axes[0].get_yticklabels()[0].get_text() == f"{name.rpartition('/')[2]}\nkNN"
+
+
+def test_figures_leave_no_trace_in_matplotlibs_global_state() -> None:
+    import matplotlib
+    from matplotlib import _pylab_helpers
+
+    before = dict(matplotlib.rcParams)
+    for draw in DRAWS.values():
+        figures.png(draw())
+    assert dict(matplotlib.rcParams) == before
+    assert not _pylab_helpers.Gcf.figs

@@ -1,0 +1,235 @@
+"""The report tells all that came out of an experiment, on a page that needs nothing beside it."""
+
+import base64
+import re
+from base64 import b64encode
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.reporting import figures, report
+
+VIDEO = {"name": "trial", "clips": {"path": "my/videos"}}
+MALICIOUS = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>.mp4'
+
+
+def result(dataset: str = "cifar10", knn: float = 0.41) -> dict[str, Any]:
+    """Made-up accuracies."""
+    accuracies = {"knn": knn, "probe": 0.45, "floor_knn": 0.3, "floor_probe": 0.5}
+    return {"dataset": dataset, "train": 50000, "test": 10000, "classes": 10, **accuracies}
+
+
+def clip(name: str, status: str = "ok", reason: str = "", windows: int = 2) -> dict[str, Any]:
+    """A made-up row of the ledger."""
+    return {"clip_id": name, "path": name, "status": status, "reason": reason} | {
+        "frames": 96,
+        "windows": list(range(windows)),
+    }
+
+
+def made_up(config: dict[str, Any] | None = None, **changes: Any) -> report.Report:
+    """A report of nothing real."""
+    counts = {"patches": 200, "tracked": 150, "twin": 40, "lost": 20, "static": 100, "not significant": 40}
+    history = [
+        {"epoch": n, "loss": 3.0 / n, "view_loss": 2.0 / n, "twin_loss": 2.0 / n, "learning_rate": 0.1, "seconds": 2.0}
+        | {"images_per_second": 1234.0, "share_with_twin": 0.2}
+        for n in (1, 2)
+    ]
+    picture = figures.png(figures.draw_reasons(counts))
+    whole = report.Report(
+        name="demo",
+        created="2024-01-02T03:04:05+00:00",
+        config_yaml=ExperimentConfig.model_validate(config or {"name": "demo"}).to_yaml(),
+        results=[result()],
+        counts=counts,
+        ledger=[clip("a.mp4"), clip("b.mp4")],
+        times={"extract": {"seconds": 83.2, "computed": 4, "resumed": 0}},
+        history=history,
+        pictures={"reasons": picture, "training": picture, "accuracy": picture},
+        examples={"a.mp4, window 0": {"tracks": picture, "twins": picture}},
+        packages={"numpy": "2.0.0"},
+    )
+    return replace(whole, **changes)
+
+
+class Seen(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def printed(made: report.Report) -> str:
+    """The table as a terminal of 120 columns shows it."""
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(report.terminal_table(made))
+    return captured.get()
+
+
+def test_the_page_needs_nothing_beside_it() -> None:
+    page = report.page(made_up(ledger=[clip(MALICIOUS, "failed", MALICIOUS, 0), clip("a")]))
+    for tag, attributes in Seen(page).tags:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, value)
+        assert tag not in ("script", "link", "iframe", "object")
+        assert not any(name.startswith("on") for name in attributes)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_every_picture_is_in_the_page_and_described() -> None:
+    made = made_up()
+    images = [attributes for tag, attributes in Seen(report.page(made)).tags if tag == "img"]
+    assert len(images) == 5
+    for image in images:
+        assert base64.b64decode((image["src"] or "").partition("base64,")[2]) == made.pictures["reasons"]
+        assert image["alt"]
+
+
+def test_names_and_reasons_are_shown_as_they_are_and_never_run() -> None:
+    made = made_up(
+        ledger=[clip(MALICIOUS, "failed", "<b>why</b>", 0), clip("a")],
+        results=[result(MALICIOUS)],
+        examples={MALICIOUS: {}},
+        packages={MALICIOUS: MALICIOUS},
+        created=MALICIOUS,
+    )
+    seen = Seen(report.page(made))
+    assert not {"script", "b"} & {tag for tag, _ in seen.tags}
+    assert MALICIOUS in seen.text
+    assert "<b>why</b>" in seen.text
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_every_failed_clip_is_named_with_its_reason(count: int) -> None:
+    lost = [clip(f"clip-{n}.mp4", "failed", f"broken at byte {n}.", 0) for n in range(count)]
+    text = Seen(report.page(made_up(ledger=[*lost, clip("c", "partial", "window 3: out of memory"), clip("d")]))).text
+    assert all(f"clip-{n}.mp4 failed broken at byte {n}." in text for n in range(count))
+    assert "c partial window 3: out of memory" in text
+    assert f"{count + 1} of {count + 2} clips gave no window or only some" in text
+
+
+def test_where_all_clips_are_whole_nothing_is_said_of_failures() -> None:
+    assert "ailed" not in Seen(report.page(made_up())).text
+
+
+def test_rendered_scenes_are_called_synthetic_and_real_video_is_not() -> None:
+    rendered, real = (Seen(report.page(made_up(config))).text for config in (None, VIDEO))
+    assert "The video is synthetic : 8 scenes that infoaug renders itself" in rendered
+    assert "synthetic" not in real
+    assert "Video from my/videos" in real
+
+
+def test_the_images_of_rendered_textures_are_called_synthetic_wherever_their_accuracy_stands() -> None:
+    made = made_up(VIDEO, results=[result("scenes"), result("my/scenes")])
+    assert [row.dataset for row in report.accuracies(made.results)][::2] == ["scenes (synthetic)", "scenes"]
+    assert "scenes (synthetic)" in Seen(report.page(made)).text
+    assert "scenes (synthetic)" in printed(made)
+
+
+def test_a_cross_domain_result_is_called_so_and_shown_with_its_figure_and_what_it_means() -> None:
+    across = {**result("data/pacs"), "domains": ["art", "photo"], "left_out": ["fox"]}
+    made = made_up(results=[across], domains={"data/pacs": b"\x89PNG of domains"})
+    assert [row.dataset for row in report.accuracies(made.results)] == ["pacs (cross-domain)"] * 2
+    seen = Seen(report.page(made))
+    assert "10 classes (1 left out that not all domains have)" in re.sub(r"\s+", " ", seen.text)
+    assert "data/pacs, across domains" in seen.text
+    assert "Off the diagonal that is another domain" in seen.text
+    assert b64encode(b"\x89PNG of domains").decode() in report.page(made)
+    assert "across domains" not in Seen(report.page(made_up())).text
+
+
+@pytest.mark.parametrize("shown", [lambda made: Seen(report.page(made)).text, printed])
+def test_the_table_has_trained_floor_and_signed_difference_and_says_that_one_seed_has_no_interval(shown: Any) -> None:
+    text = re.sub(r"[│\s]+", " ", shown(made_up()))
+    assert re.search(r"cifar10 kNN 41\.0 % 30\.0 % \+11\.0", text)
+    assert re.search(r"cifar10 linear probe 45\.0 % 50\.0 % −5\.0", text)
+    assert "one seed: no interval" in text
+
+
+def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_within_seeds() -> None:
+    seeds = [{**result(knn=0.40 + d), "floor_knn": 0.30 + d} for d in (0.0, 0.02, 0.04)]
+    knn, probe = report.accuracies(seeds)
+    assert (knn.seeds, knn.trained.mean) == (3, pytest.approx(0.42))
+    assert knn.trained.half == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-5)  # Student's t, two degrees of freedom
+    assert knn.difference.mean == pytest.approx(0.1)
+    assert knn.difference.half == pytest.approx(0, abs=1e-12)
+    assert probe.trained.half == 0
+    assert report.seeds_in_words(seeds) == "mean of 3 seeds ± 95 % interval"
+    assert "42.0 % ± 5.0" in Seen(report.page(made_up(results=seeds))).text
+
+
+def test_the_page_counts_clips_windows_and_shares_of_patches() -> None:
+    text = Seen(report.page(made_up())).text
+    for tile in ("2 clips", "192 frames", "4 windows of 48 frames", "200 patches"):
+        assert tile in text
+    for share in ("75% tracked through every frame", "50% static", "20% with a twin"):
+        assert share in text
+
+
+def test_the_page_gives_every_stages_time_and_says_what_was_found_done() -> None:
+    made = made_up(
+        times={
+            "extract": {"seconds": 83.2, "computed": 4, "resumed": 1},
+            "score": {"seconds": 7300.0, "computed": 4.0, "resumed": 0},
+        }
+    )
+    text = Seen(report.page(made)).text
+    assert "extract 1 min 23 s 4 windows 1" in text
+    assert "score 2 h 01 min 4 windows 0" in text
+    assert "pretrain – nothing all, from an earlier run" in text
+
+
+def test_the_config_can_be_taken_from_the_page_and_gives_the_same_experiment() -> None:
+    made = made_up(VIDEO)
+    seen = Seen(report.page(made))
+    (link,) = [attributes for _, attributes in seen.tags if "download" in attributes]
+    assert base64.b64decode((link["href"] or "").partition("base64,")[2]).decode() == made.config_yaml
+    assert link["download"] == "demo.yaml"
+    assert "infoaug run demo.yaml" in seen.text
+    assert "numpy 2.0.0" in seen.text
+
+
+def test_passwords_in_the_configs_urls_stay_off_the_page() -> None:
+    config = {"tracking": {"uri": "https://me:hunter2@mlflow.example"}, "store": "s3://key:hunter3@bucket/x"}
+    page = report.page(made_up(config))
+    (encoded,) = re.findall(r"data:application/yaml;base64,([\w+/=]+)", page)
+    for text in (page, base64.b64decode(encoded).decode()):
+        assert "hunter" not in text
+        assert "https://mlflow.example" in text
+
+
+def test_an_experiment_with_nothing_in_it_still_has_a_page() -> None:
+    empty = made_up(results=[], counts={}, ledger=[], times={}, history=[], pictures={}, examples={})
+    assert "nothing was evaluated" in Seen(report.page(empty)).text
+    assert "nothing was evaluated" in printed(empty)
+
+
+def test_versions_name_python_and_the_packages_that_make_the_numbers() -> None:
+    assert {"python", "numpy", "torch", "ray"} <= set(report.versions())

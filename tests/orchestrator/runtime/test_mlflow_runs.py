@@ -1,0 +1,443 @@
+"""Runs in a real MLflow database: found again by what they are, logged once, and kept in the right place."""
+
+import re
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime.mlflow_runs import Run, backbone, identity
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all tests, since making one takes seconds; each test has an experiment of its own in it."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
+    return path
+
+
+@pytest.fixture
+def client(database: Path) -> MlflowClient:
+    """What is in the database, not through our own code."""
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
+
+
+@pytest.fixture
+def config(database: Path, request: pytest.FixtureRequest) -> Callable[..., ExperimentConfig]:
+    """A function that makes a config which tracks into the test's own experiment."""
+    experiment = re.sub(r"\W", "-", request.node.name)
+
+    def make(*overrides: str) -> ExperimentConfig:
+        return load(None, [f"tracking.uri=sqlite:///{database}", f"tracking.experiment={experiment}", *overrides])
+
+    return make
+
+
+LOGGED = ("loss", "view_loss", "twin_loss", "view_mutual_information", "learning_rate", "rank_me")  # of an epoch
+
+
+def epoch(number: int, loss: float = 1.0) -> dict[str, float]:
+    """What training tells of one epoch."""
+    return {"epoch": number, "seconds": 3.0, **dict.fromkeys(LOGGED, 0.5), "loss": loss}
+
+
+def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.id, name))
+
+
+Make = Callable[..., ExperimentConfig]
+
+
+# ---- one run an experiment
+
+
+def test_the_same_experiment_goes_on_in_the_same_run(config: Make, client: MlflowClient) -> None:
+    first = Run(config("score.k=3"))
+    first.finish("FAILED")
+    again = Run(config("score.k=3", "store=elsewhere", "ray.cpus=1"))
+    assert again.id == first.id
+    assert client.get_run(first.id).info.status == "RUNNING"
+
+
+def test_another_experiment_is_another_run(config: Make, client: MlflowClient) -> None:
+    runs = [Run(config(o)) for o in ("seed=0", "seed=1", "score.k=3", "pretrain.twin_weight=0", "name=other")]
+    assert len({run.id for run in runs}) == 5
+    (experiment,) = {client.get_run(run.id).info.experiment_id for run in runs}
+    assert len(client.search_runs([experiment])) == 5
+
+
+def test_the_same_config_in_another_mlflow_experiment_is_another_run(config: Make) -> None:
+    assert Run(config()).id != Run(config("tracking.experiment=elsewhere")).id
+
+
+def test_a_deleted_run_is_not_gone_on_with(config: Make, client: MlflowClient) -> None:
+    first = Run(config())
+    client.delete_run(first.id)
+    assert Run(config()).id != first.id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "store=elsewhere",
+        "tracking.experiment=x",
+        "ray.cpus=1",
+        "pretrain.workers=2",
+        "evaluate.data=there",
+        "evaluate.domains=there",
+        "evaluate.every=5",
+    ],
+)
+def test_where_an_experiment_runs_and_is_kept_is_not_what_it_is(override: str) -> None:
+    assert identity(load(None, [override])) == identity(load(None))
+
+
+@pytest.mark.parametrize(
+    "override", ["name=x", "seed=1", "clips.path=x", "extract.window=32", "score.k=3", "pretrain.epochs=3"]
+)
+def test_every_other_setting_is_part_of_what_an_experiment_is(override: str) -> None:
+    assert identity(load(None, [override])) != identity(load(None))
+
+
+def test_a_run_carries_every_setting_its_name_and_its_tags(config: Make, client: MlflowClient) -> None:
+    made = config("name=mine", "score.policy=random", "pretrain.framework_settings.temperature=0.2")
+    stored = client.get_run(Run(made).id)
+    assert stored.data.params == {key: str(value) for key, value in made.flat().items()}
+    assert stored.info.run_name == "mine"
+    assert stored.data.tags["framework"] == "simclr"
+    assert stored.data.tags["policy"] == "random"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_ends_as_it_is_told(config: Make, client: MlflowClient, status: str) -> None:
+    run = Run(config())
+    assert client.get_run(run.id).info.status == "RUNNING"
+    run.finish(status)
+    assert client.get_run(run.id).info.status == status
+
+
+def test_a_run_is_called_by_what_is_told_beside_its_config(config: Make, client: MlflowClient) -> None:
+    whole = Run(config(), key="abc", name="the-sweep", tags={"infoaug.kind": "sweep"})
+    part = Run(config(), name="a-part", tags={"negatives": "ring"}, parent=whole)
+    assert whole.id == Run(config("seed=3"), key="abc").id
+    assert part.id == Run(config(), parent=whole).id
+    assert len({whole.id, part.id, Run(config()).id}) == 3
+    stored = client.get_run(part.id)
+    assert (stored.info.run_name, stored.data.tags["negatives"]) == ("a-part", "ring")
+    assert stored.data.tags["mlflow.parentRunId"] == whole.id
+    assert [run.info.run_id for run in whole.below()] == [part.id]
+
+
+def test_an_arm_without_twins_has_the_weight_0(config: Make, client: MlflowClient) -> None:
+    weights = [client.get_run(Run(config(f"score.policy={p}")).id).data.tags["twin_weight"] for p in ("none", "random")]
+    assert weights == ["0", "0.5"]
+
+
+def test_settings_that_could_not_be_logged_are_logged_when_the_run_is_gone_on_with(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config("store=here")
+
+    def down(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", down)
+        with pytest.raises(UsageError, match="server is down"):
+            Run(made)
+    again = config("store=there")
+    assert {*client.get_run(Run(again).id).data.params} == {*made.flat()}
+
+
+def test_why_a_run_ended_is_kept_until_it_is_gone_on_with(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    run.finish("FAILED", "out of memory, " * 100)
+    told = client.get_run(run.id).data.tags["infoaug.ended"]
+    assert told.startswith("out of memory") and len(told) == 500
+    Run(config())
+    assert "infoaug.ended" not in client.get_run(run.id).data.tags
+
+
+# ---- what is logged
+
+
+def test_epochs_are_logged_by_step_under_train(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    for number in (1, 2):
+        run.epochs([epoch(number, loss=3.0 - number)])
+    assert history(client, run, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in LOGGED}
+
+
+def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_restart(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    for number in (1, 2, 2, 1, 3):
+        run.epochs([epoch(number, loss=float(number))])
+    again = Run(config())
+    for number in (2, 3, 4):
+        again.epochs([epoch(number, loss=10.0 * number)])
+    assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_after_later_ones(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config())
+    run.epochs([epoch(1, loss=1.0)])
+
+    def down(*_: object, **__: object) -> None:
+        raise MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run._client, "log_batch", down)
+        with pytest.raises(StageError, match="server is down"):
+            run.epochs([epoch(2, loss=2.0)])
+    for number in (3, 1, 2, 3):
+        run.epochs([epoch(number, loss=float(number))])
+    assert sorted(history(client, run, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_an_epoch_whose_answer_was_lost_on_its_way_is_there_once(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config())
+    log_batch = run._client.log_batch
+
+    def answer_lost(*arguments: object, **named: object) -> None:
+        log_batch(*arguments, **named)
+        raise MlflowException("the connection was reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run._client, "log_batch", answer_lost)
+        with pytest.raises(StageError, match="connection was reset"):
+            run.epochs([epoch(1, loss=1.0)])
+    run.epochs([epoch(1, loss=1.0), epoch(2, loss=2.0)])
+    assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    run.epochs([epoch(1, loss=float("nan"))])
+    assert [step for step, _ in history(client, run, "train/loss")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("scenes", "scenes"),
+        ("my/images/", "images"),
+        ("a/b.npz", "b.npz"),
+        ("photos (1) #2", "photos _1_ _2"),
+        ("..", "dataset"),
+        (".", "dataset"),
+    ],
+)
+def test_accuracies_are_logged_by_data_set_whatever_it_is_called(
+    config: Make, client: MlflowClient, dataset: str, name: str
+) -> None:
+    run = Run(config())
+    values = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3}
+    run.results([{"dataset": dataset, "train": 10, "test": 5, "classes": 2, **values}])
+    assert client.get_run(run.id).data.metrics == {f"{name}/{key}": value for key, value in values.items()}
+
+
+def test_accuracies_across_domains_are_logged_by_the_domains_trained_and_tested_on(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    matrices = {"probe_matrix": [[0.9, 0.4], [0.3, 0.8]], "floor_probe_matrix": [[0.2, 0.1], [0.0, 1.0]]}
+    means = {"probe": 0.35, "floor_probe": 0.05, "validation_probe": 0.85, "rank_me": 9.5}
+    run.results([{"dataset": "data/pacs", "train": 10, "domains": ["art", "photo #1"], **means, **matrices}])
+    logged = client.get_run(run.id).data.metrics
+    assert {name: logged.pop(f"pacs/{name}") for name in means} == means
+    assert logged == {
+        "pacs/art to art/probe": 0.9,
+        "pacs/art to photo _1/probe": 0.4,
+        "pacs/photo _1 to art/probe": 0.3,
+        "pacs/photo _1 to photo _1/probe": 0.8,
+        "pacs/art to art/floor_probe": 0.2,
+        "pacs/art to photo _1/floor_probe": 0.1,
+        "pacs/photo _1 to art/floor_probe": 0.0,
+        "pacs/photo _1 to photo _1/floor_probe": 1.0,
+    }
+
+
+def test_a_value_without_a_step_is_logged_once_and_again_when_it_is_another(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    for knn in (0.5, 0.5, 0.75):
+        run.results([{"dataset": "scenes", "knn": knn, "probe": 0.25}])
+    assert sorted(value for _, value in history(client, run, "scenes/knn")) == [0.5, 0.75]
+    assert history(client, run, "scenes/probe") == [(0, 0.25)]
+    assert client.get_run(run.id).data.metrics["scenes/knn"] == 0.75
+
+
+# ---- where it lies
+
+
+def test_artifacts_lie_beside_the_database_and_not_where_the_user_stands(
+    config: Make, client: MlflowClient, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(config())
+    run.files({"config.yaml": b"name: x\n", "b.bin": b"\x00\xff"})
+    run.files({"backbone.json": b"{}"}, "backbone")
+    assert {a.path for a in client.list_artifacts(run.id)} == {"config.yaml", "b.bin", "backbone"}
+    (stored,) = database.parent.glob(f"mlruns/**/{run.id}/artifacts/backbone/backbone.json")
+    assert stored.read_bytes() == b"{}"
+    assert (stored.parents[1] / "b.bin").read_bytes() == b"\x00\xff"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_relative_database_is_the_one_where_the_user_stands(
+    config: Make, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Run(config())
+    monkeypatch.chdir(database.parent)
+    run = Run(config("tracking.uri=sqlite:///mlflow.db"))
+    assert run.uri == f"sqlite:///{database}"
+    assert run.id == expected.id
+
+
+def test_without_a_uri_the_environment_s_is_taken_and_else_the_database_where_the_user_stands(
+    config: Make, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.chdir(tmp_path)
+    assert Run(config("tracking.uri=null")).uri == f"sqlite:///{database}"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(database.parent)
+    assert Run(config("tracking.uri=null")).uri == f"sqlite:///{database}"
+    assert not any(tmp_path.iterdir())
+
+
+# ---- a run's backbone
+
+BACKBONE = {"backbone.safetensors": b"weights", "backbone.json": b"{}"}
+
+
+@pytest.mark.parametrize("name", ["by-its-name", "a" * 32])
+def test_a_backbone_is_found_by_its_run_s_id_and_name(name: str, config: Make, client: MlflowClient) -> None:
+    made = config(f"name={name}")
+    run = Run(made)
+    run.files({**BACKBONE, "notes.txt": b"not of the backbone"}, "backbone")
+    assert backbone(run.id, made.tracking) == (name, BACKBONE)
+    elsewhere = config("tracking.experiment=of-another").tracking
+    assert backbone(name, elsewhere) == (name, BACKBONE)
+
+
+def test_a_run_that_was_renamed_is_found_whatever_its_name(config: Make, client: MlflowClient) -> None:
+    made = config()
+    run = Run(made)
+    run.files(BACKBONE, "backbone")
+    client.update_run(run.id, name="Anna's, 2nd")
+    assert backbone("Anna's, 2nd", made.tracking) == ("Anna's, 2nd", BACKBONE)
+
+
+def test_of_several_runs_of_a_name_none_is_guessed(config: Make) -> None:
+    runs = [Run(config("name=twice", seed)) for seed in ("seed=0", "seed=1")]
+    with pytest.raises(UsageError, match="several runs of this name: give the id of one") as caught:
+        backbone("twice", config().tracking)
+    assert all(run.id in str(caught.value) for run in runs)
+
+
+def test_a_run_that_was_not_trained_has_no_backbone(config: Make) -> None:
+    run = Run(config())
+    with pytest.raises(UsageError, match=f"{run.id} has no backbone: run `infoaug pretrain`"):
+        backbone(run.id, config().tracking)
+
+
+@pytest.mark.parametrize("unknown", ["nobody", "0" * 32, "' OR 1", "both ' and \""])
+def test_an_unknown_run_is_refused(unknown: str, config: Make) -> None:
+    with pytest.raises(UsageError, match="MLflow at 'sqlite"):
+        backbone(unknown, config().tracking)
+
+
+def test_looking_for_a_run_makes_no_database(tmp_path: Path) -> None:
+    settings = load(None, [f"tracking.uri=sqlite:///{tmp_path / 'sub' / 'mlflow.db'}"]).tracking
+    with pytest.raises(UsageError, match="has no run of this id or name"):
+        backbone("x", settings)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what cannot be used
+
+
+def refused(uri: str) -> str:
+    """The one sentence that an unusable place is answered with."""
+    with pytest.raises(UsageError) as caught:
+        Run(load(None, [f"tracking.uri={uri}"]))
+    assert "\n" not in str(caught.value)
+    assert uri.removeprefix("sqlite:///") in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_dead_server_is_told_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = refused(f"http://127.0.0.1:{port}")
+    assert "no MLflow server answers at" in told
+    assert "start one, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local database" in told
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b""])
+def test_a_server_of_another_kind_is_no_mlflow_server(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert "no MLflow server answers at" in refused(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_a_url_without_a_sensible_port_is_no_server() -> None:
+    assert "no MLflow server answers at" in refused("http://127.0.0.1:port")
+
+
+def test_a_database_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "junk.db").write_bytes(b"not a database, " * 100)
+    assert "cannot be opened (unable to open database file): give another" in refused(f"sqlite:///{tmp_path}/folder")
+    assert "cannot be opened (file is not a database)" in refused(f"sqlite:///{tmp_path}/junk.db")
+    assert "cannot be opened" in refused(f"sqlite:///{tmp_path}/junk.db/mlflow.db")
+
+
+def test_a_database_of_a_newer_mlflow_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as newer:
+        newer.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        newer.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
+        newer.commit()
+    assert "cannot be used: Can't locate revision" in refused(f"sqlite:///{tmp_path}/newer.db")
+
+
+def test_an_unknown_kind_of_place_is_refused() -> None:
+    assert "MLflow at 'gopher://x' cannot be used" in refused("gopher://x")
+
+
+def test_a_deleted_mlflow_experiment_is_refused_with_its_name(config: Make, client: MlflowClient) -> None:
+    made = config()
+    Run(made)
+    experiment = client.get_experiment_by_name(made.tracking.experiment)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(UsageError, match="cannot be used"):
+        Run(made)
+    assert client.search_experiments(view_type=ViewType.DELETED_ONLY)

@@ -1,0 +1,181 @@
+"""What is measured of a model and of its floor, without Ray, and what is found wrong before hours of training."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from infoaug.models.backbones import create_backbone, save_backbone
+from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.evaluation import datasets
+from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.stages import evaluate
+from infoaug.orchestrator.stages.evaluate import check, measure
+from tests.orchestrator.conftest import write_domains
+
+SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    settings = {"datasets": "scenes", "limit": 60, "neighbours": 10, "domains": str(tmp_path / "domains")}
+    return load(None).model_validate(
+        {"extract": {"image_size": 16}, "pretrain": {"backbone_settings": SMALL}, "evaluate": settings}
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def pretrained(store: Store, seed: int) -> Stage:
+    """As the pretrain stage leaves it."""
+    place = Stage(store, "pretrain", {"seed": seed})
+    torch.manual_seed(seed)
+    assert store.local
+    save_backbone(create_backbone("resnet18", 16, **SMALL), store.local / place.folder, mean=[0.5] * 3, std=[0.2] * 3)
+    return place
+
+
+def floors(store: Store) -> set[str]:
+    return {name for name in store.files("floor") if Path(name).name not in ("key.json", "config.yaml")}
+
+
+METRICS = {"knn", "probe", "validation_knn", "validation_probe", "rank_me"}
+
+
+# ---- a model and its floor
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_that_was_not_trained_is_the_floor_in_every_number(config: ExperimentConfig, store: Store) -> None:
+    found = measure(config, pretrained(store, seed=config.seed), "scenes")
+    assert found.keys() == {"dataset", "train", "test", "classes", *METRICS, *(f"floor_{m}" for m in METRICS)}
+    assert all(found[metric] == found[f"floor_{metric}"] for metric in METRICS)
+    assert (found["dataset"], found["train"], found["test"], found["classes"]) == ("scenes", 60, 60, 10)
+    other = measure(config, pretrained(store, seed=7), "scenes")
+    assert any(other[metric] != other[f"floor_{metric}"] for metric in METRICS)
+
+
+def test_models_of_one_backbone_seed_and_evaluation_share_a_floor_that_is_measured_once(
+    config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = evaluate.untrained_backbone, []
+    monkeypatch.setattr(evaluate, "untrained_backbone", lambda c: made.append(c) or real(c))
+    first = measure(config, pretrained(store, 1), "scenes")
+    byol = config.pretrain.model_copy(update={"framework": "byol", "twin_weight": 2.0, "epochs": 3})
+    trial = config.model_copy(update={"pretrain": byol, "name": "trial"})
+    second = measure(trial, pretrained(store, 2), "scenes")
+    assert (len(made), len(floors(store))) == (1, 1)
+    assert all(first[f"floor_{metric}"] == second[f"floor_{metric}"] for metric in METRICS)
+
+    changes = [
+        {"seed": 5},
+        {"extract": config.extract.model_copy(update={"image_size": 20})},
+        {"pretrain": config.pretrain.model_copy(update={"backbone": "resnet34"})},
+        {"pretrain": config.pretrain.model_copy(update={"backbone_settings": {"layers": [1, 1, 1, 1]}})},
+        {"evaluate": config.evaluate.model_copy(update={"neighbours": 3})},
+    ]
+    places = {evaluate.floor_stage(config.model_copy(update=change), store).folder for change in changes}
+    places.add(evaluate.floor_stage(config, store).folder)
+    assert len(places) == 6, "every other floor is another"
+
+
+def test_two_models_that_measure_their_floor_at_once_find_the_same(
+    config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, others = evaluate.untrained_backbone, []
+
+    def while_another_does(settings: ExperimentConfig) -> torch.nn.Module:
+        monkeypatch.setattr(evaluate, "untrained_backbone", real)
+        others.append(measure(settings, pretrained(store, 2), "scenes"))
+        return real(settings)
+
+    monkeypatch.setattr(evaluate, "untrained_backbone", while_another_does)
+    one = measure(config, pretrained(store, 1), "scenes")
+    assert len(others) == 1
+    assert all(one[f"floor_{metric}"] == others[0][f"floor_{metric}"] for metric in METRICS)
+    assert len(floors(store)) == 1
+
+
+def test_domains_are_measured_like_a_data_set_with_a_matrix_of_all_pairs(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    write_domains(tmp_path / "domains", count=60)
+    (tmp_path / "domains" / "grey" / "class-0").rename(tmp_path / "domains" / "grey" / "fog")
+    name = str(tmp_path / "domains")
+    found = measure(config, pretrained(store, 1), name)
+    assert (found["dataset"], found["classes"], found["domains"]) == (name, 9, ["grey", "inverted", "plain"])
+    assert (found["test"], found["train"]) == (3 * 54, 3 * 54 - 3 * 11)
+    assert found["left_out"] == ["class-0", "fog"]
+    for prefix in ("", "floor_"):
+        assert {key.removeprefix(prefix) for key in found if key.startswith(prefix)} >= METRICS
+        matrix = np.array(found[f"{prefix}probe_matrix"])
+        assert matrix.shape == (3, 3) == np.array(found[f"{prefix}knn_matrix"]).shape
+        assert found[f"{prefix}probe"] == pytest.approx((matrix.sum() - np.trace(matrix)) / 6)
+    assert len(floors(store)) == 1
+
+
+def test_evaluation_takes_the_cpus_of_one_trials_training_where_they_are_set(config: ExperimentConfig) -> None:
+    def cpus(there: int, **pretrain: int) -> int:
+        update = {"pretrain": config.pretrain.model_copy(update=pretrain)}
+        return evaluate.cpus(config.model_copy(update=update), there)
+
+    assert [cpus(there) for there in (2, 64)] == [2, evaluate.MAX_CPUS]
+    assert cpus(64, cpus_per_worker=1) == 1
+    assert cpus(64, cpus_per_worker=2, workers=2) == 4
+    assert cpus(64, cpus_per_worker=16) == evaluate.MAX_CPUS
+    assert cpus(2, cpus_per_worker=4) == 2
+
+
+# ---- before hours of training
+
+
+def test_check_asks_for_a_set_as_it_will_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0)).tolist()
+    targets = [0] * 6
+    targets[order[-1]] = 1  # the first images of the fixed shuffle are of one class
+    targets[order[-2]] = 1
+    data = np.zeros((6, 16, 16, 3), np.uint8)
+    monkeypatch.setitem(datasets.TORCHVISION, "cifar10", lambda *_: SimpleNamespace(data=data, targets=targets))
+    check(load(None, ["evaluate.datasets=cifar10", "extract.image_size=16"]))
+    with pytest.raises(UsageError, match="at least two classes"):
+        check(load(None, ["evaluate.datasets=cifar10", "extract.image_size=16", "evaluate.limit=2"]))
+
+
+def test_check_names_what_is_not_there_and_takes_what_is(tmp_path: Path) -> None:
+    check(load(None, [f"evaluate.datasets=[scenes, '{tmp_path}']"]))
+    with pytest.raises(UsageError, match="no data set 'imagenet'"):
+        check(load(None, ["evaluate.datasets=[scenes, imagenet]"]))
+    absent = ["evaluate.datasets=stl10", "evaluate.download=false", f"evaluate.data={tmp_path}"]
+    with pytest.raises(UsageError, match="data set 'stl10' is not in"):
+        check(load(None, absent))
+
+
+def test_check_reads_what_is_validated_on_while_training(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            (tmp_path / name / f"{i}.png").write_bytes(b"no image")
+    overrides = [f"evaluate.datasets=['{tmp_path}', scenes]", "extract.image_size=16"]
+    check(load(None, overrides))
+    with pytest.raises(UsageError, match="cannot be read"):
+        check(load(None, [*overrides, "evaluate.every=2"]))
+
+
+def test_check_looks_at_domains_and_says_which_classes_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_domains(tmp_path, count=20)
+    asked = load(None, [f"evaluate.domains={tmp_path}"])
+    check(asked)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "grey" / "class-3").rename(tmp_path / "grey" / "fog")
+    check(asked)
+    assert "2 classes of" in (said := capsys.readouterr().err) and "class-3, fog" in said
+    with pytest.raises(UsageError, match=r"evaluate\.domains: there is no folder"):
+        check(load(None, ["evaluate.domains=absent"]))
