@@ -187,11 +187,11 @@ def inspect(
 
     if animate:
         animation.checked(animate)
-    inspected = inspection.inspect_clip(clip, window, load(config, overrides or ()))
-    for path in inspection.save(inspected, out, f"{Path(clip).stem}-{window}"):
+    inspected = inspection.inspect_window(clip, window, load(config, overrides or ()))
+    for path in inspection.save(inspection.draw(inspected), out, f"{Path(clip).stem}-{window}"):
         typer.echo(path)
-    if animate and inspected.movie:
-        typer.echo(animation.save(inspected.movie, animate))
+    if animate:
+        typer.echo(animation.save(inspection.movie(inspected), animate))
     typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
 
 

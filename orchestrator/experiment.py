@@ -181,8 +181,8 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) ->
     examples = {}
     for clip_id, window in _examples(scored):
         try:
-            inspected = inspection.inspect_stored(scored, config, clip_id, window)
-            examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in inspected.pictures.items()}
+            drawn_window = inspection.draw(inspection.stored_window(scored, config, clip_id, window))
+            examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in drawn_window.items()}
         except StageError as error:
             console.say(escape(f"no pictures of {clip_id}: {error}"))
     made = report.Report(

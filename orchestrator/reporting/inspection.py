@@ -1,5 +1,6 @@
-"""Inspect: what the stages see in one window of a clip, as pictures, and moving if wanted."""
+"""Inspect one window of a clip: run extract and score on it, then draw the arrays that come out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,89 +18,145 @@ from infoaug.orchestrator.stages import extract, score, twin_table
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """One window seen through extract and score.
+class Window:
+    """One window after extract and score: T frames and N patches.
 
     Attributes:
-        reasons: how many of its patches ended for which reason, `twin` where they have one.
-        pictures: by name: `tracks`, `mutual-information`, `twins`, `reasons`.
-        movie: what `animation.save` takes; None where only the first frame was read.
+        frames: u8[T, H, W, 3] RGB; u8[1, H, W, 3], the first frame alone, for a window of an experiment's store.
+        fps: frames per second, 0 where unknown.
+        first: number of the window's first frame in the clip.
+        position: f32[N, T, 2 or 3] pixels (x, y); depth, the third coordinate, in scene depths.
+        visible: bool[N, T].
+        camera: f32[N, T, 2] pixels, where camera motion alone would have moved each patch.
+        images: u8[N, S, S, 3] RGB, each patch cut from the first frame.
+        scored: mutual information, p-values, spread and twins of the patches.
     """
 
-    reasons: dict[str, int]
-    pictures: dict[str, Figure]
-    movie: animation.Movie | None = None
+    frames: NDArray[np.uint8]
+    fps: float
+    first: int
+    position: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    camera: NDArray[np.float32]
+    images: NDArray[np.uint8]
+    scored: twin_table.ScoredWindow
+
+    @property
+    def mutual_information(self) -> NDArray[np.float64]:
+        """f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated."""
+        return self.scored.mutual_information
+
+    @property
+    def p_values(self) -> NDArray[np.float64] | None:
+        """f64[N, N], or None if `score.surrogates` is 0."""
+        return self.scored.p_values
+
+    @property
+    def twins(self) -> NDArray[np.int64]:
+        """int64[N], the twin of each patch, −1 for none."""
+        return self.scored.twins.index
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many patches have a `twin`, and how many have none for each of the reasons in `twin_table.REASONS`."""
+        reason = self.scored.twins.reason
+        return {name: reason.count("" if name == "twin" else name) for name in twin_table.REASONS}
 
 
-def inspect_clip(path: str, window: int, config: ExperimentConfig) -> Inspected:
-    """Extract and score one window of a clip here and now, without Ray and without a store.
+def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> Window:
+    """Extract and score one window of a clip in this process, without Ray and without a store.
+
+    Args:
+        path: a video file or a folder of frames.
+        window: number of the window in the clip, from 0.
+        config: its `extract` and `score` settings are used.
 
     Raises:
         UsageError: the clip is missing, cannot be decoded, or has no such window.
     """
+    path, settings = str(path), config.extract
     try:
-        largest = config.extract.max_window_mb << 20
-        scan = shots.scan(path, config.extract.read_timeout)
-        firsts = shots.windows(scan.frames, scan.cuts, config.extract.window, config.extract.stride)
-        if not 0 <= window < len(firsts):
+        scan = shots.scan(path, settings.read_timeout)
+        first_frames = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+        if not 0 <= window < len(first_frames):
             raise UsageError(
-                f"'{path}' has {len(firsts)} windows of {config.extract.window} frames ({scan.frames} frames, "
+                f"'{path}' has {len(first_frames)} windows of {settings.window} frames ({scan.frames} frames, "
                 f"{len(scan.cuts)} shot cuts): there is no window {window}; lower --window or extract.window"
             )
-        frames = clips.read_clip(path, firsts[window], config.extract.window, max_bytes=largest)
-        columns = extract.extract_window(frames, config.extract, first=firsts[window], clip=path)
+        first = first_frames[window]
+        frames = clips.read_clip(path, first, settings.window, max_bytes=settings.max_window_mb << 20)
+        columns = extract.extract_window(frames, settings, first=first, clip=path)
         table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return _inspect(frames, table, config.score, scan.fps)
+    return _scored(frames, scan.fps, first, table, config.score)
 
 
-def inspect_stored(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Inspected:
-    """The same for a window of an experiment, from its stored trajectories; only the first frame is read again.
+def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Window:
+    """A window of an experiment, from its stored trajectories; only the first frame is decoded again.
 
     Raises:
-        StageError: the clip is not where it was.
+        StageError: the clip cannot be read any more.
     """
     row = next(r for r in scored.extracted.ledger.to_pylist() if r["clip_id"] == clip_id)
     table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
+    first = row["first_frames"][row["windows"].index(window)]
     try:
-        frames = clips.read_clip(row["path"], row["first_frames"][row["windows"].index(window)], 1)
+        frame = clips.read_clip(row["path"], first, 1)
     except ValueError as error:
         raise StageError(str(error)) from None
-    return _inspect(frames, table, config.score)
+    return _scored(frame, row["fps"] or 0.0, first, table, config.score)
 
 
-def _inspect(frames: NDArray[np.uint8], table: pa.Table, settings: ScoreConfig, fps: float = 0.0) -> Inspected:
-    """Score a window of which either all frames u8[T, H, W, 3] are there, or the first."""
+def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, settings: ScoreConfig) -> Window:
+    # Scored again rather than read from the store, which does not keep the whole matrix of mutual information.
     scored = score.score_trajectories(table, settings)
-    found = scored.twins
-    counts = {reason: found.reason.count("" if reason == "twin" else reason) for reason in twin_table.REASONS}
-    mi, p = scored.mutual_information, scored.p_values
-    position, visible, camera = (arrays(table, name) for name in ("position", "visible", "camera"))
-    position = pictures.bridged(position[..., :2], visible)
-    real = None if p is None else found.significant
-    drawn = {
-        "tracks": pictures.draw_tracks(frames[0], position, visible, camera, scored.spread, found.reason),
-        "mutual-information": pictures.draw_mutual_information(mi, p, found.index, real),
-        "twins": pictures.draw_twins(arrays(table, "image"), found.index, scored.of_twin(mi), scored.of_twin(p)),
-        "reasons": figures.draw_reasons(counts),
+    columns = {name: arrays(table, name) for name in ("position", "visible", "camera")}
+    return Window(frames, fps, first, **columns, images=arrays(table, "image"), scored=scored)
+
+
+def draw(window: Window) -> dict[str, Figure]:
+    """Pictures of a window, by name: `tracks`, `mutual-information`, `twins`, `reasons`."""
+    scored, mi, p = window.scored, window.mutual_information, window.p_values
+    twins = scored.twins
+    position = pictures.bridged(window.position[..., :2], window.visible)
+    return {
+        "tracks": pictures.draw_tracks(
+            window.frames[0], position, window.visible, window.camera, scored.spread, twins.reason
+        ),
+        "mutual-information": pictures.draw_mutual_information(
+            mi, p, twins.index, None if p is None else twins.significant
+        ),
+        "twins": pictures.draw_twins(window.images, twins.index, scored.of_twin(mi), scored.of_twin(p)),
+        "reasons": figures.draw_reasons(window.reasons),
     }
-    movie = None
-    if len(frames) == position.shape[1]:
-        movie = animation.Movie(frames, fps, position, visible, scored.spread, found.reason, found.index)
-    return Inspected(counts, drawn, movie)
 
 
-def save(inspected: Inspected, folder: Path, name: str) -> list[Path]:
-    """Write the pictures as `NAME-PICTURE.png`, and return where they are.
+def movie(window: Window) -> animation.Movie:
+    """The window as `animation.save` takes it.
+
+    Raises:
+        ValueError: the window does not hold all of its frames.
+    """
+    if len(window.frames) != window.position.shape[1]:
+        raise ValueError(f"{len(window.frames)} of {window.position.shape[1]} frames: use inspect_window")
+    position = pictures.bridged(window.position[..., :2], window.visible)
+    twins = window.scored.twins
+    return animation.Movie(
+        window.frames, window.fps, position, window.visible, window.scored.spread, twins.reason, twins.index
+    )
+
+
+def save(drawn: Mapping[str, Figure], folder: Path, name: str) -> list[Path]:
+    """Write the pictures of `draw` as `NAME-PICTURE.png`, and return their paths.
 
     Raises:
         StageError: the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{name}-{picture}.png" for picture in inspected.pictures]
-        for path, figure in zip(paths, inspected.pictures.values(), strict=True):
+        paths = [folder / f"{name}-{picture}.png" for picture in drawn]
+        for path, figure in zip(paths, drawn.values(), strict=True):
             path.write_bytes(figures.png(figure))
     except OSError as error:
         raise StageError(f"cannot write pictures to '{folder}': {error.strerror}") from None

@@ -15,10 +15,10 @@ from infoaug.orchestrator.reporting import inspection
 def test_a_real_clip_gives_tracks_and_twins_and_their_pictures(
     name: str, test_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    inspected = inspection.inspect_clip(str(test_data(name)), 0, load(None))
+    inspected = inspection.inspect_window(str(test_data(name)), 0, load(None))
     assert inspected.reasons["twin"] > 0
     assert inspected.reasons["lost"] < sum(inspected.reasons.values())
-    paths = inspection.save(inspected, tmp_path, "window")
+    paths = inspection.save(inspection.draw(inspected), tmp_path, "window")
     assert [path.stat().st_size > 2000 for path in paths] == [True] * 4
 
 

@@ -1,0 +1,65 @@
+"""One window of a clip, computed and drawn."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from infoaug.orchestrator.config import load
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.reporting import inspection
+
+SETTINGS = ("extract.window=5", "extract.patch_size=16", "score.surrogates=0")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A folder of 12 frames of 96 × 64 pixels, whose texture moves to and fro."""
+    texture = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8), (96, 64))
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for t in range(12):
+        cv2.imwrite(str(folder / f"{t}.png"), np.roll(texture, t % 3, axis=1))
+    return folder
+
+
+def test_a_window_holds_its_frames_and_the_arrays_of_its_patches(clip: Path) -> None:
+    window = inspection.inspect_window(clip, 1, load(None, SETTINGS))
+    count = len(window.images)
+    assert window.frames.shape == (5, 64, 96, 3)
+    assert window.first == 5
+    assert window.position.shape[:2] == window.visible.shape == window.camera.shape[:2] == (count, 5)
+    assert window.mutual_information.shape == (count, count)
+    assert window.p_values is None
+    assert window.twins.shape == (count,)
+    assert sum(window.reasons.values()) == count
+    assert window.reasons["twin"] == (window.twins >= 0).sum()
+
+
+def test_a_window_that_the_clip_lacks_is_refused_with_the_number_of_windows(clip: Path) -> None:
+    with pytest.raises(UsageError, match="2 windows of 5 frames.* window 2"):
+        inspection.inspect_window(clip, 2, load(None, SETTINGS))
+
+
+def test_pictures_are_saved_under_their_names(clip: Path, tmp_path: Path) -> None:
+    drawn = inspection.draw(inspection.inspect_window(clip, 0, load(None, SETTINGS)))
+    paths = inspection.save(drawn, tmp_path / "out", "first")
+    names = ("tracks", "mutual-information", "twins", "reasons")
+    assert [path.name for path in paths] == [f"first-{name}.png" for name in names]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_pictures_in_a_folder_that_cannot_be_made_end_as_a_stage_error(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    drawn = inspection.draw(inspection.inspect_window(clip, 0, load(None, SETTINGS)))
+    with pytest.raises(StageError, match="file"):
+        inspection.save(drawn, tmp_path / "file" / "out", "first")
+
+
+def test_a_window_of_one_frame_makes_no_movie(clip: Path) -> None:
+    window = inspection.inspect_window(clip, 0, load(None, SETTINGS))
+    assert len(inspection.movie(window).frames) == 5
+    with pytest.raises(ValueError, match="1 of 5 frames"):
+        inspection.movie(dataclasses.replace(window, frames=window.frames[:1]))
