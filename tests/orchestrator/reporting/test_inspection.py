@@ -39,7 +39,7 @@ def test_a_window_holds_its_frames_and_the_arrays_of_its_patches(clip: Path) -> 
 
 
 def test_a_window_that_the_clip_lacks_is_refused_with_the_number_of_windows(clip: Path) -> None:
-    with pytest.raises(UsageError, match="2 windows of 5 frames.* window 2"):
+    with pytest.raises(UsageError, match=r"2 windows of 5 frames.* window 2"):
         inspection.inspect_window(clip, 2, load(None, SETTINGS))
 
 
