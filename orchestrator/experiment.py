@@ -14,7 +14,7 @@ from rich.markup import escape
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import datasets
-from infoaug.orchestrator.reporting import domain_figure, figures, inspection, report
+from infoaug.orchestrator.reporting import figures, inspection, report
 from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score, training
@@ -195,7 +195,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) ->
         times=_times(config, store),
         history=trained.history,
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
-        domains={r["dataset"]: figures.png(domain_figure.draw(r)) for r in results if "domains" in r},
+        domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
         examples=examples,
     )
     files = {"report.html": report.page(made).encode(), **{f"{name}.png": png for name, png in made.pictures.items()}}

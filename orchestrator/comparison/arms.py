@@ -1,7 +1,7 @@
-"""Arms: the trials of a sweep, put together by what was the same in them, and how they are called.
+"""The trials of a sweep, grouped into arms, and the names of arms in tables.
 
-An arm is all that was chosen but the seed. What is compared, the twins' policy and weight, is told from the setting in
-which it is compared: framework, negatives, and whatever else was swept.
+Trials of one arm differ only in their seed. An arm is a treatment (twin policy and twin weight) in a setting
+(framework, negatives, and any other swept settings); treatments are compared within a setting.
 """
 
 import math
@@ -21,7 +21,7 @@ FRAMEWORKS = {
     "dcl": "DCL",
     "swav": "SwAV",
     "dino": "DINO",
-}  # in the order of the tables; unknown ones come after, by name
+}  # in the order of the tables; others follow by name
 POLICIES = {"none": "none", "random": "random", "nearest": "nearest", "mutual-information": "MI twin"}
 METRICS = {"probe": "linear probe", "knn": "kNN"}
 MI = "mutual-information"
@@ -29,22 +29,23 @@ MI = "mutual-information"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One training of a sweep and what came out of it.
+    """One trial of a sweep and its results.
 
     Attributes:
         framework: as the config names it, such as `moco`.
-        policy: of the twins: `none`, `random`, `nearest` or `mutual-information`.
-        twin_weight: λ in L = L_view + λ · L_twin; 0 where the policy is none.
+        policy: twin policy: `none`, `random`, `nearest` or `mutual-information`.
+        twin_weight: λ in L = L_view + λ · L_twin; 0 with the policy `none`.
         negatives: `all`, `ball`, `ring` or another; empty for a framework without negatives.
-        seed: of the training.
-        results: by data set as the config names it: `knn`, `probe`, `validation_knn`, `validation_probe`, `floor_knn`,
-            `floor_probe` (shares, 0–1), `rank_me`, `floor_rank_me`, `classes`; for a cross-domain one `domains`
-            (names), `knn_matrix` and `probe_matrix` (shares; rows trained on, columns tested on). Any may be missing.
-        seconds: of training, by the wall clock.
-        epochs: trained.
-        passes: images that went through the trained backbone in training.
-        other: further settings that were swept, by their dotted name.
-        run: MLflow's id.
+        seed: the training's seed.
+        results: by data set as the config names it: `knn`, `probe`, `validation_knn`, `validation_probe` (shares, 0–1),
+            `rank_me`, `classes`; `floor_knn`, `floor_probe` and `floor_rank_me` for the random-init baseline; for a
+            cross-domain data set `domains` (names), `knn_matrix` and `probe_matrix` (shares; rows are trained on,
+            columns tested on). Any may be missing.
+        seconds: wall-clock training time.
+        epochs: number of epochs trained.
+        passes: number of images that went through the backbone in training.
+        other: further swept settings, by their dotted name.
+        run: MLflow run id.
 
     Raises:
         ValueError: a trial without twins has a twin weight.
@@ -69,22 +70,22 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All that is told of a sweep.
+    """Content of a sweep's comparison.
 
     Attributes:
-        name: of the sweep.
-        created: when, ISO 8601.
-        trials: that came to their end, in any order.
-        twin_weight: at which the tables compare the policies.
-        budget: what all arms had the same of: `steps` of training, or `passes` of images through the backbone.
+        name: the sweep's name.
+        created: date and time, ISO 8601.
+        trials: the completed trials, in any order.
+        twin_weight: the twin weight at which the tables compare policies.
+        budget: what is equal for all arms: training `steps`, or `passes` of images through the backbone.
         source: one sentence about the video.
-        synthetic: whether that video is rendered.
-        planned: how many trials there were to be.
-        stopped: trials ended early, and why.
-        failed: trials that failed, and why.
+        synthetic: whether the video is rendered.
+        planned: number of planned trials.
+        stopped: names of the trials that were stopped early, with the reasons.
+        failed: names of the trials that failed, with the reasons.
         config_yaml: the sweep's resolved config.
-        packages: versions, by name.
-        commit: of this code, empty where unknown.
+        packages: versions of packages, by name.
+        commit: Git commit of this code, empty if unknown.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Sweep:
 
 
 class Setting(NamedTuple):
-    """In what arms are compared."""
+    """What is equal for the arms that are compared with each other."""
 
     framework: str
     negatives: str
@@ -111,7 +112,7 @@ class Setting(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """What trials have in common that differ only in their seed."""
+    """What is equal for trials that differ only in their seed."""
 
     setting: Setting
     policy: str
@@ -128,13 +129,13 @@ def arm_of(trial: TrialResult) -> Arm:
 
 
 def grouped(trials: Iterable[TrialResult]) -> dict[Arm, dict[int, TrialResult]]:
-    """Trials by arm and seed, always in the order of the tables: that of the trials does not matter.
+    """Group trials by arm and seed, in the order of the tables, whatever the order of the trials.
 
     Raises:
-        ValueError: two trials are of the same arm and seed.
+        ValueError: two trials have the same arm and seed.
     """
     arms: dict[Arm, dict[int, TrialResult]] = {}
-    for trial in sorted(trials, key=lambda trial: (_place(arm_of(trial)), trial.seed, trial.run)):
+    for trial in sorted(trials, key=lambda trial: (_sort_key(arm_of(trial)), trial.seed, trial.run)):
         seeds = arms.setdefault(arm_of(trial), {})
         if trial.seed in seeds:
             runs = " and ".join(repr(run) for run in (seeds[trial.seed].run, trial.run) if run)
@@ -147,9 +148,9 @@ def grouped(trials: Iterable[TrialResult]) -> dict[Arm, dict[int, TrialResult]]:
 
 
 def values(arms: Arms, arm: Arm, dataset: str, key: str) -> dict[int, float]:
-    """One number of an arm's results by seed; those that are missing or not finite are left out."""
-    found = {seed: trial.results.get(dataset, {}).get(key) for seed, trial in arms.get(arm, {}).items()}
-    return {seed: float(value) for seed, value in found.items() if value is not None and math.isfinite(value)}
+    """One number of an arm's results by seed, without missing and non-finite values."""
+    by_seed = {seed: trial.results.get(dataset, {}).get(key) for seed, trial in arms.get(arm, {}).items()}
+    return {seed: float(value) for seed, value in by_seed.items() if value is not None and math.isfinite(value)}
 
 
 def all_trials(arms: Arms) -> list[TrialResult]:
@@ -164,16 +165,16 @@ def settings(arms: Arms) -> list[Setting]:
 
 def policies(arms: Arms) -> list[str]:
     """The policies in the order of the tables."""
-    return sorted({arm.policy for arm in arms}, key=_policy_place)
+    return sorted({arm.policy for arm in arms}, key=_policy_rank)
 
 
 def weights(arms: Arms, setting: Setting, policy: str = MI) -> list[float]:
-    """The twin weights at which a policy was trained in a setting, ascending."""
+    """The twin weights that a policy was trained with in a setting, ascending."""
     return sorted(arm.twin_weight for arm in arms if (arm.setting, arm.policy) == (setting, policy))
 
 
 def at_weight(setting: Setting, policy: str, twin_weight: float) -> Arm:
-    """An arm of a setting; without twins there is no weight."""
+    """The arm of a policy in a setting; its weight is 0 without twins."""
     return Arm(setting, policy, 0.0 if policy == "none" else twin_weight)
 
 
@@ -183,38 +184,38 @@ def datasets(arms: Arms) -> list[str]:
 
 
 def dataset_titles(names: Iterable[str]) -> dict[str, str]:
-    """How data sets are called: the last part of a path where that tells them apart, and `scenes` as synthetic."""
+    """Names of data sets in tables: the last part of the path if it is unique; `scenes` is marked as synthetic."""
     short = {name: "scenes (synthetic)" if name == "scenes" else Path(name).name or name for name in names}
     return {name: title if list(short.values()).count(title) == 1 else name for name, title in short.items()}
 
 
 def setting_names(arms: Arms) -> dict[Setting, str]:
-    """How settings are called: the framework, and of the rest what tells it from others of the framework."""
-    found = settings(arms)
+    """Names of settings in tables: the framework, and what distinguishes it from its other settings."""
+    listed = settings(arms)
     names = {}
-    for setting in found:
-        ours = [other for other in found if other.framework == setting.framework]
+    for setting in listed:
+        siblings = [other for other in listed if other.framework == setting.framework]
         parts = [framework_name(setting.framework)]
-        if len({other.negatives for other in ours}) > 1:
+        if len({other.negatives for other in siblings}) > 1:
             parts.append(setting.negatives or "no negatives")
-        same = set.intersection(*(set(other.other) for other in ours))
-        parts += [f"{name} = {value}" for name, value in setting.other if (name, value) not in same]
+        shared = set.intersection(*(set(other.other) for other in siblings))
+        parts += [f"{name} = {value}" for name, value in setting.other if (name, value) not in shared]
         names[setting] = ", ".join(parts)
     return names
 
 
 def framework_name(framework: str) -> str:
-    """How a framework is called."""
+    """A framework's name in tables."""
     return FRAMEWORKS.get(framework, framework)
 
 
 def policy_name(policy: str) -> str:
-    """How a twin policy is called."""
+    """A twin policy's name in tables."""
     return POLICIES.get(policy, policy)
 
 
 def describe(arm: Arm) -> str:
-    """An arm in words, with all that it is told by."""
+    """An arm in words, with everything that identifies it."""
     setting = arm.setting
     parts = [framework_name(setting.framework)]
     parts += [f"negatives {setting.negatives}"] if setting.negatives else []
@@ -223,13 +224,13 @@ def describe(arm: Arm) -> str:
     return ", ".join(parts)
 
 
-def _place(arm: Arm) -> tuple[Any, ...]:
-    """Where an arm stands in the tables."""
+def _sort_key(arm: Arm) -> tuple[Any, ...]:
+    """Position of an arm in the tables."""
     setting = arm.setting
     order = [*FRAMEWORKS].index(setting.framework) if setting.framework in FRAMEWORKS else len(FRAMEWORKS)
     negatives = (setting.negatives != "all", setting.negatives)
-    return order, setting.framework, negatives, setting.other, _policy_place(arm.policy), arm.twin_weight
+    return order, setting.framework, negatives, setting.other, _policy_rank(arm.policy), arm.twin_weight
 
 
-def _policy_place(policy: str) -> tuple[int, str]:
+def _policy_rank(policy: str) -> tuple[int, str]:
     return [*POLICIES].index(policy) if policy in POLICIES else len(POLICIES), policy

@@ -1,4 +1,4 @@
-"""A comparison in words: what its numbers say, what they are, and what is not in them."""
+"""Text of a comparison: headlines, captions, and the list of excluded trials."""
 
 from collections.abc import Sequence
 
@@ -6,129 +6,129 @@ import numpy as np
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import Sweep
-from infoaug.orchestrator.comparison.effects import Block
+from infoaug.orchestrator.comparison.effects import EffectTable
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, points, probability
 
 
-def lost(sweep: Sweep) -> list[tuple[str, str, str]]:
-    """Every trial of which the tables do not have all: its name, what became of it, and why."""
-    found = [(name, "failed", why) for name, why in sweep.failed]
-    found += [(name, "stopped early", why) for name, why in sweep.stopped]
+def excluded_trials(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Trials that are missing from the tables, whole or in part: name, status and reason."""
+    excluded = [(name, "failed", reason) for name, reason in sweep.failed]
+    excluded += [(name, "stopped early", reason) for name, reason in sweep.stopped]
     for arm, seeds in arms.grouped(sweep.trials).items():
         for seed, trial in seeds.items():
             for dataset, result in trial.results.items():
                 broken = [arms.METRICS[key] for key in arms.METRICS if not np.isfinite(result.get(key, 0.0))]
                 if broken:
                     name = f"{arms.describe(arm)}, seed {seed}"
-                    found.append((name, "not counted", f"{' and '.join(broken)} on {dataset}: not a number"))
-    return found
+                    excluded.append((name, "excluded", f"{' and '.join(broken)} on {dataset}: not a number"))
+    return excluded
 
 
-def headlines(made: Sequence[Block]) -> list[str]:
-    """A sentence for each data set, of its first table: the linear probe's where there is one."""
-    first = {block.dataset: block for block in reversed(made)}
-    return [headline(block) for block in made if first[block.dataset] is block]
+def headlines(tables: Sequence[EffectTable]) -> list[str]:
+    """One sentence for each data set, from its first table: the linear probe's if it was evaluated."""
+    first = {table.dataset: table for table in reversed(tables)}
+    return [headline(table) for table in tables if first[table.dataset] is table]
 
 
-def headline(block: Block) -> str:
-    """What the MI twin changes, in one sentence written from the numbers."""
-    row = block.total or block.rows[0]
-    where = f"{arms.METRICS[block.metric]} accuracy on {block.title}"
-    references = [("none", row.to_none), ("random twins", row.to_random)]
+def headline(table: EffectTable) -> str:
+    """The effect of the MI twin in one sentence, from the numbers of the table."""
+    row = table.total or table.rows[0]
+    accuracy = f"{arms.METRICS[table.metric]} accuracy on {table.title}"
+    references = [("no twins", row.to_none), ("random twins", row.to_random)]
     known = [(name, test) for name, test in references if test is not None]
     if not known:
-        return f"No trials with and without the MI twin can be compared in {where}."
+        return f"No trials with and without the MI twin can be compared by {accuracy}."
     usual = known[0][1].difference.n
-    if block.total:
-        scope = f"Over {_count(usual, 'framework')} and {seeds_in_words(block)}"
+    if table.total:
+        scope = f"Over {_count(usual, 'framework')} and {seeds_in_words(table)}"
     else:
         scope = f"With {row.name} over {_count(usual, 'seed')}"
-    changes = " and ".join(f"by {_change(test, usual)} against {name}" for name, test in known)
-    return f"{scope} the MI twin changes {where} {changes}."
+    changes = " and ".join(f"by {_change(test, usual)} relative to {name}" for name, test in known)
+    return f"{scope}, the MI twin changes {accuracy} {changes}."
 
 
-def caption(block: Block, sweep: Sweep) -> str:
-    """What the numbers of a table are; `reading` says what is the same for all tables."""
-    fewest, most = block.seeds
+def caption(table: EffectTable, sweep: Sweep) -> str:
+    """What the numbers of one table are; `how_to_read` explains what all tables share."""
+    fewest, most = table.seeds
     sentences = [
-        f"Top-1 accuracy ({arms.METRICS[block.metric]}) on the test images of {block.title}, backbone frozen, in %, "
+        f"Top-1 accuracy ({arms.METRICS[table.metric]}) on the test images of {table.title}, frozen backbone, in %, "
         "after the last epoch of training; "
-        + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(block)} ± 95 % interval")
-        + (f", and n where it is not {most}" if fewest != most else ""),
-        f"{training_in_words(sweep)}; twin weight {sweep.twin_weight:g}",
+        + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
+        + (f"; n is given where it is not {most}" if fewest != most else ""),
+        f"{training_budget(sweep)}; twin weight {sweep.twin_weight:g}",
     ]
-    if block.tests:
-        sentences.append(f"* and bold: q < .05 over {_count(len(block.tests), 'test')}")
-    if block.floor:
-        sentences.append(f"Untrained backbone: {share(block.floor)} %")
-    if block.chance is not None:
-        sentences.append(f"Chance: {100 * block.chance:.3g} %")
+    if table.tests:
+        sentences.append(f"* and bold: q < .05, adjusted over {_count(len(table.tests), 'test')}")
+    if table.baseline:
+        sentences.append(f"Random-init baseline: {share(table.baseline)} %")
+    if table.chance is not None:
+        sentences.append(f"Chance: {100 * table.chance:.3g} %")
     if sweep.synthetic:
-        sentences.append("The video trained on is synthetic")
+        sentences.append("The training video is synthetic")
     return ". ".join(sentences) + "."
 
 
-def reading(made: Sequence[Block]) -> str:
-    """How the tables are to be read."""
-    parts = [
-        "Δ is the MI twin less none, or less random twins of the same weight, in points, within the seeds that both "
-        "have; p is of a paired t-test over these seeds, and a dash where there are fewer than two or where the "
-        "differences do not vary; q-values are Benjamini and Hochberg’s over all tests of a table."
+def how_to_read(tables: Sequence[EffectTable]) -> str:
+    """The differences, p-values and q-values that all tables share."""
+    sentences = [
+        "Δ is the difference in accuracy between the MI twin and a reference (no twins, or random twins at the same "
+        "weight), in percentage points, paired within seeds.",
+        "p is the p-value of a paired t-test over seeds. A dash means that there are fewer than two pairs, or that the "
+        "differences are all equal.",
+        "q-values (Benjamini and Hochberg) are adjusted over all tests of a table.",
     ]
-    if any(block.total for block in made):
-        parts.append(
-            "In the row of all frameworks these are the units: its accuracies are means over the frameworks that have "
-            "the arm, its Δ and p are of one mean difference a framework."
+    if any(table.total for table in tables):
+        sentences.append(
+            "In the row of all frameworks, accuracies are means over the frameworks that have the arm, and Δ and p use "
+            "one mean difference per framework."
         )
-    return " ".join(parts)
+    return " ".join(sentences)
 
 
-def source_in_words(sweep: Sweep) -> str:
-    """What was trained on."""
-    synthetic = (
-        " The video is synthetic: what comes out shows that the pipeline works; it says nothing about real video."
-    )
+def source(sweep: Sweep) -> str:
+    """The video that the trials were trained on, and what synthetic video allows to conclude."""
+    synthetic = " The video is synthetic: the results show that the pipeline works. They say nothing about real video."
     return f"{sweep.source.rstrip('.')}.{synthetic if sweep.synthetic else ''}"
 
 
-def ended_in_words(sweep: Sweep) -> str:
-    """How many of the trials came to their end, and what became of the others; without a full stop."""
-    ended = [f"{len(sweep.trials)} of {_count(sweep.planned, 'planned trial')} came to the end"]
+def completion(sweep: Sweep) -> str:
+    """How many trials were completed, failed and stopped early; without a full stop."""
+    parts = [f"{len(sweep.trials)} of {_count(sweep.planned, 'planned trial')} completed"]
     others = ((sweep.failed, "failed"), (sweep.stopped, "stopped early"))
-    return ", ".join(ended + [f"{len(trials)} {what}" for trials, what in others if trials])
+    return ", ".join(parts + [f"{len(trials)} {status}" for trials, status in others if trials])
 
 
-def choices_caption(block: Block) -> str:
-    """What the numbers of the table of choices are."""
+def choices_caption(table: EffectTable) -> str:
+    """What the numbers in the table of chosen weights are."""
     return (
-        f"The MI twin at the weight of highest mean validation accuracy ({arms.METRICS[block.metric]}, "
-        f"{block.title}), chosen for each row without a look at the test images; accuracies in %, Δ on the test images "
-        "in points within seeds, ± 95 % interval over seeds."
+        f"The MI twin at the weight of highest mean validation accuracy ({arms.METRICS[table.metric]}, "
+        f"{table.title}), chosen for each row without the test images. Accuracies in %, Δ on the test images in "
+        "percentage points, paired within seeds; ± 95 % interval over seeds."
     )
 
 
-def training_in_words(sweep: Sweep) -> str:
-    """How long the arms were trained, and what they had the same of."""
+def training_budget(sweep: Sweep) -> str:
+    """The training budget that all arms share, and the number of epochs."""
     epochs = sorted({trial.epochs for trial in sweep.trials})
     if sweep.budget == "steps":
-        same = "Every arm trained the same number of steps"
+        same = "All arms were trained for the same number of steps"
     else:
-        same = "Every arm saw the same number of images through the backbone"
+        same = "All arms were trained on the same number of images through the backbone"
     if not epochs:
         return same
     count = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return f"{same} ({count} epoch{'' if epochs[-1] == 1 else 's'})"
 
 
-def seeds_in_words(block: Block) -> str:
-    """Of how many seeds a table is."""
-    fewest, most = block.seeds
+def seeds_in_words(table: EffectTable) -> str:
+    """The number of seeds of a table's arms, as `3 seeds` or `1 to 3 seeds`."""
+    fewest, most = table.seeds
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{count} seed{'' if most == 1 else 's'}"
 
 
 def share(value: Summary | None, usual: int | None = None) -> str:
-    """A share in percent, `35.0 ± 1.2`; with its n where that is not the usual one; a dash where there is none."""
+    """Format a share in percent as `35.0 ± 1.2`, with its n where it differs from `usual`; a dash for None."""
     if value is None:
         return "–"
     text = f"{100 * value.mean:.1f}" + ("" if value.half is None else f" ± {100 * value.half:.1f}")
@@ -136,12 +136,12 @@ def share(value: Summary | None, usual: int | None = None) -> str:
 
 
 def _change(test: Paired, usual: int) -> str:
-    """A difference with its test, for a sentence; with its n where that is not the usual one."""
+    """A difference with its p-value, and with its n where it differs from `usual`."""
     p = probability(test.p)
-    about = [] if test.difference.n == usual else [f"n = {test.difference.n}"]
-    about += [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
-    return f"{points(test.difference)} points" + (f" ({', '.join(about)})" if about else "")
+    details = [] if test.difference.n == usual else [f"n = {test.difference.n}"]
+    details += [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
+    return f"{points(test.difference)} points" + (f" ({', '.join(details)})" if details else "")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

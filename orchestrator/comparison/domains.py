@@ -1,4 +1,4 @@
-"""Cross-domain accuracy of a comparison: trained on one domain, tested on another, with the MI twin and without."""
+"""Cross-domain accuracy in a comparison: the probe is trained on one domain and tested on another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """One setting's accuracies, f64[D, D] shares; rows trained on, columns tested on.
+class DomainMatrix:
+    """Accuracies of one setting on D domains, shares f64[D, D]; rows are trained on, columns tested on.
 
     Attributes:
-        name: of the setting, or of all together.
-        twin: with the MI twin, mean over seeds; where `none` is there, over those that both have.
-        none: without twins, over the same seeds; None where no seed has both.
-        seeds: how many; of several settings, in that with the fewest.
+        name: the setting's name, or `Mean of …`.
+        twin: with the MI twin, mean over seeds: those shared with `none`, or all if `none` is None.
+        none: without twins, mean over the same seeds; None if they share no seed.
+        seeds: number of seeds; for a mean of settings the smallest among them.
     """
 
     name: str
@@ -29,21 +29,21 @@ class Crossing:
     seeds: int
 
     def cell(self, row: int, column: int) -> str:
-        """An accuracy in percent, and in brackets what the MI twin changes, in points."""
+        """An accuracy in percent, and in brackets the effect of the MI twin in percentage points."""
         return self._text(self.twin[row, column], None if self.none is None else self.none[row, column])
 
     def mean(self, within: bool) -> str:
-        """The same for the mean of the diagonal, or of all beside it."""
+        """The same for the mean within domains (the diagonal), or across domains (all other cells)."""
         chosen = np.eye(len(self.twin), dtype=bool) == within
         if not chosen.any():
             return "–"
         return self._text(self.twin[chosen].mean(), None if self.none is None else self.none[chosen].mean())
 
     def caption(self) -> str:
-        """Whose it is, and the means."""
+        """The setting, its number of seeds, and the means within and across domains."""
         return (
-            f"{self.name}, {self.seeds} seed{'' if self.seeds == 1 else 's'}. Trained and tested on the same domain "
-            f"{self.mean(True)}, on different ones {self.mean(False)}."
+            f"{self.name}, {self.seeds} seed{'' if self.seeds == 1 else 's'}. Mean within domains {self.mean(True)}, "
+            f"across domains {self.mean(False)}."
         )
 
     @staticmethod
@@ -55,35 +55,38 @@ class Crossing:
 
 
 @dataclass(frozen=True)
-class Domains:
-    """The cross-domain accuracies of one data set and metric, the mean over all settings first if there are several."""
+class CrossDomainTable:
+    """Cross-domain accuracies of one data set and metric; with several settings their mean comes first."""
 
     title: str
     metric: str
     domains: Sequence[str]
-    crossings: Sequence[Crossing]
+    matrices: Sequence[DomainMatrix]
 
 
-def domains(sweep: Sweep) -> list[Domains]:
-    """All cross-domain accuracies of a sweep at the weight of its tables.
+def cross_domain_tables(sweep: Sweep) -> list[CrossDomainTable]:
+    """All cross-domain accuracies of a sweep, at the twin weight of its tables.
 
     Raises:
-        ValueError: a matrix is not of its domains, or two trials are of the same arm and seed.
+        ValueError: a matrix does not fit its domains, or two trials have the same arm and seed.
     """
     trials = arms.grouped(sweep.trials)
-    titles, made = arms.dataset_titles(arms.datasets(trials)), []
+    titles, tables = arms.dataset_titles(arms.datasets(trials)), []
     for dataset, title in titles.items():
         listed = (tuple(trial.results.get(dataset, {}).get("domains", ())) for trial in arms.all_trials(trials))
-        for names in dict.fromkeys(found for found in listed if found):
+        for names in dict.fromkeys(names for names in listed if names):
             for metric in METRICS:
-                crossings = _crossings(trials, dataset, names, metric, sweep.twin_weight)
-                if crossings:
-                    made.append(Domains(title, metric, names, crossings))
-    return made
+                matrices = _matrices_by_setting(trials, dataset, names, metric, sweep.twin_weight)
+                if matrices:
+                    tables.append(CrossDomainTable(title, metric, names, matrices))
+    return tables
 
 
-def _crossings(trials: Arms, dataset: str, names: tuple[str, ...], metric: str, twin_weight: float) -> list[Crossing]:
-    found = []
+def _matrices_by_setting(
+    trials: Arms, dataset: str, names: tuple[str, ...], metric: str, twin_weight: float
+) -> list[DomainMatrix]:
+    """The accuracies of each setting, after the mean of those with a reference if there are several."""
+    listed = []
     for setting, name in arms.setting_names(trials).items():
         ours, theirs = (
             _matrices(trials, arms.at_weight(setting, policy, twin_weight), dataset, names, metric)
@@ -93,18 +96,18 @@ def _crossings(trials: Arms, dataset: str, names: tuple[str, ...], metric: str, 
         if ours:
             seeds = both or list(ours)
             without = np.mean([theirs[seed] for seed in both], axis=0) if both else None
-            found.append(Crossing(name, np.mean([ours[seed] for seed in seeds], axis=0), without, len(seeds)))
-    paired = [(crossing.twin, crossing.none) for crossing in found if crossing.none is not None]
+            listed.append(DomainMatrix(name, np.mean([ours[seed] for seed in seeds], axis=0), without, len(seeds)))
+    paired = [(accuracies.twin, accuracies.none) for accuracies in listed if accuracies.none is not None]
     if len(paired) > 1:
         twin, none = np.mean(paired, axis=0)
-        fewest = min(crossing.seeds for crossing in found if crossing.none is not None)
-        found.insert(0, Crossing(f"Mean of {len(paired)} frameworks or settings", twin, none, fewest))
-    return found
+        fewest = min(accuracies.seeds for accuracies in listed if accuracies.none is not None)
+        listed.insert(0, DomainMatrix(f"Mean of {len(paired)} frameworks or settings", twin, none, fewest))
+    return listed
 
 
 def _matrices(trials: Arms, arm: Arm, dataset: str, names: tuple[str, ...], metric: str) -> dict[int, Float]:
-    """An arm's matrices by seed."""
-    found = {}
+    """The accuracy matrices of an arm, by seed."""
+    by_seed = {}
     for seed, trial in trials.get(arm, {}).items():
         result = trial.results.get(dataset, {})
         if tuple(result.get("domains", ())) == names and result.get(f"{metric}_matrix") is not None:
@@ -115,5 +118,5 @@ def _matrices(trials: Arms, arm: Arm, dataset: str, names: tuple[str, ...], metr
                     f"the {metric}_matrix of {arms.describe(arm)}, seed {seed}, is {shape}: it must have a row and a "
                     f"column for each of its {len(names)} domains"
                 )
-            found[seed] = matrix
-    return found
+            by_seed[seed] = matrix
+    return by_seed

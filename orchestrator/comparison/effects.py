@@ -1,6 +1,7 @@
-"""Comparison: what the twins of mutual information change, a table for each data set and metric of a sweep.
+"""Effect of mutual-information twins on accuracy: one table for each data set and metric of a sweep.
 
-Every number of a row is over seeds; the row of all frameworks has the frameworks as its units.
+Each row is one setting, with means and paired tests over seeds. The last row summarises all frameworks; its units are
+frameworks instead of seeds.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,19 +14,19 @@ from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, Sweep, values
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, corrected, paired, summary
 
-SIGNIFICANT = 0.05  # the q-value below which a difference is marked
+SIGNIFICANCE_LEVEL = 0.05  # of q-values
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """One row of an effect table.
 
     Attributes:
-        name: of the setting.
-        setting: None for all frameworks.
-        accuracy: by policy, over seeds; without those that were not trained.
-        to_none: the MI twin less none, within seeds.
-        to_random: the MI twin less random twins of the same weight, within seeds.
+        name: the setting's name.
+        setting: None in the row of all frameworks.
+        accuracy: mean over seeds, for each policy that was trained.
+        to_none: MI twin − no twins, paired within seeds.
+        to_random: MI twin − random twins at the same weight, paired within seeds.
     """
 
     name: str
@@ -36,16 +37,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The weight of the MI twin that a setting's validation images choose, and what it gives on the test images.
+class WeightChoice:
+    """The twin weight chosen for a setting by validation accuracy, and its accuracy on the test images.
 
     Attributes:
-        name: of the setting.
-        weight: of highest mean validation accuracy among those with the most seeds; of equals the smallest.
-        tried: how many weights there were to choose from.
-        validation: accuracy at that weight.
-        test: accuracy at that weight.
-        to_none: on the test images, the MI twin at that weight less none, within seeds.
+        name: the setting's name.
+        weight: the weight of highest mean validation accuracy, among those with the most seeds; the smallest if several
+            are equal.
+        tried: number of weights to choose from.
+        validation: validation accuracy at this weight.
+        test: test accuracy at this weight.
+        to_none: on the test images, MI twin at this weight − no twins, paired within seeds.
     """
 
     name: str
@@ -57,21 +59,21 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Block:
-    """The table of one data set and metric.
+class EffectTable:
+    """Accuracies and effects on one data set by one metric.
 
     Attributes:
-        dataset: as the config names it.
-        title: how it is called.
+        dataset: the data set as the config names it.
+        title: the data set's name in tables.
         metric: a key of `arms.METRICS`.
         policies: the columns.
-        rows: one a setting that has any accuracy here.
-        total: all frameworks: means over frameworks that have the arm, without an interval, and differences whose
-            units are frameworks; a framework with several settings counts with their mean. None for a single one.
-        floor: of the untrained backbone, over seeds; None where unknown.
-        chance: one over the number of classes, None where unknown.
-        seeds: the least and the largest number of seeds of an arm.
-        choices: by setting; empty where no setting has two weights and validation accuracies.
+        rows: one for each setting with an accuracy.
+        total: the row of all frameworks: means over the frameworks that have the arm, without intervals, and
+            differences with one value per framework (the mean of its settings). None for a single framework.
+        baseline: accuracy of the random-init baseline, over seeds; None if unknown.
+        chance: 1 / number of classes, None if unknown.
+        seeds: the smallest and the largest number of seeds of an arm.
+        choices: one for each setting; empty unless some setting has validation accuracies at two weights or more.
     """
 
     dataset: str
@@ -80,40 +82,42 @@ class Block:
     policies: Sequence[str]
     rows: Sequence[Row]
     total: Row | None
-    floor: Summary | None
+    baseline: Summary | None
     chance: float | None
     seeds: tuple[int, int]
-    choices: Sequence[Choice]
+    choices: Sequence[WeightChoice]
 
     @property
     def tests(self) -> list[Paired]:
-        """The comparisons with a p-value, over which q-values are taken."""
+        """The comparisons with a p-value; q-values are adjusted over all of them."""
         rows = [*self.rows, *([self.total] if self.total else [])]
         return [test for row in rows for test in (row.to_none, row.to_random) if test and test.p is not None]
 
 
-def blocks_of(sweep: Sweep) -> list[Block]:
-    """The tables of a sweep; without those that would be empty.
+def effect_tables(sweep: Sweep) -> list[EffectTable]:
+    """All effect tables of a sweep that have rows.
 
     Raises:
-        ValueError: two trials are of the same arm and seed.
+        ValueError: two trials have the same arm and seed.
     """
     trials = arms.grouped(sweep.trials)
     titles = arms.dataset_titles(arms.datasets(trials))
-    made = [_block(sweep, trials, name, title, metric) for name, title in titles.items() for metric in arms.METRICS]
-    return [block for block in made if block.rows]
+    tables = [
+        _effect_table(sweep, trials, name, title, metric) for name, title in titles.items() for metric in arms.METRICS
+    ]
+    return [table for table in tables if table.rows]
 
 
 def to_reference(trials: Arms, arm: Arm, policy: str, dataset: str, key: str) -> Paired | None:
-    """An arm less that of another policy in the same setting and at the same weight, within seeds."""
+    """An arm − the arm of another policy in the same setting and at the same weight, paired within seeds."""
     reference = arms.at_weight(arm.setting, policy, arm.twin_weight)
     return (
         None if reference == arm else paired(values(trials, arm, dataset, key), values(trials, reference, dataset, key))
     )
 
 
-def floor(trials: Arms, dataset: str, key: str) -> Summary | None:
-    """A number of the untrained backbones over seeds; those of one seed count once, with their mean."""
+def baseline(trials: Arms, dataset: str, key: str) -> Summary | None:
+    """A number of the random-init baseline over seeds; several values of one seed are averaged first."""
     by_seed: dict[int, list[float]] = {}
     for arm in trials:
         for seed, value in values(trials, arm, dataset, f"floor_{key}").items():
@@ -121,50 +125,52 @@ def floor(trials: Arms, dataset: str, key: str) -> Summary | None:
     return summary([np.mean(by_seed[seed]) for seed in sorted(by_seed)]) if by_seed else None
 
 
-def marked(test: Paired | None) -> bool:
-    """Whether a difference is to be marked as significant."""
-    return test is not None and test.q is not None and test.q < SIGNIFICANT
+def is_significant(test: Paired | None) -> bool:
+    """Whether a difference is significant after adjustment for multiple tests."""
+    return test is not None and test.q is not None and test.q < SIGNIFICANCE_LEVEL
 
 
-def _block(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: str) -> Block:
+def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: str) -> EffectTable:
     columns, names = arms.policies(trials), arms.setting_names(trials)
     rows: dict[Setting, Row] = {}
     for setting in arms.settings(trials):
-        ours = {policy: arms.at_weight(setting, policy, sweep.twin_weight) for policy in columns}
-        found = {policy: values(trials, arm, dataset, metric) for policy, arm in ours.items()}
-        accuracy = {policy: summary(list(numbers.values())) for policy, numbers in found.items() if numbers}
+        by_seed = {
+            policy: values(trials, arms.at_weight(setting, policy, sweep.twin_weight), dataset, metric)
+            for policy in columns
+        }
+        accuracy = {policy: summary(list(numbers.values())) for policy, numbers in by_seed.items() if numbers}
         if accuracy:
             arm = arms.at_weight(setting, MI, sweep.twin_weight)
             tests = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
             rows[setting] = Row(names[setting], setting, accuracy, *tests)
     total = _total(rows, columns)
-    together = [*rows.values(), *([total] if total else [])]
-    with_q = corrected([test for row in together for test in (row.to_none, row.to_random)])
-    together = [
+    all_rows = [*rows.values(), *([total] if total else [])]
+    with_q = corrected([test for row in all_rows for test in (row.to_none, row.to_random)])
+    all_rows = [
         replace(row, to_none=none, to_random=random)
-        for row, none, random in zip(together, with_q[::2], with_q[1::2], strict=True)
+        for row, none, random in zip(all_rows, with_q[::2], with_q[1::2], strict=True)
     ]
     counts = [cell.n for row in rows.values() for cell in row.accuracy.values()]
     classes = {int(n) for arm in trials for n in values(trials, arm, dataset, "classes").values()}
-    return Block(
+    return EffectTable(
         dataset,
         title,
         metric,
         columns,
-        together[: len(rows)],
-        together[-1] if total else None,
-        floor(trials, dataset, metric),
+        all_rows[: len(rows)],
+        all_rows[-1] if total else None,
+        baseline(trials, dataset, metric),
         1 / classes.pop() if len(classes) == 1 else None,
         (min(counts), max(counts)) if counts else (0, 0),
         _choices(trials, list(rows), names, dataset, metric),
     )
 
 
-_TESTS: tuple[Callable[[Row], Paired | None], ...] = (attrgetter("to_none"), attrgetter("to_random"))
+_COMPARISONS: tuple[Callable[[Row], Paired | None], ...] = (attrgetter("to_none"), attrgetter("to_random"))
 
 
 def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
-    """The row of all frameworks; q-values come later."""
+    """The row of all frameworks, without q-values; None for a single framework."""
     frameworks: dict[str, list[Row]] = {}
     for setting, row in rows.items():
         frameworks.setdefault(setting.framework, []).append(row)
@@ -176,12 +182,14 @@ def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
         means = [float(np.mean(group)) for group in ours if group]
         if means:
             accuracy[policy] = replace(summary(means), half=None)
-    to_none, to_random = (_over([test(row) for row in group] for group in frameworks.values()) for test in _TESTS)
+    to_none, to_random = (
+        _over_frameworks([test(row) for row in group] for group in frameworks.values()) for test in _COMPARISONS
+    )
     return Row("all frameworks", None, accuracy, to_none, to_random)
 
 
-def _over(frameworks: Iterable[Sequence[Paired | None]]) -> Paired | None:
-    """The mean difference of each framework against 0."""
+def _over_frameworks(frameworks: Iterable[Sequence[Paired | None]]) -> Paired | None:
+    """Test the frameworks’ mean differences against 0."""
     groups = ([test.difference.mean for test in group if test is not None] for group in frameworks)
     means = {number: float(np.mean(group)) for number, group in enumerate(groups) if group}
     return paired(means, dict.fromkeys(means, 0.0))
@@ -189,22 +197,25 @@ def _over(frameworks: Iterable[Sequence[Paired | None]]) -> Paired | None:
 
 def _choices(
     trials: Arms, settings: Sequence[Setting], names: Mapping[Setting, str], dataset: str, metric: str
-) -> list[Choice]:
-    """One a setting with validation accuracies of MI twins; none at all where no setting has two weights."""
-    made = []
+) -> list[WeightChoice]:
+    """The weight chosen for each setting; empty if no setting has two weights with validation accuracies."""
+    choices = []
     for setting in settings:
         tried = {}
         for weight in arms.weights(trials, setting):
-            found = values(trials, Arm(setting, MI, weight), dataset, f"validation_{metric}")
-            if found:
-                tried[weight] = summary(list(found.values()))
+            by_seed = values(trials, Arm(setting, MI, weight), dataset, f"validation_{metric}")
+            if by_seed:
+                tried[weight] = summary(list(by_seed.values()))
         if not tried:
             continue
-        most = max(found.n for found in tried.values())
+        # A weight with fewer seeds could win by chance alone.
+        most = max(accuracy.n for accuracy in tried.values())
         best = max((weight for weight in tried if tried[weight].n == most), key=lambda w: (tried[w].mean, -w))
         arm = Arm(setting, MI, best)
         test = values(trials, arm, dataset, metric)
         if test:
             to_none = to_reference(trials, arm, "none", dataset, metric)
-            made.append(Choice(names[setting], best, len(tried), tried[best], summary(list(test.values())), to_none))
-    return made if any(choice.tried > 1 for choice in made) else []
+            choices.append(
+                WeightChoice(names[setting], best, len(tried), tried[best], summary(list(test.values())), to_none)
+            )
+    return choices if any(choice.tried > 1 for choice in choices) else []

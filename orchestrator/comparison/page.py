@@ -1,114 +1,108 @@
-"""A sweep's comparison as files: one self-contained HTML page, the same in Markdown and CSV, and the figures."""
+"""The files of a comparison: one self-contained HTML page, the same tables in Markdown and CSV, and the figures."""
 
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from infoaug.orchestrator.comparison import arms, captions, domains, plots, tables
 from infoaug.orchestrator.comparison.arms import Sweep
-from infoaug.orchestrator.comparison.effects import Block, blocks_of
+from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.page import template, without_passwords
 
 
-def files(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:
+def files(sweep: Sweep) -> dict[str, bytes]:
     """All files by name: `comparison.html`, `comparison.md`, `trials.csv`, `summary.csv`, every figure as PNG and SVG.
 
     Args:
-        sweep: whose trials are compared; their order does not matter.
-        times: rows of `estimation_time.estimation_times`; none: the figure says that it was not measured.
+        sweep: its trials are compared; their order does not matter.
 
     Raises:
-        ValueError: two trials are of the same arm and seed, or a cross-domain matrix is not of its domains.
+        ValueError: two trials have the same arm and seed, or a cross-domain matrix does not fit its domains.
     """
-    drawn = draw(sweep, times)
+    drawn = draw(sweep)
     vectors = {name: figures.svg(figure) for name, (figure, _) in drawn.items()}
     pictures = {name: (vectors[name], caption) for name, (_, caption) in drawn.items()}
-    made = {
+    contents = {
         "comparison.html": page(sweep, pictures).encode(),
         "comparison.md": tables.markdown(sweep).encode(),
         "trials.csv": tables.trials_csv(sweep).encode(),
         "summary.csv": tables.summary_csv(sweep).encode(),
     }
-    made |= {f"{name}.png": figures.png(figure) for name, (figure, _) in drawn.items()}
-    return made | {f"{name}.svg": vector for name, vector in vectors.items()}
+    contents |= {f"{name}.png": figures.png(figure) for name, (figure, _) in drawn.items()}
+    return contents | {f"{name}.svg": vector for name, vector in vectors.items()}
 
 
-def draw(sweep: Sweep, times: Sequence[Mapping[str, Any]] = ()) -> dict[str, tuple[Figure, str]]:
-    """All figures with their captions, by names that can be those of files."""
+def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
+    """All figures with their captions, by name; the names are valid file names."""
     trials, drawn = arms.grouped(sweep.trials), {}
-    for dataset, blocks in by_dataset(blocks_of(sweep)).items():
-        title, metric, slug = blocks[0].title, blocks[0].metric, file_name(dataset, list(arms.datasets(trials)))
+    for dataset, of_dataset in by_dataset(effect_tables(sweep)).items():
+        first = of_dataset[0]
+        title, metric, slug = first.title, first.metric, file_name(dataset, list(arms.datasets(trials)))
         named = f"{arms.METRICS[metric]}, {title}"
-        over = f"over {captions.seeds_in_words(blocks[0])}"
+        over = f"over {captions.seeds_in_words(first)}"
         drawn[f"accuracy-{slug}"] = (
-            plots.draw_accuracy(blocks),
-            f"The tables of {title} as a figure: means {over}, with 95 % intervals where there are several seeds. "
-            "Differences within seeds are more certain than these intervals show: they are in the tables.",
+            plots.draw_accuracy(of_dataset),
+            f"Accuracy on {title}: means {over}, with 95 % intervals if there are several seeds. The tables give "
+            "the differences paired within seeds, which are more precise than these intervals suggest.",
         )
         drawn[f"weights-{slug}"] = (
             plots.draw_weights(trials, dataset, metric, sweep.twin_weight),
-            f"How much the MI twin counts ({named}): mean {over} and its 95 % interval as a band; dashed: no twins; "
-            f"square: random twins at weight {sweep.twin_weight:g}. All panels have the same height in points.",
+            f"Effect of the twin weight ({named}): mean {over} with its 95 % interval as a band. Dashed line: no "
+            f"twins. Square: random twins at weight {sweep.twin_weight:g}. All panels span the same range of accuracy.",
         )
         drawn[f"time-{slug}"] = (
             plots.draw_time(trials, dataset, metric, sweep.twin_weight),
-            f"Accuracy ({named}) against the time of training by the wall clock, means {over}; a line leads from no "
-            f"twins to the MI twin; small marks: other weights than {sweep.twin_weight:g}.",
+            f"Accuracy ({named}) against wall-clock training time, means {over}. Lines connect no twins and the MI "
+            f"twin of one setting. Small markers: weights other than {sweep.twin_weight:g}.",
         )
         drawn[f"rank-me-{slug}"] = (
             plots.draw_quality(trials, dataset),
-            f"What quality without labels tells of accuracy ({title}): RankMe (Garrido et al. 2023), the effective "
-            "rank of the features, against the linear probe; one mark an arm, means over seeds, with the rank "
-            "correlation over arms.",
+            f"Label-free quality and accuracy ({title}): RankMe (Garrido et al. 2023), the effective rank of the "
+            "features, against linear-probe accuracy. One marker per arm, means over seeds, with the rank correlation "
+            "over arms.",
         )
-    drawn["estimation-time"] = (
-        plots.draw_estimation_times(times),
-        "Time of one estimate of mutual information, two trajectories in two dimensions, k = 3, against the number "
-        "of observations; measured on the machine that wrote this page.",
-    )
     return drawn
 
 
-def by_dataset(blocks: Sequence[Block]) -> dict[str, list[Block]]:
-    """The tables of each data set."""
-    found: dict[str, list[Block]] = {}
-    for block in blocks:
-        found.setdefault(block.dataset, []).append(block)
-    return found
+def by_dataset(effects: Sequence[EffectTable]) -> dict[str, list[EffectTable]]:
+    """Group tables by data set."""
+    groups: dict[str, list[EffectTable]] = {}
+    for table in effects:
+        groups.setdefault(table.dataset, []).append(table)
+    return groups
 
 
 def file_name(name: str, among: Sequence[str]) -> str:
-    """A name of a data set as part of a file's name, different for each among all."""
+    """A data set's name as part of a file name, unique among those of all data sets."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", other.lower()).strip("-")[-40:] or "data" for other in among]
-    place = list(among).index(name)
-    return slugs[place] if slugs.count(slugs[place]) == 1 else f"{slugs[place]}-{place + 1}"
+    index = list(among).index(name)
+    return slugs[index] if slugs.count(slugs[index]) == 1 else f"{slugs[index]}-{index + 1}"
 
 
 def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
-    """The comparison as one HTML page that needs nothing beside it; passwords in URLs are left out.
+    """Render the comparison as one self-contained HTML page, without the passwords of URLs.
 
     Args:
-        sweep: whose trials are compared.
-        pictures: SVG bytes and a caption, by name as `draw` has them; those that are not there are left out.
+        sweep: its trials are compared.
+        pictures: SVG bytes and caption of the figures, by their names in `draw`; any may be missing.
     """
-    blocks = blocks_of(sweep)
-    suffixes = {block.dataset: file_name(block.dataset, arms.datasets(arms.grouped(sweep.trials))) for block in blocks}
+    effects = effect_tables(sweep)
+    datasets = arms.datasets(arms.grouped(sweep.trials))
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=captions.headlines(blocks),
-        reading=captions.reading(blocks),
-        lost=captions.lost(sweep),
-        ended=captions.ended_in_words(sweep),
-        source=captions.source_in_words(sweep),
-        training=captions.training_in_words(sweep),
-        groups=by_dataset(blocks),
+        headlines=captions.headlines(effects),
+        how_to_read=captions.how_to_read(effects),
+        excluded=captions.excluded_trials(sweep),
+        completion=captions.completion(sweep),
+        source=captions.source(sweep),
+        training=captions.training_budget(sweep),
+        groups=by_dataset(effects),
         pictures=pictures,
-        suffixes=suffixes,
-        domains=domains.domains(sweep),
+        suffixes={table.dataset: file_name(table.dataset, datasets) for table in effects},
+        cross_domain=domains.cross_domain_tables(sweep),
         count=len({arms.arm_of(trial) for trial in sweep.trials}),
         trained=sum(trial.seconds for trial in sweep.trials),
         passes=sum(trial.passes for trial in sweep.trials),

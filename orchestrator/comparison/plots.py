@@ -1,6 +1,6 @@
-"""Figures of a comparison: accuracies, twin weights, time, and label-free quality; readable without colour.
+"""Figures of a comparison: accuracies, twin weights, training time, and label-free quality.
 
-Policies are told apart by marker as well as by colour. Where there is nothing to draw, the figure says so in words.
+Policies differ by marker as well as by colour. A figure without data says why it is empty.
 """
 
 import math
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.stats import spearmanr
 
-from infoaug.orchestrator.comparison import arms, estimation_time
+from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
-from infoaug.orchestrator.comparison.effects import Block
+from infoaug.orchestrator.comparison.effects import EffectTable
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
 from infoaug.orchestrator.reporting.statistics import Summary, probability, summary
@@ -28,33 +28,35 @@ STYLES = {
     "nearest": {"color": GREEN, "marker": "^"},
     MI: {"color": BLUE, "marker": "D"},
 }
-OTHER = {"color": GREY, "marker": "v"}  # of a policy that is not known here
-PANELS = 3  # side by side
+OTHER = {"color": GREY, "marker": "v"}  # any other policy
+PANELS = 3  # in a row
 
 
-def draw_accuracy(blocks: Sequence[Block]) -> Figure:
-    """The tables of one data set: a panel a metric, a line a setting, a mark with its interval a policy."""
-    rows = list(dict.fromkeys((row.setting, row.name) for block in blocks for row in block.rows))
+def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
+    """Accuracies on one data set: one panel per metric, one row per setting, one marker with interval per policy."""
+    rows = list(dict.fromkeys((row.setting, row.name) for table in tables for row in table.rows))
     if not rows:
         return figures.message("No accuracy was measured.")
-    columns = blocks[0].policies
+    columns = tables[0].policies
     figure = Figure(figsize=(WIDTH, 1.5 + (0.14 * len(columns) + 0.16) * len(rows)), layout="constrained")
-    panels = figure.subplots(1, len(blocks), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     place = {setting: number for number, (setting, _) in enumerate(rows)}
-    for axes, block in zip(panels, blocks, strict=True):
+    for axes, table in zip(panels, tables, strict=True):
         for number, policy in enumerate(columns):
             offset = 0.74 * ((number + 0.5) / len(columns) - 0.5)
-            here = [row for row in block.rows if policy in row.accuracy]
+            here = [row for row in table.rows if policy in row.accuracy]
             cells = [row.accuracy[policy] for row in here]
             _marks(axes, policy, cells, [place[row.setting] + offset for row in here], horizontal=True)
         for line in range(len(rows) - 1):
             axes.axhline(line + 0.5, color=FAINT, linewidth=1)
-        if block.floor:
-            axes.axvline(100 * block.floor.mean, color=DIM, linestyle=":", linewidth=1.2, label="untrained")
+        if table.baseline:
+            axes.axvline(
+                100 * table.baseline.mean, color=DIM, linestyle=":", linewidth=1.2, label="random-init baseline"
+            )
         axes.set_xlabel("top-1 accuracy, %")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "x")
-        figures.title(axes, arms.METRICS[block.metric])
+        figures.title(axes, arms.METRICS[table.metric])
     panels[0].set_yticks(range(len(rows)), [_wrapped(name) for _, name in rows], parse_math=False)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     _legend(figure, panels)
@@ -62,9 +64,9 @@ def draw_accuracy(blocks: Sequence[Block]) -> Figure:
 
 
 def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
-    """Accuracy by the weight of the MI twin, a panel a setting, all of the same height in points.
+    """Accuracy against the weight of the MI twin: one panel per setting, all spanning the same range of accuracy.
 
-    Bands and bars are 95 % intervals; `none` is the dashed line, `random` a mark at the weight of the tables.
+    Bands and bars are 95 % intervals. `none` is the dashed line, `random` the marker at the weight of the tables.
     """
     names = {
         setting: name
@@ -101,36 +103,10 @@ def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) ->
     return figure
 
 
-def draw_estimation_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Time of one estimate by the number of observations, both logarithmic; see `estimation_time`."""
-    if not rows:
-        return figures.message("The time of an estimate was not measured.")
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    shown = {"ksg": (BLUE, "D", "-"), "3kl": (GREEN, "^", "--"), "npeet": (ORANGE, "s", "-")}
-    for estimator, (colour, marker, line) in shown.items():
-        own = sorted((row["observations"], row["ms_per_pair"]) for row in rows if row["estimator"] == estimator)
-        if own:
-            x, y = zip(*own, strict=True)
-            axes.plot(x, y, line, color=colour, marker=marker, label=estimation_time.ESTIMATORS[estimator])
-            if estimator != "3kl":  # which lies on ksg
-                axes.annotate(f"{y[-1]:.2g}", (x[-1], y[-1]), (0, -15), textcoords="offset points", ha="center")
-    axes.set(xscale="log", yscale="log", xlabel="observations", ylabel="ms per pair")
-    lengths = sorted({row["observations"] for row in rows})
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axes.minorticks_off()
-    axes.margins(y=0.12)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figures.plot_area(axes, "both")
-    figures.title(axes, f"{rows[0]['machine']}, one thread")
-    _legend(figure, [axes], columns=1)
-    return figure
-
-
 def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
-    """Accuracy against the wall-clock time of training, one mark an arm: small where the weight is not `twin_weight`.
+    """Accuracy against wall-clock training time: one marker per arm, small if its weight is not `twin_weight`.
 
-    A line leads from `none` to the MI twin of the same setting.
+    A line connects `none` and the MI twin of the same setting.
     """
     points: dict[Arm, tuple[float, float]] = {}
     for arm, seeds in trials.items():
@@ -157,7 +133,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
         own = [points[arm] for arm in points if arm.setting == setting]
         if own:
             starts[name] = points.get(none, min(own))
-    axes.set(xlabel="time of training, minutes", ylabel="top-1 accuracy, %")
+    axes.set(xlabel="training time, minutes", ylabel="top-1 accuracy, %")
     axes.margins(x=0.08)
     axes.set_xlim(left=axes.get_xlim()[0] - 0.14 * np.ptp(axes.get_xlim()))  # room for names
     _names(axes, starts)
@@ -167,7 +143,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
 
 
 def draw_quality(trials: Arms, dataset: str) -> Figure:
-    """RankMe, which needs no labels, against the accuracy of the linear probe: one mark an arm, means over seeds."""
+    """RankMe, which needs no labels, against linear-probe accuracy: one marker per arm, means over seeds."""
     rows: list[tuple[str, float, float]] = []
     for arm in trials:
         quality, accuracy = (values(trials, arm, dataset, key) for key in ("rank_me", "probe"))
@@ -191,11 +167,11 @@ def draw_quality(trials: Arms, dataset: str) -> Figure:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> str:
-    """Spearman's rank correlation of pairs, with its two-sided p-value, in words."""
+    """Spearman's rank correlation with its two-sided p-value, as text."""
     if len(x) < 3:
         return f"{len(x)} arm{'' if len(x) == 1 else 's'}: too few for a rank correlation"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a constant input, which is said below
+        warnings.simplefilter("ignore")  # of constant input, reported below
         found = spearmanr(x, y)
     if not np.isfinite(found.statistic):
         return "no rank correlation: one of the two does not vary"
@@ -225,7 +201,7 @@ def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric
 
 
 def _same_span(panels: Sequence[Axes]) -> None:
-    """Give all panels as many points of accuracy, so that a slope means the same in each."""
+    """Make all panels span the same range of accuracy, so that slopes are comparable."""
     span = max(high - low for low, high in (axes.get_ylim() for axes in panels))
     for axes in panels:
         middle = sum(axes.get_ylim()) / 2
@@ -233,7 +209,7 @@ def _same_span(panels: Sequence[Axes]) -> None:
 
 
 def _marks(axes: Axes, policy: str, cells: Sequence[Summary], places: Sequence[float], *, horizontal: bool) -> None:
-    """Means in percent, with their intervals where there are any."""
+    """Draw means in percent, with error bars if there are intervals."""
     means = [100 * cell.mean for cell in cells]
     halves = [100 * (cell.half or 0.0) for cell in cells]
     x, y = (means, places) if horizontal else (places, means)
@@ -244,7 +220,7 @@ def _marks(axes: Axes, policy: str, cells: Sequence[Summary], places: Sequence[f
 
 
 def _names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names to the left of their points, higher where they would lie on one another."""
+    """Write names to the left of their points, moved up where they would overlap."""
     wide, high = (np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim()))
     taken: list[tuple[float, float]] = []
     for name, (x, y) in sorted(points.items(), key=lambda item: (item[1][1], item[0])):
@@ -259,7 +235,7 @@ def _names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """A name in lines so short that they leave room for the data."""
+    """Wrap a name into at most three short lines, which leaves room for the data."""
     return textwrap.fill(name, 22, max_lines=3, placeholder=" …")
 
 
@@ -268,10 +244,12 @@ def _style(policy: str) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], columns: int = 5) -> None:
-    """One legend for all panels, below them."""
-    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    """One legend for all panels, below the figure."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     legend = figure.legend(
-        list(found.values()), list(found), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""Tables of a comparison: for the terminal, as Markdown, and as CSV with every number in full."""
+"""Tables of a comparison: for the terminal, as Markdown, and as CSV at full precision."""
 
 import csv
 import io
@@ -14,87 +14,87 @@ from rich.text import Text
 from infoaug.orchestrator.comparison import arms, captions
 from infoaug.orchestrator.comparison.arms import MI, Sweep, values
 from infoaug.orchestrator.comparison.captions import share
-from infoaug.orchestrator.comparison.effects import Block, Row, blocks_of, marked, to_reference
+from infoaug.orchestrator.comparison.effects import EffectTable, Row, effect_tables, is_significant, to_reference
 from infoaug.orchestrator.reporting.statistics import Paired, points, probability, summary
 
-KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # those of which `summary_csv` has rows
+KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # the numbers in `summary_csv`
 CHOICE_HEADER = ("framework", "chosen weight", "weights", "validation", "test", "Δ none")
 
 
 class Cell(NamedTuple):
-    """What stands in a cell, and whether it is to stand out."""
+    """Text of a table cell."""
 
     text: str
     bold: bool = False
 
 
-def header(block: Block) -> list[str]:
-    """The columns of a table: the policies, then the MI twin's differences to those of its references there are."""
-    differences = [name for reference in _references(block) for name in (f"Δ {reference}", "p")]
-    return ["framework", *(arms.policy_name(policy) for policy in block.policies), *differences]
+def header(table: EffectTable) -> list[str]:
+    """Column headers: the policies, then the MI twin's difference to each reference that was trained."""
+    differences = [name for reference in _references(table) for name in (f"Δ {reference}", "p")]
+    return ["framework", *(arms.policy_name(policy) for policy in table.policies), *differences]
 
 
-def cells(block: Block, row: Row) -> list[Cell]:
-    """One line of a table, under `header`."""
-    usual = max((cell.n for cell in row.accuracy.values()), default=0) if row is block.total else block.seeds[1]
+def cells(table: EffectTable, row: Row) -> list[Cell]:
+    """The cells of one row, in the order of `header`."""
+    usual = max((cell.n for cell in row.accuracy.values()), default=0) if row is table.total else table.seeds[1]
     found = [Cell(row.name)]
-    found += [Cell(share(row.accuracy.get(policy), usual)) for policy in block.policies]
-    for reference in _references(block):
+    found += [Cell(share(row.accuracy.get(policy), usual)) for policy in table.policies]
+    for reference in _references(table):
         test = row.to_none if reference == "none" else row.to_random
-        mark = marked(test)
+        mark = is_significant(test)
         found += [Cell(difference(test), mark), Cell(probability(test.p if test else None) + " *" * mark, mark)]
     return found
 
 
-def lines(block: Block) -> list[list[Cell]]:
-    """All lines of a table; that of all frameworks is the last."""
-    return [cells(block, row) for row in (*block.rows, *([block.total] if block.total else []))]
+def lines(table: EffectTable) -> list[list[Cell]]:
+    """The cells of all rows; the row of all frameworks comes last."""
+    return [cells(table, row) for row in (*table.rows, *([table.total] if table.total else []))]
 
 
-def choice_lines(block: Block) -> list[list[str]]:
-    """The lines of the table of chosen weights, under `CHOICE_HEADER`."""
+def choice_lines(table: EffectTable) -> list[list[str]]:
+    """The rows of the table of chosen weights, in the order of `CHOICE_HEADER`."""
     return [
         [c.name, f"{c.weight:g}", str(c.tried), share(c.validation), share(c.test), difference(c.to_none)]
-        for c in block.choices
+        for c in table.choices
     ]
 
 
 def difference(test: Paired | None) -> str:
-    """A difference in points, a dash where there is none."""
+    """A difference in percentage points; a dash for None."""
     return points(test.difference) if test else "–"
 
 
-def _references(block: Block) -> list[str]:
-    return [policy for policy in ("none", "random") if MI in block.policies and policy in block.policies]
+def _references(table: EffectTable) -> list[str]:
+    return [policy for policy in ("none", "random") if MI in table.policies and policy in table.policies]
 
 
 # ---- terminal
 
 
 def terminal_tables(sweep: Sweep) -> list[Table]:
-    """A table for each data set and metric, eighty columns wide where names are short; intervals on a second line."""
-    tables, made = [], blocks_of(sweep)
-    for block in made:
-        below = captions.caption(block, sweep) + (f" {captions.reading(made)}" if block is made[-1] else "")
-        table = Table(
-            title=Text(f"{sweep.name}: {block.title}, {arms.METRICS[block.metric]}"),
-            caption=Text(below),
+    """One table for each data set and metric; intervals go on a second line, so that 80 columns are enough."""
+    terminal, tables = [], effect_tables(sweep)
+    for table in tables:
+        caption = captions.caption(table, sweep) + (f" {captions.how_to_read(tables)}" if table is tables[-1] else "")
+        grid = Table(
+            title=Text(f"{sweep.name}: {table.title}, {arms.METRICS[table.metric]}"),
+            caption=Text(caption),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
         )
-        for number, column in enumerate(c for c in header(block) if c != "p"):
-            table.add_column(Text(column), justify="right" if number else "left", vertical="top")
-        body = lines(block)
+        for number, column in enumerate(c for c in header(table) if c != "p"):
+            grid.add_column(Text(column), justify="right" if number else "left", vertical="top")
+        body = lines(table)
         for number, line in enumerate(body):
-            if block.total and number == len(body) - 1:
-                table.add_section()
-            table.add_row(*_on_terminal(line, len(block.policies)))
-        tables.append(table)
-    return tables
+            if table.total and number == len(body) - 1:
+                grid.add_section()
+            grid.add_row(*_on_terminal(line, len(table.policies)))
+        terminal.append(grid)
+    return terminal
 
 
 def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
-    """A line in which intervals stand below the means, and p-values below the differences."""
+    """A row with intervals below the means, and p-values below the differences."""
     name, accuracy, tests = line[0], line[1 : 1 + policies], line[1 + policies :]
     found = [Text(name.text)]
     found += [Text(cell.text.replace(" ± ", "\n± ").replace(" (n", "\n(n")) for cell in accuracy]
@@ -108,27 +108,27 @@ def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
 
 
 def markdown(sweep: Sweep) -> str:
-    """All tables, and what did not come to its end, as GitHub reads Markdown."""
+    """All tables, and the excluded trials, as GitHub-flavoured Markdown."""
     parts = [f"# {escaped(sweep.name)}"]
-    made = blocks_of(sweep)
-    parts += [f"**{escaped(sentence)}**" for sentence in captions.headlines(made)]
-    parts.append(escaped(f"{captions.source_in_words(sweep)} {captions.ended_in_words(sweep)}."))
-    parts += [escaped(captions.reading(made))] if made else []
-    for block in made:
-        parts.append(f"## {escaped(block.title)}: {arms.METRICS[block.metric]}")
-        body = [[_bold(cell) for cell in line] for line in lines(block)]
-        parts += [_grid(header(block), body), escaped(captions.caption(block, sweep))]
-        if block.choices:
-            body = [[escaped(cell) for cell in line] for line in choice_lines(block)]
-            parts += [_grid(CHOICE_HEADER, body), escaped(captions.choices_caption(block))]
-    gone = [[escaped(cell) for cell in line] for line in captions.lost(sweep)]
-    if gone:
-        parts += ["## Trials that the tables do not have", _grid(("trial", "what", "why"), gone, numbers=False)]
+    tables = effect_tables(sweep)
+    parts += [f"**{escaped(sentence)}**" for sentence in captions.headlines(tables)]
+    parts.append(escaped(f"{captions.source(sweep)} {captions.completion(sweep)}."))
+    parts += [escaped(captions.how_to_read(tables))] if tables else []
+    for table in tables:
+        parts.append(f"## {escaped(table.title)}: {arms.METRICS[table.metric]}")
+        body = [[_bold(cell) for cell in line] for line in lines(table)]
+        parts += [_grid(header(table), body), escaped(captions.caption(table, sweep))]
+        if table.choices:
+            body = [[escaped(cell) for cell in line] for line in choice_lines(table)]
+            parts += [_grid(CHOICE_HEADER, body), escaped(captions.choices_caption(table))]
+    excluded = [[escaped(cell) for cell in line] for line in captions.excluded_trials(sweep)]
+    if excluded:
+        parts += ["## Excluded trials", _grid(("trial", "status", "reason"), excluded, numbers=False)]
     return "\n\n".join(parts) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Any text as Markdown that shows it, in one line."""
+    """Escape Markdown in a text, and join its lines."""
     return re.sub(r"([\\`*_\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
 
 
@@ -145,7 +145,7 @@ def _grid(names: Sequence[str], body: Iterable[Sequence[str]], numbers: bool = T
 
 
 def trials_csv(sweep: Sweep) -> str:
-    """One row a trial and data set, with everything that is known of it; lists are written as JSON."""
+    """One row for each trial and data set, with all settings and results; lists are written as JSON."""
     trials = arms.all_trials(arms.grouped(sweep.trials))
     other = sorted({name for trial in trials for name in trial.other})
     keys = list(dict.fromkeys(key for trial in trials for result in trial.results.values() for key in result))
@@ -160,13 +160,13 @@ def trials_csv(sweep: Sweep) -> str:
 
 
 def summary_csv(sweep: Sweep) -> str:
-    """One row an arm, data set and number, over seeds: mean, interval, and differences to `none` and to `random`.
+    """One row for each arm, data set and metric: mean over seeds, interval, differences to `none` and `random`.
 
-    Shares and their differences are 0–1, `half` is half the width of the 95 % interval; differences are within seeds,
-    to the arm of the same setting and weight. q-values stand where the tables have them.
+    Shares and differences are on a scale of 0–1. `half` is half the width of the 95 % confidence interval. Differences
+    are paired within seeds, to the arm of the same setting and weight. q-values are given where the tables have them.
     """
     trials = arms.grouped(sweep.trials)
-    tables = {(block.dataset, block.metric): block for block in blocks_of(sweep)}
+    by_metric = {(table.dataset, table.metric): table for table in effect_tables(sweep)}
     other = sorted({name for arm in trials for name, _ in arm.setting.other})
     rows: list[dict[str, Any]] = []
     for arm in trials:
@@ -180,9 +180,9 @@ def summary_csv(sweep: Sweep) -> str:
                     continue
                 mean = summary(list(found.values()))
                 numbers: dict[str, Any] = {"n": mean.n, "mean": mean.mean, "half": mean.half}
-                block = tables.get((dataset, key))
-                shown = block is not None and (arm.policy, arm.twin_weight) == (MI, sweep.twin_weight)
-                line = next((r for r in block.rows if r.setting == arm.setting), None) if block and shown else None
+                table = by_metric.get((dataset, key))
+                shown = table is not None and (arm.policy, arm.twin_weight) == (MI, sweep.twin_weight)
+                line = next((r for r in table.rows if r.setting == arm.setting), None) if table and shown else None
                 for policy in ("none", "random"):
                     test = to_reference(trials, arm, policy, dataset, key)
                     listed = getattr(line, f"to_{policy}") if line else None
@@ -192,7 +192,7 @@ def summary_csv(sweep: Sweep) -> str:
 
 
 def _columns(name: str, test: Paired | None, q: float | None) -> dict[str, Any]:
-    """A comparison as columns."""
+    """A paired difference as columns."""
     found = {"n": None, "mean": None, "half": None, "p": None, "q": q}
     if test:
         mean = test.difference
@@ -201,12 +201,12 @@ def _columns(name: str, test: Paired | None, q: float | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A number or text as it is, anything else as JSON."""
+    """Numbers and text unchanged, anything else as JSON."""
     return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value, default=float)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same columns, missing values empty."""
+    """Rows with the same columns as CSV, missing values empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Animation: the frames of a window with its patches moving over them, as a GIF or an MP4 file."""
+"""Animation of a window: its frames with the moving patches, as a GIF or an MP4 file."""
 
 import io
 import math
@@ -25,29 +25,29 @@ from infoaug.orchestrator.reporting.pictures import SPREAD_COLOURS, hidden, move
 
 Frames = NDArray[np.uint8]
 
-CODECS = ("avc1", "vp09", "mp4v")  # by how widely browsers play them; OpenCV has not all of them everywhere
-FASTEST = 15.0  # frames per second: slow enough for the eye to follow
-LARGEST = {".gif": 480, ".mp4": 640}  # pixels, of the longer side of the frames; a GIF compresses badly
-NARROWEST = 480  # pixels, of the strip below them
-STRIP, COUNTER = 60, 82  # pixels, its height and the width of what counts the frames
+CODECS = ("avc1", "vp09", "mp4v")  # by browser support; not every build of OpenCV has all
+MAX_FPS = 15.0  # slow enough for the eye to follow
+LONGER_SIDE = {".gif": 480, ".mp4": 640}  # of the frames, pixels; a GIF compresses badly
+MIN_WIDTH = 480  # of the strip below the frames, pixels
+STRIP, COUNTER = 60, 82  # pixels: height of the strip, width of the frame counter in it
 TRAIL = 12  # frames
-SHADES = 16  # of the colour scale
-SLATE = "#46505A"  # of what does not move: darker than the darkest frame, as these are paled
+SHADES = 16  # levels of the colour scale
+SLATE = "#46505A"  # of static patches: darker than the darkest frame, since frames are drawn pale
 SHIFT = 4  # fractional bits of OpenCV's coordinates
-# A small dot is a ring without a hole: a short thick line would be a cross.
+# A small dot is drawn as a closed ring: OpenCV would draw a short thick line as a cross.
 SMALL = np.round(11 * np.exp(1j * np.linspace(0, 2 * np.pi, 9)).view(float).reshape(-1, 2)).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Movie:
-    """What an animation shows: T frames and N patches.
+    """Content of an animation: T frames and N patches.
 
     Attributes:
         frames: u8[T, H, W, 3] RGB.
         fps: frames per second, 0 where unknown.
-        position: f[N, T, 2] pixels; while a patch is hidden, where it is thought to be (`pictures.bridged`).
+        position: f[N, T, 2] pixels; interpolated while a patch is hidden (`pictures.bridged`).
         visible: bool[N, T].
-        spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; the colour of the track.
+        spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; it sets the colour of the track.
         reason: N reasons why a patch has no twin, empty where it has one.
         twin: int[N], −1 for none.
     """
@@ -62,18 +62,18 @@ class Movie:
 
 
 def checked(path: Path) -> Path:
-    """The path of an animation, if it says which kind is wanted.
+    """Return the path if its suffix is that of an animation.
 
     Raises:
         UsageError: the suffix is neither `.gif` nor `.mp4`.
     """
-    if path.suffix.lower() not in LARGEST:
-        raise UsageError(f"an animation is a .gif or an .mp4 file, not '{path}': end its name with one of the two")
+    if path.suffix.lower() not in LONGER_SIDE:
+        raise UsageError(f"'{path}' is neither a .gif nor an .mp4 file: give the animation one of these suffixes")
     return path
 
 
 def save(movie: Movie, path: Path) -> Path:
-    """Write an animation in the format that its suffix names, at the clip's frame rate but at most 15 a second.
+    """Write an animation in the format of its suffix, at the clip's frame rate up to 15 frames per second.
 
     Raises:
         UsageError: the suffix is neither `.gif` nor `.mp4`.
@@ -81,7 +81,7 @@ def save(movie: Movie, path: Path) -> Path:
     """
     suffix = checked(path).suffix.lower()
     encode = {".gif": _gif, ".mp4": _mp4}[suffix]
-    content = encode(draw(movie, LARGEST[suffix]), min(movie.fps, FASTEST) if movie.fps > 0 else FASTEST)
+    content = encode(draw(movie, LONGER_SIDE[suffix]), min(movie.fps, MAX_FPS) if movie.fps > 0 else MAX_FPS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -91,46 +91,47 @@ def save(movie: Movie, path: Path) -> Path:
 
 
 def draw(movie: Movie, longest: int) -> Iterator[Frames]:
-    """The pictures of an animation, one a frame: u8[H', W', 3] RGB, of even sides, below each a strip that explains it.
+    """Yield the pictures of an animation, one per frame: u8[H', W', 3] RGB, with even sides and a legend below.
 
-    The frames are scaled until their longer side has `longest` pixels; narrow ones stand on white.
+    Frames are scaled to `longest` pixels on the longer side; narrow ones are padded with white.
 
-    Every patch is a dot with the trail of its last frames, in the colours of the still picture, and a thin line joins
-    it to its twin. While it is hidden the dot is hollow and the trail dotted; after it was seen last, it is gone.
+    Each patch is a dot with the trail of its last frames, in the colours of `pictures.draw_tracks`. A thin line joins
+    it to its twin. While the patch is hidden, the dot is hollow and the trail dotted. After the patch was last visible,
+    it is not drawn.
     """
     height, width = movie.frames.shape[1:3]
     scale = longest / max(height, width)
     size = (_even(width * scale), _even(height * scale))
-    margin = max(NARROWEST - size[0], 0) // 2
+    margin = max(MIN_WIDTH - size[0], 0) // 2
     moving = moves(movie.reason, movie.spread)
     norm = spread_norm(np.asarray(movie.spread, float)[moving]) if moving.any() else None
     shade = np.full(len(moving), -1)
     if norm:
         shade[moving] = (np.asarray(norm(movie.spread[moving])) * (SHADES - 1)).round()
 
-    out = hidden(movie.visible)
-    there = movie.visible | out
+    occluded = hidden(movie.visible)
+    present = movie.visible | occluded
     points = (np.asarray(movie.position, float) + 0.5) * (np.array(size) / (width, height)) - 0.5
-    points = np.clip(np.nan_to_num(points), -longest, 2 * longest)  # OpenCV draws nonsense far outside
+    points = np.clip(np.nan_to_num(points), -longest, 2 * longest)  # OpenCV overflows far outside the picture
     points = np.round(points * 2**SHIFT).astype(np.int32)
     has = np.flatnonzero(movie.twin >= 0)
     mutual = movie.twin[movie.twin[has]] == has
     ends = np.stack([has, movie.twin[has]], 1)[~mutual | (has < movie.twin[has])]
-    dot = int(np.clip(0.5 * math.sqrt(size[0] * size[1] / max(len(shade), 1)), 5, 8))  # smaller where they are many
-    strip = _strip(size[0] + 2 * margin, norm, bool((~moving).any()), bool(out.any()), len(ends) > 0)
+    dot = int(np.clip(0.5 * math.sqrt(size[0] * size[1] / max(len(shade), 1)), 5, 8))  # smaller for many patches
+    strip = _strip(size[0] + 2 * margin, norm, bool((~moving).any()), bool(occluded.any()), len(ends) > 0)
     number = Figure(figsize=(COUNTER / 100, STRIP / 100), dpi=100, facecolor="white")
     counter = number.text(8 / COUNTER, 0.5, "", fontsize=8.5, va="center", color=INK)
 
     for t, frame in enumerate(movie.frames):
         picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        picture = (picture * 0.55 + 114).astype(np.uint8)  # paler, so that the tracks stand out
-        joined = ends[there[ends, t].all(1)]
+        picture = (picture * 0.55 + 114).astype(np.uint8)  # paler, so that the tracks stand occluded
+        joined = ends[present[ends, t].all(1)]
         if len(joined):
             veil, weight = picture.copy(), float(np.clip(15 / len(joined), 0.25, 0.55))
             _lines(veil, points[joined, t], INK, 1)
             picture = cv2.addWeighted(veil, weight, picture, 1 - weight, 0).astype(np.uint8)
-        _trails(picture, points[:, max(t - TRAIL, 0) : t + 1], there, out, shade, t)
-        _dots(picture, points[:, t], there[:, t], out[:, t], shade, dot)
+        _trails(picture, points[:, max(t - TRAIL, 0) : t + 1], present, occluded, shade, t)
+        _dots(picture, points[:, t], present[:, t], occluded[:, t], shade, dot)
         framed = cv2.copyMakeBorder(picture, 0, 0, margin, margin, cv2.BORDER_CONSTANT, value=(255, 255, 255))
         counter.set_text(f"frame {t + 1}/{len(movie.frames)}")
         yield np.vstack([framed, np.hstack([_pixels(number), strip[:, COUNTER:]])])
@@ -139,19 +140,19 @@ def draw(movie: Movie, longest: int) -> Iterator[Frames]:
 def _trails(
     picture: Frames,
     points: NDArray[np.int32],
-    there: NDArray[np.bool_],
-    out: NDArray[np.bool_],
+    present: NDArray[np.bool_],
+    occluded: NDArray[np.bool_],
     shade: NDArray[np.int64],
     t: int,
 ) -> None:
-    """The last steps of every patch, those of `points` [N, up to TRAIL + 1, 2], which end at frame t."""
+    """Draw the last steps of each patch: `points` int[N, up to TRAIL + 1, 2] end at frame t."""
     first = t - points.shape[1] + 1
     steps = np.stack([points[:, :-1], points[:, 1:]], axis=2)
-    now, seen = slice(first + 1, t + 1), there & ~out
+    now, seen = slice(first + 1, t + 1), present & ~occluded
     past = slice(first, t)
     solid = seen[:, now] & seen[:, past]
-    # Of the steps out of sight every other one, counted from the clip's start so that the dots stay where they are.
-    dotted = there[:, now] & there[:, past] & ~solid & (np.arange(first, t) % 2 == 0)
+    # Every other hidden step, counted from the window's start so that the dots do not move between frames.
+    dotted = present[:, now] & present[:, past] & ~solid & (np.arange(first, t) % 2 == 0)
     _lines(picture, steps[(shade < 0)[:, None] & (solid | dotted)], GREY, 1)
     _lines(picture, steps[(shade >= 0)[:, None] & solid], "white", 4)
     for level in np.unique(shade[shade >= 0]):
@@ -163,18 +164,18 @@ def _trails(
 def _dots(
     picture: Frames,
     points: NDArray[np.int32],
-    there: NDArray[np.bool_],
-    out: NDArray[np.bool_],
+    present: NDArray[np.bool_],
+    occluded: NDArray[np.bool_],
     shade: NDArray[np.int64],
     size: int,
 ) -> None:
-    """Where the patches are now. A dot is a line of no length, so that OpenCV draws all of a colour at once."""
+    """Draw the current positions. A dot is a line of length 0, so that one call draws all dots of a colour."""
     lines, moving = np.stack([points, points], axis=1), shade >= 0
-    _lines(picture, points[there & ~moving & ~out][:, None] + SMALL, SLATE, 2)
-    _lines(picture, lines[there & moving], "white", size + 2)
+    _lines(picture, points[present & ~moving & ~occluded][:, None] + SMALL, SLATE, 2)
+    _lines(picture, lines[present & moving], "white", size + 2)
     for level in np.unique(shade[moving]):
-        _lines(picture, lines[there & (shade == level)], _colour(level), size)
-    _lines(picture, lines[moving & out], "white", size - 2)
+        _lines(picture, lines[present & (shade == level)], _colour(level), size)
+    _lines(picture, lines[moving & occluded], "white", size - 2)
 
 
 def _lines(picture: Frames, lines: NDArray[np.int32], colour: Any, thickness: int) -> None:
@@ -187,17 +188,17 @@ def _colour(level: int) -> Any:
     return SPREAD_COLOURS(level / (SHADES - 1))[:3]
 
 
-def _strip(width: int, norm: LogNorm | None, still: bool, out: bool, twins: bool) -> Frames:
-    """What stands below the frames beside their number: what the marks mean, and the scale of the colours."""
+def _strip(width: int, norm: LogNorm | None, still: bool, occluded: bool, twins: bool) -> Frames:
+    """The legend of markers and the colour scale below the frames, beside the frame counter."""
     figure = Figure(figsize=(width / 100, STRIP / 100), dpi=100, facecolor="white")
     dot: dict[str, Any] = {"linestyle": "", "marker": "o", "mec": BLUE}
     marks = [
         (norm is not None, Line2D([], [], mfc=BLUE, ms=5, **dot), "moving"),
-        (still, Line2D([], [], linestyle="", marker="o", mfc=SLATE, mec=SLATE, ms=2), "static or seen briefly"),
-        (out, Line2D([], [], mfc="white", ms=4.5, **dot), "hidden"),
+        (still, Line2D([], [], linestyle="", marker="o", mfc=SLATE, mec=SLATE, ms=2), "static or visible briefly"),
+        (occluded, Line2D([], [], mfc="white", ms=4.5, **dot), "hidden"),
         (twins, Line2D([], [], color=INK, lw=0.8, alpha=0.6), "to its twin"),
     ]
-    shown = [(handle, label) for there, handle, label in marks if there]
+    shown = [(handle, label) for present, handle, label in marks if present]
     if shown:
         figure.legend(
             *zip(*shown, strict=True), loc="center left", bbox_to_anchor=(COUNTER / width, 0.5), ncols=2, frameon=False,
@@ -222,7 +223,7 @@ def _pixels(figure: Figure) -> Frames:
 
 
 def _gif(pictures: Iterator[Frames], fps: float) -> bytes:
-    """An endless GIF; all pictures share one palette, in which the colours of the tracks are kept as they are."""
+    """Encode an endless GIF; all pictures share one palette, which contains the exact colours of the tracks."""
     images = [Image.fromarray(picture) for picture in pictures]
     kept = [to_rgb(colour) for colour in ("white", INK, GREY, SLATE, BLUE)] + [
         _colour(level) for level in range(SHADES)
@@ -238,7 +239,7 @@ def _gif(pictures: Iterator[Frames], fps: float) -> bytes:
 
 
 def _mp4(pictures: Iterator[Frames], fps: float) -> bytes:
-    """An MP4 in the first of the codecs that this OpenCV can write."""
+    """Encode an MP4 with the first codec that this OpenCV can write."""
     first = next(pictures)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "animation.mp4")
@@ -251,15 +252,15 @@ def _mp4(pictures: Iterator[Frames], fps: float) -> bytes:
 
 
 def _opened(path: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    """A writer with the first codec that opens; OpenCV is kept from complaining of those that do not."""
+    """A writer with the first codec that opens; OpenCV's messages on the others are hidden."""
     with quiet():
         for codec in CODECS:
             video = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, size)
             if video.isOpened():
                 return video
-    raise StageError("this OpenCV can write no MP4: name a .gif file, or install opencv-python-headless from PyPI")
+    raise StageError("this OpenCV cannot write MP4: name a .gif file, or install opencv-python-headless from PyPI")
 
 
 def _even(length: float) -> int:
-    """The nearest even number, at least 2: video codecs take no others."""
+    """The nearest even number, at least 2; video codecs need even sides."""
     return max(2, 2 * round(length / 2))

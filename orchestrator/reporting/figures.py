@@ -1,7 +1,7 @@
-"""Figures: what came out of an experiment, as matplotlib figures, and the style that all figures share.
+"""Figures of an experiment's results, and the style that all figures share.
 
-Every function returns a `Figure` of its own and leaves matplotlib's global state alone. Where there is nothing to draw,
-the figure says so in words.
+Every function returns a new matplotlib `Figure` and does not touch matplotlib's global state. A figure without data
+says why it is empty.
 """
 
 import io
@@ -16,11 +16,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from infoaug.orchestrator.reporting.report import accuracies, seeds_in_words
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # of Okabe and Ito's colour-blind safe palette
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-blind safe palette
 GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
-WIDTH = 6.4  # inches, of all figures: narrow enough to be read on a phone
+WIDTH = 6.4  # inches; narrow enough to read on a phone
 DPI = 110
-MEANINGS = {
+REASONS = {  # why a patch has a twin or none, in the words of the figure
     "twin": "has a twin",
     "lost": "visible in too few frames",
     "static": "static",
@@ -38,7 +38,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as the bytes of an SVG file, the same for the same figure."""
+    """A figure as the bytes of an SVG file; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "infoaug"}):
         figure.savefig(
@@ -48,15 +48,15 @@ def svg(figure: Figure) -> bytes:
 
 
 def draw_reasons(counts: Mapping[str, int]) -> Figure:
-    """How many patches have a twin, and why the others have none; other keys than the reasons are passed over."""
-    shown = {reason: int(counts[reason]) for reason in MEANINGS if counts.get(reason)}
+    """Number of patches with a twin, and without one by reason; keys that are not reasons are ignored."""
+    shown = {reason: int(counts[reason]) for reason in REASONS if counts.get(reason)}
     total = sum(shown.values())
     if not total:
         return message("There are no patches.")
     figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     colours = [BLUE if reason == "twin" else GREY for reason in shown]
-    bars = axes.barh([MEANINGS[r] for r in shown], list(shown.values()), color=colours, height=0.7)
+    bars = axes.barh([REASONS[r] for r in shown], list(shown.values()), color=colours, height=0.7)
     axes.bar_label(bars, [f"{n:,}  ({n / total:.1%})" for n in shown.values()], padding=4, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(shown.values()) * 1.3)
@@ -68,10 +68,10 @@ def draw_reasons(counts: Mapping[str, int]) -> Figure:
 
 
 def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses, and images per second, by epoch.
+    """Losses and images per second by epoch.
 
     Args:
-        history: an epoch each, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`.
+        history: one mapping for each epoch, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`.
     """
     if not history:
         return message("No epoch was trained.")
@@ -95,7 +95,7 @@ def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy of the trained backbone beside that of the untrained one, with its interval where seeds allow one.
+    """Accuracy of the trained backbone beside the random-init baseline, with intervals for several seeds.
 
     Args:
         results: see `accuracies`.
@@ -105,10 +105,11 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         return message("No data set was evaluated.")
     figure = Figure(figsize=(WIDTH, 1.3 + 0.72 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    place = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)  # the two metrics of a data set stand together
+    # A gap after every second row keeps the two metrics of a data set together.
+    place = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)
     for summaries, name, offset, colour in (
         ([r.trained for r in rows], "trained", -0.19, BLUE),
-        ([r.floor for r in rows], "random-init floor", 0.19, GREY),
+        ([r.baseline for r in rows], "random-init baseline", 0.19, GREY),
     ):
         means = np.array([s.mean for s in summaries])
         halves = [s.half for s in summaries]
@@ -122,7 +123,7 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         axes.vlines(chance, y - 0.42, y + 0.42, color=INK, linestyles=":", linewidth=1.4, label="chance")
     axes.set_yticks(place, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
     axes.invert_yaxis()
-    highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.floor) if np.isfinite(s.mean))
+    highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean))
     axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -137,27 +138,57 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def draw_domains(result: Mapping[str, Any]) -> Figure:
+    """Heat map of cross-domain probe accuracies in percent, with the random-init baseline in brackets.
+
+    Args:
+        result: evaluation on one cross-domain data set, with D `domains` (names), and `probe_matrix` and
+            `floor_probe_matrix`, shares f[D, D]; rows are trained on, columns tested on.
+    """
+    names = result["domains"]
+    trained, baseline = (np.array(result[f"{prefix}probe_matrix"]) for prefix in ("", "floor_"))
+    figure = Figure(figsize=(WIDTH, 1.7 + 0.62 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    highest = max(trained.max(), 0.05)
+    image = axes.imshow(trained, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
+    for (row, column), share in np.ndenumerate(trained):
+        colour = "white" if share > 0.55 * highest else INK  # legible on dark cells
+        text = f"{100 * share:.1f}\n({100 * baseline[row, column]:.1f})"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    labels = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    axes.set_xticks(range(len(names)), labels, parse_math=False)
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.spines[:].set_visible(False)
+    ink(axes)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=INK, length=0)
+    title(axes, "Linear probe across domains, % (random-init baseline)")
+    return figure
+
+
 def message(text: str) -> Figure:
-    """A figure that says why there is nothing to see."""
+    """A figure that shows a sentence instead of data."""
     figure = Figure(figsize=(WIDTH, 1.3))
     figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, fontsize=11)
     return figure
 
 
 def title(axes: Axes, text: str) -> None:
-    """Write what is seen above a plot, without reading dollar signs as mathematics."""
+    """Set a left-aligned title; dollar signs are not read as mathematics."""
     axes.set_title(text, loc="left", fontsize=11, color=INK, parse_math=False)
 
 
 def ink(axes: Axes) -> None:
-    """Labels in ink, and no tick marks."""
+    """Use the ink colour for labels, and no tick marks."""
     axes.tick_params(colors=INK, length=0)
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
 
 
 def plot_area(axes: Axes, grid: str) -> None:
-    """Faint grid lines behind the data, and no box around it."""
+    """Draw faint grid lines behind the data, and no box around it."""
     axes.grid(axis=grid, color=FAINT)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

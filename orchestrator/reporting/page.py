@@ -17,7 +17,7 @@ def template(name: str, captions: Mapping[str, str]) -> jinja2.Template:
     """Load a page from the folder `templates` beside this file.
 
     Pages extend `layout.html` with the blocks `title`, `header` and `main`, and may import the macros `picture` and
-    `again` from `parts.html`. Values are escaped, and an undefined name is an error. The filters are `percent` and
+    `reproduce` from `parts.html`. Values are escaped, and an undefined name is an error. The filters are `percent` and
     `points` (of a `statistics.Summary`), `duration` (of seconds), and `png`, `svg`, `yaml` and `csv`, which turn bytes
     or text into a data URL.
 

@@ -1,4 +1,4 @@
-"""Pictures: one window of a clip as extract and score see it, as matplotlib figures in the style of all figures."""
+"""Pictures of one window of a clip: tracks, mutual information and twins, as matplotlib figures."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREY, INK, ORANGE, WIDTH, ink, message, title
 
 SPREAD_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0, 0.88, 256)))  # its yellow is too pale
-SPREAD_MEANS = "spread of the residual motion, pixels"
+SPREAD_LABEL = "spread of the residual motion, pixels"
 MI_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad=FAINT)
 NOT_MOVING = ("lost", "static")
 HALO = (effects.withStroke(linewidth=4.5, foreground="white"),)
-STILL = 0.05  # pixels: a camera that moves no patch by more stood still
+STILL = 0.05  # pixels: a camera that moves no patch by more counts as still
 CAMERA_STILL = "camera still"
 DASHES = (0, (2.5, 1.8))
 
@@ -30,7 +30,7 @@ Float = NDArray[np.float64]
 
 
 def moves(reason: Sequence[str], spread: ArrayLike) -> Mask:
-    """Which patches are drawn in colour, bool[N]: those neither static nor visible in too few frames.
+    """Patches that are drawn in colour, bool[N]: neither static nor visible in too few frames.
 
     Args:
         reason: N reasons why a patch has no twin, empty where it has one.
@@ -40,7 +40,7 @@ def moves(reason: Sequence[str], spread: ArrayLike) -> Mask:
 
 
 def hidden(visible: ArrayLike) -> Mask:
-    """In which frames a patch is out of sight between two in which it is seen: bool[N, T] of bool[N, T]."""
+    """Frames in which a patch is hidden between two in which it is visible: bool[N, T] from bool[N, T]."""
     seen = np.asarray(visible, bool)
     before = np.logical_or.accumulate(seen, axis=1)
     after = np.logical_or.accumulate(seen[:, ::-1], axis=1)[:, ::-1]
@@ -48,9 +48,9 @@ def hidden(visible: ArrayLike) -> Mask:
 
 
 def bridged(position: ArrayLike, visible: ArrayLike) -> Float:
-    """Positions f64[N, T, 2] that are straight and even between where a patch was seen last and is seen again.
+    """Positions f64[N, T, 2], linearly interpolated over the frames in which a patch is hidden.
 
-    A tracker's own guesses in between may go along with what covers the patch.
+    The tracker's own estimates for these frames may follow the occluding object.
     """
     points = np.array(position, float)
     frames = np.arange(points.shape[1])
@@ -62,13 +62,13 @@ def bridged(position: ArrayLike, visible: ArrayLike) -> Float:
 
 
 def spread_norm(values: Float) -> LogNorm:
-    """A log scale of spreads, pixels, over all but the outermost, never of no width."""
+    """A log scale from the 2nd to the 98th percentile of spreads in pixels, with a width even for equal values."""
     low, high = np.quantile(np.maximum(values, 0.01), (0.02, 0.98))
     return LogNorm(low, max(high, 1.5 * low), clip=True)
 
 
 def spread_ticks(norm: LogNorm, count: int) -> list[float]:
-    """So many round values along a scale of spreads."""
+    """`count` rounded values along a scale of spreads."""
     return [float(f"{value:.2g}") for value in np.asarray(norm.inverse(np.linspace(0.1, 0.9, count)))]
 
 
@@ -80,17 +80,17 @@ def draw_tracks(
     spread: ArrayLike,
     reason: Sequence[str],
 ) -> Figure:
-    """Every patch's track over a window, on its first frame, and an arrow for the camera's motion.
+    """Draw the tracks of all patches of a window on its first frame, and an arrow for the camera motion.
 
-    A track is dashed while its patch is hidden, and ends where the patch was seen last.
+    A track is dashed while its patch is hidden, and ends where the patch was last visible.
 
     Args:
         frame: u8[H, W, 3] RGB.
-        position: f[N, T, 2] pixels; while a patch is hidden, where it is thought to be (`bridged`).
+        position: f[N, T, 2] pixels; interpolated while a patch is hidden (`bridged`).
         visible: bool[N, T].
-        camera: f32[N, T, 2] pixels, where the camera alone would have moved each patch. The arrow is the path of the
+        camera: f32[N, T, 2] pixels, where camera motion alone would have moved each patch. The arrow is the path of the
             patch that starts nearest to the picture's centre, in true length.
-        spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; the colour of the track.
+        spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; it sets the track's colour.
         reason: N reasons why a patch has no twin, empty where it has one.
     """
     height, width = frame.shape[:2]
@@ -105,7 +105,7 @@ def draw_tracks(
     axes.spines[:].set_visible(False)
 
     solid, dashed = np.where(seen[..., None], points, np.nan), _across_gaps(points, gaps)
-    # In points of print; finer where there is less room from patch to patch, or from line to line.
+    # Line widths in typographic points: thinner the less space there is between patches or lines.
     point = 60 * WIDTH / width  # a pixel's side: the picture takes five sixths of the figure
     way = point * np.nansum(np.linalg.norm(np.diff(solid[moving], axis=1), axis=2))
     room = point * math.sqrt(height * width / max(len(why), 1))
@@ -132,7 +132,7 @@ def draw_tracks(
             coloured, ax=axes, extend="both", fraction=0.035, pad=0.02, ticks=spread_ticks(norm, 4), format="{x:g}"
         )
         bar.minorticks_off()
-        bar.set_label(SPREAD_MEANS, color=INK)
+        bar.set_label(SPREAD_LABEL, color=INK)
 
     def dots(marker: str, ms: float, face: str = DIM) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, ms=ms, mfc=face, mec=BLUE if face == "white" else face)
@@ -141,13 +141,13 @@ def draw_tracks(
         (dots("o", 5, BLUE), f"{(moving & twin).sum()} with a twin"),
         (dots("o", 5, "white"), f"{(moving & ~twin).sum()} moving, no twin"),
         (dots("o", 3), f"{static.sum()} static"),
-        (dots("x", 4), f"{(~moving & ~static).sum()} seen too briefly"),
+        (dots("x", 4), f"{(~moving & ~static).sum()} visible too briefly"),
     ]
     if gaps.any():
         dashed_line = Line2D([], [], color=BLUE, lw=1.1, ls=DASHES)
-        entries.append((dashed_line, f"{gaps.any(1).sum()} hidden for a while"))
-    told = _draw_camera(axes, np.asarray(camera, float), width, height)
-    if told and told != CAMERA_STILL:
+        entries.append((dashed_line, f"{gaps.any(1).sum()} temporarily hidden"))
+    motion = _draw_camera(axes, np.asarray(camera, float), width, height)
+    if motion and motion != CAMERA_STILL:
         entries.append((Line2D([], [], color=INK, lw=1.8, marker=">", ms=6, markevery=(1, 2)), "camera motion"))
     figure.legend(
         *zip(*entries, strict=True),
@@ -157,21 +157,21 @@ def draw_tracks(
         handletextpad=0.4,
         columnspacing=1.4,
     )
-    still = "" if moving.any() else ": none of them moves"
-    title(axes, f"{len(why)} patches over {points.shape[1]} frames{still}\n{told}".rstrip())
+    still = "" if moving.any() else ", none moving"
+    title(axes, f"{len(why)} patches over {points.shape[1]} frames{still}\n{motion}".rstrip())
     return figure
 
 
 def draw_mutual_information(
     mi: ArrayLike, p_values: ArrayLike | None, twin: ArrayLike, significant: ArrayLike | None = None
 ) -> Figure:
-    """Mutual information of the patches that were compared at all; significant pairs and each row's twin are marked.
+    """Draw the mutual information of the patches with estimates; significant pairs and each row's twin are marked.
 
     Args:
-        mi: f64[N, N] nats, NaN where it was not estimated.
+        mi: f64[N, N] nats, NaN for pairs that were not estimated.
         p_values: f64[N, N] or None.
         twin: int[N], −1 for none.
-        significant: bool[N, N], which pairs are significant; none where no test was made.
+        significant: bool[N, N], the significant pairs; None if there was no test.
     """
     matrix, index = np.asarray(mi, float), np.asarray(twin, int)
     estimated = np.isfinite(matrix)
@@ -179,7 +179,7 @@ def draw_mutual_information(
     kept = np.flatnonzero(estimated.any(0) | estimated.any(1))
     if not len(kept):
         return message(
-            f"No mutual information was estimated:\nno two of the {len(matrix)} patches move together long enough."
+            f"No mutual information was estimated:\nno two of the {len(matrix)} patches share enough frames."
         )
     inner = np.where(estimated, matrix, np.nan)[np.ix_(kept, kept)]
     figure = Figure(figsize=(WIDTH, WIDTH * 0.92), layout="constrained")
@@ -208,25 +208,27 @@ def draw_mutual_information(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("mutual information, nats", color=INK)
     pairs = int(np.triu(estimated | estimated.T, 1).sum())
-    told = f"{len(kept)} of {len(matrix)} patches, {pairs:,} pairs, {len(rows)} twins"
+    heading = f"{len(kept)} of {len(matrix)} patches, {pairs:,} pairs, {len(rows)} twins"
     if p_values is not None:
         p = np.asarray(p_values, float)[np.triu(estimated, 1)]
-        told += f"\n{int((p <= 0.05).sum()):,} pairs at p ≤ 0.05, by chance alone {0.05 * np.isfinite(p).sum():,.0f}"
-    title(axes, told)
+        heading += (
+            f"\n{int((p <= 0.05).sum()):,} pairs at p ≤ 0.05, {0.05 * np.isfinite(p).sum():,.0f} expected by chance"
+        )
+    title(axes, heading)
     if len(rows) or len(marked):
         figure.legend(loc="outside lower center", frameon=False, handletextpad=0.2, ncols=2)
     return figure
 
 
 def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: ArrayLike, count: int = 12) -> Figure:
-    """Patches beside their twins, those of highest mutual information first; a mutual pair is shown once.
+    """Draw patches beside their twins, by decreasing mutual information; a mutual pair is shown once.
 
     Args:
         images: u8[N, S, S, 3] RGB.
         twin: int[N], −1 for none.
         mi: f64[N] nats, with the twin.
-        p: f64[N], NaN where no test was made.
-        count: how many pairs at most.
+        p: f64[N], NaN without a test.
+        count: maximum number of pairs.
     """
     index, value, chance = np.asarray(twin, int), np.asarray(mi, float), np.asarray(p, float)
     ranked = [i for i in np.argsort(-np.nan_to_num(value, nan=-np.inf), kind="stable") if index[i] >= 0]
@@ -250,9 +252,9 @@ def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: Arr
 
 
 def _across_gaps(points: Float, gaps: Mask) -> Float:
-    """Lines f64[N, 2T − 1, 2] along the frames in which a patch is hidden and to their neighbours, NaN elsewhere.
+    """Lines f64[N, 2T − 1, 2] over the frames in which a patch is hidden and to their neighbours, NaN elsewhere.
 
-    A midpoint stands between any two frames, so that two gaps are not joined over a stretch in which the patch is seen.
+    There is a midpoint between any two frames, so that gaps on both sides of a visible frame are not joined.
     """
     step = gaps[:, 1:] | gaps[:, :-1]
     kept = np.zeros((len(points), 2 * points.shape[1] - 1), bool)
@@ -265,7 +267,7 @@ def _across_gaps(points: Float, gaps: Mask) -> Float:
 
 
 def _draw_camera(axes: Axes, camera: Float, width: int, height: int) -> str:
-    """The camera's motion as the path of the most central patch, with an arrow head; and in words."""
+    """Draw the camera motion as the path of the most central patch, and return it as text."""
     if not len(camera):
         return ""
     if np.abs(camera - camera[:, :1]).max() <= STILL:
@@ -274,19 +276,19 @@ def _draw_camera(axes: Axes, camera: Float, width: int, height: int) -> str:
     far, length = math.dist(path[-1], path[0]), float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
     outside = ((path < 0) | (path > (width - 1, height - 1))).any(1)
     inside = path[: outside.argmax()] if outside.any() else path
-    told = f"camera motion at the centre: {_pixels(far)}"
+    text = f"camera motion at the centre: {_pixels(far)}"
     if length > 1.5 * far + 1:
-        told += f", on a path of {_pixels(length)}"
+        text += f", on a path of {_pixels(length)}"
     if outside.any():
-        told += ", out of the picture"
+        text += ", out of the picture"
     axes.plot(*inside.T, color=INK, lw=1.8, path_effects=HALO, zorder=4)
-    # The head points along the last stretch of about its own length: a step alone may be the jitter of the fit.
+    # The head points along the last part of the path, about as long as the head: a single step may be jitter.
     behind = np.flatnonzero(np.linalg.norm(inside - inside[-1], axis=1) >= 0.025 * width)
     start = inside[behind[-1] if len(behind) else 0]
     head = {"arrowstyle": "-|>", "color": INK, "lw": 0, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 19}
     head["path_effects"] = [effects.withStroke(linewidth=2.5, foreground="white")]
     axes.annotate("", inside[-1], start, arrowprops=head, zorder=5)
-    return told
+    return text
 
 
 def _pixels(length: float) -> str:

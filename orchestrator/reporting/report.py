@@ -1,4 +1,4 @@
-"""Report: what came out of an experiment, as one self-contained HTML page and as a table for the terminal."""
+"""The report of an experiment: one self-contained HTML page, and a table of accuracies for the terminal."""
 
 import importlib.metadata
 import platform
@@ -18,38 +18,39 @@ from infoaug.orchestrator.reporting.page import template, without_passwords
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
-STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # what each counts
+STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # units of work
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers may depend on, as installed here."""
-    found = {"python": platform.python_version()}
+    """Installed versions of Python and of the packages that can change the results."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that is told of an experiment.
+    """Content of an experiment's report.
 
     Attributes:
-        name: of the experiment.
-        created: when, ISO 8601.
+        name: the experiment's name.
+        created: date and time, ISO 8601.
         config_yaml: the resolved config.
-        results: accuracies (shares, 0–1), a mapping for each data set and seed; see `accuracies`.
+        results: accuracies (shares, 0–1), one mapping for each data set and seed; see `accuracies`.
+        counts: number of patches (`patches`), of those tracked through every frame (`tracked`), of those with a `twin`,
+            and of those without one, by reason.
+        ledger: one row for each clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
+        times: for each stage, the `seconds` it took and how many units of work were `computed` or `resumed`.
+        history: the metrics of each epoch.
+        pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
-        counts: how many patches there are (`patches`), were tracked through every frame (`tracked`), have a `twin`, or
-            have none for one of the reasons.
-        ledger: what became of every clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
-        times: by stage, the `seconds` it took and how many of its units were `computed` or `resumed`.
-        history: every epoch's metrics.
-        pictures: PNG bytes; `accuracy`, `reasons` and `training` where they are there.
-        examples: by title (a clip and window), its pictures: `tracks`, `mutual-information`, `twins`, `reasons`.
-        packages: versions, by name.
+        examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
+            `mutual-information`, `twins`, `reasons`).
+        packages: versions of packages, by name.
     """
 
     name: str
@@ -68,47 +69,57 @@ class Report:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One data set and metric over all seeds, in shares, 0–1; `difference` is trained less floor within each seed."""
+    """Accuracy on one data set by one metric, over all seeds.
 
-    dataset: str  # its name, for a path the last part
+    Attributes:
+        dataset: the data set's name, see `label`.
+        metric: `kNN` or `linear probe`.
+        seeds: number of seeds.
+        trained: of the trained backbone, a share, 0–1.
+        baseline: of the same backbone with random weights.
+        difference: trained − baseline, paired within seeds.
+        chance: 1 / number of classes, None if unknown.
+    """
+
+    dataset: str
     metric: str
     seeds: int
     trained: Summary
-    floor: Summary
+    baseline: Summary
     difference: Summary
-    chance: float | None  # one over the number of classes, where that is known
+    chance: float | None
 
 
 def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
-    """Evaluation results, one for each data set and seed, as one row for each data set and metric.
+    """Summarise evaluation results over seeds: one row for each data set and metric.
 
     Args:
-        results: mappings with `dataset`, `knn`, `probe`, `floor_knn`, `floor_probe` (shares, 0–1) and maybe `classes`.
+        results: one mapping for each data set and seed, with `dataset`, `knn` and `probe`, `floor_knn` and
+            `floor_probe` for the random-init baseline (shares, 0–1), and optionally `classes`.
     """
     rows = []
     for dataset in dict.fromkeys(r["dataset"] for r in results):
-        ours = [r for r in results if r["dataset"] == dataset]
-        name = label(ours[0])
-        chance = 1 / ours[0]["classes"] if ours[0].get("classes") else None
+        of_dataset = [r for r in results if r["dataset"] == dataset]
+        name, classes = label(of_dataset[0]), of_dataset[0].get("classes")
         for key, metric in (("knn", "kNN"), ("probe", "linear probe")):
-            trained, floor = (np.array([r[prefix + key] for r in ours], float) for prefix in ("", "floor_"))
-            summaries = (summary(trained), summary(floor), summary(trained - floor))
-            rows.append(Accuracy(name, metric, len(ours), *summaries, chance))
+            trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
+            summaries = (summary(trained), summary(baseline), summary(trained - baseline))
+            rows.append(Accuracy(name, metric, len(of_dataset), *summaries, 1 / classes if classes else None))
     return rows
 
 
 def label(result: Mapping[str, Any]) -> str:
-    """What a data set is called: the last part of a path, and whether it is synthetic or cross-domain."""
+    """Name a data set: the last part of its path, with a note if it is synthetic or cross-domain."""
     if result["dataset"] == "scenes":
         return "scenes (synthetic)"
     return Path(result["dataset"]).name + (" (cross-domain)" if "domains" in result else "")
 
 
 def page(report: Report) -> str:
-    """The report as one HTML page that needs nothing beside it; user names and passwords in URLs are left out.
+    """Render the report as one self-contained HTML page, without the user names and passwords of URLs.
 
     Raises:
-        pydantic.ValidationError: `config_yaml` is no experiment's config.
+        pydantic.ValidationError: `config_yaml` is not the config of an experiment.
     """
     config_yaml = without_passwords(report.config_yaml)
     config = ExperimentConfig.model_validate(yaml.safe_load(config_yaml))
@@ -125,31 +136,31 @@ def page(report: Report) -> str:
         frames=sum(row.get("frames") or 0 for row in report.ledger),
         windows=sum(len(row["windows"] or ()) for row in report.ledger),
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
-        lost=[row for row in report.ledger if row["status"] != "ok"],
+        incomplete=[row for row in report.ledger if row["status"] != "ok"],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )
 
 
 def terminal_table(report: Report) -> Table:
-    """The table of accuracies for the terminal."""
-    caption = f"difference in points; {seeds_in_words(report.results)}"
+    """The table of accuracies, for the terminal."""
+    caption = f"difference in percentage points; {seeds_in_words(report.results)}"
     table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
-    for column in ("trained", "random-init floor", "difference"):
+    for column in ("trained", "random-init baseline", "difference"):
         table.add_column(column, justify="right")
     for row in accuracies(report.results):
-        numbers = percent(row.trained), percent(row.floor), points(row.difference)
+        numbers = percent(row.trained), percent(row.baseline), points(row.difference)
         table.add_row(Text(row.dataset), row.metric, *numbers)
     return table
 
 
 def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
-    """How many seeds the accuracies are of, and what that allows to say."""
+    """Say how many seeds the accuracies are means of, and whether they have intervals."""
     seeds = {row.seeds for row in accuracies(results)}
     if not seeds:
-        return "nothing was evaluated"
+        return "no data set was evaluated"
     if seeds == {1}:
         return "one seed: no interval"
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
@@ -157,16 +168,16 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 _CAPTIONS = {
-    "domains": "Accuracy of a linear probe on the trained backbone (on the untrained one), fitted on the row’s domain "
-    "and tested on the column’s. Off the diagonal that is another domain, whole, and the mean is the cross-domain "
-    "accuracy; on the diagonal it is the held-out fifth of the same domain.",
-    "accuracy": "Top-1 accuracy of the trained backbone and of the same backbone untrained.",
-    "reasons": "How many patches have a twin, and why the others have none.",
-    "training": "Loss and throughput by epoch. The total is the views’ loss plus the weighted loss of the twins.",
-    "tracks": "Tracks of the patches on the window’s first frame.",
-    "mutual-information": "Mutual information of the patches’ trajectories.",
-    "twins": "Patches beside their twins, highest mutual information first.",
+    "domains": "Accuracy of a linear probe on the trained backbone, with the random-init baseline in brackets. Rows: "
+    "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
+    "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
+    "held-out fifth of the same domain.",
+    "accuracy": "Top-1 accuracy of the trained backbone and of the random-init baseline.",
+    "reasons": "Number of patches with a twin, and of patches without one, by reason.",
+    "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
+    "tracks": "Tracks of the patches, drawn on the window’s first frame.",
+    "mutual-information": "Pairwise mutual information of the patches’ trajectories.",
+    "twins": "Patches beside their twins, by decreasing mutual information.",
 }
-
 
 _TEMPLATE = template("report.html", _CAPTIONS)

@@ -11,7 +11,7 @@ import yaml
 from rich.table import Table
 
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.comparison import estimation_time, page, tables
+from infoaug.orchestrator.comparison import page, tables
 from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -107,7 +107,7 @@ def compare(
         packages=report.versions(),
         commit=commit,
     )
-    files = page.files(sweep, estimation_time.estimation_times())
+    files = page.files(sweep)
     for name, content in files.items():
         place.write_bytes(name, content)
     return Compared(sweep, files, place.url("comparison.html"), uri_of(config.tracking))

@@ -1,4 +1,4 @@
-"""Made-up sweeps for the tests of what is told of them."""
+"""Synthetic sweeps for the tests of comparisons."""
 
 from typing import Any
 
@@ -37,10 +37,10 @@ def sweep(of: list[TrialResult], **changes: Any) -> Sweep:
     return Sweep(trials=of, **{**settings, **changes})
 
 
-def three_frameworks() -> effects.Block:
-    """The linear probe's table of three frameworks."""
+def three_frameworks() -> effects.EffectTable:
+    """The linear-probe table of three frameworks."""
     each = trials(SIMCLR), trials(MOCO, "moco"), trials(VICREG, "vicreg")
-    return effects.blocks_of(sweep([trial for group in each for trial in group]))[0]
+    return effects.effect_tables(sweep([trial for group in each for trial in group]))[0]
 
 
 def rich_sweep(**changes: Any) -> Sweep:

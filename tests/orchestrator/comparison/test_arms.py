@@ -1,4 +1,4 @@
-"""Trials that differ only in their seed are one arm, and arms have an order and names of their own."""
+"""Trials that differ only in their seed are one arm; arms have a fixed order and names."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The comparison's numbers are paired within seeds, and its words are written from the numbers."""
+"""Effects are paired within seeds, and tested with textbook statistics."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from infoaug.orchestrator.comparison.arms import MI
-from infoaug.orchestrator.comparison.effects import blocks_of, marked
+from infoaug.orchestrator.comparison.effects import effect_tables, is_significant
 from tests.orchestrator.comparison.sweeps import (
     MOCO,
     SIMCLR,
@@ -23,13 +23,13 @@ from tests.orchestrator.comparison.sweeps import (
 
 
 def test_there_is_a_table_for_each_data_set_and_metric_that_has_accuracies() -> None:
-    blocks = blocks_of(rich_sweep())
-    assert [(block.title, block.metric) for block in blocks] == [
+    effects = effect_tables(rich_sweep())
+    assert [(table.title, table.metric) for table in effects] == [
         ("cifar10", "probe"),
         ("cifar10", "knn"),
         ("scenes (synthetic)", "probe"),
     ]
-    assert blocks_of(sweep([])) == []
+    assert effect_tables(sweep([])) == []
 
 
 def test_a_row_has_the_means_and_the_tests_within_seeds() -> None:
@@ -53,7 +53,7 @@ def test_an_arm_that_was_not_trained_is_missing_and_not_compared() -> None:
     assert row.to_none is not None
 
 
-def test_all_frameworks_together_have_the_frameworks_as_units() -> None:
+def test_the_row_of_all_frameworks_has_the_frameworks_as_units() -> None:
     total = three_frameworks().total
     assert total is not None
     ours, theirs = ([np.mean(each[policy]) for each in (SIMCLR, MOCO, VICREG)] for policy in (MI, "none"))
@@ -70,7 +70,7 @@ def test_all_frameworks_together_have_the_frameworks_as_units() -> None:
 def test_a_framework_with_two_settings_counts_once_in_all_frameworks() -> None:
     better = {**SIMCLR, MI: [0.59, 0.60, 0.61]}  # by 9 points, not 3
     both = [*trials(SIMCLR, negatives="all"), *trials(better, negatives="ring"), *trials(VICREG, "vicreg")]
-    total = blocks_of(sweep(both))[0].total
+    total = effect_tables(sweep(both))[0].total
     assert total is not None
     assert total.to_none is not None
     assert total.to_none.difference.n == 2
@@ -78,12 +78,12 @@ def test_a_framework_with_two_settings_counts_once_in_all_frameworks() -> None:
 
 
 def test_one_framework_alone_has_no_row_of_all_frameworks() -> None:
-    assert blocks_of(sweep(trials(SIMCLR)))[0].total is None
+    assert effect_tables(sweep(trials(SIMCLR)))[0].total is None
 
 
 def test_q_values_are_over_all_tests_of_a_table() -> None:
-    block = three_frameworks()
-    tests = block.tests
+    table = three_frameworks()
+    tests = table.tests
     assert len(tests) == 7
     expected = stats.false_discovery_control([test.p for test in tests])
     assert [test.q for test in tests] == pytest.approx(list(expected))
@@ -91,25 +91,25 @@ def test_q_values_are_over_all_tests_of_a_table() -> None:
 
 def test_only_a_small_q_value_is_marked() -> None:
     test = three_frameworks().tests[0]
-    assert [marked(dataclasses.replace(test, q=q)) for q in (0.049, 0.05, None)] == [True, False, False]
-    assert not marked(None)
+    assert [is_significant(dataclasses.replace(test, q=q)) for q in (0.049, 0.05, None)] == [True, False, False]
+    assert not is_significant(None)
 
 
-def test_random_twins_of_another_weight_are_not_compared_with() -> None:
+def test_random_twins_of_another_weight_are_no_reference() -> None:
     of = [*trials({MI: SIMCLR[MI], "none": SIMCLR["none"]}), *trials({"random": [0.5] * 3}, twin_weight=2.0)]
-    row = blocks_of(sweep(of))[0].rows[0]
+    row = effect_tables(sweep(of))[0].rows[0]
     assert row.to_random is None
     assert "random" not in row.accuracy
 
 
-def test_the_untrained_backbone_counts_once_a_seed() -> None:
+def test_the_random_init_baseline_counts_once_per_seed() -> None:
     of = [
         trial(policy, seed, results={"cifar10": {"probe": 0.5, "floor_probe": 0.3 + 0.1 * seed}})
         for policy, seed in (("none", 0), ("random", 0), (MI, 0), ("none", 1))
     ]
-    floor = blocks_of(sweep(of))[0].floor
-    assert floor is not None
-    assert (floor.mean, floor.n) == (pytest.approx(0.35), 2)
+    baseline = effect_tables(sweep(of))[0].baseline
+    assert baseline is not None
+    assert (baseline.mean, baseline.n) == (pytest.approx(0.35), 2)
 
 
 def weighed(weight: float, validation: float, test: float, seeds: int = 2) -> list[object]:
@@ -123,20 +123,20 @@ def weighed(weight: float, validation: float, test: float, seeds: int = 2) -> li
 def test_the_weight_is_chosen_by_validation_and_never_by_the_test_images() -> None:
     of = [*weighed(0.1, 0.6, 0.5), *weighed(0.5, 0.7, 0.4), *weighed(1.0, 0.65, 0.9), *weighed(2.0, 0.99, 0.9, seeds=1)]
     none = [trial("none", seed, results={"x": {"probe": 0.3}}) for seed in range(2)]
-    (choice,) = blocks_of(sweep([*of, *none]))[0].choices  # type: ignore[list-item]
+    (choice,) = effect_tables(sweep([*of, *none]))[0].choices  # type: ignore[list-item]
     assert (choice.weight, choice.tried) == (0.5, 4)  # 2.0 has fewer seeds than the others
     assert (choice.validation.mean, choice.test.mean) == pytest.approx((0.7, 0.4))
     assert choice.to_none is not None
     assert choice.to_none.difference.mean == pytest.approx(0.1)
 
 
-def test_of_weights_that_validate_alike_the_smallest_is_chosen_and_a_single_one_is_no_choice() -> None:
+def test_the_smallest_of_equal_weights_is_chosen_and_a_single_weight_gives_no_choice() -> None:
     of = [*weighed(1.0, 0.5, 0.5), *weighed(0.5, 0.5, 0.5)]
-    assert blocks_of(sweep(of))[0].choices[0].weight == 0.5  # type: ignore[arg-type]
-    assert blocks_of(sweep(weighed(0.5, 0.5, 0.5)))[0].choices == []  # type: ignore[arg-type]
+    assert effect_tables(sweep(of))[0].choices[0].weight == 0.5  # type: ignore[arg-type]
+    assert effect_tables(sweep(weighed(0.5, 0.5, 0.5)))[0].choices == []  # type: ignore[arg-type]
 
 
 @given(st.permutations(list(rich_sweep().trials)))
 @settings(max_examples=20, deadline=None)
 def test_the_order_of_the_trials_changes_no_table(order: list[object]) -> None:
-    assert blocks_of(rich_sweep()) == blocks_of(dataclasses.replace(rich_sweep(), trials=order))
+    assert effect_tables(rich_sweep()) == effect_tables(dataclasses.replace(rich_sweep(), trials=order))

@@ -1,4 +1,4 @@
-"""The page of a comparison tells all of it, needs nothing beside it, and runs nothing that it was given."""
+"""The page of a comparison is complete and self-contained, and escapes markup in user-supplied names."""
 
 import base64
 import dataclasses
@@ -6,15 +6,16 @@ import random
 
 import pytest
 
-from infoaug.orchestrator.comparison import page
+from infoaug.orchestrator.comparison import captions, page
 from infoaug.orchestrator.comparison.arms import MI, Sweep
+from infoaug.orchestrator.comparison.effects import effect_tables
 from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, trial, trials
 from tests.orchestrator.reporting.test_report import Seen
 
 MARKUP = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
 
 
-def told(of: Sweep) -> Seen:
+def rendered(of: Sweep) -> Seen:
     """The page, without figures."""
     return Seen(page.page(of, {}))
 
@@ -25,11 +26,11 @@ def files() -> dict[str, bytes]:
     return page.files(rich_sweep())
 
 
-def test_there_is_a_page_a_text_two_tables_and_every_figure_as_png_and_svg(files: dict[str, bytes]) -> None:
+def test_files_are_the_page_markdown_two_csv_files_and_every_figure_as_png_and_svg(files: dict[str, bytes]) -> None:
     figures = [
         f"{kind}-{name}" for name in ("cifar10", "scenes") for kind in ("accuracy", "weights", "time", "rank-me")
     ]
-    names = [f"{name}.{kind}" for name in (*figures, "estimation-time") for kind in ("png", "svg")]
+    names = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     assert set(files) == {"comparison.html", "comparison.md", "trials.csv", "summary.csv", *names}
     assert all(files[name].startswith(b"\x89PNG") for name in files if name.endswith("png"))
 
@@ -41,7 +42,7 @@ def test_every_figure_is_in_the_page_as_svg_and_described(files: dict[str, bytes
     assert all(image["alt"] for image in images)
 
 
-def test_the_page_needs_nothing_beside_it(files: dict[str, bytes]) -> None:
+def test_the_page_is_self_contained(files: dict[str, bytes]) -> None:
     page = files["comparison.html"].decode()
     for tag, attributes in Seen(page).tags:
         for name in ("src", "href"):
@@ -53,49 +54,49 @@ def test_the_page_needs_nothing_beside_it(files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", [MARKUP, MALICIOUS])
-def test_names_are_shown_as_they_are_and_never_run(name: str) -> None:
+def test_markup_in_user_supplied_names_is_escaped(name: str) -> None:
     results = {name: {"probe": 0.5}, "x": {"domains": [name], "probe_matrix": [[0.5]]}}
     of = [trial("none", results=results, framework=name), trial(results=results, framework=name, run=name)]
     made = sweep(
         of, name=name, created=name, source=name, failed=[(name, name)], packages={name: name}, commit=name,
         config_yaml=name,
     )  # fmt: skip
-    seen = told(made)
+    seen = rendered(made)
     assert not {"script", "b", "img"} & {tag for tag, _ in seen.tags}
     assert not any(key.startswith("on") for _, attributes in seen.tags for key in attributes)
     assert seen.text.count(name) > 8
 
 
-def test_the_tables_the_headline_and_their_captions_are_on_the_page() -> None:
-    text = told(rich_sweep()).text
-    for said in (
-        "Over 3 frameworks and 3 seeds the MI twin changes linear probe accuracy on cifar10 by",
+def test_tables_headline_and_captions_are_on_the_page() -> None:
+    text = rendered(rich_sweep()).text
+    of = rich_sweep()
+    for part in (
+        captions.headline(effect_tables(of)[0]),
         "framework none random nearest MI twin Δ none p Δ random p",
         "all frameworks",
-        "Every arm trained the same number of steps (20 epochs)",
+        captions.training_budget(of),
         "chosen weight",
-        "Across domains",
         "trained on photo sketch",
         "vicreg, seed 7 failed out of memory",
     ):
-        assert said in text
+        assert part in text
 
 
-def test_synthetic_video_is_called_so_and_real_video_is_not() -> None:
+def test_the_page_calls_synthetic_video_synthetic_and_real_video_not() -> None:
     of = trials({"none": [0.5], MI: [0.6]})
-    assert "The video is synthetic" in told(sweep(of, synthetic=True)).text
-    assert "synthetic" not in told(sweep(of)).text
+    assert "synthetic" in rendered(sweep(of, synthetic=True)).text
+    assert "synthetic" not in rendered(sweep(of)).text
 
 
-def test_where_all_trials_ended_nothing_is_said_of_failures_and_where_some_are_missing_it_is() -> None:
+def test_incomplete_trials_are_reported_and_only_then() -> None:
     of = trials({"none": [0.5], MI: [0.6]})
-    assert "planned" not in told(sweep(of)).text
-    assert "2 of 5 planned trials came to the end ." in told(sweep(of, planned=5)).text.replace("end.", "end .")
-    text = told(sweep([*of, trial(seed=5, probe=float("nan"))])).text
+    assert "planned" not in rendered(sweep(of)).text
+    assert "2 of 5 planned trials" in rendered(sweep(of, planned=5)).text
+    text = rendered(sweep([*of, trial(seed=5, probe=float("nan"))])).text
     assert "linear probe and kNN on cifar10: not a number" in text
 
 
-def test_config_and_numbers_can_be_taken_from_the_page_without_passwords(files: dict[str, bytes]) -> None:
+def test_config_and_csv_can_be_downloaded_from_the_page_without_passwords(files: dict[str, bytes]) -> None:
     links = {
         attributes["download"]: base64.b64decode((attributes["href"] or "").partition("base64,")[2])
         for _, attributes in Seen(files["comparison.html"].decode()).tags
@@ -113,10 +114,11 @@ def test_config_and_numbers_can_be_taken_from_the_page_without_passwords(files: 
     assert "commit abc123, numpy 2.0" in seen.text
 
 
-def test_a_sweep_of_which_nothing_came_still_has_all_files() -> None:
+def test_a_sweep_without_completed_trials_still_has_a_page() -> None:
     made = page.files(sweep([], planned=4, failed=[("a", "why")]))
-    assert "No trial came to an accuracy" in Seen(made["comparison.html"].decode()).text
-    assert "estimation-time.svg" in made
+    text = Seen(made["comparison.html"].decode()).text
+    assert "No trial was evaluated" in text
+    assert "a failed why" in text
 
 
 def test_the_order_of_the_trials_changes_no_byte(files: dict[str, bytes]) -> None:
@@ -125,7 +127,7 @@ def test_the_order_of_the_trials_changes_no_byte(files: dict[str, bytes]) -> Non
     assert page.files(shuffled) == files
 
 
-def test_data_sets_of_alike_names_have_files_of_their_own() -> None:
+def test_data_sets_with_similar_names_get_different_file_names() -> None:
     names = ["a/pets", "b pets", "a-pets", "…"]
     found = [page.file_name(name, names) for name in names]
     assert len(set(found)) == 4

@@ -1,7 +1,6 @@
-"""Figures of a comparison draw what the tables have, and say so in words where there is nothing to draw."""
+"""Figures of a comparison show the numbers of its tables, and say why they are empty."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,21 +9,15 @@ from scipy import stats
 
 from infoaug.orchestrator.comparison import arms, plots
 from infoaug.orchestrator.comparison.arms import MI
-from infoaug.orchestrator.comparison.effects import blocks_of
+from infoaug.orchestrator.comparison.effects import effect_tables
 from infoaug.orchestrator.reporting import figures
 from tests.orchestrator.comparison.sweeps import MALICIOUS, rich_sweep, sweep, three_frameworks, trial, trials
 from tests.orchestrator.conftest import decoded, words
 
 RICH = arms.grouped(rich_sweep().trials)
-TIMES: list[dict[str, Any]] = [
-    {"estimator": estimator, "observations": length, "ms_per_pair": cost * length, "machine": "a $machine$"}
-    for estimator, cost in (("ksg", 0.001), ("3kl", 0.002), ("npeet", 0.1))
-    for length in (32, 64)
-]
 DRAWS: dict[str, Callable[[], Figure]] = {
-    "accuracy": lambda: plots.draw_accuracy(blocks_of(rich_sweep())[:2]),
+    "accuracy": lambda: plots.draw_accuracy(effect_tables(rich_sweep())[:2]),
     "weights": lambda: plots.draw_weights(RICH, "cifar10", "probe", 0.5),
-    "times": lambda: plots.draw_estimation_times(TIMES),
     "time": lambda: plots.draw_time(RICH, "cifar10", "probe", 0.5),
     "quality": lambda: plots.draw_quality(RICH, "cifar10"),
 }
@@ -35,7 +28,6 @@ NOTHING: list[tuple[Callable[[], Figure], str]] = [
         lambda: plots.draw_weights(ALONE, "x", "probe", 0.5),
         "No framework was trained with MI twins of sev",
     ),
-    (lambda: plots.draw_estimation_times([]), "The time of an estimate was not measured"),
     (lambda: plots.draw_time(ALONE, "x", "probe", 0.5), "No training was timed"),
     (lambda: plots.draw_quality(ALONE, "x"), "RankMe was not measured"),
 ]
@@ -63,7 +55,7 @@ def test_accuracies_stand_at_their_means_a_panel_a_metric() -> None:
     drawn = {container.get_label(): np.asarray(container[0].get_xdata(), float) for container in axes.containers}  # type: ignore[index, attr-defined]
     np.testing.assert_allclose(drawn["MI twin"], [54.0, 100 * (0.61 + 0.63 + 0.64) / 3, 100 * 1.3 / 3])
     assert len(drawn["random"]) == 2  # VICReg was not trained with random twins
-    assert "untrained" in words(figure)
+    assert "random-init baseline" in words(figure)
 
 
 def test_policies_differ_by_marker_and_not_by_colour_alone() -> None:
@@ -109,18 +101,18 @@ def test_any_name_can_be_written_in_a_figure_and_one_seed_has_no_interval() -> N
     ]
     found = arms.grouped(of)
     for figure in (
-        plots.draw_accuracy(blocks_of(sweep(of))),
+        plots.draw_accuracy(effect_tables(sweep(of))),
         plots.draw_weights(found, "cifar10", "probe", 0.5),
         plots.draw_time(found, "cifar10", "probe", 0.5),
     ):
         assert decoded(figure).std() > 5
-    (label, *_) = plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()
+    (label, *_) = plots.draw_accuracy(effect_tables(sweep(of))).axes[0].get_yticklabels()
     assert "".join(label.get_text().split()) == "".join(MALICIOUS.split())
 
 
 def test_long_names_are_wrapped_and_cut_so_that_there_is_room_for_the_data() -> None:
     of = trials({"none": [0.5], MI: [0.6]}, "unbroken" * 20)
-    label = plots.draw_accuracy(blocks_of(sweep(of))).axes[0].get_yticklabels()[0].get_text()
+    label = plots.draw_accuracy(effect_tables(sweep(of))).axes[0].get_yticklabels()[0].get_text()
     assert max(len(line) for line in label.splitlines()) <= 22
     assert len(label.splitlines()) == 3
     assert label.endswith("…")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from infoaug.orchestrator.comparison import tables
 from infoaug.orchestrator.comparison.arms import MI, Sweep
-from infoaug.orchestrator.comparison.effects import blocks_of
+from infoaug.orchestrator.comparison.effects import effect_tables
 from tests.orchestrator.comparison.sweeps import MALICIOUS, SIMCLR, rich_sweep, sweep, three_frameworks, trial, trials
 
 
@@ -36,11 +36,11 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_line_has_means_differences_and_p_values_under_the_header() -> None:
-    block = three_frameworks()
-    assert tables.header(block) == [
+    table = three_frameworks()
+    assert tables.header(table) == [
         "framework", "none", "random", "MI twin", "Δ none", "p", "Δ random", "p",
     ]  # fmt: skip
-    simclr = [cell.text for cell in tables.lines(block)[0]]
+    simclr = [cell.text for cell in tables.lines(table)[0]]
     assert simclr[:4] == ["SimCLR", "51.0 ± 2.5", "50.3 ± 3.8", "54.0 ± 2.5"]
     assert simclr[4] == "+3.0 ± 2.5"
     assert simclr[5] == ".035"  # t = 3 · √3 with two degrees of freedom
@@ -53,20 +53,20 @@ def test_missing_arms_are_dashes() -> None:
 
 
 def test_references_that_the_sweep_does_not_have_get_no_column() -> None:
-    block = blocks_of(sweep(trials({"none": [0.5], MI: [0.5]})))[0]
-    assert tables.header(block) == ["framework", "none", "MI twin", "Δ none", "p"]
+    table = effect_tables(sweep(trials({"none": [0.5], MI: [0.5]})))[0]
+    assert tables.header(table) == ["framework", "none", "MI twin", "Δ none", "p"]
 
 
 def test_fewer_seeds_than_usual_are_said_in_the_cell() -> None:
-    block = blocks_of(sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5, 0.6]})))[0]
-    line = [cell.text for cell in tables.lines(block)[0]]
+    table = effect_tables(sweep(trials({"none": [0.5, 0.6, 0.7], MI: [0.5, 0.6]})))[0]
+    line = [cell.text for cell in tables.lines(table)[0]]
     assert line[1] == "60.0 ± 24.8"
     assert line[2].endswith(" (n = 2)")
 
 
 def test_significant_differences_stand_out_everywhere() -> None:
     of = sweep(trials({"none": [0.500, 0.521, 0.513], MI: [0.600, 0.622, 0.614]}))
-    line = tables.lines(blocks_of(of)[0])[0]
+    line = tables.lines(effect_tables(of)[0])[0]
     assert [cell.bold for cell in line] == [False, False, False, True, True]
     assert line[4].text.endswith(" *")
     assert r" \*** |" in tables.markdown(of)
@@ -85,8 +85,8 @@ def test_markdown_has_a_table_for_each_block_with_as_many_cells_in_every_line() 
     of = rich_sweep()
     text = tables.markdown(of)
     found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
-    blocks = blocks_of(of)
-    assert len(found) == len(blocks) + sum(bool(block.choices) for block in blocks) + 1  # and what failed
+    effects = effect_tables(of)
+    assert len(found) == len(effects) + sum(bool(table.choices) for table in effects) + 1  # and what failed
     for table in found:
         assert len({len(cells(line)) for line in table.splitlines()}) == 1
     assert "vicreg, seed 7 | failed | out of memory" in text
@@ -128,8 +128,8 @@ def test_a_trial_without_results_and_its_other_settings_are_in_the_csv() -> None
 def test_the_summary_csv_has_the_numbers_of_the_tables() -> None:
     of = rich_sweep()
     rows = read(tables.summary_csv(of))
-    block = blocks_of(of)[0]
-    for line in block.rows:
+    table = effect_tables(of)[0]
+    for line in table.rows:
         assert line.setting is not None
         (row,) = (
             row

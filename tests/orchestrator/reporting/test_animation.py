@@ -51,7 +51,7 @@ def same(a: Any, b: Any, within: float = 12) -> bool:
     return bool(np.abs(np.asarray(a) - b).max() < within)
 
 
-def test_every_frame_is_shown_with_each_patch_where_it_is_in_the_colour_of_its_spread() -> None:
+def test_every_frame_shows_each_patch_at_its_position_in_the_colour_of_its_spread() -> None:
     shown = movie()
     pictures = drawn(shown)
     assert len(pictures) == T
@@ -61,7 +61,7 @@ def test_every_frame_is_shown_with_each_patch_where_it_is_in_the_colour_of_its_s
         assert same(around(picture, *shown.position[1, t]), YELLOW)
 
 
-def test_a_trail_is_as_long_as_the_last_frames_and_no_longer() -> None:
+def test_a_trail_covers_the_last_frames_and_no_more() -> None:
     shown = movie(40, position=movie(40).position * [0.6, 1], twin=np.array([-1, -1, -1]))
     picture, plain = drawn(shown)[39], 100 * 0.55 + 114
     row = shown.position[1, 0, 1]
@@ -69,7 +69,7 @@ def test_a_trail_is_as_long_as_the_last_frames_and_no_longer() -> None:
     assert same(around(picture, shown.position[1, 39 - animation.TRAIL - 1, 0], row), plain)
 
 
-def test_a_hidden_patch_is_hollow_and_one_that_was_seen_last_is_gone() -> None:
+def test_a_hidden_patch_is_hollow_and_is_not_drawn_after_it_was_last_visible() -> None:
     visible = np.ones((3, T), bool)
     visible[0, 5:9] = visible[1, 5:] = False
     shown = movie(visible=visible)
@@ -88,7 +88,7 @@ def test_a_line_joins_a_patch_to_its_twin(twin: list[int]) -> None:
     assert around(joined[3], *middle, 2).mean() < around(without[3], *middle, 2).mean() - 5
 
 
-def test_no_line_leads_to_a_twin_that_is_gone() -> None:
+def test_no_line_leads_to_a_twin_that_is_not_drawn() -> None:
     visible = np.ones((3, T), bool)
     visible[1, 5:] = False
     alone, joined = (drawn(movie(visible=visible, twin=np.array(twin))) for twin in ([-1] * 3, [1, 0, -1]))
@@ -96,7 +96,7 @@ def test_no_line_leads_to_a_twin_that_is_gone() -> None:
     np.testing.assert_array_equal(alone[5][:480], joined[5][:480])
 
 
-def test_the_number_of_the_frame_is_written_below_it() -> None:
+def test_the_frame_number_is_written_below_the_frame() -> None:
     strips = np.stack(drawn(movie()))[:, 480:]
     changed = (strips != strips[0]).any((0, 1, 3))
     assert changed.any()
@@ -105,7 +105,7 @@ def test_the_number_of_the_frame_is_written_below_it() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 854), (853, 480), (61, 81), (1080, 1920), (40, 640)])
-@pytest.mark.parametrize("longest", animation.LARGEST.values())
+@pytest.mark.parametrize("longest", animation.LONGER_SIDE.values())
 def test_pictures_of_clips_of_any_shape_have_even_sides_and_room_for_the_strip(
     height: int, width: int, longest: int
 ) -> None:
@@ -120,14 +120,14 @@ def test_pictures_of_clips_of_any_shape_have_even_sides_and_room_for_the_strip(
 def test_a_file_decodes_to_the_pictures_at_the_clips_frame_rate(suffix: str, tmp_path: Path) -> None:
     shown = movie(6)
     path = animation.save(shown, tmp_path / "new" / f"tracks{suffix}")
-    expected = np.stack(list(animation.draw(shown, animation.LARGEST[suffix.lower()])))
+    expected = np.stack(list(animation.draw(shown, animation.LONGER_SIDE[suffix.lower()])))
     decoded = clips.read_clip(path)
     assert decoded.shape == expected.shape
     assert np.abs(decoded.astype(float) - expected).mean() < 4
     assert shots.scan(path).fps == pytest.approx(10, rel=0.02)
 
 
-def test_a_gif_has_one_palette_that_holds_the_colours_of_the_tracks_and_repeats_for_ever(tmp_path: Path) -> None:
+def test_a_gif_has_one_palette_that_holds_the_colours_of_the_tracks_and_loops_forever(tmp_path: Path) -> None:
     path = animation.save(movie(5), tmp_path / "tracks.gif")
     with Image.open(path) as image:
         assert image.n_frames == 5
@@ -145,7 +145,7 @@ def test_a_clip_of_unknown_or_high_frame_rate_is_shown_at_fifteen_a_second(
         assert image.info["duration"] == pytest.approx(milliseconds, abs=10)  # a GIF counts hundredths of a second
 
 
-def test_a_window_in_which_nothing_moves_or_nothing_is_known_can_be_shown() -> None:
+def test_a_window_without_motion_or_without_known_positions_can_be_animated() -> None:
     still = movie(3, spread=np.full(3, np.nan), reason=["lost"] * 3, position=np.full((3, 3, 2), np.nan))
     nobody = {"position": np.zeros((0, 3, 2)), "visible": np.zeros((0, 3), bool), "spread": np.zeros(0)}
     none = movie(3, reason=[], twin=np.zeros(0, int), **nobody)
@@ -153,7 +153,7 @@ def test_a_window_in_which_nothing_moves_or_nothing_is_known_can_be_shown() -> N
         assert len(drawn(shown)) == 3
 
 
-def test_positions_far_outside_leave_the_picture_as_it_is() -> None:
+def test_positions_far_outside_the_picture_change_nothing() -> None:
     position = movie(4).position
     position[0] = 1e30
     pictures = drawn(movie(4, position=position, twin=np.array([-1, -1, -1])))
@@ -161,8 +161,8 @@ def test_positions_far_outside_leave_the_picture_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["tracks.webm", "tracks", "tracks.gif.zip"])
-def test_another_suffix_is_refused_with_the_two_that_are_possible(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\.gif or an \.mp4"):
+def test_another_suffix_is_refused_with_the_two_known_ones(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.gif nor an \.mp4"):
         animation.checked(Path(name))
     with pytest.raises(UsageError, match=name):
         animation.save(movie(3), tmp_path / name)
@@ -170,13 +170,13 @@ def test_another_suffix_is_refused_with_the_two_that_are_possible(name: str, tmp
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
-def test_a_place_that_cannot_be_written_to_is_named(suffix: str, tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StageError, match=f"cannot write the animation .*tracks{suffix}"):
         animation.save(movie(3), tmp_path / "file" / f"tracks{suffix}")
 
 
-def test_without_a_codec_a_gif_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_codec_the_error_suggests_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     level = cv2.utils.logging.getLogLevel()
     monkeypatch.setattr(animation, "CODECS", ("none",))
     with pytest.raises(StageError, match=r"name a \.gif file"):
@@ -184,7 +184,7 @@ def test_without_a_codec_a_gif_is_proposed(tmp_path: Path, monkeypatch: pytest.M
     assert cv2.utils.logging.getLogLevel() == level
 
 
-def test_inspect_animates_the_window_it_draws(
+def test_inspect_animates_the_same_window_that_it_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texture = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8), (96, 64))
@@ -206,7 +206,7 @@ def test_inspect_animates_the_window_it_draws(
     assert (tmp_path / "out" / "clip-1-tracks.png").exists()
 
 
-def test_inspect_refuses_another_suffix_before_it_does_anything(
+def test_inspect_refuses_another_suffix_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Figures say what they were given, and say so in words where there is nothing to draw."""
+"""Figures show the numbers they were given, and say why they are empty."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,14 @@ def result(dataset: str = "cifar10", knn: float = 0.41, probe: float = 0.45) -> 
         "floor_knn": 0.3,
         "floor_probe": 0.35,
     }
+
+
+def across(names: list[str], share: float = 0.5) -> dict[str, Any]:
+    """Made-up cross-domain accuracies, different in every cell."""
+    count = len(names)
+    cells = [[share + (row * count + column) / 1000 for column in range(count)] for row in range(count)]
+    halves = [[cell / 2 for cell in row] for row in cells]
+    return {"domains": names, "probe_matrix": cells, "floor_probe_matrix": halves}
 
 
 def epoch(number: int, loss: float = 2.0) -> dict[str, float]:
@@ -81,6 +89,24 @@ def test_accuracy_of_several_seeds_is_drawn_with_its_mean_and_interval() -> None
     figure = figures.draw_accuracy([result(knn=0.40), result(knn=0.42), result(knn=0.44)])
     assert figure.axes[0].texts[0].get_text() == "42.0% ± 5.0%"  # t(0.975, 2) · 0.02 / √3
     assert "3 seeds" in words(figure)
+
+
+def test_every_cell_has_its_accuracy_and_the_baselines_in_the_row_trained_on() -> None:
+    figure = figures.draw_domains(across(["art", "photo", "sketch"]))
+    axes = figure.axes[0]
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert len(texts) == 9
+    assert texts[(2, 1)] == "50.5\n(25.2)"  # trained on the second, tested on the third
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["art", "photo", "sketch"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("tested on", "trained on")
+
+
+@pytest.mark.parametrize("names", [["a", "b"], [f"domain ${i}" for i in range(6)], ["x" * 60, "[red]"]])
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_any_domains_and_accuracies_give_a_figure_of_the_common_width(names: list[str], share: float) -> None:
+    image = decoded(figures.draw_domains(across(names, share)))
+    assert image.std() > 10
+    assert 500 < image.shape[1] < 800
 
 
 @pytest.mark.parametrize("name", ["$\\broken_{$ mathtext", "[red]markup", "a/long/path/to/images"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from infoaug.orchestrator.comparison import estimation_time, page
+from infoaug.orchestrator.comparison import page
 from infoaug.orchestrator.comparison.arms import TrialResult
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -33,9 +33,8 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparisons without figures and times of estimation, which take seconds and have tests of their own."""
-    monkeypatch.setattr(page, "files", lambda sweep, *_: {"comparison.html": page.page(sweep, {}).encode()})
-    monkeypatch.setattr(estimation_time, "estimation_times", lambda: None)
+    """Comparisons without figures, which take seconds and have tests of their own."""
+    monkeypatch.setattr(page, "files", lambda sweep: {"comparison.html": page.page(sweep, {}).encode()})
 
 
 def outcome(trial: Trial, probe: float = 0.5) -> TrialResult:
