@@ -47,14 +47,14 @@ NOTHING = [
 
 
 @pytest.mark.parametrize("kind", DRAWS)
-def test_a_figure_becomes_a_png_with_something_in_it(kind: str) -> None:
+def test_a_figure_becomes_a_png_that_is_not_blank(kind: str) -> None:
     image = decoded(DRAWS[kind]())
     assert image.std() > 10
     assert 500 < image.shape[1] < 800  # to be read on a phone, and alike
 
 
 @pytest.mark.parametrize(("function", "given", "sentence"), NOTHING, ids=[sentence for *_, sentence in NOTHING])
-def test_where_there_is_nothing_to_draw_the_figure_says_so(
+def test_a_figure_without_data_says_why_it_is_empty(
     function: Callable[..., Figure], given: tuple[Any, ...], sentence: str
 ) -> None:
     figure = function(*given)
@@ -62,7 +62,7 @@ def test_where_there_is_nothing_to_draw_the_figure_says_so(
     assert decoded(figure).std() > 1
 
 
-def test_shares_of_the_reasons_are_of_the_patches_and_totals_are_no_reason() -> None:
+def test_reasons_are_shares_of_all_patches_and_totals_are_not_drawn() -> None:
     figure = figures.draw_reasons(
         {"patches": 1000, "tracked": 900, "twin": 250, "static": 700, "lost": 50, "no candidate": 0}
     )
@@ -71,7 +71,7 @@ def test_shares_of_the_reasons_are_of_the_patches_and_totals_are_no_reason() -> 
     assert "1,000 patches" in words(figure)
 
 
-def test_training_curves_go_through_every_epoch_and_survive_a_loss_that_is_no_number() -> None:
+def test_training_curves_show_every_epoch_even_with_a_loss_of_nan() -> None:
     figure = figures.draw_training([epoch(1), epoch(2, np.nan), epoch(3, 1.0)])
     total = figure.axes[0].lines[0]
     assert list(np.asarray(total.get_xdata())) == [1, 2, 3]
@@ -79,7 +79,7 @@ def test_training_curves_go_through_every_epoch_and_survive_a_loss_that_is_no_nu
     assert decoded(figure).std() > 5
 
 
-def test_accuracy_of_one_seed_is_said_to_have_no_interval() -> None:
+def test_the_accuracy_figure_says_that_one_seed_has_no_interval() -> None:
     figure = figures.draw_accuracy([result(), result("scenes")])
     assert "One seed: no interval" in words(figure)
     assert [t.get_text() for t in figure.axes[0].texts[:2]] == ["41.0%", "45.0%"]

@@ -98,8 +98,8 @@ NOWHERE = np.full((48, T, 2), np.nan)
 ALL_LOST = (FRAME, NOWHERE, np.zeros((48, T), bool), np.zeros((48, T, 2)), np.full(48, np.nan), ["lost"] * 48)
 NO_PATCH: tuple[Any, ...] = (FRAME, np.zeros((0, T, 2)), np.zeros((0, T), bool), np.zeros((0, T, 2)), np.zeros(0), [])
 NOTHING = [
-    (pictures.draw_tracks, NO_PATCH, "0 patches over 24 frames: none of them moves"),
-    (pictures.draw_tracks, ALL_LOST, "48 seen too briefly"),
+    (pictures.draw_tracks, NO_PATCH, "0 patches over 24 frames, none moving"),
+    (pictures.draw_tracks, ALL_LOST, "48 visible too briefly"),
     (pictures.draw_mutual_information, (np.full((4, 4), np.nan), None, NONE), "No mutual information was estimated"),
     (pictures.draw_mutual_information, (np.zeros((0, 0)), None, NONE[:0]), "no two of the 0 patches"),
     (
@@ -111,14 +111,14 @@ NOTHING = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_becomes_a_png_with_something_in_it(kind: str) -> None:
+def test_a_picture_becomes_a_png_that_is_not_blank(kind: str) -> None:
     image = decoded(draw(kind))
     assert image.std() > 10
     assert 500 < image.shape[1] < 800  # to be read on a phone, and alike
 
 
 @pytest.mark.parametrize(("function", "given", "sentence"), NOTHING, ids=[sentence for *_, sentence in NOTHING])
-def test_where_there_is_nothing_to_draw_the_picture_says_so(
+def test_a_picture_without_data_says_why_it_is_empty(
     function: Callable[..., Figure], given: tuple[Any, ...], sentence: str
 ) -> None:
     figure = function(*given)
@@ -129,7 +129,12 @@ def test_where_there_is_nothing_to_draw_the_picture_says_so(
 def test_the_legend_of_tracks_counts_every_patch_once() -> None:
     *_, reason = drawn = window()
     text = words(pictures.draw_tracks(*drawn))
-    counts = {"with a twin": "", "moving, no twin": "not significant", "static": "static", "seen too briefly": "lost"}
+    counts = {
+        "with a twin": "",
+        "moving, no twin": "not significant",
+        "static": "static",
+        "visible too briefly": "lost",
+    }
     assert all(f"{reason.count(why)} {name}" in text for name, why in counts.items())
     assert "48 patches over 24 frames" in text
 
@@ -164,7 +169,7 @@ def test_two_hidden_stretches_are_not_joined_over_the_visible_one_between_them()
     assert not dashed & pixels(middle[[6, 10, 15]])
 
 
-def test_after_it_was_seen_last_nothing_is_drawn_of_a_patch() -> None:
+def test_a_patch_is_not_drawn_after_it_was_last_visible() -> None:
     frame, position, visible, camera, spread, reason = window()
     visible[4, 9:] = False
     position[4, 9:] = 1e4
@@ -174,15 +179,15 @@ def test_after_it_was_seen_last_nothing_is_drawn_of_a_patch() -> None:
     assert not drawn & pixels(position[4, 9:])
 
 
-def test_patches_that_were_hidden_for_a_while_are_counted_and_lost_ones_are_not() -> None:
+def test_temporarily_hidden_patches_are_counted_and_lost_ones_are_not() -> None:
     frame, position, visible, *rest = window()
-    assert "1 hidden for a while" in words(pictures.draw_tracks(frame, position, visible, *rest))
+    assert "1 temporarily hidden" in words(pictures.draw_tracks(frame, position, visible, *rest))
     visible[1, 8:] = False
     assert "hidden" not in words(pictures.draw_tracks(frame, position, visible, *rest))
 
 
 @given(arrays(bool, (5, 12)))
-def test_hidden_is_what_lies_between_two_visible_frames(visible: NDArray[np.bool_]) -> None:
+def test_hidden_frames_are_those_between_two_visible_frames(visible: NDArray[np.bool_]) -> None:
     expected = [[not row[t] and row[:t].any() and row[t:].any() for t in range(12)] for row in visible]
     np.testing.assert_array_equal(pictures.hidden(visible), expected)
     np.testing.assert_array_equal(pictures.hidden(visible[:, ::-1]), np.fliplr(expected))
@@ -203,7 +208,7 @@ def test_the_arrow_is_the_path_of_the_patch_nearest_to_the_centre_in_true_length
     assert "camera motion" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_camera_that_stood_still_has_no_arrow() -> None:
+def test_a_still_camera_has_no_arrow() -> None:
     frame, position, visible, camera, spread, reason = window()
     figure = pictures.draw_tracks(frame, position, visible, camera[:, :1].repeat(T, 1), spread, reason)
     assert "camera still" in words(figure)
@@ -211,7 +216,7 @@ def test_a_camera_that_stood_still_has_no_arrow() -> None:
     assert not figure.axes[0].lines
 
 
-def test_a_camera_that_swings_back_is_said_to_have_gone_a_longer_way() -> None:
+def test_a_camera_that_returns_is_described_with_the_length_of_its_path() -> None:
     frame, position, visible, camera, spread, reason = window()
     back = np.concatenate([camera[:, : T // 2], camera[:, : T // 2][:, ::-1]], axis=1)
     assert "camera motion at the centre: 0.0 px, on a path of 35 px" in words(
@@ -237,7 +242,7 @@ def test_few_and_many_patches_make_pictures_of_one_size(columns: int, rows: int)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-9, 3.0, 1e6])
-def test_tracks_of_one_and_the_same_spread_have_a_scale_all_the_same(spread: float) -> None:
+def test_tracks_of_equal_spread_still_have_a_scale(spread: float) -> None:
     *seen, _, _ = window(2, 1)
     figure = pictures.draw_tracks(*seen, np.full(2, spread), ["", ""])
     assert decoded(figure).std() > 5
@@ -260,10 +265,10 @@ def test_mutual_information_shows_the_patches_that_were_compared_and_marks_every
     ]
     assert dots.get_label() == "significant pair (1)"
     assert len(pictures.draw_mutual_information(mi, p, twin).axes[0].lines) == 2, "no marks where nothing was tested"
-    assert "7 of 9 patches, 21 pairs, 7 twins\n21 pairs at p ≤ 0.05, by chance alone 1" in words(figure)
+    assert "7 of 9 patches, 21 pairs, 7 twins\n21 pairs at p ≤ 0.05, 1 expected by chance" in words(figure)
 
 
-def test_patch_numbers_are_thinned_where_they_would_run_into_each_other() -> None:
+def test_patch_numbers_are_thinned_where_they_would_overlap() -> None:
     mi = np.random.default_rng(0).random((150, 150))
     labels = pictures.draw_mutual_information(mi, None, np.full(150, -1)).axes[0].get_yticklabels()
     numbers = [int(label.get_text()) for label in labels]
@@ -271,7 +276,7 @@ def test_patch_numbers_are_thinned_where_they_would_run_into_each_other() -> Non
     assert numbers == [round(label.get_position()[1]) for label in labels]
 
 
-def test_the_best_twins_come_first_and_a_mutual_pair_comes_once() -> None:
+def test_the_best_twins_come_first_and_a_mutual_pair_is_shown_once() -> None:
     twin = np.array([1, 0, 0, -1, 2])
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
     figure = pictures.draw_twins(
@@ -301,7 +306,7 @@ def test_pictures_leave_no_trace_in_matplotlibs_global_state() -> None:
     assert not _pylab_helpers.Gcf.figs
 
 
-def test_a_hidden_stretch_is_bridged_straight_and_all_else_stays() -> None:
+def test_a_hidden_stretch_is_interpolated_and_all_else_stays() -> None:
     position = np.random.default_rng(0).normal(size=(2, 8, 2)).astype(np.float32)
     visible = np.ones((2, 8), bool)
     visible[0, [2, 3, 6, 7]] = False
