@@ -1,4 +1,4 @@
-"""How MLflow is reached: its address, its client, its experiments, and quick answers where it is away."""
+"""Connecting to MLflow: tracking URI, client, experiments, and a quick error if the server does not answer."""
 
 import http.client
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.tracking import MlflowClient
+from mlflow.utils import get_results_from_paginated_fn
 
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import UsageError
@@ -21,37 +22,37 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Any]:
-    """All runs of an MLflow experiment that meet a condition, newest first."""
-    found: list[Any] = []
-    token = None
-    while token != "":
-        page = client.search_runs([experiment], condition, page_token=token, max_results=1000)
-        found, token = [*found, *page], page.token or ""
-    return found
+    """All runs of an MLflow experiment that match a filter, newest first."""
+
+    # As in mlflow.search_runs, which would need the process-wide tracking URI to be set.
+    def page(count: int, token: str | None) -> Any:
+        return client.search_runs([experiment], condition, page_token=token, max_results=count)
+
+    return list(get_results_from_paginated_fn(page, 1000))
 
 
 def file_of(client: MlflowClient, run: Any, name: str) -> bytes | None:
-    """An artifact of a run, None if it has none of this name."""
+    """Content of an artifact of a run, None if there is no such artifact."""
     if name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
         return None
-    with tempfile.TemporaryDirectory() as place:
-        return Path(client.download_artifacts(run.info.run_id, name, place)).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
 
 
 def upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder: str | None) -> None:
-    """Files as artifacts of a run, by their names."""
-    with tempfile.TemporaryDirectory() as place:
+    """Log files as artifacts of a run, by name, in a folder of it or at the top."""
+    with tempfile.TemporaryDirectory() as local:
         for name, content in contents.items():
-            (Path(place) / name).write_bytes(content)
-        client.log_artifacts(run, place, folder)
+            (Path(local) / name).write_bytes(content)
+        client.log_artifacts(run, local, folder)
 
 
 def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any]:
-    """The run of an id, or the newest runs of a name in any MLflow experiment, of those that meet a condition."""
+    """Runs with an id or a name, in any MLflow experiment, that match a filter; at most five, newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quote = '"' if "'" in run else "'"
     keys = ["run_id"] if re.fullmatch("[0-9a-f]{32}", run) else []
-    for key in (*keys, "run_name"):  # a name may look like an id too
+    for key in (*keys, "run_name"):  # a name may look like an id
         wanted = " and ".join(filter(None, (f"attributes.{key} = {quote}{run}{quote}", condition)))
         if found := client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=5):
             return list(found)
@@ -59,33 +60,32 @@ def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any
 
 
 def uri_of(settings: TrackingConfig) -> str:
-    """Where MLflow is: the config's, else MLFLOW_TRACKING_URI, else a database where the user stands."""
+    """The tracking URI: from the config, else MLFLOW_TRACKING_URI, else a database in the working directory."""
     return _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client. Raises UsageError where no server answers, or the database cannot be opened."""
+    """Connect to MLflow. Raises UsageError if no server answers, or the database cannot be opened."""
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # a traceback for what comes as an error of ours
+    # It logs a traceback for errors that are reported here as a UsageError.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     _answers(uri)
     try:
         return MlflowClient(tracking_uri=uri)
-    except Exception as error:  # those of SQLAlchemy and Alembic come through too, from a newer MLflow's database
+    except Exception as error:  # SQLAlchemy and Alembic raise their own, e.g. for a newer MLflow's database
         raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
 
 
 def connect_to_look(uri: str, nothing: str) -> MlflowClient:
-    """A client that makes no database by looking into it. Raises UsageError: `nothing` where there is none."""
+    """Connect for reading, without creating a database. Raises UsageError(`nothing`) if there is none."""
     if uri.startswith("sqlite:///") and not database(uri).is_file():
         raise UsageError(nothing)
     return connect(uri)
 
 
 def _absolute(uri: str) -> str:
-    """A relative sqlite path made absolute: workers and a later command may stand elsewhere."""
+    """Make a relative SQLite path absolute: workers and later commands may have another working directory."""
     scheme, separator, path = uri.partition(":///")
     if scheme == "sqlite" and separator and not path.startswith("/"):
         return f"sqlite:///{Path(path).absolute()}"
@@ -93,7 +93,7 @@ def _absolute(uri: str) -> str:
 
 
 def _answers(uri: str) -> None:
-    """Ask a tracking server or database whether it is there, before MLflow's client spends minutes on finding out."""
+    """Check that a server or database can be reached; MLflow's client would retry for minutes."""
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
@@ -115,12 +115,12 @@ def _answers(uri: str) -> None:
 
 
 def database(uri: str) -> Path:
-    """The file of an sqlite address."""
+    """The file of an SQLite URI."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
-    """Id of the MLflow experiment; a database's artifacts lie beside it, under an absolute path."""
+    """Id of an MLflow experiment, created if missing; with a database, artifacts are stored in `mlruns` beside it."""
     found = client.get_experiment_by_name(name)
     if found:
         return str(found.experiment_id)
@@ -129,5 +129,5 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without its traceback."""
+    """First line of an error's message."""
     return str(error).strip().partition("\n")[0]

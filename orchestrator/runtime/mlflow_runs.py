@@ -1,6 +1,6 @@
-"""MLflow: one run an experiment, found again by what the experiment is; for a sweep, a run with one a trial below it.
+"""MLflow runs: one for each experiment, found again by its identity; for a sweep, one with a child for each trial.
 
-Nothing else talks to MLflow.
+Only this file and `mlflow_client.py` use MLflow.
 """
 
 import getpass
@@ -39,17 +39,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 COMMIT = "mlflow.source.git.commit"  # a tag
-ENDED = "infoaug.ended"  # a tag: why a run ended as it did
-NOT_LOGGED = ("epoch", "seconds")  # of an epoch: the step of its metrics, and what images_per_second says
+ENDED = "infoaug.ended"  # a tag: why a run failed or was stopped
+NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of images_per_second
 
 
 def identity(config: ExperimentConfig) -> str:
-    """Digest of all that an experiment is; the same config started again is the same run."""
+    """Digest of the settings that define an experiment; starting the same config again resumes the same run."""
     return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
 
 
-def _told(method: Callable[P, T]) -> Callable[P, T]:
-    """Turn what MLflow raises in the middle of a run into a sentence."""
+def _as_stage_error(method: Callable[P, T]) -> Callable[P, T]:
+    """Turn MLflow's exceptions into a StageError."""
 
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -57,8 +57,8 @@ def _told(method: Callable[P, T]) -> Callable[P, T]:
             return method(*args, **kwargs)
         except MlflowException as error:
             raise StageError(
-                f"MLflow cannot be written to ({first_line(error)}): what is computed is kept, "
-                "run the same command again when it can"
+                f"cannot write to MLflow ({first_line(error)}): computed results are kept; run the same command again "
+                "when MLflow is available"
             ) from None
 
     return call
@@ -66,23 +66,30 @@ def _told(method: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass(frozen=True)
 class Source:
-    """Data that a run read: its name, a digest of what it is, where it is, and what for, `training` or `evaluation`."""
+    """Data that a run reads.
+
+    Attributes:
+        name: the data set's name.
+        digest: digest of its content or description.
+        path: where it is.
+        purpose: `training` or `evaluation`.
+    """
 
     name: str
     digest: str
-    place: str
+    path: str
     purpose: str
 
 
 class Run:
-    """The MLflow run of an experiment: begun, or gone on with where the same experiment was run before.
+    """The MLflow run of an experiment: a new one, or the existing one if the same experiment was run before.
 
     Args:
         config: the experiment, or a sweep.
-        key: what it is found again by, if not by what the experiment is.
-        name: in MLflow, if not the experiment's.
-        tags: further ones.
-        parent: the run that this one is a part of.
+        key: identity to find the run by; by default that of the experiment.
+        name: name in MLflow; by default the experiment's.
+        tags: additional tags.
+        parent: the sweep's run, for a trial.
 
     Raises:
         UsageError: no tracking server answers, or the database cannot be opened.
@@ -99,12 +106,14 @@ class Run:
     ) -> None:
         self.uri: str = parent.uri if parent else uri_of(config.tracking)
         self._client: MlflowClient = parent._client if parent else connect(self.uri)
-        below = {"mlflow.parentRunId": parent.id} if parent else {}
-        own = [key or identity(config), *below.values()]
-        tags = {"infoaug.identity": digest_of(own) if below else own[0], **_tags(config), **(tags or {}), **below}
+        parent_tag = {"mlflow.parentRunId": parent.id} if parent else {}
+        key = key or identity(config)
+        # The same trial in another sweep is another run.
+        key = digest_of([key, parent.id]) if parent else key
+        tags = {"infoaug.identity": key, **_tags(config), **(tags or {}), **parent_tag}
         try:
-            name_of_all = config.tracking.experiment
-            self._experiment: str = parent._experiment if parent else experiment_of(self._client, name_of_all, self.uri)
+            experiment = config.tracking.experiment
+            self._experiment: str = parent._experiment if parent else experiment_of(self._client, experiment, self.uri)
             self.id: str = self._find_or_create(name or config.name, tags, config.flat())
         except (MlflowException, OSError) as error:
             raise UsageError(f"MLflow at '{self.uri}' cannot be used: {first_line(error)}") from None
@@ -112,9 +121,10 @@ class Run:
         self._logged = {metric.step for metric in self.history("loss")}
 
     def epochs(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log epochs' metrics together, `train/…` at step epoch; those that are logged already are passed over."""
+        """Log the metrics of epochs as `train/…`, with the epoch as step; skip those logged before."""
         new = {int(epoch["epoch"]): epoch for epoch in history if int(epoch["epoch"]) not in self._logged}
-        # Of the first try: the same metric at the same time is one to MLflow, where an answer was lost on its way.
+        # A retry reuses the time of the first try: MLflow stores a metric with equal step, time and value only once, so
+        # an epoch whose acknowledgement was lost is not duplicated.
         times = {step: self._times.setdefault(step, int(time.time() * 1000)) for step in new}
         self._log(
             Metric(f"train/{name}", float(value), times[step], step)
@@ -124,33 +134,33 @@ class Run:
         )
         self._logged |= new.keys()
 
-    @_told
+    @_as_stage_error
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Log metrics that have no step; those that have this value already are passed over."""
-        now, there = int(time.time() * 1000), self._client.get_run(self.id).data.metrics
-        self._log(Metric(name, float(value), now, 0) for name, value in values.items() if there.get(name) != value)
+        """Log metrics without a step; those with an unchanged value are skipped."""
+        now, logged = int(time.time() * 1000), self._client.get_run(self.id).data.metrics
+        self._log(Metric(name, float(value), now, 0) for name, value in values.items() if logged.get(name) != value)
 
-    @_told
+    @_as_stage_error
     def sources(self, sources: Iterable[Source]) -> None:
-        """Log the data that the run reads, as its inputs."""
+        """Log the data sets that the run reads as its inputs."""
         self._client.log_inputs(
             self.id,
             [
                 DatasetInput(
-                    Dataset(s.name[:500], s.digest, "infoaug", json.dumps({"path": s.place})),
+                    Dataset(s.name[:500], s.digest, "infoaug", json.dumps({"path": s.path})),
                     [InputTag("mlflow.data.context", s.purpose)],
                 )
                 for s in sources
             ],
         )
 
-    @_told
+    @_as_stage_error
     def history(self, name: str) -> list[Metric]:
-        """What was logged of a training metric, by step."""
+        """The logged values of a training metric, by step."""
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Log accuracies and RankMe as `DATASET/knn`, `DATASET/floor_knn` and so on, cells as `DATASET/A to B/knn`."""
+        """Log evaluations as `DATASET/knn`, `DATASET/floor_knn` and so on, cross-domain as `DATASET/A to B/knn`."""
         for result in results:
             name = _metric_name(Path(result["dataset"]).name) or "dataset"
             values = {f"{name}/{metric}": value for metric, value in result.items() if isinstance(value, float)}
@@ -161,34 +171,34 @@ class Run:
                         values[f"{name}/{pair}/{metric.removesuffix('_matrix')}"] = value
             self.metrics(values)
 
-    @_told
+    @_as_stage_error
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
-        """Log artifacts by their file names."""
+        """Log files as artifacts, by name."""
         upload(self._client, self.id, contents, folder)
 
-    @_told
+    @_as_stage_error
     def finish(self, status: str, why: str = "") -> None:
-        """Close the run: FINISHED, FAILED or KILLED, and why."""
+        """End the run with the status FINISHED, FAILED or KILLED, and a reason."""
         if why:
             self._client.set_tag(self.id, ENDED, why[:500])
         self._client.set_terminated(self.id, status)
 
-    @_told
+    @_as_stage_error
     def close(self, but: Sequence[str] = ()) -> None:
-        """End the runs below this one that are called running and are not, for their process was killed."""
+        """Set child runs to KILLED that are still marked as running, because their process was killed."""
         for run in self.below():
             if run.info.status == "RUNNING" and run.info.run_id not in but:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    @_told
+    @_as_stage_error
     def below(self) -> list[Any]:
-        """MLflow's runs of the trials."""
+        """The child runs, one for each trial."""
         return all_runs(self._client, self._experiment, f"tags.`mlflow.parentRunId` = '{self.id}'")
 
-    @_told
+    @_as_stage_error
     def _log(self, metrics: Iterable[Metric]) -> None:
         listed = list(metrics)
-        for start in range(0, len(listed), 1000):  # MLflow's limit to a request
+        for start in range(0, len(listed), 1000):  # MLflow's limit per request
             self._client.log_batch(self.id, metrics=listed[start : start + 1000])
 
     def _find_or_create(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
@@ -201,15 +211,15 @@ class Run:
                 self._client.delete_tag(run.info.run_id, ENDED)
         else:
             run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
-        # A run that was begun as the server went away has them in part; those it has can not be changed.
+        # A run whose creation was interrupted has some parameters already, and MLflow does not let them be changed.
         listed = [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
-        for start in range(0, len(listed), 100):  # MLflow's limit to a request
+        for start in range(0, len(listed), 100):  # MLflow's limit per request
             self._client.log_batch(run.info.run_id, params=listed[start : start + 100])
         return str(run.info.run_id)
 
 
 def _tags(config: ExperimentConfig) -> dict[str, str]:
-    """What a run is looked for by: the arm, and the code that it ran."""
+    """Tags to search runs by: the arm, and the code version."""
     return {
         "framework": config.pretrain.framework,
         "policy": config.score.policy,
@@ -225,9 +235,9 @@ def _tags(config: ExperimentConfig) -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The Git commit of this code, `-dirty` where files differ from it; empty where it is no Git checkout."""
+    """The Git commit of this code, with `-dirty` if files differ from it; empty outside a Git checkout."""
     try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)  # or it is another's checkout that it is installed in
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if installed inside another checkout
         return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -239,10 +249,10 @@ def _git(*arguments: str) -> str:
 
 
 def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]:
-    """Name and backbone files of a run, which is given by its id or its name; nothing is written.
+    """Name and backbone files of a run, given by its id or name; nothing is written.
 
     Raises:
-        UsageError: there is no such run, more than one of this name, or it has no backbone; or as `Run` raises it.
+        UsageError: there is no such run, there are several with this name, or it has no backbone; or as `Run`.
     """
     uri = uri_of(settings)
     nowhere = f"MLflow at '{uri}' has no run of this id or name"
@@ -271,7 +281,15 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A trial's run: its id and name, its status, why it ended if that was told, and a file of it, if it has that."""
+    """The MLflow run of a trial.
+
+    Attributes:
+        id: MLflow run id.
+        name: the trial's name.
+        status: MLflow status, such as `FINISHED`.
+        why: why it failed or was stopped early, empty otherwise.
+        file: content of the artifact that was asked for, None if it has none.
+    """
 
     id: str
     name: str
@@ -282,7 +300,15 @@ class TrialRun:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A sweep's run with those of its trials; the commit it was begun with, empty where that is not known."""
+    """The MLflow run of a sweep, with those of its trials.
+
+    Attributes:
+        id: MLflow run id.
+        config_yaml: the sweep's config, empty if it was not logged.
+        commit: Git commit at the sweep's start, empty if unknown.
+        trials: the oldest first.
+        client: for `keep`.
+    """
 
     id: str
     config_yaml: bytes
@@ -290,22 +316,22 @@ class SweepRun:
     trials: list[TrialRun]
     client: MlflowClient
 
-    @_told
+    @_as_stage_error
     def keep(self, contents: Mapping[str, bytes], folder: str) -> None:
-        """Log files with the sweep."""
+        """Log files as artifacts of the sweep."""
         upload(self.client, self.id, contents, folder)
 
 
 def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
-    """A sweep's run, with `file` of each of its trials, the oldest first.
+    """Read a sweep's run, with one artifact of each of its trials.
 
     Args:
-        name: an MLflow experiment, of which the newest sweep is taken, or a sweep's run by its name or id.
+        name: an MLflow experiment, whose newest sweep is read, or the name or id of a sweep's run.
         settings: where MLflow is.
-        file: an artifact's name.
+        file: name of the trials' artifact.
 
     Raises:
-        UsageError: there is none, or as `Run` raises it.
+        UsageError: there is no such sweep, or as `Run`.
     """
     uri = uri_of(settings)
     nowhere = f"MLflow at '{uri}' has no sweep '{name}': give an MLflow experiment with one, or a sweep's run"
@@ -322,14 +348,14 @@ def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
         trials = []
         for child in reversed(below):
             why = child.data.tags.get(ENDED, "")
-            told = file_of(client, child, file)
-            trials.append(TrialRun(child.info.run_id, child.info.run_name, child.info.status, why, told))
-        config_yaml, begun_with = file_of(client, run, "config.yaml") or b"", run.data.tags.get(COMMIT, "")
-        return SweepRun(run.info.run_id, config_yaml, begun_with, trials, client)
+            content = file_of(client, child, file)
+            trials.append(TrialRun(child.info.run_id, child.info.run_name, child.info.status, why, content))
+        config_yaml = file_of(client, run, "config.yaml") or b""
+        return SweepRun(run.info.run_id, config_yaml, run.data.tags.get(COMMIT, ""), trials, client)
     except (MlflowException, OSError) as error:
         raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
 
 
 def _metric_name(text: str) -> str:
-    """A text without what MLflow refuses: other characters, and names that are a folder's `.` or `..`."""
+    """Replace characters that MLflow refuses in metric names, and strip dots: `.` and `..` are refused too."""
     return re.sub(r"[^\w.: -]", "_", text).strip(".")

@@ -1,4 +1,4 @@
-"""Runs in a real MLflow database: found again by what they are, logged once, and kept in the right place."""
+"""Runs in a real MLflow database are found again by their identity, and logged once and in the right place."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ from infoaug.orchestrator.runtime.mlflow_runs import Run, backbone, identity
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests, since making one takes seconds; each test has an experiment of its own in it."""
+    """One database for all tests, since creating one takes seconds; each test has its own experiment in it."""
     path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
     Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
     return path
@@ -28,13 +28,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def client(database: Path) -> MlflowClient:
-    """What is in the database, not through our own code."""
+    """MLflow's own client for the database."""
     return MlflowClient(tracking_uri=f"sqlite:///{database}")
 
 
 @pytest.fixture
 def config(database: Path, request: pytest.FixtureRequest) -> Callable[..., ExperimentConfig]:
-    """A function that makes a config which tracks into the test's own experiment."""
+    """Make configs that track into the test's own experiment."""
     experiment = re.sub(r"\W", "-", request.node.name)
 
     def make(*overrides: str) -> ExperimentConfig:
@@ -47,7 +47,7 @@ LOGGED = ("loss", "view_loss", "twin_loss", "view_mutual_information", "learning
 
 
 def epoch(number: int, loss: float = 1.0) -> dict[str, float]:
-    """What training tells of one epoch."""
+    """Metrics of one epoch."""
     return {"epoch": number, "seconds": 3.0, **dict.fromkeys(LOGGED, 0.5), "loss": loss}
 
 
@@ -58,10 +58,10 @@ def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]
 Make = Callable[..., ExperimentConfig]
 
 
-# ---- one run an experiment
+# ---- one run per experiment
 
 
-def test_the_same_experiment_goes_on_in_the_same_run(config: Make, client: MlflowClient) -> None:
+def test_the_same_experiment_resumes_the_same_run(config: Make, client: MlflowClient) -> None:
     first = Run(config("score.k=3"))
     first.finish("FAILED")
     again = Run(config("score.k=3", "store=elsewhere", "ray.cpus=1"))
@@ -80,7 +80,7 @@ def test_the_same_config_in_another_mlflow_experiment_is_another_run(config: Mak
     assert Run(config()).id != Run(config("tracking.experiment=elsewhere")).id
 
 
-def test_a_deleted_run_is_not_gone_on_with(config: Make, client: MlflowClient) -> None:
+def test_a_deleted_run_is_not_resumed(config: Make, client: MlflowClient) -> None:
     first = Run(config())
     client.delete_run(first.id)
     assert Run(config()).id != first.id
@@ -98,14 +98,14 @@ def test_a_deleted_run_is_not_gone_on_with(config: Make, client: MlflowClient) -
         "evaluate.every=5",
     ],
 )
-def test_where_an_experiment_runs_and_is_kept_is_not_what_it_is(override: str) -> None:
+def test_settings_of_where_an_experiment_runs_do_not_change_its_identity(override: str) -> None:
     assert identity(load(None, [override])) == identity(load(None))
 
 
 @pytest.mark.parametrize(
     "override", ["name=x", "seed=1", "clips.path=x", "extract.window=32", "score.k=3", "pretrain.epochs=3"]
 )
-def test_every_other_setting_is_part_of_what_an_experiment_is(override: str) -> None:
+def test_every_other_setting_changes_the_identity(override: str) -> None:
     assert identity(load(None, [override])) != identity(load(None))
 
 
@@ -119,14 +119,14 @@ def test_a_run_carries_every_setting_its_name_and_its_tags(config: Make, client:
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_a_run_ends_as_it_is_told(config: Make, client: MlflowClient, status: str) -> None:
+def test_a_run_ends_with_the_given_status(config: Make, client: MlflowClient, status: str) -> None:
     run = Run(config())
     assert client.get_run(run.id).info.status == "RUNNING"
     run.finish(status)
     assert client.get_run(run.id).info.status == status
 
 
-def test_a_run_is_called_by_what_is_told_beside_its_config(config: Make, client: MlflowClient) -> None:
+def test_a_run_has_the_given_key_name_tags_and_parent(config: Make, client: MlflowClient) -> None:
     whole = Run(config(), key="abc", name="the-sweep", tags={"infoaug.kind": "sweep"})
     part = Run(config(), name="a-part", tags={"negatives": "ring"}, parent=whole)
     assert whole.id == Run(config("seed=3"), key="abc").id
@@ -138,12 +138,26 @@ def test_a_run_is_called_by_what_is_told_beside_its_config(config: Make, client:
     assert [run.info.run_id for run in whole.below()] == [part.id]
 
 
+def test_all_children_are_listed_when_they_take_several_pages(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = MlflowClient.search_runs
+
+    def two_at_a_time(self: MlflowClient, *arguments: object, max_results: int, **named: object) -> object:
+        return search(self, *arguments, max_results=min(max_results, 2), **named)  # type: ignore[arg-type]
+
+    whole = Run(config(), key="abc")
+    parts = [Run(config(f"seed={seed}"), parent=whole).id for seed in range(5)]
+    monkeypatch.setattr(MlflowClient, "search_runs", two_at_a_time)
+    assert [run.info.run_id for run in whole.below()] == parts[::-1]
+
+
 def test_an_arm_without_twins_has_the_weight_0(config: Make, client: MlflowClient) -> None:
     weights = [client.get_run(Run(config(f"score.policy={p}")).id).data.tags["twin_weight"] for p in ("none", "random")]
     assert weights == ["0", "0.5"]
 
 
-def test_settings_that_could_not_be_logged_are_logged_when_the_run_is_gone_on_with(
+def test_settings_that_could_not_be_logged_are_logged_when_the_run_is_resumed(
     config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = config("store=here")
@@ -159,11 +173,11 @@ def test_settings_that_could_not_be_logged_are_logged_when_the_run_is_gone_on_wi
     assert {*client.get_run(Run(again).id).data.params} == {*made.flat()}
 
 
-def test_why_a_run_ended_is_kept_until_it_is_gone_on_with(config: Make, client: MlflowClient) -> None:
+def test_the_reason_of_a_run_s_end_is_kept_until_it_is_resumed(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     run.finish("FAILED", "out of memory, " * 100)
-    told = client.get_run(run.id).data.tags["infoaug.ended"]
-    assert told.startswith("out of memory") and len(told) == 500
+    reason = client.get_run(run.id).data.tags["infoaug.ended"]
+    assert reason.startswith("out of memory") and len(reason) == 500
     Run(config())
     assert "infoaug.ended" not in client.get_run(run.id).data.tags
 
@@ -179,9 +193,7 @@ def test_epochs_are_logged_by_step_under_train(config: Make, client: MlflowClien
     assert set(client.get_run(run.id).data.metrics) == {f"train/{name}" for name in LOGGED}
 
 
-def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_restart(
-    config: Make, client: MlflowClient
-) -> None:
+def test_an_epoch_is_logged_once_even_after_a_restart(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     for number in (1, 2, 2, 1, 3):
         run.epochs([epoch(number, loss=float(number))])
@@ -191,7 +203,7 @@ def test_an_epoch_that_was_seen_is_not_logged_again_neither_at_once_nor_after_a_
     assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
 
 
-def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_after_later_ones(
+def test_an_epoch_that_could_not_be_logged_is_logged_later_even_after_newer_epochs(
     config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(config())
@@ -209,7 +221,7 @@ def test_an_epoch_that_could_not_be_logged_is_logged_when_it_comes_again_even_af
     assert sorted(history(client, run, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
-def test_an_epoch_whose_answer_was_lost_on_its_way_is_there_once(
+def test_an_epoch_whose_acknowledgement_was_lost_is_stored_once(
     config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(config())
@@ -227,7 +239,7 @@ def test_an_epoch_whose_answer_was_lost_on_its_way_is_there_once(
     assert history(client, run, "train/loss") == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: MlflowClient) -> None:
+def test_a_loss_of_nan_is_logged(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     run.epochs([epoch(1, loss=float("nan"))])
     assert [step for step, _ in history(client, run, "train/loss")] == [1]
@@ -244,7 +256,7 @@ def test_a_loss_that_is_no_number_is_logged_as_such(config: Make, client: Mlflow
         (".", "dataset"),
     ],
 )
-def test_accuracies_are_logged_by_data_set_whatever_it_is_called(
+def test_accuracies_are_logged_by_data_set_whatever_its_name(
     config: Make, client: MlflowClient, dataset: str, name: str
 ) -> None:
     run = Run(config())
@@ -274,7 +286,7 @@ def test_accuracies_across_domains_are_logged_by_the_domains_trained_and_tested_
     }
 
 
-def test_a_value_without_a_step_is_logged_once_and_again_when_it_is_another(config: Make, client: MlflowClient) -> None:
+def test_a_value_without_a_step_is_logged_again_only_when_it_changes(config: Make, client: MlflowClient) -> None:
     run = Run(config())
     for knn in (0.5, 0.5, 0.75):
         run.results([{"dataset": "scenes", "knn": knn, "probe": 0.25}])
@@ -283,10 +295,10 @@ def test_a_value_without_a_step_is_logged_once_and_again_when_it_is_another(conf
     assert client.get_run(run.id).data.metrics["scenes/knn"] == 0.75
 
 
-# ---- where it lies
+# ---- where it is stored
 
 
-def test_artifacts_lie_beside_the_database_and_not_where_the_user_stands(
+def test_artifacts_are_stored_beside_the_database_and_not_in_the_working_directory(
     config: Make, client: MlflowClient, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -300,7 +312,7 @@ def test_artifacts_lie_beside_the_database_and_not_where_the_user_stands(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_relative_database_is_the_one_where_the_user_stands(
+def test_a_relative_database_is_relative_to_the_working_directory(
     config: Make, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = Run(config())
@@ -310,7 +322,7 @@ def test_a_relative_database_is_the_one_where_the_user_stands(
     assert run.id == expected.id
 
 
-def test_without_a_uri_the_environment_s_is_taken_and_else_the_database_where_the_user_stands(
+def test_the_default_uri_is_the_environment_s_or_a_database_in_the_working_directory(
     config: Make, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
@@ -337,7 +349,7 @@ def test_a_backbone_is_found_by_its_run_s_id_and_name(name: str, config: Make, c
     assert backbone(name, elsewhere) == (name, BACKBONE)
 
 
-def test_a_run_that_was_renamed_is_found_whatever_its_name(config: Make, client: MlflowClient) -> None:
+def test_a_renamed_run_is_found_whatever_its_name(config: Make, client: MlflowClient) -> None:
     made = config()
     run = Run(made)
     run.files(BACKBONE, "backbone")
@@ -345,14 +357,14 @@ def test_a_run_that_was_renamed_is_found_whatever_its_name(config: Make, client:
     assert backbone("Anna's, 2nd", made.tracking) == ("Anna's, 2nd", BACKBONE)
 
 
-def test_of_several_runs_of_a_name_none_is_guessed(config: Make) -> None:
+def test_a_name_of_several_runs_is_refused_with_their_ids(config: Make) -> None:
     runs = [Run(config("name=twice", seed)) for seed in ("seed=0", "seed=1")]
     with pytest.raises(UsageError, match="several runs of this name: give the id of one") as caught:
         backbone("twice", config().tracking)
     assert all(run.id in str(caught.value) for run in runs)
 
 
-def test_a_run_that_was_not_trained_has_no_backbone(config: Make) -> None:
+def test_a_run_without_training_has_no_backbone(config: Make) -> None:
     run = Run(config())
     with pytest.raises(UsageError, match=f"{run.id} has no backbone: run `infoaug pretrain`"):
         backbone(run.id, config().tracking)
@@ -364,18 +376,18 @@ def test_an_unknown_run_is_refused(unknown: str, config: Make) -> None:
         backbone(unknown, config().tracking)
 
 
-def test_looking_for_a_run_makes_no_database(tmp_path: Path) -> None:
+def test_searching_for_a_run_creates_no_database(tmp_path: Path) -> None:
     settings = load(None, [f"tracking.uri=sqlite:///{tmp_path / 'sub' / 'mlflow.db'}"]).tracking
     with pytest.raises(UsageError, match="has no run of this id or name"):
         backbone("x", settings)
     assert not list(tmp_path.iterdir())
 
 
-# ---- what cannot be used
+# ---- unusable tracking URIs
 
 
 def refused(uri: str) -> str:
-    """The one sentence that an unusable place is answered with."""
+    """The one-line error for an unusable tracking URI."""
     with pytest.raises(UsageError) as caught:
         Run(load(None, [f"tracking.uri={uri}"]))
     assert "\n" not in str(caught.value)
@@ -383,17 +395,17 @@ def refused(uri: str) -> str:
     return str(caught.value)
 
 
-def test_a_dead_server_is_told_at_once() -> None:
+def test_a_server_that_does_not_answer_is_reported_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = refused(f"http://127.0.0.1:{port}")
-    assert "no MLflow server answers at" in told
-    assert "start one, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local database" in told
+    error = refused(f"http://127.0.0.1:{port}")
+    assert "no MLflow server answers" in error
+    assert "MLFLOW_TRACKING_URI" in error and "tracking.uri" in error
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b""])
-def test_a_server_of_another_kind_is_no_mlflow_server(answer: bytes) -> None:
+def test_a_server_of_another_kind_is_refused(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -408,11 +420,11 @@ def test_a_server_of_another_kind_is_no_mlflow_server(answer: bytes) -> None:
         thread.join()
 
 
-def test_a_url_without_a_sensible_port_is_no_server() -> None:
+def test_a_url_with_an_invalid_port_is_refused() -> None:
     assert "no MLflow server answers at" in refused("http://127.0.0.1:port")
 
 
-def test_a_database_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "junk.db").write_bytes(b"not a database, " * 100)
     assert "cannot be opened (unable to open database file): give another" in refused(f"sqlite:///{tmp_path}/folder")
@@ -428,7 +440,7 @@ def test_a_database_of_a_newer_mlflow_is_refused(tmp_path: Path) -> None:
     assert "cannot be used: Can't locate revision" in refused(f"sqlite:///{tmp_path}/newer.db")
 
 
-def test_an_unknown_kind_of_place_is_refused() -> None:
+def test_an_unknown_uri_scheme_is_refused() -> None:
     assert "MLflow at 'gopher://x' cannot be used" in refused("gopher://x")
 
 
