@@ -4,8 +4,7 @@ Nothing is ever downloaded. A monocular network predicts inverse depth (larger i
 its own for every frame; what to do about those is in `depth.py`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -81,24 +80,31 @@ def midas(checkpoint: str) -> Network:
 
 @lru_cache(maxsize=1)
 def onnx(file: str, imagenet: bool = False) -> Network:
-    """Load a network from an ONNX file, for onnxruntime if it is installed, else for OpenCV.
+    """Load a network from an ONNX file with onnxruntime.
 
     Its first input is one RGB image [1, 3, H, W] from 0 to 1, to whose size the frame is brought; 384x384 if the file
     leaves the size open. MiDaS's published files (`model-f6b98070.onnx`, `model-small.onnx`) take it so and normalise
     it themselves; with `imagenet` ImageNet's mean and deviation are taken out first, as most other exports want it.
-    Its first output is one map. Cached: one network a process. Raises ValueError if the file is missing, or is no
-    network of this kind.
+    Its first output is one map. Cached: one network a process. Raises ValueError if onnxruntime or the file is
+    missing, or if it is no network of this kind.
     """
     if not Path(file).is_file():
         raise ValueError(f"extract.depth names {file}, which does not exist; correct the path of the ONNX file")
-    height, width = _input_size(file)
-    compute = _session(file)
+    session = _session(file)
+    height, width = _input_size(session, file)
+    name = session.get_inputs()[0].name
 
     def run(frame: Bytes) -> Floats:
         image = cv2.resize(frame.astype(np.float32) / 255, (width, height), interpolation=cv2.INTER_CUBIC)
         if imagenet:
             image = (image - _IMAGENET[0]) / _IMAGENET[1]
-        return _single_map(compute(np.ascontiguousarray(image.transpose(2, 0, 1)[None])), file)
+        try:
+            output = session.run(None, {name: np.ascontiguousarray(image.transpose(2, 0, 1)[None])})[0]
+        except Exception as error:
+            raise ValueError(
+                f"the network in {file} cannot be run; set extract.depth to a file that takes one image [1, 3, H, W]"
+            ) from error
+        return _single_map(output, file)
 
     return run
 
@@ -145,87 +151,37 @@ def _midas_code(hub: Path) -> str:
     )
 
 
-def _session(file: str) -> Callable[[Floats], Any]:
-    """Return the network of an ONNX file as a function from its first input to its first output."""
-    onnxruntime: Any = None
-    with suppress(ImportError):
-        onnxruntime = import_module("onnxruntime")
-    refused = f"the network in {file} cannot be run; set extract.depth to a file that takes one image [1, 3, H, W]"
+def _session(file: str) -> Any:
+    """Load an ONNX file with onnxruntime, on the CPU, or raise ValueError."""
     try:
-        if onnxruntime is None:
-            network = cv2.dnn.readNetFromONNX(file)
-        else:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = max(1, cv2.getNumThreads())  # As many as the rest of this process may use.
-            options.log_severity_level = 4  # What goes wrong is raised.
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        onnxruntime: Any = import_module("onnxruntime")
+    except ImportError:
+        raise ValueError(
+            "extract.depth names an ONNX file, which needs onnxruntime: pip install 'infoaug[depth]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, cv2.getNumThreads())  # no more than the rest of this process may use
+    options.log_severity_level = 4  # errors are raised, and need not be logged too
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(refused) from error
-
-    def compute(image: Floats) -> Any:
-        try:
-            if onnxruntime is None:
-                network.setInput(image)
-                return network.forward()
-            return session.run(None, {session.get_inputs()[0].name: image})[0]
-        except Exception as error:
-            raise ValueError(refused) from error
-
-    return compute
+        raise ValueError(
+            f"{file} is no ONNX network that onnxruntime can load; set extract.depth to the file of a network "
+            "that takes one RGB image"
+        ) from error
 
 
-def _input_size(file: str) -> tuple[int, int]:
-    """Return the height and width that an ONNX file declares for its image, or those of the open size.
-
-    OpenCV does not tell, and the few fields in question are quickly found: ModelProto.graph (7) → GraphProto.input (11)
-    → ValueInfoProto.type (2) → TypeProto.tensor_type (1) → .shape (2) → .dim (1) → .dim_value (1).
-    """
-    try:
-        inputs = _inside([memoryview(Path(file).read_bytes())], 7, 11)
-        for given in inputs:
-            shape = [next(iter(_inside([dim], 1)), 0) for dim in _inside([given], 2, 1, 2, 1)]
-            if len(shape) == 4 and shape[1] == 3:
-                height, width = (size if 0 < size < 1 << 16 else _OPEN_SIZE for size in shape[2:])
-                return height, width
-    except (LookupError, TypeError, ValueError):
-        inputs = []
-    what = "has no input [1, 3, H, W]" if inputs else "is no ONNX file"
-    raise ValueError(f"{file} {what}; set extract.depth to the ONNX file of a network that takes one RGB image")
-
-
-def _inside(messages: list[Any], *path: int) -> list[Any]:
-    """Return what lies in protobuf messages under a path of field numbers."""
-    for number in path:
-        messages = [value for message in messages for field, value in _fields(message) if field == number]
-    return messages
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Go through a protobuf message: field numbers, with the varint or the bytes of each."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-            if shift > 63:
-                raise ValueError("no protobuf message")
-
-    while at < len(message):
-        key = varint()
-        kind = key & 7
-        if kind == 0:
-            yield key >> 3, varint()
-            continue
-        length = varint() if kind == 2 else {1: 8, 5: 4}[kind]
-        if at + length > len(message):
-            raise ValueError("no protobuf message")
-        yield key >> 3, message[at : at + length]
-        at += length
+def _input_size(session: Any, file: str) -> tuple[int, int]:
+    """Return the height and width of the network's input image, 384 pixels where the file leaves them open."""
+    shape = session.get_inputs()[0].shape
+    if len(shape) != 4 or shape[1] != 3:
+        raise ValueError(
+            f"the network in {file} takes an input {shape}, not [1, 3, H, W]; set extract.depth to the ONNX file of a "
+            "network that takes one RGB image"
+        )
+    # An open size is None or a name.
+    height, width = (size if isinstance(size, int) and 0 < size < 1 << 16 else _OPEN_SIZE for size in shape[2:])
+    return height, width
 
 
 def _single_map(output: Any, source: str) -> Floats:
