@@ -1,4 +1,4 @@
-"""Export: a trained backbone in a form that loads without infoaug."""
+"""Export a trained backbone to a format that loads without infoaug."""
 
 import importlib.util
 import re
@@ -22,10 +22,10 @@ from infoaug.orchestrator.stages import pretrain
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has left, and how to load it.
+    """The files of an export.
 
     Attributes:
-        files: the paths, all in one folder.
+        files: their paths, all in one folder.
         loading: three lines of Python that load the backbone and compute features.
     """
 
@@ -36,23 +36,23 @@ class Exported:
 def export(
     run: str, to: str, out: Path | None = None, *, force: bool = False, overrides: Sequence[str] = ()
 ) -> Exported:
-    """Write the backbone of a run in another form, compared with the original before it is put in place.
+    """Write the backbone of a run in another format; its features are compared with the original's first.
 
-    `timm`: weights and configuration as timm's `local-dir:` and hub loaders read them; a ResNet whose stem was fitted
-    to small images cannot be described to timm, and gets a `load.py` in place of `config.json`. `torchscript`, `onnx`:
-    one file that takes pixels in 0–1, normalises them itself, and takes any number of images at once.
+    `timm` is weights and configuration for timm's `local-dir:` and hub loaders. timm cannot describe a ResNet with a
+    stem for small images: it gets a `load.py` instead of `config.json`. `torchscript` and `onnx` are one file each,
+    which takes any number of images with pixels in 0–1, and normalises them itself.
 
     Args:
-        run: a config file of a finished training, a folder with a saved backbone, or id or name of an MLflow run.
+        run: the config file of a finished training, a folder with a saved backbone, or an MLflow run's id or name.
         to: `timm`, `torchscript` or `onnx`.
-        out: folder, made if missing; by default `export/NAME` of the experiment, the folder or the run. What else is in
-            it stays.
+        out: folder, created if missing; other files in it are kept. By default `export/NAME`, with the name of the
+            experiment, the folder or the run.
         force: replace another export of the same format in that folder.
-        overrides: settings as in `config.load`, on top of the config file; for an MLflow run, where to look for it.
+        overrides: settings as in `config.load`, applied to the config file; for an MLflow run, where MLflow is.
 
     Raises:
-        UsageError: no such run or format, a package is missing, or the folder holds another export.
-        StageError: the model is not trained yet, this network cannot be exported so, or the folder cannot be written.
+        UsageError: the run or format does not exist, a package is missing, or the folder holds another export.
+        StageError: the model is not trained yet, cannot be exported to this format, or the folder cannot be written.
     """
     if to not in FILES:
         raise UsageError(f"there is no format '{to}': give one of {', '.join(FILES)}")
@@ -62,33 +62,33 @@ def export(
     out = out or Path("export") / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "backbone")
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file: give a folder in --out")
-    with tempfile.TemporaryDirectory() as place:
-        formats.write(backbone, to, Path(place))
-        made = {file: (Path(place) / file).read_bytes() for file in FILES[to] if (Path(place) / file).exists()}
-    _put(made, out, FILES[to], force)
-    files = [out / file for file in made]
+    with tempfile.TemporaryDirectory() as folder:
+        formats.write(backbone, to, Path(folder))
+        written = {file: (Path(folder) / file).read_bytes() for file in FILES[to] if (Path(folder) / file).exists()}
+    _install(written, out, FILES[to], force)
+    files = [out / file for file in written]
     return Exported(files, formats.loading(backbone, files[-1]))
 
 
 def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
-    """Name and backbone (on the CPU, in eval mode) of what the user calls a run; see `export`.
+    """Name and backbone of a run (see `export`); the backbone is on the CPU, in eval mode.
 
     Raises:
-        UsageError: there is no such thing, or its files are broken.
+        UsageError: the run does not exist, or its files are broken.
         StageError: its model is not trained yet.
     """
-    place = Path(run)
-    if (place / RECIPE_FILE).is_file():
-        return place.resolve().name, _read(place, run)
-    if place.is_file() or place.suffix in (".yaml", ".yml"):
-        config = load(place, overrides)
+    path = Path(run)
+    if (path / RECIPE_FILE).is_file():
+        return path.resolve().name, _read(path, run)
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        config = load(path, overrides)
         name, files = config.name, pretrain.files(pretrain.load(config, Store(config.store)).stage)
     else:
         settings = load(None, overrides).tracking
         try:
             name, files = mlflow_runs.backbone(run, settings)
         except UsageError as error:
-            raise UsageError(f"'{run}' is no config file, no folder with a saved backbone, and {error}") from None
+            raise UsageError(f"'{run}' is no config file and no folder with a saved backbone, and {error}") from None
     with tempfile.TemporaryDirectory() as folder:
         for file, content in files.items():
             (Path(folder) / file).write_bytes(content)
@@ -106,22 +106,22 @@ def _read(folder: Path, run: str) -> nn.Module:
     return backbone
 
 
-def _put(made: dict[str, bytes], out: Path, names: Sequence[str], force: bool) -> None:
-    """Write an export's files; those that are there and the same stay, those of another export go by force only."""
+def _install(written: dict[str, bytes], out: Path, names: Sequence[str], force: bool) -> None:
+    """Write the files of an export to a folder; another export in it is replaced only with `force`."""
     try:
         old = {name: (out / name).read_bytes() for name in names if (out / name).exists()}
-        # Some files of this very export are one that was broken off; it is completed.
-        if not force and any(made.get(name) != content for name, content in old.items()):
-            there = ", ".join(old)
+        # Equal files are from an interrupted run of this export, which is completed.
+        if not force and any(written.get(name) != content for name, content in old.items()):
             raise UsageError(
-                f"'{out}' holds another export ({there}): give another folder in --out, or replace it with --force"
+                f"'{out}' holds another export ({', '.join(old)}): give another folder in --out, or replace it with "
+                "--force"
             )
-        if old == made:
+        if old == written:
             return
         for name in reversed(list(old)):
             (out / name).unlink()
     except OSError as error:
         raise StageError(f"cannot replace '{out}': {error.strerror or error}") from None
     store = Store(str(out.absolute()))
-    for name, content in made.items():
+    for name, content in written.items():
         store.write_bytes(name, content)

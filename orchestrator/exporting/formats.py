@@ -1,4 +1,4 @@
-"""The forms a backbone is exported to: timm, TorchScript, ONNX; each loaded and compared before it counts."""
+"""Export formats: timm, TorchScript and ONNX. Each export is loaded and compared with the original."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from infoaug.orchestrator.errors import StageError
 
-# Every file that an export may consist of; the one that says what the others are comes last.
+# The files of each format; the one that is loaded first comes last.
 FILES = {
     "timm": ("model.safetensors", "config.json", "load.py"),
     "torchscript": ("backbone.pt",),
@@ -28,7 +28,7 @@ FILES = {
 
 _LOADER = '''"""Load the backbone beside this file: `load()`. Needs timm and safetensors.
 
-timm's own stem would shrink images of {size} pixels too far, so this network has another one, which no argument of timm
+timm's own stem would reduce images of {size} pixels too far. This network has another stem, which no argument of timm
 describes. Images f32[B, {channels}, {size}, {size}], pixels in 0–1 less MEAN over STD, to features f32[B, {features}].
 """
 
@@ -53,15 +53,15 @@ def load():
 
 
 def write(backbone: nn.Module, to: str, folder: Path) -> None:
-    """Write a backbone in one of the formats of `FILES` into an empty folder.
+    """Write a backbone to an empty folder, in one of the formats of `FILES`.
 
     Args:
         backbone: as `infoaug.models.backbones.load_backbone` returns it, in eval mode, with mean and std in its recipe.
         to: a key of `FILES`.
-        folder: where to.
+        folder: the folder to write to.
 
     Raises:
-        StageError: this network cannot be written so, or would give other features.
+        StageError: this network cannot be written in this format, or would give other features.
     """
     writers: dict[str, Callable[[Any, Path], None]] = {
         "timm": _to_timm,
@@ -72,7 +72,7 @@ def write(backbone: nn.Module, to: str, folder: Path) -> None:
 
 
 def loading(backbone: Any, described: Path) -> list[str]:
-    """Three lines of Python that load an export and compute features, for the last of its files."""
+    """Three lines of Python that load an export, given the last of its files, and compute features."""
     recipe = backbone.recipe
     folder, path = json.dumps(f"local-dir:{described.parent}"), json.dumps(str(described))
     shape = f"f32[B, {_channels(recipe)}, {recipe.image_size}, {recipe.image_size}]"
@@ -102,29 +102,27 @@ def loading(backbone: Any, described: Path) -> list[str]:
     }[described.name]
 
 
-def _to_timm(backbone: Any, place: Path) -> None:
-    """What timm reads from a folder or a hub; for a stem that timm does not know, a loader of a few lines."""
+def _to_timm(backbone: Any, folder: Path) -> None:
+    """Write what timm loads from a folder or a hub; for a stem that timm does not know, a short loader."""
     recipe = backbone.recipe
     weights = {key: value.contiguous() for key, value in backbone.state_dict().items()}
     try:
-        save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         if isinstance(backbone, ResNet) and isinstance(backbone.maxpool, nn.Identity):
-            # No config.json: where only a stride differs, timm would load it into a network that is not this one.
-            (place / "load.py").write_text(_loader(backbone), encoding="utf-8")
-            loaded = runpy.run_path(str(place / "load.py"))["load"]()
+            # No config.json: if only a stride differs, timm would load the weights into a different network.
+            (folder / "load.py").write_text(_loader(backbone), encoding="utf-8")
+            loaded = runpy.run_path(str(folder / "load.py"))["load"]()
         else:
             described = json.dumps(_description(backbone), indent=2)
-            (place / "config.json").write_text(described + "\n", encoding="utf-8")
-            loaded = timm.create_model(f"local-dir:{place}", pretrained=True).eval()
+            (folder / "config.json").write_text(described + "\n", encoding="utf-8")
+            loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise StageError(
-            f"timm cannot be given '{recipe.name}' as a folder: {str(error).partition(chr(10))[0]}"
-        ) from None
+        raise StageError(f"cannot export '{recipe.name}' to timm: {str(error).partition(chr(10))[0]}") from None
     _compare(backbone, loaded, recipe)
 
 
 def _description(backbone: Any) -> dict[str, Any]:
-    """timm's config.json: how to build the network, and which input it was trained with."""
+    """timm's config.json: how to build the network, and the input it was trained with."""
     recipe, known = backbone.recipe, backbone.pretrained_cfg
     arguments = {"num_classes": 0, **recipe.kwargs}
     if isinstance(backbone, VisionTransformer):
@@ -150,14 +148,14 @@ def _description(backbone: Any) -> dict[str, Any]:
 
 
 def _loader(backbone: Any) -> str:
-    """load.py: timm's network with the stem changed as it was for training."""
+    """load.py: timm's network, with the stem that was used in training."""
     recipe, first = backbone.recipe, backbone.conv1
     if isinstance(first, nn.Sequential):
         stem = f"model.conv1[0].stride = {first[0].stride}"
     else:
         sizes = f"{first.in_channels}, {first.out_channels}, {first.kernel_size[0]}"
         stem = f"model.conv1 = nn.Conv2d({sizes}, stride={first.stride[0]}, padding={first.padding[0]}, bias=False)"
-    # Nothing of the recipe gets into the code but as a literal.
+    # Values of the recipe enter the code only as literals, so that a recipe cannot inject code.
     arguments = f"{recipe.name!r}, **{ {'num_classes': 0, **recipe.kwargs}!r}"
     return _LOADER.format(
         size=recipe.image_size, channels=_channels(recipe), features=backbone.num_features, mean=recipe.mean,
@@ -166,7 +164,7 @@ def _loader(backbone: Any) -> str:
 
 
 class _Normalised(nn.Module):
-    """A backbone that takes pixels in 0–1: images f32[B, C, H, W] to features f32[B, D]."""
+    """A backbone with its normalisation: images f32[B, C, H, W] in 0–1 to features f32[B, D]."""
 
     mean: Tensor
     std: Tensor
@@ -182,7 +180,7 @@ class _Normalised(nn.Module):
 
 
 def _traced(backbone: Any) -> tuple[Any, Tensor]:
-    """The backbone with its normalisation as TorchScript, tried on other numbers of images, and example images."""
+    """The backbone with its normalisation as TorchScript, and example images; checked on other batch sizes."""
     model = _Normalised(backbone).eval()
     images = _images(backbone.recipe, 2)
     try:
@@ -194,31 +192,31 @@ def _traced(backbone: Any) -> tuple[Any, Tensor]:
     return traced, images
 
 
-def _to_torchscript(backbone: Any, place: Path) -> None:
-    """One file for torch.jit.load."""
+def _to_torchscript(backbone: Any, folder: Path) -> None:
+    """Write one file for torch.jit.load."""
     traced, _ = _traced(backbone)
     with _quiet():
-        torch.jit.save(traced, str(place / "whole.pt"))
-    # The archive names, for tracebacks, the path of every source file on this machine; nothing needs them.
-    with zipfile.ZipFile(place / "whole.pt") as whole, zipfile.ZipFile(place / "backbone.pt", "w") as kept:
+        torch.jit.save(traced, str(folder / "whole.pt"))
+    # For tracebacks, the archive holds the paths of source files on this machine. Loading does not need them.
+    with zipfile.ZipFile(folder / "whole.pt") as whole, zipfile.ZipFile(folder / "backbone.pt", "w") as kept:
         for entry in sorted(whole.namelist()):
             if not entry.endswith((".debug_pkl", "/serialization_id")):
                 kept.writestr(zipfile.ZipInfo(re.sub("^[^/]+", "backbone", entry)), whole.read(entry))
     with _quiet():
-        loaded = torch.jit.load(str(place / "backbone.pt"))
+        loaded = torch.jit.load(str(folder / "backbone.pt"))
     _compare(_Normalised(backbone).eval(), loaded, backbone.recipe)
 
 
-def _to_onnx(backbone: Any, place: Path) -> None:
-    """One file for ONNX runtimes: input `images`, output `features`."""
+def _to_onnx(backbone: Any, folder: Path) -> None:
+    """Write one file for ONNX runtimes: input `images`, output `features`."""
     traced, images = _traced(backbone)
     try:
-        # The exporter before torch.export's: it needs no onnxscript, and writes no paths of this machine.
+        # dynamo=False: the older exporter needs no onnxscript and writes no paths of this machine.
         with _quiet():
             torch.onnx.export(
                 traced,
                 (images,),
-                str(place / "backbone.onnx"),
+                str(folder / "backbone.onnx"),
                 input_names=["images"],
                 output_names=["features"],
                 dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
@@ -240,7 +238,7 @@ def _images(recipe: Any, number: int) -> Tensor:
 
 
 def _compare(original: nn.Module, loaded: Any, recipe: Any) -> None:
-    """Find out whether an export computes what it should, from one image and from several."""
+    """Check that an export computes the same features, for one image and for several."""
     with torch.no_grad():
         for number in (1, 3):
             images = _images(recipe, number)
@@ -251,7 +249,7 @@ def _compare(original: nn.Module, loaded: Any, recipe: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out torch's warnings that TorchScript is deprecated, and of what a trace holds fixed: `_compare` looks."""
+    """Hide torch's warnings on TorchScript's deprecation and on values fixed by a trace, which `_compare` checks."""
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning, torch.jit.TracerWarning):
             warnings.simplefilter("ignore", category)

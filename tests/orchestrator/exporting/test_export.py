@@ -1,4 +1,4 @@
-"""Exports load where there is no infoaug, give the same features, and never replace another's unasked."""
+"""Exports load without infoaug, give the same features, and replace other exports only when asked."""
 
 import importlib.util
 import json
@@ -121,7 +121,7 @@ def expected(saved: Path, name: str) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(("to", "tolerance"), [("timm", 1e-6), ("torchscript", 1e-5), ("onnx", 1e-4)])
-def test_the_printed_lines_give_the_same_features_where_there_is_no_infoaug(
+def test_the_printed_lines_give_the_same_features_without_infoaug(
     name: str, to: str, tolerance: float, saved: Path, elsewhere: dict[tuple[str, str], NDArray[np.float32]]
 ) -> None:
     if to not in FORMATS:
@@ -204,7 +204,7 @@ def test_a_network_that_a_trace_does_not_capture_is_refused(saved: Path, tmp_pat
 def test_a_network_whose_arguments_timm_does_not_rebuild_is_refused(saved: Path, tmp_path: Path) -> None:
     backbone: Any = load_backbone(saved / "as-timm-builds-it")
     backbone.layer4 = nn.Identity()
-    with pytest.raises(StageError, match="timm cannot be given 'resnet18' as a folder"):
+    with pytest.raises(StageError, match="cannot export 'resnet18' to timm"):
         formats.write(backbone, "timm", tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_a_deep_stem_of_another_stride_is_never_offered_to_timm_itself(
         timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
-def test_without_onnx_the_sentence_names_what_to_install(
+def test_without_onnx_the_error_names_the_package_to_install(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -226,7 +226,7 @@ def test_without_onnx_the_sentence_names_what_to_install(
         export(str(saved / "vit"), "onnx", tmp_path)
 
 
-def test_an_unknown_format_is_refused_with_those_there_are(saved: Path, tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused_with_the_known_ones(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'pickle': give one of timm, torchscript, onnx"):
         export(str(saved / "vit"), "pickle", tmp_path)
 
@@ -238,7 +238,7 @@ def test_an_unknown_format_is_refused_with_those_there_are(saved: Path, tmp_path
         ({"std": ["1", "2", "3"]}, "mean and std must be finite numbers"),
     ],
 )
-def test_a_backbone_that_does_not_say_its_normalisation_is_refused(
+def test_a_backbone_without_its_normalisation_is_refused(
     change: dict[str, Any], told: str, saved: Path, tmp_path: Path
 ) -> None:
     save_backbone(load_backbone(saved / "vit"), tmp_path, mean=MEAN, std=STD)
@@ -258,7 +258,7 @@ def test_broken_weights_are_refused_with_the_name_that_the_user_gave(saved: Path
 # ---- where an export goes
 
 
-def test_another_export_is_replaced_by_force_only_and_leaves_nothing_behind(saved: Path, tmp_path: Path) -> None:
+def test_another_export_is_replaced_only_by_force_and_entirely(saved: Path, tmp_path: Path) -> None:
     export(str(saved / "as-timm-builds-it"), "timm", tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -269,14 +269,14 @@ def test_another_export_is_replaced_by_force_only_and_leaves_nothing_behind(save
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "load.py", "notes.txt"}
 
 
-def test_an_export_that_was_broken_off_is_completed(saved: Path, tmp_path: Path) -> None:
+def test_an_interrupted_export_is_completed(saved: Path, tmp_path: Path) -> None:
     whole = export(str(saved / "vit"), "timm", tmp_path)
     (tmp_path / "config.json").unlink()
     assert export(str(saved / "vit"), "timm", tmp_path) == whole
     assert (tmp_path / "config.json").exists()
 
 
-def test_a_file_is_no_folder_to_export_to(saved: Path, tmp_path: Path) -> None:
+def test_exporting_to_a_file_is_refused(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="is a file"):
         export(str(saved / "vit"), "timm", tmp_path / "file")
@@ -313,7 +313,7 @@ def test_the_command_exports_to_a_folder_of_the_run_s_name_and_prints_how_to_loa
         (["export", "x", "--to", "keras"], ["keras", "torchscript"]),
     ],
 )
-def test_what_is_no_run_ends_with_code_2_and_leaves_nothing(
+def test_an_unknown_run_ends_with_code_2_and_leaves_nothing(
     arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -326,5 +326,5 @@ def test_what_is_no_run_ends_with_code_2_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_offers_the_formats_that_there_are() -> None:
+def test_the_command_offers_all_formats() -> None:
     assert [each.value for each in cli.Format] == list(formats.FILES)
