@@ -1,20 +1,21 @@
-"""How fast are all pairs of a window, and with how much memory? The compiled kernel beside NPEET, in the same run.
+"""Speed and memory of the compiled kernel for mutual information, compared with NPEET in the same run.
 
     python benchmarks/mutual_information.py [--patches 196] [--frames 32,…,1024] [--quick] [--json FILE] [--plot FILE]
 
-NPEET does one pair after the other: a sample of its pairs is timed before and after the kernel, and the mean is taken;
-the kernel's numbers are compared with its own on that sample. Beyond 512 frames there are fewer patches, so that the
-longest do not take all the time. Compilation does not count. `--plot` draws the time of a pair as a PNG.
+*Speed.* The kernel estimates all pairs of a window. NPEET estimates one pair at a time: a sample of its pairs is timed
+before and after the kernel, and the mean is reported. On this sample the kernel's values are compared with NPEET's.
+Windows of more than 512 frames have fewer patches, to bound the running time. Compilation is not counted. `--plot`
+draws the time of one pair as a PNG.
 
-`of bare` is the share that the kernel reaches, a thread, of what one core can do. KSG on T samples needs for each of T²
-pairs of samples 2k times the smaller or larger of two (the larger distance of two margins, and to keep the k smallest),
-and in each margin a comparison and an addition. How many of these one core does in a second, with vectors and on what
-lies in its first-level cache, is measured in the same run, before each precision. The rest is the distances themselves,
-padding to whole vectors, and what passes between the caches.
+*Share of the bare operations* (`of bare`). For each of the T² pairs of samples, KSG needs 2k minima or maxima (the
+larger distance of the two margins, and the k smallest of these), and one comparison and one addition in each margin.
+The rate of these operations on one core, vectorised and on data in the first-level cache, is measured in the same run,
+once for each precision. `of bare` is the kernel's rate per thread as a share of it. The rest of the time goes into
+computing distances, padding to whole vectors, and memory traffic between caches.
 
-Memory is that of the kernel: what its panels, sums, inputs and result take at once by calculation, and by how much the
-peak of a process grows (Linux only; below 1 MiB some of it finds room that the process has already). Beside it is what
-the distances of all patches would take, were they stored.
+*Memory.* Computed: the kernel's panels, sums, inputs and result. Measured: the growth of a process's peak memory (Linux
+only; growth below 1 MiB can be hidden by memory that the process already holds). For comparison, the table lists the
+memory that storing all distances would need.
 """
 
 import argparse
@@ -42,16 +43,16 @@ from infoaug.estimators.information import kernels
 from infoaug.estimators.information.mutual_information import mutual_information, pairwise_mutual_information
 
 K, NPEET_PAIRS = 3, 40
-REPEATS, AT_LEAST = 3, 0.3  # the least number of repeats, and the least time they take together, seconds
-FULL = 512  # frames up to which all patches are taken
-PLOTTED = 2  # dimensions of the pairs in the figure
-COMPARED = 128  # frames at which the estimators are compared
-SWEEPS = 100_000  # over a panel, to time what one core can do
+REPEATS, AT_LEAST = 3, 0.3  # minimum number of repeats, and minimum total time in seconds
+FULL = 512  # frames; longer windows get fewer patches
+PLOTTED = 2  # dimensions in the figure
+COMPARED = 128  # frames in the comparison of estimators
+SWEEPS = 100_000  # over a panel, to time the bare operations
 Rows = list[dict[str, Any]]
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Best of some repeats, of more if they are short, after one for compiling."""
+    """Time of the fastest of at least `REPEATS` repeats, after one that compiles."""
     work()
     taken: list[float] = []
     while len(taken) < REPEATS or sum(taken) < AT_LEAST:
@@ -62,19 +63,19 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def walks(patches: int, frames: int, dimensions: int) -> NDArray[np.float64]:
-    """Random walks f64[N, T, d] of unit variance; fewer where they are long."""
+    """Random walks f64[N, T, d] of unit variance; fewer of them beyond `FULL` frames."""
     count = max(16, min(patches, patches * FULL // frames))
     samples = np.random.default_rng(frames).normal(size=(count, frames, dimensions)).cumsum(1)
     standard: NDArray[np.float64] = (samples - samples.mean(1, keepdims=True)) / samples.std(1, keepdims=True)
     return standard
 
 
-# ---- what one core can do
+# ---- rate of the bare operations
 
 
 @numba.njit(boundscheck=False, fastmath={"nsz", "arcp", "contract", "reassoc"})
 def select(p: Any, q: Any, state: Any, sweeps: int) -> None:
-    """Six smaller-or-larger of two for every row and lane of two panels [8, L]; their state [5, L]."""
+    """Six minima or maxima for each row and lane of two panels [8, L]; `state` is [5, L]."""
     for _ in range(sweeps):
         for lane in range(p.shape[1]):
             a, b, c, d, e = state[0, lane], state[1, lane], state[2, lane], state[3, lane], state[4, lane]
@@ -87,7 +88,7 @@ def select(p: Any, q: Any, state: Any, sweeps: int) -> None:
 
 @numba.njit(boundscheck=False, fastmath={"nsz", "arcp", "contract", "reassoc"})
 def compare(p: Any, q: Any, radius: Any, one: Any, inside: Any, sweeps: int) -> None:
-    """A comparison and an addition for every row and lane of two panels [8, L]."""
+    """One comparison and one addition for each row and lane of two panels [8, L]."""
     for _ in range(sweeps):
         for lane in range(p.shape[1]):
             r, n, m = radius[lane], inside[0, lane], inside[1, lane]
@@ -98,7 +99,7 @@ def compare(p: Any, q: Any, radius: Any, one: Any, inside: Any, sweeps: int) -> 
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> NDArray[np.floating]:
-    """Numbers from 0 to 1 that begin with a cache line, so that no vector is in two."""
+    """Random numbers from 0 to 1, aligned to a cache line so that no vector crosses two."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     buffer = np.empty(size + 64, np.uint8)
     start = -buffer.ctypes.data % 64
@@ -108,7 +109,7 @@ def aligned(shape: tuple[int, ...], dtype: str) -> NDArray[np.floating]:
 
 
 def bare_pairs_per_s(frames: int, dtype: str) -> float:
-    """Pairs that one core would do in a second if there were nothing else to do for them; see above."""
+    """Pairs per second on one core if only the bare operations were needed; see the top of this file."""
     lanes = kernels._LANE_BYTES // np.dtype(dtype).itemsize
     p, q, state, inside = (aligned((rows, lanes), dtype) for rows in (8, 8, 5, 2))
     radius, one = aligned((lanes,), dtype), np.dtype(dtype).type(1)
@@ -122,14 +123,14 @@ def bare_pairs_per_s(frames: int, dtype: str) -> float:
 
 
 def npeet_seconds(samples: NDArray[np.float64], chosen: list[tuple[int, int]]) -> tuple[float, list[float]]:
-    """Seconds that NPEET takes for a pair, and what it says of some."""
+    """NPEET's time for one pair in seconds, and its estimates of the given pairs."""
     begin = time.perf_counter()
     values = [float(npeet.mi(samples[i], samples[j], k=K, base=np.e)) for i, j in chosen]
     return (time.perf_counter() - begin) / len(chosen), values
 
 
 def speeds(patches: int, frames: int, dimensions: int) -> Rows:
-    """A row for every precision and number of threads."""
+    """One row for each precision and number of threads."""
     samples = walks(patches, frames, dimensions)
     count, all_threads = len(samples), numba.get_num_threads()
     chosen = [(0, j) for j in range(1, min(count, NPEET_PAIRS + 1))]
@@ -153,7 +154,7 @@ def speeds(patches: int, frames: int, dimensions: int) -> Rows:
 
 
 def estimators(patches: int) -> Rows:
-    """The other estimators by the kernel, float64 and all threads, and how far off their readable forms they are."""
+    """The kernel's other estimators, float64 and all threads, with their difference from the reference functions."""
     samples = walks(patches, COMPARED, 2)
     given = walks(16, COMPARED, 2)[-1]
     rows: Rows = []
@@ -171,7 +172,7 @@ def estimators(patches: int) -> Rows:
 
 
 def kernel_bytes(patches: int, frames: int, dimensions: int, itemsize: int, threads: int) -> int:
-    """What `kernels.all_pairs` needs at once: the result, and inputs, panels and sums, or what mirrors it."""
+    """Peak memory of `kernels.all_pairs`: the result, plus the larger of inputs, panels and sums, and of mirroring."""
     lanes = kernels._LANE_BYTES // itemsize
     panel = -(-frames // kernels._ROWS) * kernels._ROWS * kernels._LANE_BYTES
     block = int(np.clip(kernels._BLOCK_BYTES // panel, 4, 16))
@@ -182,7 +183,7 @@ def kernel_bytes(patches: int, frames: int, dimensions: int, itemsize: int, thre
 
 
 def peak_growth(patches: int, frames: int) -> int:
-    """By how many bytes the peak of this process is above what it had, when the kernel runs. Linux."""
+    """Growth of this process's peak memory while the kernel runs, in bytes (Linux)."""
 
     def resident(line: str) -> int:
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -193,15 +194,15 @@ def peak_growth(patches: int, frames: int) -> int:
         kernels.all_pairs(samples, samples, seen, seen, estimator="ksg", k=K, least=0, symmetric=True)
 
     samples = walks(patches, frames, 2)
-    work(samples[:4, :16])  # loads the compiled code
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    work(samples[:4, :16])  # load the compiled code
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     before = resident("VmRSS")
     work(samples)
     return resident("VmHWM") - before
 
 
 def memory(patches: int, lengths: list[int]) -> Rows:
-    """A row a length, each measured in a process of its own; float64, all threads."""
+    """One row for each length, each measured in its own process; float64, all threads."""
     rows: Rows = []
     for frames in lengths:
         count = len(walks(patches, frames, 2))
@@ -209,7 +210,7 @@ def memory(patches: int, lengths: list[int]) -> Rows:
         row["computed"] = kernel_bytes(count, frames, 2, 8, numba.get_num_threads())
         if Path("/proc/self/clear_refs").exists():
             command = [sys.executable, __file__, "--measure", str(patches), str(frames)]
-            # What is freed goes back at once, so that nothing hides in what was there before.
+            # Freed memory returns to the system at once, so that growth is not hidden in memory held before.
             alone = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone)
             row["growth"] = int(done.stdout.splitlines()[-1])
@@ -217,11 +218,11 @@ def memory(patches: int, lengths: list[int]) -> Rows:
     return rows
 
 
-# ---- what is printed and drawn
+# ---- output
 
 
 def plot(rows: Rows, machine: str, path: Path) -> None:
-    """The time of one pair against the number of observations, both logarithmic."""
+    """Plot the time of one pair against the number of observations, both logarithmic."""
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
     own = [row for row in rows if row["d"] == PLOTTED]
@@ -286,7 +287,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 
 def machine_line() -> str:
-    """What it runs on."""
+    """Processor and numba version."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
@@ -294,14 +295,14 @@ def machine_line() -> str:
 
 
 def main() -> None:
-    """Print the tables; write them as JSON, and the figure, if asked."""
+    """Print the tables; optionally write them as JSON, and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", type=int, default=196)
     parser.add_argument("--frames", default="32,64,128,256,512,1024")
     parser.add_argument("--quick", action="store_true", help="64 patches, lengths 32 and 128, 2 dimensions")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
-    parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)  # run in its own process
     arguments = parser.parse_args()
     if arguments.measure:
         print(peak_growth(*arguments.measure))

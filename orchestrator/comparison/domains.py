@@ -88,20 +88,20 @@ def _matrices_by_setting(
     """The accuracies of each setting, after the mean of those with a reference if there are several."""
     listed = []
     for setting, name in arms.setting_names(trials).items():
-        ours, theirs = (
+        twin, none = (
             _matrices(trials, arms.at_weight(setting, policy, twin_weight), dataset, names, metric)
             for policy in (MI, "none")
         )
-        both = [seed for seed in ours if seed in theirs]
-        if ours:
-            seeds = both or list(ours)
-            without = np.mean([theirs[seed] for seed in both], axis=0) if both else None
-            listed.append(DomainMatrix(name, np.mean([ours[seed] for seed in seeds], axis=0), without, len(seeds)))
+        both = [seed for seed in twin if seed in none]
+        if twin:
+            seeds = both or list(twin)
+            without = np.mean([none[seed] for seed in both], axis=0) if both else None
+            listed.append(DomainMatrix(name, np.mean([twin[seed] for seed in seeds], axis=0), without, len(seeds)))
     paired = [(accuracies.twin, accuracies.none) for accuracies in listed if accuracies.none is not None]
     if len(paired) > 1:
-        twin, none = np.mean(paired, axis=0)
+        mean_twin, mean_none = np.mean(paired, axis=0)
         fewest = min(accuracies.seeds for accuracies in listed if accuracies.none is not None)
-        listed.insert(0, DomainMatrix(f"Mean of {len(paired)} frameworks or settings", twin, none, fewest))
+        listed.insert(0, DomainMatrix(f"Mean of {len(paired)} frameworks or settings", mean_twin, mean_none, fewest))
     return listed
 
 

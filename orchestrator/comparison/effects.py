@@ -178,8 +178,10 @@ def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
         return None
     accuracy = {}
     for policy in columns:
-        ours = ([row.accuracy[policy].mean for row in group if policy in row.accuracy] for group in frameworks.values())
-        means = [float(np.mean(group)) for group in ours if group]
+        groups = (
+            [row.accuracy[policy].mean for row in group if policy in row.accuracy] for group in frameworks.values()
+        )
+        means = [float(np.mean(group)) for group in groups if group]
         if means:
             accuracy[policy] = replace(summary(means), half=None)
     to_none, to_random = (

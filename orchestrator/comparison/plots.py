@@ -40,13 +40,13 @@ def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
     columns = tables[0].policies
     figure = Figure(figsize=(WIDTH, 1.5 + (0.14 * len(columns) + 0.16) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    place = {setting: number for number, (setting, _) in enumerate(rows)}
+    position = {setting: number for number, (setting, _) in enumerate(rows)}
     for axes, table in zip(panels, tables, strict=True):
         for number, policy in enumerate(columns):
             offset = 0.74 * ((number + 0.5) / len(columns) - 0.5)
             here = [row for row in table.rows if policy in row.accuracy]
             cells = [row.accuracy[policy] for row in here]
-            _marks(axes, policy, cells, [place[row.setting] + offset for row in here], horizontal=True)
+            _marks(axes, policy, cells, [position[row.setting] + offset for row in here], horizontal=True)
         for line in range(len(rows) - 1):
             axes.axhline(line + 0.5, color=FAINT, linewidth=1)
         if table.baseline:
@@ -110,11 +110,11 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
     """
     points: dict[Arm, tuple[float, float]] = {}
     for arm, seeds in trials.items():
-        found = values(trials, arm, dataset, metric)
-        timed = [seed for seed in found if math.isfinite(seeds[seed].seconds)]
+        accuracy = values(trials, arm, dataset, metric)
+        timed = [seed for seed in accuracy if math.isfinite(seeds[seed].seconds)]
         if timed:
             minutes = np.mean([seeds[seed].seconds for seed in timed]) / 60
-            points[arm] = (float(minutes), 100 * float(np.mean([found[seed] for seed in timed])))
+            points[arm] = (float(minutes), 100 * float(np.mean([accuracy[seed] for seed in timed])))
     if not points:
         return figures.message("No training was timed.")
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
@@ -149,7 +149,7 @@ def draw_quality(trials: Arms, dataset: str) -> Figure:
         quality, accuracy = (values(trials, arm, dataset, key) for key in ("rank_me", "probe"))
         both = [seed for seed in quality if seed in accuracy]
         if both:
-            x, y = (float(np.mean([found[seed] for seed in both])) for found in (quality, accuracy))
+            x, y = (float(np.mean([by_seed[seed] for seed in both])) for by_seed in (quality, accuracy))
             rows.append((arm.policy, x, 100 * y))
     if not rows:
         return figures.message("RankMe was not measured.")
@@ -172,25 +172,25 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> str:
         return f"{len(x)} arm{'' if len(x) == 1 else 's'}: too few for a rank correlation"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant input, reported below
-        found = spearmanr(x, y)
-    if not np.isfinite(found.statistic):
+        correlation = spearmanr(x, y)
+    if not np.isfinite(correlation.statistic):
         return "no rank correlation: one of the two does not vary"
-    p = probability(float(found.pvalue))
-    text = f"Spearman’s ρ = {found.statistic:.2f}, p {p if p.startswith('<') else f'= {p}'}, {len(x)} arms"
+    p = probability(float(correlation.pvalue))
+    text = f"Spearman’s ρ = {correlation.statistic:.2f}, p {p if p.startswith('<') else f'= {p}'}, {len(x)} arms"
     return text.replace("-", "−")
 
 
 def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric: str, twin_weight: float) -> None:
     """One panel of `draw_weights`."""
     tried = {w: values(trials, Arm(setting, MI, w), dataset, metric) for w in arms.weights(trials, setting)}
-    tried = {weight: found for weight, found in tried.items() if found}
+    tried = {weight: by_seed for weight, by_seed in tried.items() if by_seed}
     none = values(trials, arms.at_weight(setting, "none", 0), dataset, metric)
     if none:
         mean = summary(list(none.values()))
         axes.axhline(100 * mean.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
         if mean.half:
             axes.axhspan(100 * (mean.mean - mean.half), 100 * (mean.mean + mean.half), color=GREY, alpha=0.2, lw=0)
-    cells = [summary(list(found.values())) for found in tried.values()]
+    cells = [summary(list(by_seed.values())) for by_seed in tried.values()]
     means, halves = (np.array([100 * (part or 0.0) for part in parts]) for parts in zip(
         *((cell.mean, cell.half) for cell in cells), strict=True))  # fmt: skip
     axes.fill_between(list(tried), means - halves, means + halves, color=BLUE, alpha=0.22, linewidth=0)
@@ -224,12 +224,12 @@ def _names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     wide, high = (np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim()))
     taken: list[tuple[float, float]] = []
     for name, (x, y) in sorted(points.items(), key=lambda item: (item[1][1], item[0])):
-        place = y
-        while any(abs(x - other) < 0.2 * wide and abs(place - above) < 0.035 * high for other, above in taken):
-            place += 0.01 * high
-        taken.append((x, place))
+        height = y
+        while any(abs(x - other) < 0.2 * wide and abs(height - above) < 0.035 * high for other, above in taken):
+            height += 0.01 * high
+        taken.append((x, height))
         axes.annotate(
-            _wrapped(name), (x, place), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5,
+            _wrapped(name), (x, height), (-7, 0), textcoords="offset points", ha="right", va="center", fontsize=8.5,
             color=INK, parse_math=False,
         )  # fmt: skip
 

@@ -37,13 +37,13 @@ def header(table: EffectTable) -> list[str]:
 def cells(table: EffectTable, row: Row) -> list[Cell]:
     """The cells of one row, in the order of `header`."""
     usual = max((cell.n for cell in row.accuracy.values()), default=0) if row is table.total else table.seeds[1]
-    found = [Cell(row.name)]
-    found += [Cell(share(row.accuracy.get(policy), usual)) for policy in table.policies]
+    line = [Cell(row.name)]
+    line += [Cell(share(row.accuracy.get(policy), usual)) for policy in table.policies]
     for reference in _references(table):
         test = row.to_none if reference == "none" else row.to_random
         mark = is_significant(test)
-        found += [Cell(difference(test), mark), Cell(probability(test.p if test else None) + " *" * mark, mark)]
-    return found
+        line += [Cell(difference(test), mark), Cell(probability(test.p if test else None) + " *" * mark, mark)]
+    return line
 
 
 def lines(table: EffectTable) -> list[list[Cell]]:
@@ -96,12 +96,12 @@ def terminal_tables(sweep: Sweep) -> list[Table]:
 def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
     """A row with intervals below the means, and p-values below the differences."""
     name, accuracy, tests = line[0], line[1 : 1 + policies], line[1 + policies :]
-    found = [Text(name.text)]
-    found += [Text(cell.text.replace(" ± ", "\n± ").replace(" (n", "\n(n")) for cell in accuracy]
+    cells_shown = [Text(name.text)]
+    cells_shown += [Text(cell.text.replace(" ± ", "\n± ").replace(" (n", "\n(n")) for cell in accuracy]
     for size, p in zip(tests[::2], tests[1::2], strict=True):
         below = "" if p.text == "–" else f"\np {p.text}"
-        found.append(Text(size.text + below, style="bold" if size.bold else ""))
-    return found
+        cells_shown.append(Text(size.text + below, style="bold" if size.bold else ""))
+    return cells_shown
 
 
 # ---- Markdown
@@ -175,10 +175,10 @@ def summary_csv(sweep: Sweep) -> str:
         row |= {name: dict(arm.setting.other).get(name) for name in other}
         for dataset in arms.datasets(trials):
             for key in KEYS:
-                found = values(trials, arm, dataset, key)
-                if not found:
+                by_seed = values(trials, arm, dataset, key)
+                if not by_seed:
                     continue
-                mean = summary(list(found.values()))
+                mean = summary(list(by_seed.values()))
                 numbers: dict[str, Any] = {"n": mean.n, "mean": mean.mean, "half": mean.half}
                 table = by_metric.get((dataset, key))
                 shown = table is not None and (arm.policy, arm.twin_weight) == (MI, sweep.twin_weight)
@@ -193,11 +193,11 @@ def summary_csv(sweep: Sweep) -> str:
 
 def _columns(name: str, test: Paired | None, q: float | None) -> dict[str, Any]:
     """A paired difference as columns."""
-    found = {"n": None, "mean": None, "half": None, "p": None, "q": q}
+    numbers = {"n": None, "mean": None, "half": None, "p": None, "q": q}
     if test:
         mean = test.difference
-        found |= {"n": mean.n, "mean": mean.mean, "half": mean.half, "p": test.p}
-    return {f"{name}_{key}": value for key, value in found.items()}
+        numbers |= {"n": mean.n, "mean": mean.mean, "half": mean.half, "p": test.p}
+    return {f"{name}_{key}": value for key, value in numbers.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -106,7 +106,7 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.3 + 0.72 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     # A gap after every second row keeps the two metrics of a data set together.
-    place = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)
+    positions = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)
     for summaries, name, offset, colour in (
         ([r.trained for r in rows], "trained", -0.19, BLUE),
         ([r.baseline for r in rows], "random-init baseline", 0.19, GREY),
@@ -114,14 +114,14 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         means = np.array([s.mean for s in summaries])
         halves = [s.half for s in summaries]
         error = [h or 0.0 for h in halves] if any(halves) else None
-        bars = axes.barh(place + offset, means, height=0.36, color=colour, label=name, xerr=error, ecolor=INK)
+        bars = axes.barh(positions + offset, means, height=0.36, color=colour, label=name, xerr=error, ecolor=INK)
         texts = [f"{m:.1%}" + (f" ± {h:.1%}" if h is not None else "") for m, h in zip(means, halves, strict=True)]
         axes.bar_label(bars, texts, padding=4, color=INK)
-    known = [(y, r.chance) for y, r in zip(place, rows, strict=True) if r.chance is not None]
+    known = [(y, r.chance) for y, r in zip(positions, rows, strict=True) if r.chance is not None]
     if known:
         y, chance = np.array(known).T
         axes.vlines(chance, y - 0.42, y + 0.42, color=INK, linestyles=":", linewidth=1.4, label="chance")
-    axes.set_yticks(place, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
+    axes.set_yticks(positions, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
     axes.invert_yaxis()
     highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean))
     axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))

@@ -187,11 +187,11 @@ def draw_mutual_information(
     top = float(np.nanmax(inner))
     image = axes.imshow(inner, cmap=MI_COLOURS, vmin=0, vmax=max(top, 0.1), interpolation="nearest")
 
-    place = np.full(len(matrix), -1)
-    place[kept] = np.arange(len(kept))
+    position = np.full(len(matrix), -1)  # of each patch in the figure
+    position[kept] = np.arange(len(kept))
     rows = np.flatnonzero(index[kept] >= 0)
-    rows = rows[place[index[kept][rows]] >= 0]
-    columns = place[index[kept][rows]]
+    rows = rows[position[index[kept][rows]] >= 0]
+    columns = position[index[kept][rows]]
     side = float(np.clip(200 / len(kept), 2, 9))
     real = np.zeros_like(estimated) if significant is None else np.asarray(significant, bool)
     if len(marked := np.argwhere(real[np.ix_(kept, kept)])):

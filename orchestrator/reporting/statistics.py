@@ -52,22 +52,22 @@ def summary(values: ArrayLike) -> Summary:
     return Summary(mean, float(interval.high - interval.low) / 2, n)
 
 
-def paired(ours: Mapping[Unit, float], theirs: Mapping[Unit, float]) -> Paired | None:
-    """Compare two conditions within the seeds that both have: ours − theirs; None if they share no seed.
+def paired(treatment: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Paired | None:
+    """Compare two conditions within the seeds that both have: treatment − reference; None if they share no seed.
 
     Args:
-        ours: one value for each seed, or another unit.
-        theirs: the same for the condition compared with.
+        treatment: one value for each seed, or another unit.
+        reference: the same.
     """
-    units = [unit for unit in ours if unit in theirs]
+    units = [unit for unit in treatment if unit in reference]
     if not units:
         return None
-    ours_array, theirs_array = (np.array([values[unit] for unit in units], float) for values in (ours, theirs))
-    differences = ours_array - theirs_array
-    scale = max(np.abs(ours_array).max(), np.abs(theirs_array).max())
+    treated, control = (np.array([values[unit] for unit in units], float) for values in (treatment, reference))
+    differences = treated - control
+    scale = max(np.abs(treated).max(), np.abs(control).max())
     # Without variance t is infinite: p = 0 would claim certainty that two equal differences do not give.
     varies = np.ptp(differences) > ROUNDING * scale
-    return Paired(summary(differences), float(ttest_rel(ours_array, theirs_array).pvalue) if varies else None)
+    return Paired(summary(differences), float(ttest_rel(treated, control).pvalue) if varies else None)
 
 
 def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
