@@ -43,8 +43,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD, Augment, AugmentSettings
+from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD, Augment
 from infoaug.models.backbones import create_backbone
+from infoaug.models.settings import AugmentSettings
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, load
 from infoaug.orchestrator.evaluation import datasets, probes
 from infoaug.orchestrator.reporting.statistics import percent, points, summary

@@ -9,16 +9,12 @@ is not needed: a crop is never larger than the output, so it is only ever enlarg
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from infoaug.models.settings import AugmentSettings
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
@@ -26,37 +22,6 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 # NTSC's YIQ: its first row is the luma of ITU-R BT.601; the other two vanish on grey.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 _CROP_TRIES = 10
-
-
-class AugmentSettings(BaseModel, frozen=True, extra="forbid"):
-    """What is drawn for every sample; the defaults are SimCLR's for CIFAR (Chen et al. 2020, appendix B.9).
-
-    `crop_scale`: share of the image's area (0.2 at least, where the paper has 0.08); `crop_ratio`: width over height;
-    `flip`, `jitter`, `grey`, `blur`, `solarise`: probabilities; `brightness`, `contrast`, `saturation`: factors are
-    uniform in 1 ± strength (not below 0); `hue`: in turns, uniform in ± strength; `blur_sigma`: pixels; `blur=None`
-    means 0.5 above 32 pixels and 0 up to there.
-    """
-
-    crop_scale: tuple[Positive, Probability] = (0.2, 1.0)
-    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    flip: Probability = 0.5
-    jitter: Probability = 0.8
-    brightness: Strength = 0.4
-    contrast: Strength = 0.4
-    saturation: Strength = 0.4
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    grey: Probability = 0.2
-    blur: Probability | None = None
-    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
-    solarise: Probability = 0.0
-
-    @model_validator(mode="after")
-    def _ranges_ascend(self) -> "AugmentSettings":
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be (low, high) with low ≤ high, not ({low}, {high}).")
-        return self
 
 
 class Augment(nn.Module):

@@ -1,37 +1,9 @@
 """Which negatives an anchor keeps: all others, the hardest share (ball), or the hard but not the hardest (ring)."""
 
-from typing import Annotated, Literal, Self
-
 import torch
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Negatives(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Choice of negatives by similarity (Wu et al. 2020, arXiv 2005.13149 and 2010.02037).
-
-    `kind`: `all`; `ball`, the `outer` share of an anchor's admissible negatives that is most similar to it; `ring`, the
-    ball without its most similar ones. `outer`, `inner`: shares of all admissible negatives, 0–1: 0.1 and 0.01 keep the
-    most similar 10 % without the top 1 % (the authors' code counts `inner` as a share of the ball: its 0.1 and 0.1).
-    `anneal`: how the outer share goes from 1 to `outer` until the share `until` of training is done: `constant` (it is
-    `outer` throughout), `linear`, or `step` (1 until then).
-
-    Raises ValueError unless 0 < inner < outer ≤ 1 for a ring.
-    """
-
-    kind: Literal["all", "ball", "ring"] = "all"
-    inner: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    outer: Share = 0.1
-    anneal: Literal["constant", "linear", "step"] = "constant"
-    until: Share = 0.5
-
-    @model_validator(mode="after")
-    def _ring_has_a_width(self) -> Self:
-        if self.kind == "ring" and not 0 < self.inner < self.outer:
-            raise ValueError(f"a ring needs 0 < inner < outer, not {self.inner} and {self.outer}")
-        return self
+from infoaug.models.settings import Negatives
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from infoaug.models.frameworks.base import Branch, Framework, MomentumSettings, Pairs
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import MomentumSettings
 
 Features = dict[str, Tensor]
 

@@ -1,4 +1,9 @@
-"""One typed config for the whole experiment: YAML in, `--set` overrides on top, clear errors out."""
+"""One typed config for the whole experiment: YAML in, `--set` overrides on top, clear errors out.
+
+Importing this module and reading a config loads no estimator, no OpenCV and no PyTorch: names and limits come from
+`estimators/options.py`, the settings of frameworks and augmentations from `models/settings.py` and
+`models/frameworks/settings.py`.
+"""
 
 import difflib
 import os
@@ -7,18 +12,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from infoaug.estimators.information.mutual_information import CONDITIONAL, ESTIMATORS
-from infoaug.estimators.information.twins import POLICIES
-from infoaug.estimators.trackers.tracks import LEARNED, METHODS
-from infoaug.estimators.video.clips import MAX_WINDOW_BYTES, READ_TIMEOUT
+from infoaug.estimators.options import (
+    CONDITIONAL,
+    ESTIMATORS,
+    KERNELS,
+    LARGEST_K,
+    LEARNED_TRACKERS,
+    MAX_WINDOW_BYTES,
+    READ_TIMEOUT,
+    TRACKERS,
+    Backend,
+    Policy,
+)
 from infoaug.models import frameworks
+from infoaug.models.frameworks.settings import FrameworkSettings
+from infoaug.models.settings import AugmentSettings
 from infoaug.orchestrator import settings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+
+
+class Runtime:
+    """Marks a setting or section that says where and how an experiment runs, and not what it computes.
+
+    Such settings are left out of the identity of an experiment and of the hashes of its stages.
+    """
 
 
 class Section(BaseModel):
@@ -32,40 +54,57 @@ class Section(BaseModel):
         return {} if values is None else values  # a section whose settings are all commented out
 
 
-def _choose(name: str, known: Sequence[str] | dict[str, Any], what: str) -> None:
+def runtime_settings(model: type[BaseModel]) -> dict[str, Any]:
+    """The settings of a config that are marked `Runtime`, as pydantic's `exclude` takes them.
+
+    Returns:
+        By field, True for a setting or a whole section, or the set of a section's settings.
+    """
+    marked: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if Runtime in field.metadata:
+            marked[name] = True
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            marked[name] = set(runtime_settings(field.annotation))
+    return {name: which for name, which in marked.items() if which}
+
+
+def _check_name(name: str, known: Sequence[str], what: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(known))}"
+        nearest = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean '{nearest[0]}'?" if nearest else f"choose one of {', '.join(sorted(known))}"
         raise ValueError(f"unknown {what} '{name:.60}', {remedy}")
 
 
 class ClipsConfig(Section):
-    """Which video."""
+    """Input video."""
 
     path: str | None = Field(
         None,
         description="a video, a folder of frames, a folder of either, a glob, or a manifest (.txt, .csv or .parquet); "
-        "none: the rendered scenes",
+        "null: rendered synthetic scenes",
     )
 
 
 class ScenesConfig(Section):
-    """The embedded input: synthetic clips rendered with known coupling (see orchestrator/scenes.py)."""
+    """Synthetic input: clips rendered with known coupling (orchestrator/synthetic/scenes.py)."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    count: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="clips")
-    frames: Annotated[int, Field(ge=2)] = 96
-    sprites: Annotated[int, Field(ge=1, le=10_000)] = 8
-    coupled: Annotated[int, Field(ge=0)] = Field(2, description="coupled pairs of sprites in a scene")
+    count: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of clips")
+    frames: Annotated[int, Field(ge=2)] = Field(96, description="frames of a clip")
+    sprites: Annotated[int, Field(ge=1, le=10_000)] = Field(8, description="sprites in a scene")
+    coupled: Annotated[int, Field(ge=0)] = Field(2, description="pairs of sprites with coupled motion")
     static: Annotated[int, Field(ge=0)] = Field(1, description="sprites that do not move")
-    height: Positive = 240
-    width: Positive = 320
+    height: Positive = Field(240, description="height of a frame, pixels")
+    width: Positive = Field(320, description="width of a frame, pixels")
     size: Positive = Field(40, description="side of a sprite, pixels")
-    rho: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="correlation of a coupled pair's displacements")
+    rho: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.95, description="correlation of the displacements of a coupled pair"
+    )
     step: Annotated[float, Field(gt=0)] = Field(1.2, description="standard deviation of a displacement, pixels")
-    camera: bool = False
-    lighting: bool = False
-    occlusion: bool = False
+    camera: bool = Field(False, description="render camera motion")
+    lighting: bool = Field(False, description="render changes of brightness")
+    occlusion: bool = Field(False, description="render occlusions")
 
     @model_validator(mode="after")
     def _fits(self) -> "ScenesConfig":
@@ -79,35 +118,42 @@ class ScenesConfig(Section):
 
 
 class ExtractConfig(Section):
-    """Clips to trajectories and patch images."""
+    """From clips to trajectories and patch images."""
 
     window: Annotated[int, Field(ge=3)] = Field(48, description="frames of a window")
-    stride: Positive | None = Field(None, description="frames from a window to the next; none: the window's length")
+    stride: Positive | None = Field(
+        None, description="frames between the starts of neighbouring windows; null: the length of a window"
+    )
     patch_size: Annotated[int, Field(ge=8)] = Field(64, description="side of a patch in the clip, pixels")
-    image_size: Annotated[int, Field(ge=16, le=4096)] = Field(32, description="side of the stored patch image, pixels")
-    point: Literal["eigenvalue", "centre"] = "eigenvalue"
+    image_size: Annotated[int, Field(ge=16, le=4096)] = Field(32, description="side of a stored patch image, pixels")
+    point: Literal["eigenvalue", "centre"] = Field(
+        "eigenvalue", description="tracked point of a patch: its best corner (Shi and Tomasi) or its centre"
+    )
     tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
-    tracker_weights: str | None = Field(None, description="file of a learned tracker's weights")
+    tracker_weights: str | None = Field(None, description="file with the weights of a learned tracker")
     forward_backward: Annotated[float, Field(gt=0)] = Field(1.5, description="largest forward–backward error, pixels")
-    camera: Literal["translation", "similarity", "affine", "homography"] = "homography"
+    camera: Literal["translation", "similarity", "affine", "homography"] = Field(
+        "homography", description="model of the camera motion"
+    )
     depth: str | None = Field(
         None,
-        description="third coordinate: midas:CHECKPOINT.pt, FILE.onnx, imagenet:FILE.onnx, or a folder of depth maps; "
-        "none: position is two-dimensional",
+        description="source of depth, the third coordinate: midas:CHECKPOINT.pt, FILE.onnx, imagenet:FILE.onnx, or a "
+        "folder of depth maps; null: positions are two-dimensional",
     )
-    gpus_per_task: Annotated[float, Field(ge=0)] = Field(0, description="for learned trackers and depth networks")
-    read_timeout: Annotated[float, Field(gt=0)] = Field(
-        READ_TIMEOUT, description="seconds without a frame from a clip's disk until the clip is given up"
+    gpus_per_task: Annotated[float, Field(ge=0), Runtime] = Field(
+        0, description="GPUs of a task, for learned trackers and depth networks"
     )
-    max_window_mb: Positive = Field(
-        MAX_WINDOW_BYTES >> 20,
-        description="largest window, 3 bytes a pixel and frame, MiB; what a larger one would take is not allocated",
+    read_timeout: Annotated[float, Field(gt=0), Runtime] = Field(
+        READ_TIMEOUT, description="a clip is skipped if its disk delivers no frame for this many seconds"
+    )
+    max_window_mb: Annotated[Positive, Runtime] = Field(
+        MAX_WINDOW_BYTES >> 20, description="largest window, 3 bytes a pixel and frame, MiB; larger ones are refused"
     )
 
     @model_validator(mode="after")
-    def _known(self) -> "ExtractConfig":
-        _choose(self.tracker, METHODS, "tracker")
-        if self.tracker in LEARNED and not self.tracker_weights:
+    def _tracker_is_known(self) -> "ExtractConfig":
+        _check_name(self.tracker, TRACKERS, "tracker")
+        if self.tracker in LEARNED_TRACKERS and not self.tracker_weights:
             raise ValueError(
                 f"tracker '{self.tracker}' needs tracker_weights: docs/method.md says which file, from where"
             )
@@ -115,122 +161,179 @@ class ExtractConfig(Section):
 
 
 class ScoreConfig(Section):
-    """Trajectories to mutual information and twins."""
+    """From trajectories to mutual information and twins."""
 
-    policy: Literal["mutual-information", "random", "nearest", "none"] = "mutual-information"
-    estimator: str = Field("ksg", description="ksg, ksg2, 3kl, or npeet (ksg's numbers, hundreds of times slower)")
-    k: Positive = 5
-    theiler: Annotated[int, Field(ge=0)] = Field(0, description="samples so near in time are not compared")
+    policy: Policy = Field("mutual-information", description="how twins are chosen; random and nearest are controls")
+    estimator: str = Field("ksg", description="ksg, ksg2, 3kl, or npeet (as ksg, hundreds of times slower)")
+    k: Positive = Field(5, description="nearest neighbours of the estimator")
+    theiler: Annotated[int, Field(ge=0)] = Field(
+        0, description="Theiler window: samples at most this many time steps apart are not compared"
+    )
     trajectory: Literal["position", "colour", "both"] = Field(
-        "position", description="what is scored: where a patch goes, how its mean colour changes, or both together"
+        "position", description="what is scored: the path of a patch, the course of its mean colour, or both jointly"
     )
     samples: Literal["innovations", "displacements", "positions"] = Field(
         "innovations",
-        description="whose mutual information is estimated: what of a trajectory's displacements its own past does not "
-        "foretell, the displacements, or the positions; the test for significance is always of innovations",
+        description="samples of the mutual information: innovations (the residuals of an autoregression of the "
+        "displacements), displacements, or positions; significance is always tested on innovations",
     )
     camera: Literal["subtract", "condition", "ignore"] = Field(
-        "subtract", description="the camera's motion: taken out of the trajectories, or conditioned on"
+        "subtract", description="camera motion: subtracted from the trajectories, conditioned on, or left in"
     )
-    remove_lighting: bool = Field(True, description="of a colour trajectory, what all patches brighten by together")
+    remove_lighting: bool = Field(
+        True, description="subtract the change of brightness that all patches share from colour trajectories"
+    )
     min_spread: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="RMS distance from its mean below which a residual trajectory counts as static, pixels"
+        1.0, description="a trajectory is static if its RMS distance from its mean is smaller, pixels"
     )
     min_entropy: float | None = Field(
-        None, description="entropy of the displacements below which a trajectory counts as static, nats"
+        None, description="a trajectory is static if the entropy of its displacements is smaller, nats; null: no limit"
     )
-    min_frames: Annotated[int, Field(ge=4)] = Field(24, description="least number of frames that both patches are in")
+    min_frames: Annotated[int, Field(ge=4)] = Field(24, description="fewest frames in which both patches are visible")
     min_distance: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="least distance of twins in the first frame, pixels"
+        0.0, description="smallest distance between twins in the first frame, pixels"
     )
-    noise: Annotated[float, Field(gt=0)] = Field(0.1, description="the tracker's error, pixels")
-    depth_noise: Annotated[float, Field(gt=0)] = Field(0.02, description="of depth, share of the scene's depth")
-    colour_noise: Annotated[float, Field(gt=0)] = Field(0.002, description="of a patch's mean colour, which is 0 to 1")
+    noise: Annotated[float, Field(gt=0)] = Field(0.1, description="error of the tracker, pixels")
+    depth_noise: Annotated[float, Field(gt=0)] = Field(0.02, description="error of depth, share of the scene's depth")
+    colour_noise: Annotated[float, Field(gt=0)] = Field(0.002, description="error of a patch's mean colour, range 0–1")
     surrogates: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         100_000,
-        description="largest size of a window's null, which bounds its p-values (docs/method.md); 0: no test",
+        description="largest size of a window's null distribution, which limits how small p-values can be "
+        "(docs/method.md); 0: no test",
     )
-    alpha: Share = Field(0.05, description="false discovery rate of a window's twins")
+    alpha: Share = Field(0.05, description="false discovery rate of the twins of a window")
     candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        3, description="how many of a patch's best partners to list"
+        3, description="number of best partners that are listed for every patch"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the surrogates and of the random policy")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the surrogates and of the random policy")
+    backend: Annotated[Backend, Runtime] = Field(
+        "auto",
+        description="implementation: cpu (compiled), cuda (the same numbers to 1e-9 on a GPU), reference (slow); "
+        "auto: cpu where it supports estimator and k, otherwise reference",
+    )
+    gpus_per_task: Annotated[float, Field(gt=0), Runtime] = Field(
+        1, description="GPUs of a task with backend cuda; with 0.25, four tasks share a GPU"
+    )
 
     @model_validator(mode="after")
-    def _known(self) -> "ScoreConfig":
-        _choose(self.estimator, ESTIMATORS, "estimator")
-        _choose(self.policy, POLICIES, "twin policy")
+    def _estimator_is_possible(self) -> "ScoreConfig":
+        _check_name(self.estimator, ESTIMATORS, "estimator")
         if self.camera == "condition" and self.estimator not in CONDITIONAL:
-            raise ValueError(
-                f"estimator '{self.estimator}' cannot be conditioned: take one of {', '.join(CONDITIONAL)}"
-            )
+            raise ValueError(f"estimator '{self.estimator}' cannot be conditioned: use one of {', '.join(CONDITIONAL)}")
         if self.theiler and self.estimator == "npeet":
-            raise ValueError("estimator 'npeet' knows no theiler window: take ksg, whose numbers are the same")
+            raise ValueError("estimator 'npeet' has no Theiler window: use ksg, which gives the same numbers")
+        if self.backend in ("cpu", "cuda") and (self.estimator not in KERNELS or self.k > LARGEST_K):
+            raise ValueError(
+                f"backend '{self.backend}' supports {', '.join(KERNELS)} with k up to {LARGEST_K}, not "
+                f"'{self.estimator}' with k = {self.k}: set backend to auto"
+            )
         return self
 
 
 class PretrainConfig(Section):
-    """Two-branch training."""
+    """Training of the two branches."""
 
     framework: str = "simclr"
-    framework_settings: dict[str, Any] = {}
-    backbone: str = "resnet18"
-    backbone_settings: dict[str, Any] = Field({}, description="passed on to timm.create_model")
+    framework_settings: FrameworkSettings = Field(
+        {}, validate_default=True, description="settings of the framework (models/frameworks/settings.py)"
+    )
+    backbone: str = Field("resnet18", description="name of a timm model")
+    backbone_settings: dict[str, Any] = Field(
+        {}, description="arguments of timm.create_model; not checked before the backbone is built"
+    )
     twin_weight: Annotated[float, Field(ge=0)] = Field(0.5, description="λ in L = L_view + λ · L_twin")
     epochs: Positive = 100
-    batch_size: Annotated[int, Field(ge=4)] = Field(256, description="global, over all workers")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(0.12, description="at a global batch of 256; scaled linearly")
-    optimizer: str = Field("sgd", description="as timm.optim names it; sgd is Nesterov's, momentum the plain one")
+    batch_size: Annotated[int, Field(ge=4)] = Field(256, description="global batch size, over all workers")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.12, description="learning rate at a global batch size of 256; scaled linearly"
+    )
+    optimizer: str = Field("sgd", description="name in timm.optim; sgd is with Nesterov momentum, momentum without")
     optimizer_settings: dict[str, Any] = Field(
-        {}, description="passed on to the optimiser, such as trust_coeff of lars"
+        {},
+        description="further arguments of the timm optimizer, such as trust_coeff of lars; not checked before the "
+        "optimizer is built",
     )
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
-    momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not of biases and norms")
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(10, description="epochs of linear learning-rate warm-up")
+    momentum: Share = Field(0.9, description="momentum of the optimizer")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="weight decay; not of biases and norms")
     clip_gradients: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="largest norm of all gradients together; none: they are left as they are"
+        None, description="largest norm of the gradients of all parameters together; null: no clipping"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    augment: dict[str, Any] = Field({}, description="settings of models/augment.py")
-    augment_second: dict[str, Any] = Field({}, description="of those, what is otherwise for second views and for twins")
-    compile: bool = Field(False, description="the backbone, by torch.compile")
-    images_on_device: bool | Literal["auto"] = Field(
-        "auto", description="images in the device's memory, or in a file mapped into the host's; auto: if there is room"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast where the hardware supports it"
     )
-    checkpoint_every: Positive = Field(1, description="epochs")
-    workers: Positive = 1
-    cpus_per_worker: Positive | None = Field(None, description="none: the machine's CPUs, divided")
-    gpu: bool | None = Field(None, description="none: if the cluster has one for each worker")
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    augment: AugmentSettings = Field(
+        {}, validate_default=True, description="augmentation settings (models/settings.py, AugmentSettings)"
+    )
+    augment_second: AugmentSettings = Field(
+        {}, validate_default=True, description="settings that differ from augment for second views and twins"
+    )
+    compile: bool = Field(False, description="compile the backbone with torch.compile")
+    images_on_device: Annotated[bool | Literal["auto"], Runtime] = Field(
+        "auto", description="keep images in device memory instead of a memory-mapped file; auto: if they fit"
+    )
+    checkpoint_every: Annotated[Positive, Runtime] = Field(1, description="epochs between checkpoints")
+    workers: Annotated[Positive, Runtime] = Field(1, description="training processes")
+    cpus_per_worker: Annotated[Positive | None, Runtime] = Field(
+        None, description="CPUs of a worker; null: an equal share of the cluster's CPUs"
+    )
+    gpu: Annotated[bool | None, Runtime] = Field(
+        None, description="train on GPUs; null: if the cluster has one for each worker"
+    )
+    max_failures: Annotated[int, Field(ge=0), Runtime] = Field(3, description="restarts after failed workers")
 
-    @model_validator(mode="after")
-    def _known(self) -> "PretrainConfig":
-        _choose(self.framework, frameworks.available(), "framework")
-        return self
+    @field_validator("framework")
+    @classmethod
+    def _framework_is_known(cls, name: str) -> str:
+        _check_name(name, frameworks.available(), "framework")
+        return name
+
+    @field_validator("framework_settings", mode="wrap")
+    @classmethod
+    def _typed_by_framework(cls, values: Any, _: Any, info: ValidationInfo) -> FrameworkSettings | Any:
+        if "framework" not in info.data:  # refused already
+            return values
+        return cls.framework_settings_type(info.data["framework"]).model_validate(values)
+
+    @classmethod
+    def framework_settings_type(cls, framework: Any) -> type[FrameworkSettings]:
+        """The type of `framework_settings` for a framework."""
+        return frameworks.settings_type(framework)
+
+    @classmethod
+    def types_by_value(cls, values: dict[str, Any]) -> dict[str, type[BaseModel]]:
+        """Types of the fields whose type depends on other values of this section, to name the nearest known key."""
+        framework = values.get("framework", cls.model_fields["framework"].default)
+        known = framework in frameworks.available()
+        return {"framework_settings": cls.framework_settings_type(framework)} if known else {}
 
 
 class EvaluateConfig(Section):
-    """Frozen backbone, head dropped: weighted kNN and a linear probe."""
+    """Evaluation of the frozen backbone, without heads: weighted kNN and a linear probe."""
 
-    datasets: ListOfNames = Field(
+    # What an accuracy is measured on and when is no part of the experiment's identity: results are stored by data set,
+    # so that another data set can be added to a finished experiment.
+    datasets: Annotated[ListOfNames, Runtime] = Field(
         ["scenes"], description="`scenes`, `cifar10`, `cifar100`, `stl10`, an image folder, or an .npz file"
     )
-    domains: ListOfNames = Field(
+    domains: Annotated[ListOfNames, Runtime] = Field(
         [], description="folders `DOMAIN/CLASS/image`: trained on one domain, tested on every other one"
     )
-    every: Positive | None = Field(
+    every: Annotated[Positive | None, Runtime] = Field(
         None,
-        description="epochs between validations while training: weighted kNN on the held-out fifth of the first data "
-        "set's training images; none: only afterwards",
+        description="epochs between validations during training: weighted kNN on the held-out fifth of the first data "
+        "set's training images; null: no validation",
     )
-    data: str = Field("data", description="where torchvision's data sets are, or are downloaded to")
-    download: bool = True
-    limit: Positive | None = Field(None, description="images of each split, for a quick look; none: all")
-    batch_size: Positive = Field(512, description="on a GPU; a CPU takes fewer images at once")
-    neighbours: Positive = 200
-    temperature: Annotated[float, Field(gt=0)] = 0.1
-    probe_iterations: Positive = 200
-    probe_c: Annotated[float, Field(gt=0)] = Field(1.0, description="inverse regularisation of the probe")
+    data: Annotated[str, Runtime] = Field("data", description="folder of torchvision's data sets")
+    download: Annotated[bool, Runtime] = Field(True, description="download torchvision's data sets that are missing")
+    limit: Positive | None = Field(None, description="largest number of images of each split; null: all")
+    batch_size: Annotated[Positive, Runtime] = Field(512, description="batch size on a GPU; smaller on a CPU")
+    neighbours: Positive = Field(200, description="k of the kNN classifier")
+    temperature: Annotated[float, Field(gt=0)] = Field(0.1, description="temperature of the kNN classifier's weights")
+    probe_iterations: Positive = Field(200, description="most iterations of the linear probe's solver")
+    probe_c: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="inverse regularisation strength of the linear probe"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
@@ -242,38 +345,30 @@ class EvaluateConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where results are kept."""
+    """MLflow."""
 
-    uri: str | None = Field(None, description="none: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
-    experiment: str = "infoaug"
+    uri: str | None = Field(None, description="tracking server; null: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
+    experiment: str = Field("infoaug", description="name of the MLflow experiment")
 
 
 class RayConfig(Section):
-    """Which machines."""
+    """Ray cluster."""
 
-    address: str | None = Field(None, description="of a running cluster; none: RAY_ADDRESS, or this machine")
-    cpus: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="of this machine; none: all")
-    object_store_mb: Annotated[int, Field(ge=80)] | None = None
-
-
-# Where an experiment runs, is kept and is looked at: not what it is. For pydantic's `exclude`.
-RUNTIME: dict[str, Any] = {
-    "store": True,
-    "tracking": True,
-    "ray": True,
-    "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
-    "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "images_on_device"},
-    "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
-}
+    address: str | None = Field(None, description="address of a running cluster; null: RAY_ADDRESS, or this machine")
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="CPUs of this machine; null: all")
+    object_store_mb: Annotated[int, Field(ge=80)] | None = Field(
+        None, description="Ray's object store on this machine, MiB; null: Ray's default"
+    )
 
 
 class ExperimentConfig(Section):
     """A whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of the training; input and twins have their own")
-    store: str = Field(
-        "outputs", description="a folder, or a URL that pyarrow can open; not set: INFOAUG_STORE, or outputs"
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the training; scenes and score have their own")
+    store: Annotated[str, Runtime] = Field(
+        "outputs",
+        description="folder of all outputs, or a URL that pyarrow can open; default: INFOAUG_STORE, or outputs",
     )
     clips: ClipsConfig = ClipsConfig()
     scenes: ScenesConfig = ScenesConfig()
@@ -281,20 +376,20 @@ class ExperimentConfig(Section):
     score: ScoreConfig = ScoreConfig()
     pretrain: PretrainConfig = PretrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    ray: RayConfig = RayConfig()
+    tracking: Annotated[TrackingConfig, Runtime] = TrackingConfig()
+    ray: Annotated[RayConfig, Runtime] = RayConfig()
 
     @model_validator(mode="before")
     @classmethod
-    def _is_of_one(cls, values: Any) -> Any:
+    def _is_no_sweep(cls, values: Any) -> Any:
         if isinstance(values, dict) and "sweep" in values and "sweep" not in cls.model_fields:
             raise ValueError("this is the config of a sweep: run `infoaug sweep` with it")
         return values
 
     @model_validator(mode="before")
     @classmethod
-    def _store_of_the_environment(cls, values: Any) -> Any:
-        # As if the file had said it: a process elsewhere, with another environment, keeps to this store.
+    def _store_from_the_environment(cls, values: Any) -> Any:
+        # Set as if the file had named it, so that a worker with another environment uses the same store.
         store = os.environ.get("INFOAUG_STORE")
         return {"store": store, **values} if store and isinstance(values, dict) else values
 
@@ -305,6 +400,10 @@ class ExperimentConfig(Section):
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted name, as `--set` takes it."""
         return dict(_flatten(self.model_dump(mode="json")))
+
+
+# The settings that are no part of an experiment's identity, for pydantic's `exclude`.
+RUNTIME: dict[str, Any] = runtime_settings(ExperimentConfig)
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> ExperimentConfig:

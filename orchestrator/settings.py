@@ -1,4 +1,4 @@
-"""Settings from YAML, `--set` overrides on top, into any typed model of them, with clear errors out."""
+"""Settings from YAML with `--set` overrides on top, validated by a pydantic model, with clear errors."""
 
 import difflib
 import math
@@ -14,33 +14,33 @@ from infoaug.orchestrator.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Far more than any config needs: what is beyond would cost minutes or all memory before it could be refused.
+# Far more than any config needs. Without limits, a small hostile file could cost minutes or all memory.
 _LONGEST_FILE = 1 << 18  # bytes
-_MOST_VALUES, _DEEPEST = 20_000, 40  # aliases written out
-# Settings of earlier versions, and the names that they have now.
+_MOST_VALUES, _DEEPEST = 20_000, 40  # with aliases expanded
+# Settings of earlier versions, and their present names.
 RENAMED = {"extract.patience": "extract.read_timeout", "pretrain.resident": "pretrain.images_on_device"}
 _MOST_SENTENCES, _LONGEST_SENTENCE, _LONGEST_QUOTE = 8, 1500, 100
 
 
 def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] = ()) -> Model:
-    """Read a file of settings, put the overrides on top, and validate both by a model.
+    """Read a file of settings, apply the overrides, and validate the result by a model.
 
     Raises:
-        UsageError: as `read_values` does, or a key is unknown (the nearest known one is named), or a value is not of
-            its setting's type or range.
+        UsageError: as `read_values` does; or a key is unknown (the nearest known one is named), or a value has the
+            wrong type or is out of range.
     """
     return checked(model, read_values(path, overrides), str(path or "settings"))
 
 
 def read_values(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a file of settings and put the overrides on top.
+    """Read a file of settings and apply the overrides.
 
     Args:
         path: a YAML file; None for no settings.
-        overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is none).
+        overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is None).
 
     Raises:
-        UsageError: the file is missing or no YAML mapping, or an override is none.
+        UsageError: the file is missing or not a YAML mapping, or an override is malformed.
     """
     values = _file(path) if path else {}
     for override in overrides:
@@ -49,7 +49,13 @@ def read_values(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
 
 
 def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") -> Model:
-    """Validate nested settings that came from `where`, and are called `prefix` and their own name.
+    """Validate nested settings by a model.
+
+    Args:
+        model: the pydantic model.
+        values: the settings.
+        where: their source, which begins the message of an error.
+        prefix: what the message puts before the name of each setting.
 
     Raises:
         UsageError: as `read` does.
@@ -57,29 +63,29 @@ def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        found = error.errors()
-        sentences = [_sentence(model, one, prefix) for one in found[:_MOST_SENTENCES]]
-        if len(found) > _MOST_SENTENCES:
-            sentences.append(f"and {len(found) - _MOST_SENTENCES} more")
+        mistakes = error.errors()
+        sentences = [_sentence(model, values, mistake, prefix) for mistake in mistakes[:_MOST_SENTENCES]]
+        if len(mistakes) > _MOST_SENTENCES:
+            sentences.append(f"and {len(mistakes) - _MOST_SENTENCES} more")
         raise UsageError(one_line(f"{where}: {'; '.join(sentences)}" if where else "; ".join(sentences))) from None
-    except OSError as error:  # of a setting that names files
+    except OSError as error:  # a validator reads the file that a setting names
         raise UsageError(one_line(f"{where}: {error}" if where else str(error))) from None
 
 
 class NoYAMLError(ValueError):
-    """A text that is no YAML, or not YAML of a reasonable size; the message goes on from the text's name."""
+    """Invalid YAML, or YAML of an unreasonable size; the message is a predicate, to be put after the file's name."""
 
 
 def parsed(text: str, name: str = "") -> Any:
-    """The value that a YAML text stands for: mappings by texts, lists, texts, numbers, truth values and None.
+    """Parse YAML into mappings with string keys, lists, strings, numbers, booleans and None.
 
     Args:
         text: YAML.
         name: of the setting whose value it is, for the messages.
 
     Raises:
-        NoYAMLError: it is no YAML, gives a key twice, or has aliases of aliases that are too much when written out.
-        ValueError: it stands for what no setting is, such as a date, a number of more than 64 bits or infinity.
+        NoYAMLError: invalid YAML, a key given twice, or too many values when aliases are expanded.
+        ValueError: a value that no setting has, such as a date, an integer of more than 64 bits or infinity.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -96,43 +102,45 @@ def parsed(text: str, name: str = "") -> Any:
     except NoYAMLError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        # What PyYAML lets through for a value that has the form of a number or a date and is none.
+        # PyYAML raises these for values that look like a number or a date, but are not one.
         raise NoYAMLError(f"is not valid YAML: {error}") from None
     _check_plain(value, name)
     return value
 
 
 def one_line(text: str) -> str:
-    """A text for people on one line, without control characters, and not too long."""
+    """Put a message on one line, escape its control characters, and cut it to a readable length."""
     line = " ".join(text.split())
     line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
     return line if len(line) <= _LONGEST_SENTENCE else f"{line[:_LONGEST_SENTENCE]} …"
 
 
 def put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set a dotted key in nested settings; the sections on the way are made.
+    """Set a dotted key in nested settings; missing sections are created.
 
     Raises:
-        UsageError: on the way lies a setting, not a section.
+        UsageError: a part of the key before the last is a setting, not a section.
     """
     *sections, last = key.split(".")
-    place = values
+    parent = values
     for section in sections:
-        if place.get(section) is None:
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
+        if parent.get(section) is None:
+            parent[section] = {}
+        parent = parent[section]
+        if not isinstance(parent, dict):
             raise UsageError(one_line(f"{where}: '{_quoted(section)}' is a setting, not a section"))
-    place[last] = value
+    parent[last] = value
 
 
 def _file(path: str | Path) -> dict[str, Any]:
-    """The settings of a file. Raises UsageError if it cannot be read or holds no mapping of settings."""
+    """Read the settings of a file. Raises UsageError if it cannot be read or holds no mapping."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(_LONGEST_FILE + 1)
         if len(content) > _LONGEST_FILE:
-            raise UsageError(one_line(f"config file '{path}' has more than {_LONGEST_FILE >> 10} KiB: it is none"))
+            raise UsageError(
+                one_line(f"config file '{path}' has more than {_LONGEST_FILE >> 10} KiB: it is not a config")
+            )
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError(one_line(f"config file '{path}' does not exist")) from None
@@ -170,16 +178,16 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _quoted(text: Any) -> str:
-    """The beginning of something that a file holds, for a sentence about it."""
+    """Quote the beginning of a value in a message."""
     shown = str(text)
     return shown if len(shown) <= _LONGEST_QUOTE else f"{shown[:_LONGEST_QUOTE]}…"
 
 
 def _check_size(node: yaml.Node | None, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """How many values a parsed YAML node stands for, aliases written out, and how deep; `seen`: those of nodes.
+    """Count the values and levels of a YAML node with aliases expanded; `seen` holds the counts by node.
 
-    It goes through each node once, before anything is written out. Raises NoYAMLError if it is too much, or a key is
-    given twice.
+    Each node is visited once, before anything is expanded. Raises NoYAMLError if there are too many, or a key is given
+    twice.
     """
     if not isinstance(node, yaml.CollectionNode):
         return 1, 1
@@ -188,24 +196,24 @@ def _check_size(node: yaml.Node | None, seen: dict[int, tuple[int, int] | None])
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         names = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         if len(set(names)) < len(names):
-            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            twice = next(name for index, name in enumerate(names) if name in names[:index])
             raise NoYAMLError(f"has the key '{_quoted(twice)}' twice in one section: keep one of them")
         inner = [part for pair in pairs for part in pair] if pairs else node.value
         sizes = [_check_size(part, seen) for part in inner]
         count, depth = 1 + sum(size for size, _ in sizes), 1 + max((deep for _, deep in sizes), default=0)
         if count > _MOST_VALUES or depth > _DEEPEST:
             raise NoYAMLError(
-                f"holds too much: {_MOST_VALUES} values are allowed, aliases written out, and {_DEEPEST} levels"
+                f"holds too much: {_MOST_VALUES} values are allowed, with aliases expanded, and {_DEEPEST} levels"
             )
         seen[id(node)] = count, depth
-    found = seen[id(node)]
-    if found is None:
-        raise NoYAMLError("has an alias that lies in what it stands for")
-    return found
+    size = seen[id(node)]
+    if size is None:
+        raise NoYAMLError("has an alias inside the value that it refers to")
+    return size
 
 
 def _check_plain(value: Any, name: str = "") -> None:
-    """Raise ValueError for a value that no setting has; `name`: where it stands."""
+    """Raise ValueError for a value that no setting has; `name` is its dotted key."""
     at = f"{_quoted(name)}: " if name else ""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -233,40 +241,46 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _sentence(model: type[BaseModel], error: Any, prefix: str = "") -> str:
-    """One pydantic error as a sentence that names the setting and the remedy; `prefix` goes before every key."""
+def _sentence(model: type[BaseModel], values: Any, error: Any, prefix: str = "") -> str:
+    """Say in one sentence which setting is wrong and what to do; `prefix` goes before every key."""
     own = _quoted(".".join(map(str, error["loc"])))
     key = (prefix + own).removesuffix(".")
     if error["type"] == "extra_forbidden":
         if new := RENAMED.get(own):
             return f"'{key}' is now called '{prefix}{new}'"
-        return f"unknown key '{key}'{_suggestion(model, own, prefix)}"
+        return f"unknown key '{key}'{_suggestion(model, values, own, prefix)}"
     if error["type"] == "model_type":
         return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
     if error["type"] == "missing":
         return f"'{key}' is missing"
-    if error["type"] == "value_error":  # one of ours, which says what it got
+    if error["type"] == "value_error":  # raised by a validator of ours, whose message quotes the value
         return f"{key}: {error['ctx']['error']!s:.400}".removeprefix(": ")
     message = error["msg"]
     return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
 
 
-def _suggestion(model: type[BaseModel], key: str, prefix: str) -> str:
-    known = list(_known_keys(model))
-    by_last_part = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=1) or [
-        by_last_part[part] for part in difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
-    ]
-    if near:
-        return f"; did you mean '{prefix}{near[0]}'?"
+def _suggestion(model: type[BaseModel], values: Any, key: str, prefix: str) -> str:
+    known = list(_known_keys(model, values))
+    section, _, last = key.rpartition(".")
+    anywhere = {name.rpartition(".")[2]: name for name in known}
+    inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    for names in (inside, anywhere):  # a misspelt name is more likely than a name in the wrong section
+        if near := difflib.get_close_matches(last, names, n=1):
+            return f"; did you mean '{prefix}{names[near[0]]}'?"
+    if section and inside:
+        return f"; settings of '{prefix}{section}' are {', '.join(inside)}"
     return f"; {'settings' if prefix else 'sections'} are {', '.join(model.model_fields)}"
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _known_keys(model: type[BaseModel], values: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a model; `values`, because the type of a setting may depend on another."""
+    values = values if isinstance(values, dict) else {}
+    types_by_value = getattr(model, "types_by_value", None)
+    chosen = types_by_value(values) if types_by_value else {}
     for name, field in model.model_fields.items():
         yield prefix + name
-        inner = field.annotation
-        candidates = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
+        annotation = chosen.get(name, field.annotation)
+        candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         for candidate in candidates:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                yield from _known_keys(candidate, f"{prefix}{name}.")
+                yield from _known_keys(candidate, values.get(name), f"{prefix}{name}.")

@@ -21,9 +21,6 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-KERNELS = ("ksg", "ksg2", "3kl")
-# The k smallest of a sample are kept in registers; more would not fit.
-LARGEST_K = 10
 # Samples a panel is for: four AVX-512 registers' worth, as many as hide the latency of an instruction.
 _LANE_BYTES = 256
 # Rows of a panel that a sweep takes at a time: as many as leave the k smallest in registers in between.
@@ -60,8 +57,8 @@ def all_pairs(
         y: [M, T, e] of the same type.
         seen_x: bool[N, T], which samples count; a pair is estimated on those that count in both.
         seen_y: bool[M, T].
-        estimator: one of `KERNELS`.
-        k: which neighbour, 1 to `LARGEST_K`.
+        estimator: one of `options.KERNELS`.
+        k: which neighbour, 1 to `options.LARGEST_K`.
         least: pairs with fewer common samples than this get NaN, and so do pairs with a sample that has no more than k
             others to be compared with.
         theiler: samples so near in time, in frames, are not compared.

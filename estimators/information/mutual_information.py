@@ -13,18 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
-from infoaug.estimators.information import gpu, kernels
+from infoaug.estimators.information import kernels
 from infoaug.estimators.information.entropy import as_samples
 from infoaug.estimators.information.ties import break_ties, is_constant, tied
+from infoaug.estimators.options import BACKENDS, CONDITIONAL, ESTIMATORS, KERNELS, LARGEST_K
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-ESTIMATORS = ("ksg", "ksg2", "3kl", "npeet")
-CONDITIONAL = ("ksg", "npeet")
 TIED_FOR_3KL = 0.1
 READABLE_UP_TO = 2000  # samples
-BACKENDS = ("auto", "cpu", "cuda", "reference")
 
 
 class Margin(NamedTuple):
@@ -265,10 +263,10 @@ def by_kernel(estimator: str, k: int, backend: str) -> bool:
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend '{backend}': choose one of {', '.join(BACKENDS)}")
-    can = estimator in kernels.KERNELS and k <= kernels.LARGEST_K
+    can = estimator in KERNELS and k <= LARGEST_K
     if backend in ("cpu", "cuda") and not can:
         raise ValueError(
-            f"the compiled kernels know {', '.join(kernels.KERNELS)} with k up to {kernels.LARGEST_K}, "
+            f"the compiled kernels know {', '.join(KERNELS)} with k up to {LARGEST_K}, "
             f"not '{estimator}' with k = {k}: take backend='reference'"
         )
     return can and backend != "reference"
@@ -276,7 +274,11 @@ def by_kernel(estimator: str, k: int, backend: str) -> bool:
 
 def compiled(backend: str) -> Callable[..., Float]:
     """The kernel of a backend; see `kernels.all_pairs`."""
-    return gpu.all_pairs if backend == "cuda" else kernels.all_pairs
+    if backend == "cuda":
+        from infoaug.estimators.information import gpu  # imports PyTorch, which workers on a CPU need not load
+
+        return gpu.all_pairs
+    return kernels.all_pairs
 
 
 def as_dtype(name: str) -> type[np.floating]:

@@ -1,15 +1,17 @@
 """Is the dependence real? Surrogates that keep each trajectory's own autocorrelation, and p-values from them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infoaug.estimators.information import kernels, motion
+from infoaug.estimators.information import motion
 from infoaug.estimators.information.mutual_information import (
     as_condition,
     as_trajectories,
     by_kernel,
+    compiled,
     mutual_information,
     pairwise_mutual_information,
 )
@@ -36,6 +38,7 @@ def p_values(
     visible: ArrayLike | None = None,
     min_samples: int = 0,
     mutual_information_matrix: ArrayLike | None = None,
+    backend: str = "auto",
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """p-value of every pair of a window against a null of circular shifts, pooled over the window's pairs.
@@ -64,6 +67,7 @@ def p_values(
         min_samples: least number of common samples of a pair.
         mutual_information_matrix: f64[N, N], if it was estimated already, of the same samples with the same settings;
             for `"circular-shift"` only.
+        backend: see `pairwise_mutual_information`.
         seed: of the surrogates drawn.
 
     Returns:
@@ -91,7 +95,9 @@ def p_values(
     x, z = break_ties(x, seen, seed), as_condition(condition_on, x.shape[1])
     options: dict[str, Any] = {"estimator": estimator, "k": k, "theiler": theiler}
     mi = (
-        pairwise_mutual_information(x, visible=seen, min_samples=min_samples, condition_on=z, **options)
+        pairwise_mutual_information(
+            x, visible=seen, min_samples=min_samples, condition_on=z, backend=backend, **options
+        )
         if mutual_information_matrix is None
         else np.asarray(mutual_information_matrix, np.float64)
     )
@@ -105,8 +111,8 @@ def p_values(
     common = (seen[pairs[:, 0]] & seen[pairs[:, 1]]).sum(1)
     nearest, farthest = _shifts(common)
     drawn = int(min(surrogates, (farthest - nearest + common).sum()))
-    if by_kernel(estimator, k, "auto"):
-        null = _all_shifted(x, seen, z, np.isfinite(mi), options, drawn, generator)
+    if by_kernel(estimator, k, backend):
+        null = _all_shifted(x, seen, z, np.isfinite(mi), options, drawn, generator, compiled(backend))
     else:
         null = _pairs_shifted(x, seen, z, pairs, options, drawn, generator)
     null.sort()
@@ -122,6 +128,7 @@ def _all_shifted(
     options: dict[str, Any],
     surrogates: int,
     generator: np.random.Generator,
+    all_pairs: Callable[..., Float],
 ) -> Float:
     """Null of whole matrices: every trajectory against all others, shifted, of the pairs that are tested."""
     null: list[Float] = []
@@ -131,7 +138,7 @@ def _all_shifted(
     while drawn < surrogates:
         moved = np.stack([_shifted(x[j], seen[j], copies, generator) for j in range(count)], axis=1)
         moved = moved.reshape(copies * count, *x.shape[1:])
-        values = kernels.all_pairs(x, moved, seen, np.tile(seen, (copies, 1)), least=0, condition=z, **options)
+        values = all_pairs(x, moved, seen, np.tile(seen, (copies, 1)), least=0, condition=z, **options)
         values = values[np.tile(tested, (1, copies))]
         null.append(values[np.isfinite(values)])
         drawn += len(null[-1])

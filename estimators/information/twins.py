@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control
 
-POLICIES = ("mutual-information", "random", "nearest", "none")
+from infoaug.estimators.options import POLICIES
 
 
 @dataclass(frozen=True)

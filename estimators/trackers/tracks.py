@@ -3,20 +3,17 @@
 Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0).
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infoaug.estimators.trackers import cotracker, dense_flow, lucas_kanade, tapir
+from infoaug.estimators.options import LEARNED_TRACKERS, TRACKERS
 from infoaug.estimators.trackers.base import Bytes, Tracks, inside
 
-__all__ = ["LEARNED", "METHODS", "Tracks", "track"]
-
-_CLASSICAL = {"lucas-kanade": lucas_kanade.track, "dense-flow": dense_flow.track}
-_LEARNED = {"cotracker": cotracker.track, "tapir": tapir.track}
-LEARNED = frozenset(_LEARNED)
-METHODS = ("auto", *_CLASSICAL, *_LEARNED)
+__all__ = ["Tracks", "track"]
 
 
 def track(
@@ -43,16 +40,21 @@ def track(
     Raises ValueError for an unknown method, frames of another shape or dtype, queries outside the frame, or where a
     learned tracker lacks its code or weights.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(METHODS))}")
+    if method not in TRACKERS:
+        raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(TRACKERS))}")
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or len(frames) == 0 or frames.shape[3:] not in ((), (3,)):
         raise ValueError(f"frames must be u8[T, H, W] or u8[T, H, W, 3], not {frames.dtype}{list(frames.shape)}")
     points = np.ascontiguousarray(queries, dtype=np.float32)
     if points.ndim != 2 or points.shape[1] != 2 or not inside(points, frames.shape[1:3]).all():
         raise ValueError("queries must be f[N, 2] as (x, y) inside the first frame; check their order and scale")
-    if method in _LEARNED:
-        return _LEARNED[method](frames, points, weights=weights)
+    if method in LEARNED_TRACKERS:
+        return _module(method).track(frames, points, weights=weights)
     if len(points) == 0:  # OpenCV takes no empty arrays.
         return Tracks(np.empty((0, len(frames), 2), np.float32), np.empty((0, len(frames)), bool))
-    follow = _CLASSICAL["lucas-kanade" if method == "auto" else method]
-    return follow(frames, points, forward_backward=forward_backward)
+    classical = _module("lucas-kanade" if method == "auto" else method)
+    return classical.track(frames, points, forward_backward=forward_backward)
+
+
+def _module(method: str) -> Any:
+    """The module of a tracker, imported when it is first used."""
+    return import_module(f"infoaug.estimators.trackers.{method.replace('-', '_')}")

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import cv2
 
+from infoaug.estimators.options import READ_TIMEOUT
 from infoaug.estimators.video.timed_calls import TimedCalls
 
 T = TypeVar("T")
@@ -21,7 +22,6 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
-READ_TIMEOUT = 60.0  # seconds without an answer from a clip's disk until the clip is given up
 _MIB = 1 << 20
 # How a list of clips writes the bytes of such names.
 _NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")

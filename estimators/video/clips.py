@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from infoaug.estimators.options import MAX_WINDOW_BYTES, READ_TIMEOUT
 from infoaug.estimators.video import seeking
 from infoaug.estimators.video.clip_files import (
     IMAGE_SUFFIXES,
-    READ_TIMEOUT,
     VIDEO_SUFFIXES,
     ClipError,
     digest,
@@ -33,8 +33,6 @@ from infoaug.estimators.video.timed_calls import TimedCalls
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "MAX_WINDOW_BYTES",
-    "READ_TIMEOUT",
     "VIDEO_SUFFIXES",
     "ClipError",
     "Reader",
@@ -51,10 +49,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 Frame = NDArray[np.uint8]
 T = TypeVar("T")
-
-# The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can
-# announce frames that no machine has the memory for.
-MAX_WINDOW_BYTES = 4 << 30
 
 _MIB = 1 << 20
 # Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.

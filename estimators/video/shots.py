@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infoaug.estimators.video.clips import READ_TIMEOUT, Frame, Reader
+from infoaug.estimators.options import READ_TIMEOUT
+from infoaug.estimators.video.clips import Frame, Reader
 
 Look = tuple[NDArray[np.floating], NDArray[np.floating]]
 

@@ -1,36 +1,48 @@
-"""Frameworks of self-supervised learning: each one short file, named in the registry here, made by `create`."""
+"""Frameworks of self-supervised learning, one short file each, by name; `create` makes one.
+
+Importing this package imports no PyTorch: the names and the typed settings of all frameworks are in `settings.py`, and
+a framework's own file is imported when it is created.
+"""
 
 import difflib
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from torch import nn
 
-from infoaug.models.frameworks.barlow_twins import BarlowTwins
-from infoaug.models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs
-from infoaug.models.frameworks.byol import BYOL
-from infoaug.models.frameworks.dcl import DCL
-from infoaug.models.frameworks.dino import DINO
-from infoaug.models.frameworks.moco import MoCo
-from infoaug.models.frameworks.nnclr import NNCLR
-from infoaug.models.frameworks.simclr import SimCLR
-from infoaug.models.frameworks.simsiam import SimSiam
-from infoaug.models.frameworks.swav import SwAV
-from infoaug.models.frameworks.vicreg import VICReg
+from infoaug.models.frameworks.settings import (
+    BarlowTwinsSettings,
+    BYOLSettings,
+    DCLSettings,
+    DINOSettings,
+    FrameworkSettings,
+    MoCoSettings,
+    NNCLRSettings,
+    SimCLRSettings,
+    SimSiamSettings,
+    SwAVSettings,
+    VICRegSettings,
+)
 
-__all__ = ["Branch", "Framework", "FrameworkSettings", "Pairs", "available", "create", "settings_type"]
+if TYPE_CHECKING:
+    from torch import nn
 
-_FRAMEWORKS: dict[str, type[Framework]] = {
-    "barlow_twins": BarlowTwins,
-    "byol": BYOL,
-    "dcl": DCL,
-    "dino": DINO,
-    "moco": MoCo,
-    "nnclr": NNCLR,
-    "simclr": SimCLR,
-    "simsiam": SimSiam,
-    "swav": SwAV,
-    "vicreg": VICReg,
+    from infoaug.models.frameworks.base import Framework
+
+__all__ = ["FrameworkSettings", "available", "create", "settings_type"]
+
+# The class of each framework, in the module of the framework's name, and its settings.
+_FRAMEWORKS: dict[str, tuple[str, type[FrameworkSettings]]] = {
+    "barlow_twins": ("BarlowTwins", BarlowTwinsSettings),
+    "byol": ("BYOL", BYOLSettings),
+    "dcl": ("DCL", DCLSettings),
+    "dino": ("DINO", DINOSettings),
+    "moco": ("MoCo", MoCoSettings),
+    "nnclr": ("NNCLR", NNCLRSettings),
+    "simclr": ("SimCLR", SimCLRSettings),
+    "simsiam": ("SimSiam", SimSiamSettings),
+    "swav": ("SwAV", SwAVSettings),
+    "vicreg": ("VICReg", VICRegSettings),
 }
 
 
@@ -41,28 +53,44 @@ def available() -> list[str]:
 
 def settings_type(name: str) -> type[FrameworkSettings]:
     """Give the typed settings of a framework. Raises ValueError for an unknown name."""
-    return _find(name).settings_type
+    return _find(name)[1]
 
 
-def create(name: str, backbone: nn.Module, **settings: Any) -> Framework:
+def create(name: str, backbone: "nn.Module", settings: FrameworkSettings | None = None, **given: Any) -> "Framework":
     """Make a framework around a backbone that maps images to float[B, backbone.num_features].
 
-    Raises ValueError for an unknown framework or setting (naming the nearest known one) or a value out of range.
+    Args:
+        name: one of `available()`.
+        backbone: the backbone.
+        settings: settings of the framework, if they are typed already.
+        given: otherwise its settings by name.
+
+    Raises:
+        ValueError: an unknown framework or setting (the nearest known one is named), a value out of range, or settings
+            of another framework.
     """
-    framework = _find(name)
-    known = list(framework.settings_type.model_fields)
-    if unknown := [key for key in settings if key not in known]:
+    class_name, expected = _find(name)
+    if settings is None:
+        settings = _checked(name, expected, given)
+    elif given or not isinstance(settings, expected):
+        raise ValueError(f"{name} needs {expected.__name__} and no further settings, not {type(settings).__name__}.")
+    framework = getattr(import_module(f"infoaug.models.frameworks.{name}"), class_name)
+    return framework(backbone, settings)
+
+
+def _checked(name: str, expected: type[FrameworkSettings], given: dict[str, Any]) -> FrameworkSettings:
+    known = list(expected.model_fields)
+    if unknown := [key for key in given if key not in known]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; did you mean {_nearest(unknown[0], known)!r}?")
     try:
-        checked = framework.settings_type(**settings)
+        return expected(**given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{name}: {where}={first['input']!r} does not do: {first['msg']}.") from error
-    return framework(backbone, checked)
+        raise ValueError(f"{name}: {where}={first['input']!r} is not possible: {first['msg']}.") from error
 
 
-def _find(name: str) -> type[Framework]:
+def _find(name: str) -> tuple[str, type[FrameworkSettings]]:
     if name not in _FRAMEWORKS:
         nearest = _nearest(name, available())
         raise ValueError(f"There is no framework {name!r}; did you mean {nearest!r}? Known: {', '.join(available())}.")

@@ -3,21 +3,9 @@
 from torch import Tensor
 
 from infoaug.models.decorrelation import cross_correlation
-from infoaug.models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import BarlowTwinsSettings
 from infoaug.models.heads import mlp
-
-
-class BarlowTwinsSettings(FrameworkSettings, frozen=True):
-    """Widths and number of `projection_layers` of the projector, and λ, the weight `off_diagonal`.
-
-    Three layers and λ are the paper's (section 2.2: 0.005; 0.0051 in the authors' code); 2048 units, where ImageNet has
-    8192, are those of solo-learn's recipe for CIFAR-10.
-    """
-
-    hidden_dim: Width = 2048
-    output_dim: Width = 2048
-    projection_layers: Count = 3
-    off_diagonal: Weight = 0.0051
 
 
 class BarlowTwinsBranch(Branch):
@@ -39,4 +27,4 @@ class BarlowTwinsBranch(Branch):
 class BarlowTwins(Framework):
     """Barlow Twins: settings and branch, nothing else."""
 
-    settings_type, branch_type = BarlowTwinsSettings, BarlowTwinsBranch
+    branch_type = BarlowTwinsBranch

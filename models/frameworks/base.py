@@ -1,23 +1,15 @@
-"""What every framework shares: typed settings, a branch (heads and loss), and the framework that makes branches."""
+"""What every framework shares: a branch (heads and loss), and the framework that makes branches."""
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from infoaug.models.negatives import Negatives
-
-Width = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
-Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from infoaug.models.frameworks.settings import FrameworkSettings
 
 UNREAD: Any = None  # in `Pairs`, the features that a branch does not read
 
@@ -53,40 +45,6 @@ class Pairs:
     def second_image(self) -> Tensor | None:
         """Which image `second` shows: int64[B], or None where it was not said."""
         return None if self.second_identity is None else self.second_identity[:, 0]
-
-
-class FrameworkSettings(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Settings of a framework; a subclass names its own, with types, limits and defaults."""
-
-
-class ContrastiveSettings(FrameworkSettings, frozen=True):
-    """`temperature` of the similarities, and which `negatives` an anchor keeps (see `Negatives`)."""
-
-    temperature: Temperature = 0.1
-    negatives: Negatives = Negatives()
-
-
-class Momentum(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How slowly the momentum encoder follows: m ← rate · m + (1 − rate) · trained.
-
-    `base`: the rate, 0–1; `schedule`: `constant`, or `cosine`, from `base` at the start of training to 1 at its end
-    (Grill et al. 2020, section 3.3: 1 − (1 − base) · (cos(π · progress) + 1) / 2).
-    """
-
-    base: Annotated[float, Field(ge=0, le=1)] = 0.99
-    schedule: Literal["constant", "cosine"] = "constant"
-
-    def rate(self, progress: float) -> float:
-        """Rate when the share `progress` of training (0–1) is done."""
-        if self.schedule == "constant":
-            return self.base
-        return 1 - (1 - self.base) * (math.cos(math.pi * progress) + 1) / 2
-
-
-class MomentumSettings(FrameworkSettings, frozen=True):
-    """`momentum`: how the momentum encoder follows the trained one."""
-
-    momentum: Momentum = Momentum()
 
 
 class Branch(nn.Module, ABC):
@@ -128,9 +86,8 @@ class Branch(nn.Module, ABC):
 
 
 class Framework(nn.Module):
-    """A backbone and the recipe for branches; a subclass names its `settings_type` and its `branch_type`."""
+    """A backbone and the recipe for branches; a subclass names its `branch_type`."""
 
-    settings_type: ClassVar[type[FrameworkSettings]]
     branch_type: ClassVar[type[Branch]]
 
     def __init__(self, backbone: nn.Module, settings: FrameworkSettings) -> None:

@@ -2,21 +2,10 @@
 
 from torch import Tensor
 
-from infoaug.models.frameworks.base import Branch, Framework, Momentum, MomentumSettings, Pairs, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import BYOLSettings
 from infoaug.models.heads import mlp
 from infoaug.models.losses import cosine_distance
-
-
-class BYOLSettings(MomentumSettings, frozen=True):
-    """Widths of projector and predictor, both Linear–BatchNorm–ReLU–Linear, and the momentum.
-
-    The paper has 4096 and 256 for ResNet-50 (section 3.3); 1024 hidden units are lightly's for ResNet-18. The momentum
-    starts at the paper's 0.99 for up to 300 epochs (0.996 for 1000) and rises to 1.
-    """
-
-    hidden_dim: Width = 1024
-    output_dim: Width = 256
-    momentum: Momentum = Momentum(base=0.99, schedule="cosine")
 
 
 class BYOLBranch(Branch):
@@ -42,4 +31,4 @@ class BYOLBranch(Branch):
 class BYOL(Framework):
     """BYOL: settings and branch, nothing else."""
 
-    settings_type, branch_type = BYOLSettings, BYOLBranch
+    branch_type = BYOLBranch

@@ -1,13 +1,7 @@
 """DCL: SimCLR without the positive in the denominator, so that small batches learn too (Yeh et al. 2022)."""
 
-from infoaug.models.frameworks.base import Framework, Temperature
-from infoaug.models.frameworks.simclr import SimCLRBranch, SimCLRSettings
-
-
-class DCLSettings(SimCLRSettings, frozen=True):
-    """As SimCLR's; the temperature is the default of lightly's DCL loss."""
-
-    temperature: Temperature = 0.1
+from infoaug.models.frameworks.base import Framework
+from infoaug.models.frameworks.simclr import SimCLRBranch
 
 
 class DCLBranch(SimCLRBranch):
@@ -19,4 +13,4 @@ class DCLBranch(SimCLRBranch):
 class DCL(Framework):
     """DCL: settings and branch, nothing else."""
 
-    settings_type, branch_type = DCLSettings, DCLBranch
+    branch_type = DCLBranch

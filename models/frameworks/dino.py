@@ -4,44 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from infoaug.models.assignments import soft_cross_entropy
-from infoaug.models.frameworks.base import (
-    Branch,
-    Count,
-    Framework,
-    Momentum,
-    MomentumSettings,
-    Pairs,
-    Share,
-    Temperature,
-    Width,
-)
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import DINOSettings
 from infoaug.models.heads import Prototypes, mlp
 from infoaug.models.losses import counting
 from infoaug.models.ranks import sum_over_ranks
-
-
-class DINOSettings(MomentumSettings, frozen=True):
-    """Head, temperatures, centre and momentum.
-
-    Head: `projection_layers` up to `bottleneck_dim`, then `output_dim` prototypes: three layers, 2048 and 256 are the
-    paper's (appendix C), 4096 is solo-learn's for CIFAR-10 (the paper: 65536); batch norm in the head, as in lightly's
-    benchmarks of convolutional networks. The teacher's temperature rises from `warmup_teacher_temperature` until the
-    share `warmup_share` of training is done, the paper's 30 epochs of 300 (section 3.2). Momentum rises from 0.996 to
-    1; the authors' code advises 0.9995 for batches of 256. The last layer is fixed until `frozen_share` is done: the
-    authors' first epoch of a hundred.
-    """
-
-    hidden_dim: Width = 2048
-    bottleneck_dim: Width = 256
-    output_dim: Width = 4096
-    projection_layers: Count = 3
-    student_temperature: Temperature = 0.1
-    teacher_temperature: Temperature = 0.07
-    warmup_teacher_temperature: Temperature = 0.04
-    warmup_share: Share = 0.1
-    center_momentum: Share = 0.9
-    frozen_share: Share = 0.01
-    momentum: Momentum = Momentum(base=0.996, schedule="cosine")
 
 
 class DINOBranch(Branch):
@@ -95,4 +62,4 @@ class DINOBranch(Branch):
 class DINO(Framework):
     """DINO: settings and branch, nothing else."""
 
-    settings_type, branch_type = DINOSettings, DINOBranch
+    branch_type = DINOBranch

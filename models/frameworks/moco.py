@@ -2,21 +2,11 @@
 
 from torch import Tensor
 
-from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Framework, MomentumSettings, Pairs, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import MoCoSettings
 from infoaug.models.heads import mlp
 from infoaug.models.losses import info_nce
 from infoaug.models.queue import Queue
-
-
-class MoCoSettings(ContrastiveSettings, MomentumSettings, frozen=True):
-    """Head (`hidden_dim=None`: as the backbone's features), temperature, negatives, momentum, `queue_size` in keys.
-
-    128 outputs are the paper's; temperature 0.1, momentum 0.99 and 4096 keys those of the authors' CIFAR-10 demo.
-    """
-
-    hidden_dim: Width | None = None
-    output_dim: Width = 128
-    queue_size: Width = 4096
 
 
 class MoCoBranch(Branch):
@@ -60,4 +50,4 @@ class MoCoBranch(Branch):
 class MoCo(Framework):
     """MoCo v2: settings and branch, nothing else."""
 
-    settings_type, branch_type = MoCoSettings, MoCoBranch
+    branch_type = MoCoBranch

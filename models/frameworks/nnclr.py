@@ -3,25 +3,11 @@
 import torch
 from torch import Tensor
 
-from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Count, Framework, Pairs, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import NNCLRSettings
 from infoaug.models.heads import mlp
 from infoaug.models.losses import info_nce
 from infoaug.models.queue import Queue
-
-
-class NNCLRSettings(ContrastiveSettings, frozen=True):
-    """Widths of projector (`projection_layers` of them) and predictor, `queue_size` of the support set, temperature.
-
-    2048, 256, 4096, three layers and temperature 0.1 are the paper's (section 4.1), as in solo-learn's recipe for
-    CIFAR-10 but for its temperature, 0.2. 4096 neighbours are those of lightly's CIFAR-10 benchmark; the paper has
-    98304 for ImageNet, solo-learn 65536 for CIFAR-10.
-    """
-
-    hidden_dim: Width = 2048
-    output_dim: Width = 256
-    projection_layers: Count = 3
-    predictor_dim: Width = 4096
-    queue_size: Width = 4096
 
 
 class NNCLRBranch(Branch):
@@ -71,4 +57,4 @@ class NNCLRBranch(Branch):
 class NNCLR(Framework):
     """NNCLR: settings and branch, nothing else."""
 
-    settings_type, branch_type = NNCLRSettings, NNCLRBranch
+    branch_type = NNCLRBranch

@@ -3,20 +3,10 @@
 import torch
 from torch import Tensor
 
-from infoaug.models.frameworks.base import Branch, ContrastiveSettings, Framework, Pairs, Temperature, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import SimCLRSettings
 from infoaug.models.heads import mlp
 from infoaug.models.losses import nt_xent
-
-
-class SimCLRSettings(ContrastiveSettings, frozen=True):
-    """Widths of the projection head (`hidden_dim=None`: as the backbone's features), temperature and negatives.
-
-    128 outputs are the paper's (section 4.2), the temperature is the one it found best on CIFAR-10 (appendix B.9).
-    """
-
-    hidden_dim: Width | None = None
-    output_dim: Width = 128
-    temperature: Temperature = 0.5
 
 
 class SimCLRBranch(Branch):
@@ -48,4 +38,4 @@ class SimCLRBranch(Branch):
 class SimCLR(Framework):
     """SimCLR: settings and branch, nothing else."""
 
-    settings_type, branch_type = SimCLRSettings, SimCLRBranch
+    branch_type = SimCLRBranch

@@ -1,24 +1,11 @@
 """SimSiam: BYOL without the momentum encoder, the gradient of the target stopped (Chen & He 2021)."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor
 
-from infoaug.models.frameworks.base import Branch, Framework, FrameworkSettings, Pairs, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import SimSiamSettings
 from infoaug.models.heads import mlp
 from infoaug.models.losses import cosine_distance
-
-
-class SimSiamSettings(FrameworkSettings, frozen=True):
-    """Width and number of `projection_layers` of the projector, and hidden width of the predictor, a bottleneck.
-
-    2048 and 512 are the paper's (section 3), as are two layers of projection for CIFAR-10 (appendix D; ImageNet: 3).
-    """
-
-    output_dim: Width = 2048
-    projection_layers: Annotated[int, Field(ge=1)] = 2
-    predictor_dim: Width = 512
 
 
 class SimSiamBranch(Branch):
@@ -40,4 +27,4 @@ class SimSiamBranch(Branch):
 class SimSiam(Framework):
     """SimSiam: settings and branch, nothing else."""
 
-    settings_type, branch_type = SimSiamSettings, SimSiamBranch
+    branch_type = SimSiamBranch

@@ -5,25 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infoaug.models.assignments import sinkhorn, soft_cross_entropy
-from infoaug.models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Share, Temperature, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import SwAVSettings
 from infoaug.models.heads import Prototypes, mlp
-
-
-class SwAVSettings(FrameworkSettings, frozen=True):
-    """Head (`hidden_dim=None`: as the backbone's features), number of `prototypes`, and how rows are assigned to them.
-
-    128 outputs, temperature 0.1, `epsilon` and `iterations` of Sinkhorn–Knopp are the paper's (appendix A); 512
-    prototypes are those of lightly's CIFAR-10 benchmark (the paper's 3000 need its batches of 4096). The prototypes are
-    fixed until the share `frozen_share` of training is done: the authors' first epoch of a hundred.
-    """
-
-    hidden_dim: Width | None = None
-    output_dim: Width = 128
-    prototypes: Width = 512
-    temperature: Temperature = 0.1
-    epsilon: Temperature = 0.05
-    iterations: Count = 3
-    frozen_share: Share = 0.01
 
 
 class SwAVBranch(Branch):
@@ -63,4 +47,4 @@ class SwAVBranch(Branch):
 class SwAV(Framework):
     """SwAV: settings and branch, nothing else."""
 
-    settings_type, branch_type = SwAVSettings, SwAVBranch
+    branch_type = SwAVBranch

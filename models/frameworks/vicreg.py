@@ -3,23 +3,9 @@
 from torch import Tensor
 
 from infoaug.models.decorrelation import variance_covariance
-from infoaug.models.frameworks.base import Branch, Count, Framework, FrameworkSettings, Pairs, Weight, Width
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import VICRegSettings
 from infoaug.models.heads import mlp
-
-
-class VICRegSettings(FrameworkSettings, frozen=True):
-    """Widths and number of `projection_layers` of the projector (the paper's expander), weights of the three terms.
-
-    Three layers and the weights 25, 25, 1 are the paper's (section 4.2); 2048 units, where ImageNet has 8192, are those
-    of solo-learn's recipe for CIFAR-10.
-    """
-
-    hidden_dim: Width = 2048
-    output_dim: Width = 2048
-    projection_layers: Count = 3
-    invariance: Weight = 25.0
-    variance: Weight = 25.0
-    covariance: Weight = 1.0
 
 
 class VICRegBranch(Branch):
@@ -41,4 +27,4 @@ class VICRegBranch(Branch):
 class VICReg(Framework):
     """VICReg: settings and branch, nothing else."""
 
-    settings_type, branch_type = VICRegSettings, VICRegBranch
+    branch_type = VICRegBranch

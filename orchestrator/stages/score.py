@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infoaug.estimators.information import entropy, motion, mutual_information, significance, ties, twins
-from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
-from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
+from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import Stage, Store, arrays, digest_of
 from infoaug.orchestrator.stages import extract
@@ -73,7 +73,8 @@ class Scored:
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
     """Where the twins of these trajectories live; those of all policies together."""
-    key = {"version": VERSION, "extract": extracted.stage.hash, **config.score.model_dump(exclude={"policy"})}
+    settings = config.score.model_dump(exclude={"policy", *RUNTIME["score"]})
+    key = {"version": VERSION, "extract": extracted.stage.hash, **settings}
     return Stage(extracted.stage.store, "score", key)
 
 
@@ -178,6 +179,7 @@ def score_window(
     least = needed * white.shape[1] // (2 * steps.shape[1])
     few = seen[moving].astype(int) @ seen[moving].T.astype(int) < needed
     options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
+    options["backend"] = settings.backend
     if settings.camera == "condition":
         options["condition_on"] = _camera_samples(camera, settings, block)
     among = mutual_information.pairwise_mutual_information(
@@ -279,7 +281,13 @@ def _part(
         cluster.connect(config.ray)
     settings = config.score.model_copy(update={"policy": "mutual-information"})
     work = partial(_score, place, extracted, settings, config.extract.window)
-    done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows")
+    gpus = settings.gpus_per_task if settings.backend == "cuda" else 0
+    if todo and gpus > cluster.gpus():  # or Ray would wait for a GPU forever
+        raise UsageError(
+            f"score.backend 'cuda' needs {gpus:g} GPUs for a task, and the Ray cluster has {cluster.gpus()}: set "
+            "score.backend to cpu"
+        )
+    done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows", gpus)
     counts |= {key: status["summary"] for key, status in done.items()}
     counts |= dict.fromkeys(failed, dict.fromkeys(map(column, COUNTED), 0))
     return [

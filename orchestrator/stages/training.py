@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infoaug.models import frameworks
-from infoaug.models.augment import Augment, AugmentSettings
+from infoaug.models.augment import Augment
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone, save_backbone
 from infoaug.models.batch_norm import synchronise
 from infoaug.models.collapse import feature_std, rank_me
 from infoaug.models.ranks import gather_rows, world
+from infoaug.models.settings import AugmentSettings
 from infoaug.models.two_branch import TwoBranch
-from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.runtime.store import Stage
 from infoaug.orchestrator.stages import pairs, score
@@ -280,17 +280,14 @@ def build(config: ExperimentConfig) -> TwoBranch:
     """The untrained model of a config, drawn from torch's global random state; see there for what is raised."""
     settings = config.pretrain
     backbone = create_backbone(settings.backbone, config.extract.image_size, **settings.backbone_settings)
-    framework = frameworks.create(settings.framework, backbone, **settings.framework_settings)
+    framework = frameworks.create(settings.framework, backbone, settings.framework_settings)
     return TwoBranch(framework, 0.0 if config.score.policy == "none" else settings.twin_weight)
 
 
 def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSettings]:
-    """Settings for first views, and for second views and twins. Raises UsageError for wrong ones."""
+    """Settings for first views, and for second views and twins."""
     first, second = config.pretrain.augment, config.pretrain.augment_second
-    return (
-        settings.checked(AugmentSettings, first, prefix="pretrain.augment."),
-        settings.checked(AugmentSettings, first | second, prefix="pretrain.augment_second."),
-    )
+    return first, first.model_copy(update=second.written())
 
 
 def optimizer_for(config: ExperimentConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The typed config of a sweep: that of an experiment, and in a section `sweep` what is varied in it."""
+"""The typed config of a sweep: an experiment's config, with a section `sweep` that says what is varied."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from infoaug.models import frameworks
+from infoaug.models.frameworks.settings import FrameworkSettings
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.config import ExperimentConfig, Positive, Section
+from infoaug.orchestrator.config import ExperimentConfig, Positive, PretrainConfig, Runtime, Section, runtime_settings
 
-# What is varied most, under a short name.
+# Short names of the settings that are varied most.
 SHORT = {
     "framework": "pretrain.framework",
     "policy": "score.policy",
@@ -25,13 +27,13 @@ Grids = Annotated[list[dict[str, ListOfValues]], BeforeValidator(lambda v: [v] i
 
 
 def _read(recipes: Any) -> Any:
-    """What the recipes of a folder say of `pretrain`, by framework.
+    """Read the section `pretrain` of every recipe in a folder, by framework.
 
-    So a resolved config is whole: it does not change with a recipe, and is understood where there is no such folder.
+    The resolved config holds the contents. It does not change when a recipe file does, and needs no such folder.
     """
     if not isinstance(recipes, str):
         return recipes or {}
-    found = {}
+    contents = {}
     for path in sorted(Path(recipes).glob("*.yaml")):
         try:
             content = settings.parsed(path.read_text(encoding="utf-8"))
@@ -39,30 +41,35 @@ def _read(recipes: Any) -> Any:
             raise ValueError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict) or not isinstance(content.get("pretrain"), dict):
             raise ValueError(f"'{path}' has no section pretrain")
-        found[path.stem] = {key: value for key, value in content["pretrain"].items() if key != "framework"}
-    if not found:
+        contents[path.stem] = {key: value for key, value in content["pretrain"].items() if key != "framework"}
+    if not contents:
         raise ValueError(f"there is no recipe, a FRAMEWORK.yaml, in '{recipes}'")
-    return found
+    return contents
 
 
 Recipes = Annotated[dict[str, dict[str, Any]], BeforeValidator(_read)]
 
 
 class Range(Section):
-    """An interval that a search draws from; of whole numbers if both ends are."""
+    """An interval that a search draws from, both ends included; of integers if both ends are integers."""
 
     low: int | float
     high: int | float
-    log: bool = False
+    log: bool = Field(False, description="draw uniformly on a logarithmic scale")
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether integers are drawn."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
     @model_validator(mode="after")
-    def _is_one(self) -> "Range":
+    def _ascends(self) -> "Range":
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"a range goes from low up to high, above 0 if log, got {self.low} to {self.high}")
+            raise ValueError(f"a range needs low < high, and 0 < low if log, got {self.low} to {self.high}")
         return self
 
 
-# RunResult apart by hand: as a value that stands alone a mapping would do for a list too.
+# Told apart by a function: a single value counts as a list of one, so a mapping would fit both types.
 Drawn = Annotated[
     Annotated[Range, Tag("range")] | Annotated[ListOfValues, Tag("values")],
     Discriminator(lambda v: "range" if isinstance(v, dict | Range) else "values"),
@@ -70,78 +77,153 @@ Drawn = Annotated[
 
 
 class SweepSettings(Section):
-    """What is varied, who chooses, and what is stopped early."""
+    """What is varied, how values are chosen, and which trials are stopped early."""
 
     grid: Grids = Field(
         [],
-        description="grids whose trials are put together: settings by name, each with its values; framework, policy, "
-        "twin_weight, negatives and backbone have short names, others their dotted ones",
+        description="one or more grids: settings by name, each with its values. The trials of a grid are all "
+        "combinations. framework, policy, twin_weight, negatives and backbone have short names, other settings their "
+        "dotted names",
     )
-    space: dict[str, Drawn] = Field({}, description="what random and optuna draw from: values, or {low, high, log}")
+    space: dict[str, Drawn] = Field(
+        {}, description="search space of random and optuna: settings by name, each with values or {low, high, log}"
+    )
     search: Literal["grid", "random", "optuna"] = "grid"
-    samples: Positive = Field(20, description="how many random and optuna try")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of random and optuna")
-    scheduler: Literal["none", "asha"] = Field("none", description="asha stops what lags behind in validation_knn")
-    grace_epochs: Positive = Field(10, description="asha stops nothing before")
-    reduction: Annotated[int, Field(ge=2)] = Field(3, description="asha goes on with one in so many")
+    samples: Positive = Field(20, description="number of trials of random and optuna")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of random and optuna")
+    scheduler: Literal["none", "asha"] = Field("none", description="asha stops trials whose validation_knn is low")
+    grace_epochs: Positive = Field(10, description="asha stops no trial before this epoch")
+    reduction: Annotated[int, Field(ge=2)] = Field(3, description="asha continues one in this many trials")
     metric: Literal["validation_knn", "validation_probe"] = Field(
-        "validation_knn", description="what optuna raises: accuracy on images held out of the first data set's training"
+        "validation_knn",
+        description="accuracy that optuna maximises, on held-out training images of the first data set",
     )
     budget: Literal["steps", "passes"] = Field(
         "steps",
-        description="what is the same for all arms: the steps, or the images through the backbone, of which a step "
-        "without twins has fewer",
+        description="what is equal for all arms: the number of steps, or of images passed through the backbone, of "
+        "which a step without twins passes fewer",
     )
     recipes: Recipes = Field(
         {},
-        description="a folder with FRAMEWORK.yaml, or what is in it: its `pretrain` holds for that framework where "
-        "this config says nothing",
+        description="a folder with FRAMEWORK.yaml, or its contents: the section `pretrain` sets defaults for that "
+        "framework",
     )
     frameworks: dict[str, dict[str, Any]] = Field(
-        {}, description="settings of `pretrain` for one framework, by its name; what is varied comes before them"
+        {}, description="settings of `pretrain` by framework; they override this config, varied settings override them"
     )
-    concurrent: Positive | None = Field(None, description="trials at once; none: as many as there is room for")
-    gpu_tflops: Annotated[float, Field(gt=0)] = Field(
-        40, description="10¹² operations a second that a GPU sustains in training, for the estimate of --dry-run"
+    concurrent: Annotated[Positive | None, Runtime] = Field(
+        None, description="number of trials that run at once; null: as many as the cluster has room for"
+    )
+    gpu_tflops: Annotated[float, Field(gt=0), Runtime] = Field(
+        40, description="TFLOP/s that a GPU sustains in training, for the estimate of --dry-run"
     )
 
     @model_validator(mode="after")
-    def _there_is_something_to_vary(self) -> "SweepSettings":
+    def _has_values(self) -> "SweepSettings":
         if self.search == "grid" and (not self.grid or self.space):
-            raise ValueError("search 'grid' takes its values from `grid`, and from nowhere else")
+            raise ValueError("search 'grid' needs values in `grid`, and none in `space`")
         if self.search != "grid" and (not self.space or self.grid):
-            raise ValueError(f"search '{self.search}' takes its values from `space`, and from nowhere else")
+            raise ValueError(f"search '{self.search}' needs values in `space`, and none in `grid`")
         return self
+
+
+class AnyFrameworkSettings(FrameworkSettings, frozen=True, extra="allow"):
+    """Settings of any framework, not checked: the framework may be varied."""
+
+
+class VariedPretrainConfig(PretrainConfig):
+    """`pretrain` of a sweep. `load` checks `framework_settings` for every framework of the sweep."""
+
+    @classmethod
+    def framework_settings_type(cls, framework: Any) -> type[FrameworkSettings]:
+        """The type of `framework_settings` for a framework."""
+        return AnyFrameworkSettings
 
 
 class SweepConfig(ExperimentConfig):
     """An experiment, and what is varied in it."""
 
+    pretrain: VariedPretrainConfig = VariedPretrainConfig()
     sweep: SweepSettings
 
     @model_validator(mode="before")
     @classmethod
-    def _is_of_a_sweep(cls, values: Any) -> Any:
+    def _has_a_section_sweep(cls, values: Any) -> Any:
         if isinstance(values, dict) and set(values) < set(cls.model_fields) and "sweep" not in values:
             raise ValueError("has no section sweep, which says what is varied: `infoaug run` runs one experiment")
         return values
 
     @model_validator(mode="after")
-    def _there_is_something_to_go_by(self) -> "SweepConfig":
+    def _has_an_accuracy(self) -> "SweepConfig":
         if not self.evaluate.datasets and not self.evaluate.domains:
             raise ValueError("a sweep compares accuracies: name a data set in evaluate.datasets or evaluate.domains")
         if self.sweep.scheduler == "asha" and not self.evaluate.every:
-            raise ValueError("sweep.scheduler 'asha' goes by the accuracy while training: set evaluate.every")
+            raise ValueError("sweep.scheduler 'asha' compares accuracies during training: set evaluate.every")
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config as YAML that `load` reads back to an equal config; what recipes say is left to them."""
+        """The resolved config as YAML that `load` reads back to an equal config.
+
+        With recipes, `pretrain` holds only what the config sets, so that recipes apply again.
+        """
         values = self.model_dump(mode="json")
         if self.sweep.recipes:
             values["pretrain"] = self.pretrain.model_dump(mode="json", exclude_unset=True)
         return yaml.safe_dump(values, sort_keys=False)
 
 
+# The settings that are no part of a sweep's identity, for pydantic's `exclude`.
+RUNTIME: dict[str, Any] = runtime_settings(SweepConfig)
+
+
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> SweepConfig:
-    """Read a sweep's config file and put the overrides on top; see `settings.read` for both, and for what is raised."""
-    return settings.read(SweepConfig, path, overrides)
+    """Read a sweep's config file and apply the overrides; see `settings.read` for both.
+
+    Raises:
+        UsageError: as `settings.read` does; or `pretrain`, a recipe or `sweep.frameworks` has settings that a framework
+            of the sweep does not accept.
+    """
+    config = settings.read(SweepConfig, path, overrides)
+    check_frameworks(config, str(path or "settings"))
+    return config
+
+
+def check_frameworks(config: SweepConfig, where: str) -> None:
+    """Check the settings of `pretrain` for every framework of the sweep, and those given for one framework.
+
+    Raises:
+        UsageError: as `settings.checked` does; `where` begins the message.
+    """
+    given = config.pretrain.model_dump(mode="json", include={"framework_settings"})
+    sources = [(where, name, given) for name in _frameworks(config)]
+    for section in ("recipes", "frameworks"):
+        by_framework = getattr(config.sweep, section)
+        for name, values in by_framework.items():
+            if section == "frameworks" or name in frameworks.available():  # a folder may hold other recipes too
+                sources.append((f"{where}: sweep.{section}.{name}", name, values))
+    for source, name, values in sources:
+        pretrain = without_unused_negatives({**values, "framework": name})
+        settings.checked(ExperimentConfig, {"pretrain": pretrain}, source)
+
+
+def has_negatives(framework: Any) -> bool:
+    """Whether a framework of this name exists and contrasts with negatives."""
+    return framework in frameworks.available() and "negatives" in frameworks.settings_type(framework).model_fields
+
+
+def without_unused_negatives(pretrain: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `pretrain`, without negatives if the framework has none: a sweep may vary both."""
+    given = pretrain.get("framework_settings")
+    framework = pretrain.get("framework", PretrainConfig.model_fields["framework"].default)
+    if not isinstance(given, dict) or framework not in frameworks.available() or has_negatives(framework):
+        return pretrain
+    return {**pretrain, "framework_settings": {key: value for key, value in given.items() if key != "negatives"}}
+
+
+def _frameworks(config: SweepConfig) -> list[Any]:
+    """The frameworks of a sweep's trials, as far as they are known before a search draws."""
+    names: list[Any] = []
+    for varied in config.sweep.grid or [config.sweep.space]:
+        values = varied.get("framework", varied.get(SHORT["framework"], [config.pretrain.framework]))
+        names += values if isinstance(values, list) else []
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))

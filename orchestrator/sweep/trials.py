@@ -1,4 +1,4 @@
-"""The trials of a sweep: from what is varied to the experiments that are run, each once and none without sense."""
+"""The trials of a sweep: the experiments that its grids or its random search give, without duplicates."""
 
 import itertools
 import json
@@ -13,20 +13,28 @@ from typing import Any
 import numpy as np
 
 from infoaug.models import frameworks
-from infoaug.models.negatives import Negatives
+from infoaug.models.frameworks.settings import ContrastiveSettings
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import mlflow_runs
 from infoaug.orchestrator.runtime.store import digest_of
-from infoaug.orchestrator.sweep.config import SHORT, Range, SweepConfig
+from infoaug.orchestrator.sweep.config import (
+    RUNTIME,
+    SHORT,
+    Range,
+    SweepConfig,
+    has_negatives,
+    without_unused_negatives,
+)
 
-Point = dict[str, Any]  # a value for every setting that is varied, by the names of the sweep's config
+Point = dict[str, Any]  # a value for every varied setting, by its name in the sweep's config
 
-SECTIONS = ("clips", "scenes", "extract", "score", "pretrain")  # what a training depends on, beside the seed
+SECTIONS = ("clips", "scenes", "extract", "score", "pretrain")  # a training depends on these and on the seed
 NEGATIVES = SHORT["negatives"]
-ARMS = ("pretrain.framework", "score.policy", "pretrain.twin_weight", NEGATIVES, "seed")  # have places of their own
-DEFAULT = "default"  # the value of a setting that an experiment does not name
+# These have a fixed place in the name of a trial and a column of their own in the comparison.
+ARMS = ("pretrain.framework", "score.policy", "pretrain.twin_weight", NEGATIVES, "seed")
+DEFAULT = "default"  # shown for a setting that an experiment does not set
 LONGEST = 200  # characters of a name
 
 
@@ -35,10 +43,10 @@ class Trial:
     """One experiment of a sweep.
 
     Attributes:
-        name: what is varied, in short: `simclr-random-w0.5-s0`.
-        point: the values that made it.
+        name: the varied settings in short: `simclr-random-w0.5-s0`.
+        point: the values of the varied settings.
         config: the experiment.
-        other: what else the sweep varies, by its dotted name: the value that this trial has of it.
+        other: values of the varied settings that are not in `ARMS`, by dotted name.
     """
 
     name: str
@@ -48,54 +56,54 @@ class Trial:
 
     @property
     def identity(self) -> str:
-        """The same for the same experiment, whatever it is called."""
+        """Digest of the experiment, which does not depend on the trial's name."""
         return mlflow_runs.identity(self.config)
 
     @property
     def model(self) -> str:
-        """The same for trials that build the same model and optimiser, whatever their seeds and their twins."""
-        settings = self.config.model_dump_json(
+        """Equal for trials that build the same model and optimizer, whatever their seeds and twins."""
+        model = self.config.model_dump_json(
             include={"pretrain": True, "extract": {"image_size"}}, exclude={"pretrain": {"twin_weight", "epochs"}}
         )
-        return f"{self.config.score.policy == 'none'} {settings}"
+        return f"{self.config.score.policy == 'none'} {model}"
 
     @property
     def negatives(self) -> str:
-        """Which negatives: their kind, with what else is set of them; empty for a framework that has none."""
-        if not _has_negatives(self.config.pretrain.framework):
+        """The kind of negatives and their other settings; empty for a framework without negatives."""
+        if not has_negatives(self.config.pretrain.framework):
             return ""
-        chosen = dict(self.config.pretrain.framework_settings.get("negatives", {}))
+        chosen = dict(self.config.pretrain.framework_settings.written().get("negatives", {}))
         kind = chosen.pop("kind", "all")
         rest = ",".join(f"{k}={v}" for k, v in chosen.items())
         return f"{kind}({rest})" if rest else kind
 
 
 def planned(config: SweepConfig) -> list[Trial]:
-    """All trials of a grid or a random search, in order; an adaptive search has none before it begins.
+    """All trials of a grid or a random search, in order; none for Optuna, which chooses them one by one.
 
-    What a combination's other values make meaningless is left out of it: the weight without twins, negatives of a
-    framework that has none, and what is set of negatives when all are taken. So several combinations may be one trial.
+    Values without an effect are left out: the twin weight without twins, negatives of a framework that has none, and
+    settings of negatives when all are used. Several combinations may therefore be the same trial, which is run once.
 
     Raises:
-        UsageError: an unknown setting, or values that no experiment takes.
+        UsageError: an unknown setting or an invalid value.
     """
     if config.sweep.search == "optuna":
         return []
     points = _grid(config) if config.sweep.search == "grid" else _drawn(config)
-    found: dict[str, Trial] = {}
+    by_identity: dict[str, Trial] = {}
     for point in points:
         trial = make(config, point)
-        found.setdefault(trial.identity, trial)
-    return list(found.values())
+        by_identity.setdefault(trial.identity, trial)
+    return list(by_identity.values())
 
 
 def make(config: SweepConfig, point: Point) -> Trial:
-    """The trial of a point. Raises UsageError for an unknown setting or a value that no experiment takes."""
+    """Make the trial of a point. Raises UsageError for an unknown setting or an invalid value."""
     where = "sweep: " + ", ".join(f"{key}={value}" for key, value in point.items())
     full = _full(point)
     values = config.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
     framework = full.get("pretrain.framework", config.pretrain.framework)
-    if framework in frameworks.available():  # else it is refused below
+    if framework in frameworks.available():  # otherwise refused below
         recipes, own = config.sweep.recipes, config.sweep.frameworks.get(framework, {})
         if recipes and framework not in recipes:
             raise UsageError(f"sweep.recipes: there is none for '{framework}', only for {', '.join(recipes)}")
@@ -103,24 +111,26 @@ def make(config: SweepConfig, point: Point) -> Trial:
         values["pretrain"] = _over(_over(recipe, values.get("pretrain", {})), own)
     for key, value in full.items():
         settings.put(values, key, value, where)
-    made = _with_sense(settings.checked(ExperimentConfig, values, where), config, where)
-    content = made.model_dump(mode="json")
-    varied = [key for key in _varied(config) if key not in ARMS]
-    found = {key: _at(content, key) for key in varied}
-    trial = Trial("", point, made, {key: str(value) for key, value in found.items()})
-    return replace(trial, name=_name(trial, found, NEGATIVES in _varied(config)))
+    if isinstance(values.get("pretrain"), dict):
+        values["pretrain"] = without_unused_negatives(values["pretrain"])
+    experiment = _normalised(settings.checked(ExperimentConfig, values, where), config)
+    content = experiment.model_dump(mode="json")
+    other = {key: _at(content, key) for key in _varied(config) if key not in ARMS}
+    trial = Trial("", point, experiment, {key: str(value) for key, value in other.items()})
+    return replace(trial, name=_name(trial, other, NEGATIVES in _varied(config)))
 
 
 def full_name(key: str) -> str:
-    """The dotted name of a setting that may have a short one."""
+    """The dotted name of a setting, which may be given by its short name."""
     return SHORT.get(key, key)
 
 
 def budgeted(trial: Trial, config: SweepConfig, share_with_twin: float) -> Trial:
-    """The trial with as many epochs as its arm gets; `share_with_twin`: of the patches, by policies that give twins.
+    """The trial with the number of epochs that the sweep's budget gives its arm.
 
-    A step takes two images a patch through the backbone, and a third for each patch with a twin. With the budget
-    `passes`, an arm without twins trains for as many epochs more.
+    A step passes two images of every patch through the backbone, and a third for each patch with a twin. With the
+    budget `passes`, an arm without twins trains for correspondingly more epochs. `share_with_twin`: share of the
+    patches that have a twin under the other policies, 0–1.
     """
     if config.sweep.budget == "steps" or trial.config.score.policy != "none":
         return trial
@@ -130,11 +140,11 @@ def budgeted(trial: Trial, config: SweepConfig, share_with_twin: float) -> Trial
 
 
 def identity(config: SweepConfig) -> str:
-    """Digest of all that a sweep is; the same sweep started again goes on."""
-    what = config.model_dump(mode="json", exclude={**RUNTIME, "sweep": {"concurrent", "gpu_tflops"}})
-    if config.sweep.recipes:  # which say what this config does not
-        what["given"] = config.pretrain.model_dump(mode="json", exclude_unset=True, exclude=RUNTIME["pretrain"])
-    return digest_of(what)
+    """Digest of a sweep: a sweep that is started again with the same digest resumes."""
+    content = config.model_dump(mode="json", exclude=RUNTIME)
+    if config.sweep.recipes:  # recipes apply only to settings that the config does not set
+        content["given"] = config.pretrain.model_dump(mode="json", exclude_unset=True, exclude=RUNTIME["pretrain"])
+    return digest_of(content)
 
 
 def _grid(config: SweepConfig) -> Iterator[Point]:
@@ -150,19 +160,21 @@ def _drawn(config: SweepConfig) -> Iterator[Point]:
 
 
 def _draw(values: Range | list[Any], random: np.random.Generator) -> Any:
+    """Draw one value from the distribution that Optuna's random sampler uses for the same range."""
     if isinstance(values, list):
         return values[random.integers(len(values))]
-    low, high = (math.log(end) if values.log else end for end in (values.low, values.high))
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        if values.log:
-            return round(math.exp(random.uniform(low, high)))
-        return int(random.integers(values.low, values.high + 1))
-    drawn = random.uniform(low, high)
-    return float(np.clip(math.exp(drawn) if values.log else drawn, values.low, values.high))
+    low, high = values.low, values.high
+    if not values.log:
+        return int(random.integers(int(low), int(high) + 1)) if values.of_integers else random.uniform(low, high)
+    # Optuna widens a logarithmic range of integers by half a step on both sides, so that each integer stands for the
+    # interval that is rounded to it. Ray Tune's `lograndint` rounds down instead and draws low values less often.
+    margin = 0.5 if values.of_integers else 0.0
+    drawn = math.exp(random.uniform(math.log(low - margin), math.log(high + margin)))
+    return int(np.clip(round(drawn), low, high)) if values.of_integers else float(np.clip(drawn, low, high))
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over others, section by section; a copy."""
+    """Merge settings section by section, those of `above` first; a copy."""
     merged = deepcopy(dict(below))
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -171,7 +183,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _full(point: Point) -> Point:
-    """A point by full names, what lies deeper after what it lies in. Raises UsageError for what cannot be varied."""
+    """A point by dotted names, sections before their settings. Raises UsageError for a setting that cannot vary."""
     full: Point = {}
     for key, value in sorted(point.items(), key=lambda item: full_name(item[0]).count(".")):
         section, _, rest = full_name(key).partition(".")
@@ -179,8 +191,8 @@ def _full(point: Point) -> Point:
         inside = section in SECTIONS and rest and rest.partition(".")[0] not in RUNTIME.get(section, ())
         if known and section != "seed" and not inside:
             raise UsageError(
-                f"sweep: '{key}' cannot be varied: vary what the training depends on, the seed and settings of "
-                f"{', '.join(SECTIONS)}, less those that say where and how it runs"
+                f"sweep: '{key}' cannot be varied: a sweep varies the seed and settings of {', '.join(SECTIONS)} that "
+                "the training depends on"
             )
         if full_name(key) in full:
             raise UsageError(f"sweep: '{key}' is given twice, by its short and by its dotted name")
@@ -190,25 +202,24 @@ def _full(point: Point) -> Point:
     return full
 
 
-def _with_sense(made: ExperimentConfig, config: SweepConfig, where: str) -> ExperimentConfig:
-    """An experiment less what its other values make meaningless."""
-    pretrain, scoring = made.pretrain, made.score
+def _normalised(experiment: ExperimentConfig, config: SweepConfig) -> ExperimentConfig:
+    """The experiment without values that have no effect, so that equal experiments have equal identities."""
+    pretrain, scoring = experiment.pretrain, experiment.score
     if scoring.policy == "none" or not pretrain.twin_weight:
         scoring = scoring.model_copy(update={"policy": "none"})
         pretrain = pretrain.model_copy(update={"twin_weight": config.pretrain.twin_weight})
-    if "negatives" in pretrain.framework_settings:
-        kept = dict(pretrain.framework_settings)
-        negatives = kept.pop("negatives")
-        if _has_negatives(pretrain.framework):
-            checked = settings.checked(Negatives, negatives, where, f"{NEGATIVES}.")
-            if checked.kind != "all":
-                kept["negatives"] = checked.model_dump(exclude_defaults=True)
-        pretrain = pretrain.model_copy(update={"framework_settings": kept})
-    return made.model_copy(update={"score": scoring, "pretrain": pretrain})
+    typed = pretrain.framework_settings
+    written = typed.written()
+    if isinstance(typed, ContrastiveSettings) and "negatives" in written:
+        del written["negatives"]
+        if typed.negatives.kind != "all":
+            written["negatives"] = typed.negatives.model_dump(exclude_defaults=True)
+        pretrain = pretrain.model_copy(update={"framework_settings": type(typed).model_validate(written)})
+    return experiment.model_copy(update={"score": scoring, "pretrain": pretrain})
 
 
 def _varied(config: SweepConfig) -> list[str]:
-    """All that a sweep varies, by full names."""
+    """Dotted names of the settings that a sweep varies."""
     keys = [*itertools.chain(*config.sweep.grid), *config.sweep.space]
     return list(dict.fromkeys(map(full_name, keys)))
 
@@ -221,17 +232,14 @@ def _at(content: Any, key: str) -> Any:
     return content
 
 
-def _has_negatives(framework: str) -> bool:
-    return framework in frameworks.available() and "negatives" in frameworks.settings_type(framework).model_fields
-
-
 def _name(trial: Trial, other: Mapping[str, Any], with_negatives: bool) -> str:
-    """What is varied, in short; with a digest where that alone might not tell the trial from all others."""
-    made = trial.config
-    parts = [made.pretrain.framework, made.score.policy]
-    if made.score.policy != "none":
-        short = f"{made.pretrain.twin_weight:g}"
-        parts.append("w" + (short if float(short) == made.pretrain.twin_weight else repr(made.pretrain.twin_weight)))
+    """The varied settings in short, with a digest where they might not be unique."""
+    config = trial.config
+    parts = [config.pretrain.framework, config.score.policy]
+    if config.score.policy != "none":
+        weight = config.pretrain.twin_weight
+        short = f"{weight:g}"
+        parts.append("w" + (short if float(short) == weight else repr(weight)))
     written = {"": trial.negatives} if with_negatives and trial.negatives else {}
     last = Counter(key.rpartition(".")[2] for key in other)
     written |= {key if last[end := key.rpartition(".")[2]] > 1 else end: value for key, value in other.items()}
@@ -241,12 +249,12 @@ def _name(trial: Trial, other: Mapping[str, Any], with_negatives: bool) -> str:
         plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", text).strip("_")
         exact &= plain == text and not (isinstance(value, str) and _reads_as_another(value))
         parts.append(f"{label}={plain}" if label else plain)
-    name = "-".join([*parts, f"s{made.seed}"])
+    name = "-".join([*parts, f"s{config.seed}"])
     return name if exact and len(name) <= LONGEST else f"{name[: LONGEST - 13]}-{trial.identity}"
 
 
 def _reads_as_another(text: str) -> bool:
-    """Whether a text is written like a value that is none."""
+    """Whether a string looks like another JSON value, such as "1" or "true"."""
     try:
         return not isinstance(json.loads(text), str)
     except ValueError:

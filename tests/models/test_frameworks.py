@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from infoaug.models import frameworks
-from infoaug.models.frameworks import Pairs
-from infoaug.models.frameworks.base import Momentum
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.settings import Momentum
 
 ROWS, WIDTH = 6, 12
 SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9, "prototypes": 4, "bottleneck_dim": 5}
@@ -24,13 +24,13 @@ class Flat(nn.Module):
         return images.flatten(1)
 
 
-def small(name: str, **settings) -> frameworks.Framework:
+def small(name: str, **settings) -> Framework:
     known = frameworks.settings_type(name).model_fields
     sizes = {key: size for key, size in SIZES.items() if key in known}
     return frameworks.create(name, Flat(), **sizes | settings)
 
 
-def make(name: str, **settings) -> frameworks.Branch:
+def make(name: str, **settings) -> Branch:
     """A small branch whose momentum copies and queue differ from what they started from."""
     torch.manual_seed(0)
     branch = small(name, **settings).make_branch().double()
@@ -72,7 +72,7 @@ def counted(pairs: Pairs) -> list[int]:
     return [row for row in range(ROWS) if pairs.valid is None or pairs.valid[row]]
 
 
-def chosen(negatives: list[torch.Tensor], branch: frameworks.Branch) -> list[torch.Tensor]:
+def chosen(negatives: list[torch.Tensor], branch: Branch) -> list[torch.Tensor]:
     """The ring of an anchor's similarities."""
     choice, n = branch.settings.negatives, len(negatives)
     if choice.kind == "all":

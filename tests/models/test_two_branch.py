@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infoaug.models import frameworks
-from infoaug.models.frameworks import Branch, Framework, FrameworkSettings, Pairs
+from infoaug.models.frameworks import FrameworkSettings
+from infoaug.models.frameworks.base import Branch, Framework, Pairs
 from infoaug.models.losses import nt_xent
 from infoaug.models.two_branch import TwoBranch
 
@@ -36,7 +37,7 @@ class LinearBranch(Branch):
 
 
 class LinearFramework(Framework):
-    settings_type, branch_type = FrameworkSettings, LinearBranch
+    branch_type = LinearBranch
 
 
 def linear_model(twin_weight: float = 0.5) -> TwoBranch:
@@ -364,7 +365,7 @@ def test_a_step_never_waits_for_values_on_the_device():
             return {"loss": distance.mean() if pairs.valid is None else distance.dot(pairs.valid.float())}
 
     class Distances(Framework):
-        settings_type, branch_type = FrameworkSettings, Distance
+        branch_type = Distance
 
     model = TwoBranch(Distances(small_backbone(batch_norm=True), FrameworkSettings())).to("meta")
     images = torch.empty(3, ROWS, 3, SIZE, SIZE, device="meta")  # reading a value of a meta tensor raises

@@ -1,17 +1,26 @@
-"""The config: what a file and its overrides give, and what a mistake in them is answered with."""
+"""The config: files, overrides, light imports, and errors that name the setting."""
 
+import json
+import pickle
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from infoaug.models import frameworks
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, load
+from infoaug.models.frameworks.settings import MoCoSettings, SimCLRSettings
+from infoaug.models.settings import AugmentSettings, Negatives
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.stages import pretrain, training
+from infoaug.orchestrator.runtime.mlflow_runs import identity
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import extract, pretrain, score, training
 from infoaug.orchestrator.sweep import config as sweep_config
 from infoaug.orchestrator.sweep import trials
 
@@ -70,7 +79,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(write: Cal
         ("evaluate.datasets=[scenes, stl10]", lambda c: c.evaluate.datasets == ["scenes", "stl10"]),
         (
             "pretrain.framework_settings.temperature=0.2",
-            lambda c: c.pretrain.framework_settings == {"temperature": 0.2},
+            lambda c: c.pretrain.framework_settings.written() == {"temperature": 0.2},
         ),
         ("pretrain.backbone_settings={layers: [1, 1]}", lambda c: c.pretrain.backbone_settings == {"layers": [1, 1]}),
     ],
@@ -95,7 +104,9 @@ def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(fr
     pretrain.check(config)
     assert training.augmentations(config)[1].flip == 0.25
     settings = load(path).pretrain
-    assert settings.framework_settings and settings.augment, "named, so that a new default does not change a recipe"
+    assert settings.framework_settings.written() and settings.augment.written(), (
+        "named, so that a new default does not change a recipe"
+    )
 
 
 def test_there_are_configs_to_ship() -> None:
@@ -198,6 +209,110 @@ def test_flat_keys_are_what_set_takes() -> None:
     assert load(None, [f"{key}={yaml.safe_dump(value)}" for key, value in flat.items()]) == config
 
 
+# ---- typed settings of frameworks and augmentations
+
+TYPED = [
+    "pretrain.framework=moco",
+    "pretrain.framework_settings={temperature: 1, negatives: {kind: ring, outer: 0.2}}",
+    "pretrain.augment={crop_scale: [0.3, 1], flip: 0}",
+    "pretrain.augment_second={blur: 1}",
+]
+
+
+def test_settings_of_the_framework_and_of_augmentations_are_typed() -> None:
+    settings = load(None, TYPED).pretrain
+    typed = settings.framework_settings
+    assert isinstance(typed, MoCoSettings)
+    assert (typed.temperature, typed.negatives, typed.queue_size) == (1.0, Negatives(kind="ring", outer=0.2), 4096)
+    assert (settings.augment.crop_scale, settings.augment.flip, settings.augment.grey) == ((0.3, 1.0), 0.0, 0.2)
+    assert load(None).pretrain.framework_settings == SimCLRSettings()
+
+
+def test_typed_settings_are_stored_as_they_were_written(write: Callable[[str], Path]) -> None:
+    config = load(None, TYPED)
+    flat = config.flat()
+    assert json.dumps(flat["pretrain.framework_settings.temperature"]) == "1"
+    assert json.dumps(flat["pretrain.augment.crop_scale"]) == "[0.3, 1]"
+    assert "pretrain.framework_settings.queue_size" not in flat and "pretrain.augment.grey" not in flat
+    assert "temperature: 1\n" in config.to_yaml()
+    dumped = config.model_dump()
+    assert dumped["pretrain"]["framework_settings"] == {"temperature": 1, "negatives": {"kind": "ring", "outer": 0.2}}
+    assert load(None).model_dump()["pretrain"]["framework_settings"] == {}
+    assert "framework_settings" not in load(None).model_dump(exclude_unset=True).get("pretrain", {})
+    for again in (
+        load(write(config.to_yaml())),
+        pickle.loads(pickle.dumps(config)),  # noqa: S301
+        ExperimentConfig.model_validate(dumped),
+        ExperimentConfig.model_validate_json(config.model_dump_json()),
+        config.model_copy(update={"name": config.name}),
+    ):
+        assert again == config
+        assert again.to_yaml() == config.to_yaml()
+        assert again.pretrain.framework_settings == config.pretrain.framework_settings
+
+
+def test_settings_that_are_typed_already_are_accepted() -> None:
+    typed = SimCLRSettings(temperature=1, negatives=Negatives(kind="ball"))
+    made = PretrainConfig(framework_settings=typed, augment=AugmentSettings(crop_scale=(0.3, 1)))
+    assert made.framework_settings == typed
+    assert made.model_dump(include={"framework_settings", "augment"}) == {
+        "framework_settings": {"temperature": 1, "negatives": {"kind": "ball"}},
+        "augment": {"crop_scale": [0.3, 1]},
+    }
+    with pytest.raises(ValidationError, match="MoCoSettings"):
+        PretrainConfig(framework="moco", framework_settings=typed)
+
+
+def test_a_copy_of_typed_settings_with_other_values_is_checked() -> None:
+    settings = AugmentSettings(flip=0, grey=1)
+    assert settings.model_copy(update={"flip": 1}).written() == {"flip": 1, "grey": 1}
+    with pytest.raises(ValidationError):
+        settings.model_copy(update={"flip": 2})
+
+
+def test_what_was_written_cannot_be_changed_through_a_copy() -> None:
+    settings = SimCLRSettings(negatives={"kind": "ring"})
+    settings.written()["negatives"]["kind"] = "all"
+    assert settings.model_dump() == {"negatives": {"kind": "ring"}}
+
+
+# ---- light imports
+
+HEAVY = ("torch", "cv2", "numba", "scipy", "numpy", "ray", "mlflow")
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after this code."""
+    code += "\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_reading_a_config_loads_no_estimator_and_no_heavy_library() -> None:
+    path = str(CONFIGS / "recipes" / "moco.yaml")
+    loaded = modules_after(f"from infoaug.orchestrator.config import load\nload({path!r}, ['score.k=4'])")
+    assert not loaded & {*HEAVY}
+    estimators = {name for name in loaded if name.startswith("infoaug.estimators.")}
+    assert estimators == {"infoaug.estimators.options"}
+
+
+@pytest.mark.parametrize("stage", ["extract", "score"])
+def test_a_worker_of_extract_or_score_loads_no_torch(stage: str) -> None:
+    assert "torch" not in modules_after(f"import infoaug.orchestrator.stages.{stage}")
+
+
+def test_scoring_a_window_on_a_cpu_loads_no_torch() -> None:
+    code = """
+import numpy as np
+from infoaug.orchestrator.config import ScoreConfig
+from infoaug.orchestrator.stages import score
+steps = np.random.default_rng(0).normal(size=(4, 40, 2)).cumsum(1).astype(np.float32)
+scored = score.score_window(steps, np.zeros_like(steps), np.ones((4, 40), bool), ScoreConfig(surrogates=20))
+assert np.isfinite(scored.mutual_information).any()
+"""
+    assert "torch" not in modules_after(code)
+
+
 # ---- mistakes
 
 
@@ -218,7 +333,43 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("score.policy=nearst", "score.policy: input should be 'mutual-information', 'random', 'nearest' or 'none'"),
         ("score.estimator=ksgg", "score: unknown estimator 'ksgg', did you mean 'ksg'?"),
         ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, ksg2, npeet"),
-        ("pretrain.framework=simclrr", "pretrain: unknown framework 'simclrr', did you mean 'simclr'?"),
+        ("pretrain.framework=simclrr", "pretrain.framework: unknown framework 'simclrr', did you mean 'simclr'?"),
+        ("score.backend=gpu", "score.backend: input should be 'auto', 'cpu', 'cuda' or 'reference'"),
+        ("score={backend: cuda, k: 11}", "score: backend 'cuda' supports ksg, ksg2, 3kl with k up to 10, not 'ksg'"),
+        ("score={backend: cuda, estimator: npeet}", "score: backend 'cuda' supports ksg, ksg2, 3kl"),
+        ("score.gpus_per_task=0", "score.gpus_per_task: input should be greater than 0"),
+        (
+            "pretrain.framework_settings.temprature=1",
+            "unknown key 'pretrain.framework_settings.temprature'; did you mean "
+            "'pretrain.framework_settings.temperature'?",
+        ),
+        (
+            "pretrain={framework: dino, framework_settings: {momentum: {bse: 1}}}",
+            "unknown key 'pretrain.framework_settings.momentum.bse'; did you mean "
+            "'pretrain.framework_settings.momentum.base'?",
+        ),
+        (
+            "pretrain={framework: byol, framework_settings: {negatives: ring}}",
+            "unknown key 'pretrain.framework_settings.negatives'; settings of 'pretrain.framework_settings' are momentum",
+        ),
+        (
+            "pretrain.framework_settings.temperature=0",
+            "pretrain.framework_settings.temperature: input should be greater than 0 (got 0)",
+        ),
+        ("pretrain.framework_settings=3", "pretrain.framework_settings: this is a section"),
+        ("pretrain.augment.flip=2.0", "pretrain.augment.flip: input should be less than or equal to 1 (got 2.0)"),
+        ("pretrain.augment_second.hue=red", "pretrain.augment_second.hue: input should be a valid number"),
+        ("pretrain.augment_second.crop_scale=[1.0, 0.5]", "pretrain.augment_second: crop_scale must be (low, high)"),
+        (
+            "pretrain.augment_second.solarize=0.2",
+            "unknown key 'pretrain.augment_second.solarize'; did you mean 'pretrain.augment_second.solarise'?",
+        ),
+        (
+            "pretrain.augment.xyz=0.2",
+            "unknown key 'pretrain.augment.xyz'; settings of 'pretrain.augment' are crop_scale",
+        ),
+        ("extract.patience=3", "'extract.patience' is now called 'extract.read_timeout'"),
+        ("pretrain.resident=true", "'pretrain.resident' is now called 'pretrain.images_on_device'"),
         ("score=5", "score: this is a section, which holds settings of its own (got 5)"),
         ("name=../x", "name: string should match pattern"),
         ("evaluate.datasets=3", "evaluate.datasets: input should be a valid list (got 3)"),
@@ -229,14 +380,14 @@ def test_flat_keys_are_what_set_takes() -> None:
         ("=3", "--set takes key=value, got '=3'"),
         ("score.k=[", "--set score.k: '[' is not a YAML value"),
         ("score.k=0b_", "--set score.k: '0b_' is not a YAML value"),
-        ("score.k=&a [*a]", "--set score.k: '&a [*a]' is not a YAML value: has an alias"),
+        ("score.k=&a [*a]", "--set score.k: '&a [*a]' is not a YAML value: has an alias inside the value"),
         ("a\nb=1", "--set takes key=value with the name of a setting"),
         (".".join("a" * 500) + "=1", "--set takes key=value with the name of a setting"),
         ("x" * 9000 + "=1", "unknown key 'xxxx"),
         ("evaluate.datasets=[" + "x" * 100_000, "is not a YAML value"),
     ],
 )
-def test_a_wrong_override_is_answered_with_the_setting_and_the_remedy(override: str, sentence: str) -> None:
+def test_a_wrong_override_is_refused_with_the_setting_and_the_remedy(override: str, sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         load(None, [override])
     assert sentence in str(caught.value)
@@ -267,11 +418,16 @@ def test_a_wrong_override_is_answered_with_the_setting_and_the_remedy(override: 
         ('store: "a\\0b"', "store: a text cannot hold the character NUL"),
         ('store: "\\ud800"', "store: a text cannot hold the character of a surrogate"),
         ("score: {k: 3}\nscore: {noise: 1}", "has the key 'score' twice in one section: keep one of them"),
-        ("score: &a [*a]", "has an alias that lies in what it stands for"),
+        ("score: &a [*a]", "has an alias inside the value that it refers to"),
         ("[" * 5000, "is nested too deeply"),
         ("x: " + "[" * 50 + "]" * 50, "holds too much: 20000 values are allowed"),
+        ("extract: {patience: 3}", "'extract.patience' is now called 'extract.read_timeout'"),
+        (
+            "pretrain: {augment: {flipp: 1}}",
+            "unknown key 'pretrain.augment.flipp'; did you mean 'pretrain.augment.flip'?",
+        ),
         ("x: [" + "1," * 30_000 + "]", "holds too much"),
-        ("#" * 300_000, "has more than 256 KiB: it is none"),
+        ("#" * 300_000, "has more than 256 KiB"),
         ('"\\e[2J": 1', r"unknown key '\x1b[2J'"),
         ("".join(f"{letter}{letter}: 1\n" for letter in "qwxyzjvuhg"), "and 2 more"),
         ("scenes: {count: 1000000000}", "scenes.count: input should be less than or equal to 100000"),
@@ -296,7 +452,7 @@ def test_a_few_lines_that_stand_for_a_billion_values_are_refused_in_little_memor
     lines = ["x0: &x0 {a: 1}", *(f"x{n}: &x{n} {form.format(', '.join([f'*x{n - 1}'] * 9))}" for n in range(1, 12))]
     path = write("\n".join(lines))
     tracemalloc.start()
-    with pytest.raises(UsageError, match=r"holds too much: 20000 values are allowed, aliases written out"):
+    with pytest.raises(UsageError, match=r"holds too much: 20000 values are allowed"):
         load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -305,16 +461,40 @@ def test_a_few_lines_that_stand_for_a_billion_values_are_refused_in_little_memor
 
 def test_an_alias_and_a_merge_are_read_as_yaml_says(write: Callable[[str], Path]) -> None:
     config = load(write("pretrain:\n  augment: &a {flip: 0.1}\n  augment_second: {<<: *a, grey: 0.2}\n"))
-    assert config.pretrain.augment_second == {"flip": 0.1, "grey": 0.2}
+    assert config.pretrain.augment_second.written() == {"flip": 0.1, "grey": 0.2}
 
 
-def test_how_large_a_window_may_be_is_no_part_of_what_an_experiment_is() -> None:
-    assert load(None).extract.max_window_mb == 4096
-    one, other = (load(None, [f"extract.max_window_mb={mb}"]) for mb in (100, 200))
-    assert one.model_dump(exclude=RUNTIME) == other.model_dump(exclude=RUNTIME)
+def test_settings_that_say_only_where_and_how_it_runs_are_no_part_of_the_identity() -> None:
+    assert {
+        "store": True,
+        "tracking": True,
+        "ray": True,
+        "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
+        "score": {"backend", "gpus_per_task"},
+        "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "images_on_device"},
+        "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
+    } == RUNTIME
+    runtime = [
+        "extract.max_window_mb=100",
+        "score.backend=cuda",
+        "score.gpus_per_task=0.5",
+        "ray.cpus=1",
+        "store=there",
+    ]
+    assert identity(load(None, runtime)) == identity(load(None)) != identity(load(None, ["score.k=3"]))
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(write: Callable[[str], Path]) -> None:
+def test_the_backend_of_an_estimator_does_not_change_the_name_of_the_stage() -> None:
+    ledger = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0]]})
+    hashes = set()
+    for backend in ("auto", "cpu", "cuda", "reference"):
+        config = load(None, [f"score.backend={backend}"])
+        extracted = extract.Extracted(extract.stage(config, Store("/s")), ledger, 0, 0)
+        hashes.add(score.stage(config, extracted).hash)
+    assert len(hashes) == 1
+
+
+def test_all_mistakes_of_a_file_are_named_at_once(write: Callable[[str], Path]) -> None:
     with pytest.raises(UsageError, match=r"seed: input .*; unknown key 'score\.kk'; did you mean 'score\.k'"):
         load(write("score: {kk: 1}\nseed: -1\n"))
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infoaug.estimators.information.kernels import LARGEST_K, all_pairs
+from infoaug.estimators.information.kernels import all_pairs
 from infoaug.estimators.information.mutual_information import pairwise_mutual_information
+from infoaug.estimators.options import LARGEST_K
 
 some = settings(deadline=None, derandomize=True, max_examples=40)
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infoaug.estimators.options import TRACKERS
 from infoaug.estimators.trackers import lucas_kanade
 from infoaug.estimators.trackers.base import Appearance
-from infoaug.estimators.trackers.tracks import METHODS, Tracks, track
+from infoaug.estimators.trackers.tracks import Tracks, track
 from infoaug.estimators.video.patches import patch_grid, trackable_points
 
 CLASSICAL = ("lucas-kanade", "dense-flow")
@@ -397,7 +398,7 @@ def test_bad_input_to_the_tracker_is_named():
             track(frames, queries)
 
 
-@pytest.mark.parametrize("method", sorted({*METHODS} - {*CLASSICAL, "auto"}))
+@pytest.mark.parametrize("method", sorted({*TRACKERS} - {*CLASSICAL, "auto"}))
 def test_a_learned_tracker_is_given_the_file_of_its_weights(method, tmp_path):
     with pytest.raises(ValueError, match=r"no file .*absent\.pt with the weights"):
         track(panned(np.zeros((2, 2))), np.zeros((1, 2)), method=method, weights=tmp_path / "absent.pt")
