@@ -223,7 +223,8 @@ def without_unused_negatives(pretrain: dict[str, Any]) -> dict[str, Any]:
 def _frameworks(config: SweepConfig) -> list[Any]:
     """The frameworks of a sweep's trials, as far as they are known before a search draws."""
     names: list[Any] = []
-    for varied in config.sweep.grid or [config.sweep.space]:
+    blocks: list[dict[str, Any]] = [*config.sweep.grid] or [dict(config.sweep.space)]
+    for varied in blocks:
         values = varied.get("framework", varied.get(SHORT["framework"], [config.pretrain.framework]))
         names += values if isinstance(values, list) else []
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))

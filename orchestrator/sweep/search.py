@@ -1,4 +1,4 @@
-"""Who chooses a sweep's trials, and who stops them: Ray Tune's searchers and schedulers, by name."""
+"""Searchers that choose the trials of a sweep, and schedulers that stop them: those of Ray Tune."""
 
 import json
 import warnings
@@ -16,40 +16,40 @@ from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.config import Range, SweepConfig
 from infoaug.orchestrator.sweep.trials import Point, Trial
 
-TRAINING = ("pretrain.", "score.policy", "seed")  # what an adaptive search may vary
-ASKED = 50  # times that Optuna is asked for a trial that it has not had
+TRAINING = ("pretrain.", "score.policy", "seed")  # settings that an adaptive search may vary
+ASKED = 50  # attempts to get a new trial from Optuna
 
 
 def example(config: SweepConfig) -> Trial:
-    """A trial of an adaptive search, of the first values, before it has chosen one.
+    """A trial of an adaptive search with the first value of every setting, to check before the search begins.
 
     Raises:
-        UsageError: values that no experiment takes, or settings that such a search may not vary.
+        UsageError: an invalid value, or a setting that an adaptive search may not vary.
     """
     for key in config.sweep.space:
         if not trials.full_name(key).startswith(TRAINING):
-            raise UsageError(f"sweep.space: optuna varies what training does, not '{key}': take search 'random'")
+            raise UsageError(f"sweep.space: optuna varies settings of the training, not '{key}': use search 'random'")
     first = {key: v.low if isinstance(v, Range) else v[0] for key, v in config.sweep.space.items()}
     return trials.make(config, first)
 
 
 def space(config: SweepConfig, todo: Sequence[Trial]) -> dict[str, Any]:
-    """What Tune itself draws from: the trials that are left, their points as JSON; nothing in an adaptive search."""
+    """Tune's own search space: the points of the remaining trials as JSON; empty for an adaptive search."""
     if config.sweep.search == "optuna":
         return {}
     return {"point": tune.grid_search([json.dumps(trial.point) for trial in todo])}
 
 
 def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, float | None]) -> Searcher | None:
-    """The adaptive search that a config names, gone on with.
+    """The adaptive search of a config, continued from earlier trials; None for other searches.
 
     Args:
         config: the sweep.
-        begun: trials that it has chosen and that did not come to their end: they are first.
-        known: accuracies of those that did, by their points as JSON; None for those that were stopped.
+        begun: trials that were chosen and are not finished; they come first.
+        known: accuracies of finished trials by their points as JSON; None for trials that were stopped.
 
     Raises:
-        UsageError: Optuna is not there.
+        UsageError: Optuna is not installed.
     """
     if config.sweep.search != "optuna":
         return None
@@ -58,34 +58,34 @@ def searcher(config: SweepConfig, begun: Sequence[Trial], known: Mapping[str, fl
     except ImportError:
         raise UsageError("sweep.search 'optuna' needs Optuna: pip install 'infoaug[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():  # values that are mappings are not for a database, and go into none
+    with warnings.catch_warnings():  # mappings as values do not suit Optuna's database, which is not used
         warnings.filterwarnings("ignore", "Choices for a categorical", UserWarning)
         domains = _Optuna.convert_search_space({"point": {key: _domain(v) for key, v in config.sweep.space.items()}})
-    found = _Optuna(
+    optuna_search = _Optuna(
         domains,
         metric=config.sweep.metric,
         mode="max",
         points_to_evaluate=[_flat(trial.point) for trial in begun],
         seed=config.sweep.seed + len(known),
     )
-    found.identity = partial(_identity, config)
+    optuna_search.identity = partial(_identity, config)
     for point, value in known.items():
         if value is not None:
-            found.add_evaluated_point(_flat(json.loads(point)), value)
-        found.values[found.identity(json.loads(point))] = value
-    return found
+            optuna_search.add_evaluated_point(_flat(json.loads(point)), value)
+        optuna_search.values[optuna_search.identity(json.loads(point))] = value
+    return optuna_search
 
 
 def scheduler(config: SweepConfig) -> TrialScheduler | None:
-    """Who stops trials that lag behind."""
+    """The scheduler that stops trials of low accuracy; None if the config names none."""
     settings = config.sweep
     if settings.scheduler == "none":
         return None
     return ASHAScheduler(
         time_attr="epoch",
-        metric="validation_knn",  # also if the search goes by another: epochs have no other
+        metric="validation_knn",  # whatever the search maximises: it is the only accuracy of an epoch
         mode="max",
-        # A trial that reaches it is stopped before it is evaluated.
+        # Beyond every trial's last epoch: a trial that reached max_t would be stopped before it is evaluated.
         max_t=max(10 * config.pretrain.epochs, settings.grace_epochs),
         grace_period=settings.grace_epochs,
         reduction_factor=settings.reduction,
@@ -93,7 +93,7 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
 
 
 class _Optuna(OptunaSearch):
-    """Optuna that never has the same trial twice, though several points may be one, and waits for none in between."""
+    """Optuna without duplicate trials: several points may be the same trial, and one of them is run."""
 
     identity: Callable[[Point], str]
 
@@ -104,20 +104,21 @@ class _Optuna(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         for _ in range(ASKED):
-            found = super().suggest(trial_id)
-            if not found:
-                return found
-            identity = self.identity(found["point"])
+            suggestion = super().suggest(trial_id)
+            if not suggestion:
+                return suggestion
+            identity = self.identity(suggestion["point"])
             if identity not in self.values and identity not in self.running.values():
                 self.running[trial_id] = identity
-                return found
+                return suggestion
+            # A duplicate: give Optuna the value that is known, so that the sampler moves on.
             super().on_trial_complete(trial_id, {self.metric: self.values.get(identity)}, error=True)
             del self._ot_trials[trial_id]
             self._completed_trials.discard(trial_id)
         return None if self.running else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self.metric in result:  # epochs without validation have none
+        if self.metric in result:  # absent from epochs without validation
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -134,8 +135,9 @@ def _flat(point: Point) -> dict[str, Any]:
 
 
 def _domain(values: Range | list[Any]) -> Any:
+    """Tune's domain of a varied setting, which `OptunaSearch` converts; `trials._draw` draws as Optuna does."""
     if isinstance(values, list):
         return tune.choice(values)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return (tune.lograndint if values.log else tune.randint)(values.low, values.high + 1)
+    if values.of_integers:
+        return (tune.lograndint if values.log else tune.randint)(int(values.low), int(values.high) + 1)
     return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)

@@ -350,7 +350,7 @@ assert np.isfinite(scored.mutual_information).any()
         ),
         (
             "pretrain={framework: byol, framework_settings: {negatives: ring}}",
-            "unknown key 'pretrain.framework_settings.negatives'; settings of 'pretrain.framework_settings' are momentum",
+            "unknown key 'pretrain.framework_settings.negatives'; settings of 'pretrain.framework_settings' are",
         ),
         (
             "pretrain.framework_settings.temperature=0",

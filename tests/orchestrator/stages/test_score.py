@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infoaug.estimators.information import gpu
 from infoaug.estimators.information.entropy import entropy
 from infoaug.estimators.information.motion import KINDS, samples
 from infoaug.estimators.information.mutual_information import pairwise_mutual_information
 from infoaug.orchestrator.config import ScoreConfig, load
-from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import cluster
 from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.stages import score
 from infoaug.orchestrator.stages.extract import trajectories_table
 from infoaug.orchestrator.stages.score import _score, score_trajectories, score_window
 from infoaug.orchestrator.stages.twin_table import TWINS, ScoredWindow
@@ -413,3 +416,38 @@ def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> Non
     rows = [{"folder": "clip", "window": 0, "there": False}]
     with pytest.raises(StageError, match=r"^cannot read '.*/trajectories/clip/00000\.parquet' of the store "):
         list(_score(Stage(store, "score", {}), Stage(store, "extract", {}), settings(), FRAMES, rows))
+
+
+# ---- backends
+
+
+def test_the_cuda_backend_estimates_both_the_pairs_and_their_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    path = rng.normal(size=(5, 48, 2)).cumsum(1).astype(np.float32)
+    arrays = path, np.zeros_like(path), np.ones((5, 48), bool)
+    cpu = score_window(*arrays, settings("surrogates=200"))
+    calls = []
+
+    def on_cpu(*given: object, **options: object) -> np.ndarray:
+        calls.append(options)
+        return real(*given, **options, device="cpu")
+
+    real = gpu.all_pairs
+    monkeypatch.setattr(gpu, "all_pairs", on_cpu)
+    cuda = score_window(*arrays, settings("surrogates=200", "backend=cuda"))
+    assert len(calls) >= 2, "the pairs, and the shifted pairs of the null"
+    assert cuda.mutual_information == pytest.approx(cpu.mutual_information, abs=1e-9, nan_ok=True)
+    assert cuda.p_values == pytest.approx(cpu.p_values, abs=1e-9, nan_ok=True)
+
+
+def test_the_cuda_backend_is_refused_where_the_cluster_has_too_few_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda config: None)
+    monkeypatch.setattr(cluster, "gpus", lambda: 0)
+    monkeypatch.setattr(cluster, "map_windows", lambda *given: pytest.fail("Ray would wait for a GPU"))
+    config = load(None, ["score.backend=cuda", "score.gpus_per_task=0.5"])
+    stages = (Stage(Store(str(tmp_path)), name, {}) for name in ("score", "extract"))
+    clips = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0]]})
+    with pytest.raises(UsageError, match=r"score\.backend.*0\.5 GPUs.*has 0"):
+        score._part(config, *stages, clips, score.LEDGER.empty_table())

@@ -1,18 +1,21 @@
-"""Who chooses trials: Optuna, which is asked here as Tune asks it, and what Tune itself draws from."""
+"""Searchers and schedulers: Optuna, called here as Tune calls it, and the search space of Tune itself."""
 
 import builtins
 import json
 import pickle
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
 
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.sweep import search, trials
-from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.config import Range, SweepConfig
 from tests.orchestrator.sweep.made import ALL_POLICIES, config
 
 # 12 points that are 7 trials: without twins there is no weight.
@@ -185,6 +188,27 @@ def test_without_optuna_the_package_to_install_is_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UsageError, match=r"pip install 'infoaug\[search\]'"):
         search.searcher(optuna(SPACE), [], {})
+
+
+# ---- random search and Optuna
+
+
+def test_random_search_draws_integers_on_a_logarithmic_scale_as_often_as_optuna() -> None:
+    import optuna
+
+    values, count = Range(low=1, high=4, log=True), 4000
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    distributions = OptunaSearch.convert_search_space({"x": search._domain(values)})
+    theirs = Counter(study.ask(fixed_distributions=distributions).params["x"] for _ in range(count))
+    random = np.random.default_rng(0)
+    ours = Counter(trials._draw(values, random) for _ in range(count))
+    assert set(ours) == set(theirs) == {1, 2, 3, 4}
+    for value in ours:
+        share = (ours[value] + theirs[value]) / (2 * count)
+        error = (2 * share * (1 - share) / count) ** 0.5  # standard error of the difference
+        assert abs(ours[value] - theirs[value]) / count < 4 * error
+    # The interval that is rounded to 1, relative to the whole: ln(1.5 / 0.5) / ln(4.5 / 0.5).
+    assert ours[1] / count == pytest.approx(0.5, abs=0.035)
 
 
 # ---- before it has chosen
