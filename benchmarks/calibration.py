@@ -109,7 +109,7 @@ def backwards(x: Float, seen: Mask, _: np.random.Generator) -> tuple[Float, Mask
 
 def as_they_are(path: Float, visible: Mask, seed: int, surrogates: int) -> Float:
     """The positions themselves, handed to `p_values` with its defaults."""
-    return p_values(path, surrogates=surrogates, visible=visible, seed=seed)
+    return p_values(path, k=3, surrogates=surrogates, visible=visible, seed=seed)
 
 
 def tests(surrogates: int) -> dict[str, Test]:

@@ -1,4 +1,4 @@
-"""Kozachenko–Leonenko entropy: how much a trajectory has to share."""
+"""Differential entropy of a trajectory by nearest neighbours (Kozachenko & Leonenko 1987)."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,10 +7,10 @@ from scipy.special import digamma
 
 
 def as_samples(samples: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Check one variable's samples: f64[T, d] (a 1-D array is T samples of one dimension), finite, T > k ≥ 1.
+    """Samples of one variable as f64[T, d], checked; a 1-D array is T samples of one dimension.
 
     Raises:
-        ValueError: wrong number of dimensions, NaN or infinity, or too few samples for `k`.
+        ValueError: wrong number of dimensions, NaN or infinity, k < 1, or T ≤ k.
     """
     array = np.asarray(samples, dtype=np.float64)
     if array.ndim == 1:
@@ -20,23 +20,23 @@ def as_samples(samples: ArrayLike, k: int) -> NDArray[np.float64]:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     if len(array) <= k:
-        raise ValueError(f"{len(array)} samples are too few for k={k} nearest neighbours: give more than k")
+        raise ValueError(f"{len(array)} samples are too few for k={k}: give at least {k + 1}")
     if not np.isfinite(array).all():
-        raise ValueError("samples hold NaN or infinity: drop those frames first")
+        raise ValueError("samples contain NaN or infinity: drop those frames first")
     return array
 
 
-def entropy(samples: ArrayLike, *, k: int = 3) -> float:
-    """Differential entropy by the k-th nearest neighbour, L∞ norm (Kozachenko & Leonenko 1987).
+def entropy(samples: ArrayLike, *, k: int = 5) -> float:
+    """Differential entropy by the k-th nearest neighbour in the L∞ norm (Kozachenko & Leonenko 1987).
 
-    H = ψ(T) − ψ(k) + d·ln 2 + (d/T)·Σ ln ρ_k(i), with ρ_k(i) the distance of sample i to its k-th neighbour.
+    H = ψ(T) − ψ(k) + d·ln 2 + (d/T)·Σ ln ρ_k(i), where ρ_k(i) is the distance of sample i to its k-th neighbour.
 
     Args:
         samples: f64[T, d], T samples of a d-dimensional variable.
-        k: which neighbour, 1 ≤ k < T.
+        k: number of the nearest neighbour that sets the radius, 1 ≤ k < T.
 
     Returns:
-        Nats; −inf where samples coincide (more than k equal ones), since the density is then unbounded.
+        Nats; −inf if more than k samples are equal, as the estimated density is then infinite.
 
     Raises:
         ValueError: see `as_samples`.

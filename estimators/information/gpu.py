@@ -1,8 +1,8 @@
-"""Nearest-neighbour mutual information of all pairs on an NVIDIA GPU: the numbers of `kernels.py`, in torch.
+"""Nearest-neighbour mutual information of all pairs on an NVIDIA GPU: the numbers of `kernels.py`, in PyTorch.
 
-Distances of a block of trajectories to themselves, [B, T, T], stay on the device while all partners pass by; candidates
-are swept over a few at a time, for all samples of all pairs of two blocks at once, and torch compiles such a stretch of
-the sweep into one pass over memory. Nothing of the size N²·T² is stored.
+The distances [B, T, T] within each trajectory of a block stay on the device while the block is compared with all other
+blocks. A sweep handles all samples of all pairs of two blocks at once and a stretch of candidates, the samples they are
+compared with, at a time; torch.compile makes one pass over memory of a stretch. Nothing of the size N²·T² is stored.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from torch import Tensor
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 
-# Candidates that one compiled stretch sweeps over: more would take long to compile, fewer read the state too often.
+# Candidates of a compiled stretch: more would take long to compile, fewer would read the state too often.
 _STRETCH = 16
-# Samples of pairs in flight: enough to fill a GPU, and few hundred MiB.
+# Samples of pairs handled at once: enough to use a whole GPU, and a few hundred MiB.
 _IN_FLIGHT = 4 * 1024 * 1024
 
 
@@ -38,17 +38,17 @@ def all_pairs(
     symmetric: bool = False,
     device: str | None = None,
 ) -> Float:
-    """Estimate every pair; arguments and result as of `kernels.all_pairs`.
+    """Estimate every pair; arguments and result as in `kernels.all_pairs`.
 
     Args:
-        device: of torch, for tests; none: the GPU.
+        device: torch device, for tests; None: the GPU.
 
     Raises:
-        ValueError: there is no GPU.
+        ValueError: PyTorch finds no GPU.
     """
     if device is None:
         if not torch.cuda.is_available():
-            raise ValueError("backend='cuda' needs an NVIDIA GPU that torch sees: take backend='cpu'")
+            raise ValueError("backend='cuda' needs an NVIDIA GPU, and PyTorch finds none: use backend='cpu'")
         device = "cuda"
     length = x.shape[1]
     a, b, shown_a, shown_b = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in (x, y, seen_x, seen_y))
@@ -61,8 +61,8 @@ def all_pairs(
         first = _Block(a[i : i + block], shown_a[i : i + block], theiler, z)
         for j in range(i if symmetric else 0, len(y), block):
             second = _Block(b[j : j + block], shown_b[j : j + block], theiler, z)
-            found = _block_pairs(first, second, z, psi, estimator, k, theiler, max(least, k + 2))
-            result[i : i + block, j : j + block] = found
+            values = _block_pairs(first, second, z, psi, estimator, k, theiler, max(least, k + 2))
+            result[i : i + block, j : j + block] = values
     matrix = result.cpu().numpy()
     if symmetric:
         matrix[np.tril_indices(len(x))] = np.nan
@@ -72,7 +72,7 @@ def all_pairs(
 
 
 class _Block:
-    """Some trajectories: distances [B, T, T] between their samples (candidate, sample), infinite where not compared."""
+    """Trajectories with their distances [B, T, T] (candidate, sample), infinite where samples are not compared."""
 
     def __init__(self, samples: Tensor, seen: Tensor, theiler: int, z: Tensor | None) -> None:
         self.seen, self.dimensions = seen, samples.shape[2]
@@ -81,7 +81,7 @@ class _Block:
 
 
 def _distances(samples: Tensor, theiler: int) -> Tensor:
-    """Chebyshev distances [B, T, T] of samples [B, T, d], axis after axis, infinite within the Theiler window."""
+    """L∞ distances [B, T, T] of samples [B, T, d], infinite within the Theiler window."""
     far = samples.new_zeros(len(samples), samples.shape[1], samples.shape[1])
     for axis in range(samples.shape[2]):
         line = samples[..., axis]
@@ -140,14 +140,14 @@ def _block_pairs(
 
 
 def _hidden(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """[…, T] as distances [… , T, 1]: 0 for a candidate that is seen, infinite for one that is not."""
+    """Visibility [..., T] as distances [..., T, 1] of candidates: 0 where visible, infinite where not."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.inf)[..., None]
 
 
 def _swept(
     work: Callable[..., list[Tensor]], panels: list[Tensor], state: list[Tensor], compiled: bool, *more: Tensor
 ) -> list[Tensor]:
-    """Take all candidates, a stretch at a time, into the state."""
+    """Update the state with all candidates, a stretch at a time."""
     step: Any = torch.compile(work) if compiled else work
     for start in range(0, panels[0].shape[-2], _STRETCH):
         state = step([panel[..., start : start + _STRETCH, :] for panel in panels], state, *more)
@@ -155,7 +155,7 @@ def _swept(
 
 
 def _smallest(panels: list[Tensor], best: list[Tensor]) -> list[Tensor]:
-    """The k smallest joint distances of every sample."""
+    """Update the k smallest joint distances of every sample."""
     a, b = panels
     best = list(best)
     for u in range(a.shape[-2]):
@@ -167,7 +167,7 @@ def _smallest(panels: list[Tensor], best: list[Tensor]) -> list[Tensor]:
 
 
 def _widest(panels: list[Tensor], widest: list[Tensor], radius: Tensor) -> list[Tensor]:
-    """The largest distance in either panel of the samples within the joint radius."""
+    """Update the largest distance, in either panel, of the candidates within the joint radius."""
     a, b = panels
     for u in range(a.shape[-2]):
         near = torch.maximum(a[..., u, :], b[..., u, :]) <= radius
@@ -176,7 +176,7 @@ def _widest(panels: list[Tensor], widest: list[Tensor], radius: Tensor) -> list[
 
 
 def _count(panels: list[Tensor], number: list[Tensor], radius: Tensor) -> list[Tensor]:
-    """How many distances are smaller than the radius."""
+    """Update the number of distances smaller than the radius."""
     a, hidden = panels
     count = number[0]
     for u in range(a.shape[-2]):

@@ -1,14 +1,20 @@
-"""Nearest-neighbour mutual information of all pairs of trajectories at once, compiled by numba.
+"""Nearest-neighbour mutual information of all pairs of trajectories at once, compiled by Numba.
 
-The numbers are those of the readable forms in `mutual_information.py`. The time goes into sweeps over T² distances a
-pair: keep the k smallest joint distances of every sample, then count the smaller ones in either margin. Both are
-branch-free and run over many samples, *lanes*, at once. For as many samples t, a *panel* holds the distances of one
-trajectory to all others, P[u, l] = |x_u − x_(t+l)|, row by row as the sweeps read them. Panels of a block of
-trajectories stay in the second-level cache while all their partners pass by, and the partner's in the first-level one,
-a stretch of rows at a time: nothing of the size N·T² is ever stored. What must not count is at infinity: a sample
-itself, its neighbours in time within a Theiler window, and samples that are not visible.
+The numbers are those of the readable forms in `mutual_information.py`.
 
-Each pair is summed by one thread in one order: the result does not depend on the number of threads.
+Most of the time goes into sweeps over the T² distances of a pair. The first sweep keeps the k smallest joint distances
+of every sample; the second counts the smaller distances in either margin. Both are branch-free and vectorised over
+many samples, the *lanes*. For the samples t, …, t + L − 1, a *panel* holds their distances to all samples u of the same
+trajectory, P[u, l] = |x_u − x_(t+l)|, in the order in which the sweeps read them.
+
+Blocking for the caches: the panels of a block of trajectories stay in the second-level cache while they are compared
+with all other trajectories, and a stretch of the partner's panel stays in the first-level cache while it is compared
+with the block. Nothing of the size N·T² is stored.
+
+Distances that must not count are infinite: of a sample to itself, within a Theiler window, and of samples that are not
+visible.
+
+Each pair is summed by one thread in a fixed order, so the result does not depend on the number of threads.
 """
 
 from collections.abc import Callable
@@ -21,13 +27,13 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-# Samples a panel is for: four AVX-512 registers' worth, as many as hide the latency of an instruction.
+# Width of a panel: four AVX-512 registers, enough independent operations to hide the latency of an instruction.
 _LANE_BYTES = 256
-# Rows of a panel that a sweep takes at a time: as many as leave the k smallest in registers in between.
+# Rows of a panel that a sweep handles between loading and storing the k smallest distances.
 _ROWS = 8
-# Rows of a panel that stay in the first-level cache while a block of trajectories passes by (16 KiB).
+# Rows of a partner's panel that stay in the first-level cache while they are compared with a block (16 KiB).
 _STRETCH = 64
-# Bytes of a block's panels: most of a second-level cache.
+# Size of the panels of a block: most of a second-level cache.
 _BLOCK_BYTES = 768 * 1024
 
 Bool = NDArray[np.bool_]
@@ -53,17 +59,17 @@ def all_pairs(
     """Estimate I(x_i; y_j), or I(x_i; y_j | z), of every pair.
 
     Args:
-        x: f32 or f64[N, T, d], finite where seen. Distances are taken in its type.
+        x: f32 or f64[N, T, d], finite where seen. Distances are computed in this type.
         y: [M, T, e] of the same type.
         seen_x: bool[N, T], which samples count; a pair is estimated on those that count in both.
         seen_y: bool[M, T].
         estimator: one of `options.KERNELS`.
-        k: which neighbour, 1 to `options.LARGEST_K`.
-        least: pairs with fewer common samples than this get NaN, and so do pairs with a sample that has no more than k
-            others to be compared with.
-        theiler: samples so near in time, in frames, are not compared.
+        k: number of the nearest neighbour that sets the radius, 1 to `options.LARGEST_K`.
+        least: smallest number of common samples of a pair; pairs with fewer get NaN, and so do pairs in which a sample
+            has no more than k others to be compared with.
+        theiler: samples at most this many frames apart are not compared.
         condition: z, [T, c] of the same type; with `ksg` only.
-        symmetric: y is x: only i < j is estimated, and mirrored; the diagonal is NaN.
+        symmetric: y is x: only pairs i < j are estimated, and mirrored; the diagonal is NaN.
 
     Returns:
         f64[N, M] nats.
@@ -95,11 +101,11 @@ def _by_axis(x: NDArray[np.floating], lanes: int) -> NDArray[np.floating]:
 
 
 def _lanes(x: Any) -> int:
-    """How many samples of its type a panel is for."""
+    """Number of lanes for an array's type."""
     return _LANE_BYTES // int(x.dtype.itemsize)
 
 
-@overload(_lanes, inline="always")  # A constant of the type, as vectorisation needs; numba wants this signature.
+@overload(_lanes, inline="always")  # a compile-time constant, which vectorisation needs; Numba prescribes the signature
 def _lanes_of_type(x):
     lanes = _LANE_BYTES * 8 // x.dtype.bitwidth
     return lambda x: lanes
@@ -109,7 +115,7 @@ def _lanes_of_type(x):
 def _panel(x: Any, seen: Any, first: int, theiler: int, given: Any, conditioned: bool, out: Any) -> None:
     """Chebyshev distances of all samples of one trajectory [d, T'] to samples first … first + lanes − 1."""
     lanes = _lanes(x)
-    line, second = x[0], x[min(1, x.shape[0] - 1)]  # Two axes at a time, which most trajectories have.
+    line, second = x[0], x[min(1, x.shape[0] - 1)]  # two axes in one pass, as most trajectories have two
     part, other = line[first : first + lanes], second[first : first + lanes]
     for u in range(seen.size):
         row, here, there = out[u * lanes : (u + 1) * lanes], line[u], second[u]
@@ -144,7 +150,7 @@ def _insert(best: Any, far: Any) -> Any:
 
 @_jit
 def _smallest(a: Any, b: Any, start: Any, best: Any) -> None:
-    """Take the larger of two panels' distances, row after row, into the k smallest of every lane."""
+    """Update the k smallest joint distances of every lane, the joint distance being the larger of two panels'."""
     lanes, k = _lanes(a), len(start)
     step = _ROWS * lanes
     for row in range(0, a.size, step):
@@ -167,7 +173,7 @@ def _smallest(a: Any, b: Any, start: Any, best: Any) -> None:
 
 @_jit
 def _nearest(a: Any, seen: Any, start: Any, best: Any) -> None:
-    """The k smallest of one panel, among samples that the other trajectory shows."""
+    """The k smallest distances in one panel, among samples at which the other trajectory is visible."""
     lanes, k = _lanes(a), len(start)
     best[:] = np.inf
     for u in range(seen.size):
@@ -184,7 +190,7 @@ def _nearest(a: Any, seen: Any, start: Any, best: Any) -> None:
 
 @_jit
 def _widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
-    """Just more than the largest distances, in either panel, of the samples within the joint radius."""
+    """For KSG 2: the largest distance, in either panel, of the samples within the joint radius, rounded up."""
     lanes = _lanes(a)
     for row in range(0, a.size, lanes):
         p, q = a[row : row + lanes], b[row : row + lanes]
@@ -192,14 +198,14 @@ def _widest(a: Any, b: Any, radius: Any, in_a: Any, in_b: Any) -> None:
             inside = max(p[lane], q[lane]) <= radius[lane]
             in_a[lane] = max(in_a[lane], p[lane]) if inside else in_a[lane]
             in_b[lane] = max(in_b[lane], q[lane]) if inside else in_b[lane]
-    for lane in range(lanes):  # What is as far as that is to be counted too.
+    for lane in range(lanes):  # KSG 2 counts distances equal to the radius too, while `_count` compares strictly
         in_a[lane] = np.nextafter(in_a[lane], a.dtype.type(np.inf))
         in_b[lane] = np.nextafter(in_b[lane], a.dtype.type(np.inf))
 
 
-@numba.njit(inline="always")  # Called, it takes a third longer.
+@numba.njit(inline="always")  # a call would take a third longer
 def _count_rows(p: Any, radius: Any, one: Any, inside: Any) -> None:
-    """Add how many distances of each lane, in a few rows of a panel, are smaller than its radius."""
+    """Count, for each lane, the distances in `_ROWS` rows of a panel that are smaller than the lane's radius."""
     lanes = _lanes(p)
     nothing = one - one
     for lane in range(lanes):
@@ -220,7 +226,7 @@ def _count(a: Any, radius: Any, one: Any, inside: Any) -> None:
 
 @_jit
 def _count_seen(a: Any, seen: Any, first: int, radius: Any, one: Any, inside: Any) -> None:
-    """As `count`, among samples that the other trajectory shows. Apart, since branches slow the other down."""
+    """As `_count`, among samples at which the other trajectory is visible. Its branches would slow `_count` down."""
     lanes = _lanes(a)
     step = _ROWS * lanes
     nothing = one - one
@@ -238,7 +244,7 @@ def _count_seen(a: Any, seen: Any, first: int, radius: Any, one: Any, inside: An
 
 @_jit
 def _candidates(both: Any, theiler: int, psi: Any) -> Any:
-    """Common samples, the least number that one of them is compared with, and the mean of ψ(that number + 1)."""
+    """Number of common samples, the smallest number n that one of them is compared with, and ⟨ψ(n + 1)⟩."""
     common, fewest, mean, near = np.sum(both), both.size, 0.0, np.sum(both[:theiler])
     for t in range(both.size):
         if t + theiler < both.size:
@@ -263,7 +269,7 @@ def _pairs(
     kth = (k - 1) * lanes
     always = np.ones(length, np.bool_)
     whole = np.all(seen_x) and np.all(seen_y)
-    own = 0 if ksg2 else 1  # KSG 1 counts a sample itself.
+    own = 0 if ksg2 else 1  # ψ(n_x + 1) in KSG 1, ψ(n_x) in KSG 2
     for thread in numba.prange(threads):
         mine, theirs, given = np.empty((block, size), x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
         best, both = np.empty((block, k * lanes), x.dtype), np.ones((block, length), np.bool_)
@@ -273,9 +279,9 @@ def _pairs(
         n_z = np.empty((block, lanes), x.dtype)
         total = np.empty((block, len(y)))
         for turn in range(blocks):
-            # Early blocks have more partners than late ones: threads take turns there and back.
-            place = turn % (2 * threads)
-            if place != thread and place != 2 * threads - 1 - thread:
+            # Early blocks have more partners than late ones, so threads take blocks in the order 0 1 … 1 0 0 1 ….
+            phase = turn % (2 * threads)
+            if phase != thread and phase != 2 * threads - 1 - thread:
                 continue
             begin = turn * block
             end = min(len(x), begin + block)

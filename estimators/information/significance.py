@@ -1,4 +1,6 @@
-"""Is the dependence real? Surrogates that keep each trajectory's own autocorrelation, and p-values from them."""
+"""Significance of mutual information: p-values from surrogates that keep each trajectory's autocorrelation."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +23,15 @@ Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 METHODS = ("auto", "circular-shift")
-_AT_ONCE = 2000  # shifted trajectories
-
-_AT_ONCE = 2000  # shifted trajectories
+_SHIFTED_AT_ONCE = 2000  # trajectories in one call of the kernel: bounds its memory
 
 
 def p_values(
     samples: ArrayLike,
     *,
     estimator: str = "ksg",
-    k: int = 3,
-    surrogates: int = 2000,
+    k: int = 5,
+    surrogates: int = 100_000,
     method: str = "auto",
     theiler: int = 0,
     condition_on: ArrayLike | None = None,
@@ -44,38 +44,43 @@ def p_values(
     """p-value of every pair of a window against a null of circular shifts, pooled over the window's pairs.
 
     A surrogate of a pair shifts one of its two trajectories circularly in time, by at least a tenth of its length, or
-    runs it backwards from anywhere: both keep their own autocorrelation, and what they shared in time is gone. All
-    trajectories are shifted at once, each by an amount of its own, and every pair is estimated against them, as often
-    as it takes to draw as many surrogates as asked for; without the kernel random pairs are. A window has only so many
-    different surrogates, and no more than that are drawn. p = (1 + #{null ≥ I}) / (1 + surrogates drawn). Pooling asks
-    that the null be alike for all pairs, and a circular shift that a trajectory's end be no nearer to its middle than
-    to its beginning. Innovations meet both, displacements of smooth motion nearly, and positions do not: independent
-    random walks then come out dependent (benchmarks/calibration.py measures all of them).
+    reverses it in time from a random start. Both trajectories keep their autocorrelation; their coupling is destroyed.
+    p = (1 + #{null ≥ I}) / (1 + surrogates drawn).
+
+    The test assumes that the null distribution is the same for all pairs (it is pooled), and that trajectories are
+    stationary (the shift is circular). Innovations satisfy both. Displacements of smooth motion satisfy them
+    approximately. Positions violate them: independent random walks then appear dependent. benchmarks/calibration.py
+    measures the false-positive rate of each.
+
+    With a compiled kernel, all trajectories are shifted at once, each by its own amount, and every pair is estimated
+    against them until enough surrogates are drawn. Without a kernel, pairs are drawn at random.
 
     Args:
         samples: f64[N, T, d].
         estimator: see `pairwise_mutual_information`.
-        k: which neighbour.
-        surrogates: size of the null, ≥ 1; the smallest p-value possible is 1 / (1 + surrogates drawn).
-        method: `"auto"` tests the whitened innovations of the samples (`motion.innovations`), whatever these are:
-            positions, displacements, smooth or not. The mutual information tested is then that of the innovations.
-            `"circular-shift"` tests the samples as they are: near-stationary and whitened, as `motion.samples` gives.
+        k: number of the nearest neighbour that sets the radius.
+        surrogates: largest size of the null, ≥ 1. A window has a finite number of different surrogates, and no more
+            than these are drawn. The smallest possible p-value is 1 / (1 + surrogates drawn).
+        method: `"auto"` tests the whitened innovations of the samples (`motion.innovations`), so the samples may be
+            positions or displacements. The mutual information tested is that of the innovations.
+            `"circular-shift"` tests the samples as given, which must be near-stationary and whitened, as
+            `motion.samples` returns them.
         theiler: see `pairwise_mutual_information`.
-        condition_on: f64[T, c], see there. A surrogate shares nothing with it, which a tested pair may: p-values of
-            conditional mutual information are approximate.
+        condition_on: f64[T, c], see `pairwise_mutual_information`. A shifted trajectory is independent of it, while
+            that of a tested pair may depend on it, so p-values of conditional mutual information are approximate.
         visible: bool[N, T]; a trajectory is shifted within its own visible samples.
-        min_samples: least number of common samples of a pair.
-        mutual_information_matrix: f64[N, N], if it was estimated already, of the same samples with the same settings;
+        min_samples: smallest number of common samples of a pair; a pair with fewer gets NaN.
+        mutual_information_matrix: f64[N, N] nats of the same samples with the same settings, if already estimated;
             for `"circular-shift"` only.
         backend: see `pairwise_mutual_information`.
-        seed: of the surrogates drawn.
+        seed: of the surrogates.
 
     Returns:
         f64[N, N], symmetric, NaN where the mutual information is NaN.
 
     Raises:
-        ValueError: surrogates < 1, an unknown method, a matrix of the wrong shape, of other samples or for the method
-            `"auto"`, or samples refused by `pairwise_mutual_information`.
+        ValueError: surrogates < 1, an unknown method, a matrix that has the wrong shape, is of other samples or is
+            given with the method `"auto"`, or samples that `pairwise_mutual_information` refuses.
     """
     if surrogates < 1:
         raise ValueError(f"surrogates must be at least 1, got {surrogates}")
@@ -86,11 +91,11 @@ def p_values(
     if method == "auto":
         if mutual_information_matrix is not None:
             raise ValueError(
-                "method 'auto' tests the innovations of the samples, of which mutual_information_matrix knows nothing: "
-                "leave it out, or take method='circular-shift'"
+                "method 'auto' tests the innovations of the samples, and mutual_information_matrix is not of these: "
+                "leave it out, or use method='circular-shift'"
             )
         x, seen = motion.innovations(x, seen)
-        # An axis without innovations of its own is nothing but rounding.
+        # Noise at the scale of rounding errors, so that whitening does not amplify an axis without innovations.
         x, min_samples = motion.whiten(x, seen, noise=1e-9 * float(np.abs(x).max(initial=0)) or 1.0), 0
     x, z = break_ties(x, seen, seed), as_condition(condition_on, x.shape[1])
     options: dict[str, Any] = {"estimator": estimator, "k": k, "theiler": theiler}
@@ -130,11 +135,11 @@ def _all_shifted(
     generator: np.random.Generator,
     all_pairs: Callable[..., Float],
 ) -> Float:
-    """Null of whole matrices: every trajectory against all others, shifted, of the pairs that are tested."""
+    """Null from whole matrices, f64[surrogates]: every trajectory against all others, shifted; tested pairs only."""
     null: list[Float] = []
     count, drawn = len(x), 0
-    # So many shifted copies of the window at once that a call of the kernel is worth it.
-    copies = int(np.clip(-(-surrogates // int(tested.sum())), 1, max(1, _AT_ONCE // count)))
+    # Several shifted copies of the window in one call, as a call of the kernel has a fixed cost.
+    copies = int(np.clip(-(-surrogates // int(tested.sum())), 1, max(1, _SHIFTED_AT_ONCE // count)))
     while drawn < surrogates:
         moved = np.stack([_shifted(x[j], seen[j], copies, generator) for j in range(count)], axis=1)
         moved = moved.reshape(copies * count, *x.shape[1:])
@@ -144,7 +149,8 @@ def _all_shifted(
         drawn += len(null[-1])
         if not len(null[-1]):
             raise ValueError(
-                "mutual_information_matrix has pairs that the samples have not: give that of these samples"
+                "mutual_information_matrix has finite values for pairs without enough samples: "
+                "pass the matrix of these samples"
             )
     return generator.choice(np.concatenate(null), surrogates, replace=False)
 
@@ -158,7 +164,7 @@ def _pairs_shifted(
     surrogates: int,
     generator: np.random.Generator,
 ) -> Float:
-    """Null of random pairs, one after the other."""
+    """Null from pairs drawn at random, one after the other, f64[surrogates]."""
     null = np.empty(surrogates)
     for s, (i, j) in enumerate(pairs[generator.integers(len(pairs), size=surrogates)]):
         both = seen[i] & seen[j]
@@ -168,19 +174,20 @@ def _pairs_shifted(
 
 
 def _shifted(path: Float, seen: Mask, copies: int, generator: np.random.Generator) -> Float:
-    """Copies [copies, T, d] of a trajectory, its visible samples shifted or reversed, no two alike if possible."""
-    shown = np.flatnonzero(seen)
+    """Copies f64[copies, T, d] of a trajectory, visible samples shifted or reversed; all different if possible."""
+    times = np.flatnonzero(seen)
     moved = np.zeros((copies, *path.shape))
-    if length := len(shown):
+    if length := len(times):
         nearest, farthest = _shifts(length)
-        ways = int(farthest - nearest)
-        way = np.resize(generator.permutation(ways + length), copies)[:, None]
+        shifts = int(farthest - nearest)
+        # Numbers below `shifts` are shifts; the `length` numbers from there on are reversals, one from each start.
+        number = np.resize(generator.permutation(shifts + length), copies)[:, None]
         steps = np.arange(length)
-        order = np.where(way < ways, steps - nearest - way, way - steps) % length
-        moved[:, shown] = path[shown[order]]
+        order = np.where(number < shifts, steps - nearest - number, number - steps) % length
+        moved[:, times] = path[times[order]]
     return moved
 
 
 def _shifts(length: Any) -> tuple[Any, Any]:
-    """Least shift of so many samples, and the first that is too large: a tenth or more, either way."""
+    """Range of shifts of `length` samples: the smallest, and the first that is too large (a tenth, either way)."""
     return np.maximum(1, length // 10), np.maximum(2, length - length // 10)

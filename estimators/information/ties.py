@@ -1,15 +1,19 @@
-"""Ties: values that a trajectory takes more than once, which rank no neighbours, and noise that breaks them."""
+"""Ties, values that a trajectory takes more than once, and the noise that breaks them.
+
+Nearest-neighbour estimators assume continuous variables. Ties give equal distances and bias them.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 
-NOISE = 1e-5  # of a trajectory's standard deviation: far below any tracker's error, far above float32's rounding
+# Share of a trajectory's standard deviation: far below the error of any tracker, far above float32's rounding.
+NOISE = 1e-5
 
 
 def tied(samples: ArrayLike, visible: ArrayLike) -> Float:
-    """Share of a trajectory's values, coordinate by coordinate, that occur more than once: 1 if it stands still.
+    """Share of a trajectory's values, coordinate by coordinate, that occur more than once; 1 if it is constant.
 
     Args:
         samples: [N, T, d].
@@ -28,25 +32,33 @@ def tied(samples: ArrayLike, visible: ArrayLike) -> Float:
 
 
 def is_constant(samples: ArrayLike, visible: ArrayLike) -> NDArray[np.bool_]:
-    """bool[N], which trajectories [N, T, d] never change while they are visible, bool[N, T]."""
+    """Whether each trajectory never changes while it is visible.
+
+    Args:
+        samples: [N, T, d].
+        visible: bool[N, T], which samples count.
+
+    Returns:
+        bool[N].
+    """
     x, seen = np.asarray(samples, np.float64), np.asarray(visible, bool)[..., None]
     low, high = np.where(seen, x, np.inf).min(1), np.where(seen, x, -np.inf).max(1)
     return np.asarray((high <= low).all(-1))
 
 
 def break_ties(samples: ArrayLike, visible: ArrayLike, seed: int = 0) -> Float:
-    """Trajectories with ties, and only these, with uniform noise of ±`NOISE`/2 of their own standard deviation added.
+    """Add uniform noise of ±`NOISE`/2 standard deviations to the trajectories that have ties.
 
-    Without it, the estimates count equal distances as they come: 3 nats were measured for independent paths in whole
-    pixels. NPEET adds noise too, but of a fixed size, from a generator that nobody seeds.
+    Without noise, ties inflate the estimates: independent paths in whole pixels gave 3 nats. NPEET adds noise too,
+    but of a fixed size and from NumPy's global generator; here it is scaled to the trajectory and seeded.
 
     Args:
         samples: [N, T, d].
-        visible: bool[N, T].
+        visible: bool[N, T], which samples count.
         seed: of the noise.
 
     Returns:
-        f64[N, T, d]; a trajectory without ties, or that stands still, is as it was.
+        f64[N, T, d]; constant trajectories, and those without ties, are unchanged.
     """
     x, seen = np.array(samples, dtype=np.float64), np.asarray(visible, bool)
     chosen = np.flatnonzero(tied(x, seen) > 0)

@@ -1,4 +1,6 @@
-"""From the mutual information of a window's patches to the twin of every patch, with a reason where there is none."""
+"""From the mutual information of a window's patches to their twins, with a reason for every patch without one."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +17,12 @@ class Twins:
     """The twins of a window's N patches.
 
     Attributes:
-        index: int64[N], the twin of each patch, −1 where it has none.
-        reason: why a patch has no twin, empty where it has one. One of the caller's own reasons, `no candidate`
-            (no admissible patch far enough), `not significant`, or `policy none`.
-        candidates: int64[N, C], the admissible patches of highest mutual information, best first, −1 past the last.
+        index: int64[N], the twin of each patch, −1 for none.
+        reason: N texts, why a patch has no twin, empty for a patch with a twin: one of the caller's `excluded`,
+            `no candidate` (no admissible partner), `not significant`, or `policy none`.
+        candidates: int64[N, C], the admissible partners of highest mutual information, best first, padded with −1.
         significant: bool[N, N], which admissible pairs are significant.
-        admissible: bool[N, N], which pairs could be twins, whatever they share.
+        admissible: bool[N, N], which pairs may be twins, before the test for significance.
     """
 
     index: NDArray[np.int64]
@@ -44,25 +46,28 @@ def find_twins(
 ) -> Twins:
     """Choose a twin for every patch of a window.
 
-    A patch's admissible partners are those with which its mutual information is finite and which lie at least
-    `min_distance` away. It gets a twin if one of them is significant: the false discovery rate over the window's pairs
-    (Benjamini & Hochberg 1995) is held at `alpha`. The policies `random` and `nearest` are controls: *the same patches*
-    get a twin, drawn from the same admissible partners, but not for what they share. So arms of a comparison differ in
-    who the twin is and in nothing else.
+    Two patches are admissible partners if their mutual information is finite and they are at least `min_distance`
+    apart. A patch gets a twin if it has a significant partner: the false discovery rate over the window's admissible
+    pairs is controlled at `alpha` (Benjamini & Hochberg 1995). The policy `mutual-information` takes the significant
+    partner of highest mutual information.
+
+    The policies `random` and `nearest` are controls. They give a twin to *the same patches*, chosen from the same
+    admissible partners but without regard to mutual information, so that the arms of a comparison differ only in which
+    patch is the twin.
 
     Args:
-        mi: f64[N, N] nats, NaN for a pair that cannot be twins.
-        p_values: f64[N, N]; without them every finite pair counts as significant.
-        position: f64[N, 2] pixels, the patches' points in the first frame; needed by `nearest` and `min_distance`.
+        mi: f64[N, N] nats, NaN for pairs that cannot be twins.
+        p_values: f64[N, N]; None: every admissible pair counts as significant.
+        position: f64[N, 2] pixels, the patches' points in the first frame; needed for `nearest` and `min_distance`.
         policy: one of `POLICIES`.
         alpha: false discovery rate, 0–1.
-        min_distance: pixels.
+        min_distance: smallest distance of twins, pixels.
         candidates: how many of the best partners to list, C.
-        excluded: N reasons, empty for a patch that may have a twin and be one.
-        seed: of the random policy.
+        excluded: N texts, why a patch can neither have nor be a twin, empty if it can.
+        seed: of the policy `random`.
 
     Raises:
-        ValueError: unknown policy, shapes that do not fit, or `position` missing where it is needed.
+        ValueError: unknown policy, wrong shapes, or `position` is needed and missing.
     """
     if policy not in POLICIES:
         raise ValueError(f"unknown twin policy '{policy}': choose one of {', '.join(POLICIES)}")
@@ -77,7 +82,7 @@ def find_twins(
         raise ValueError("position is needed for the policy 'nearest' and for min_distance > 0")
     points = None if position is None else np.asarray(position, np.float64)[..., :2]
     if points is not None and points.shape != (count, 2):
-        raise ValueError(f"position must be shaped {(count, 2)}, a point a patch, got {points.shape}")
+        raise ValueError(f"position must be shaped {(count, 2)}, one point a patch, got {points.shape}")
 
     kept = np.array([not r for r in reasons], dtype=bool)
     admissible = np.isfinite(score) & kept[:, None] & kept[None, :] & ~np.eye(count, dtype=bool)
@@ -98,36 +103,39 @@ def find_twins(
             reasons[patch] = "no candidate"
         elif index[patch] < 0:
             reasons[patch] = "not significant"
-    found = Twins(index.astype(np.int64), reasons, listed, significant, admissible)
-    return replace(found, index=control_twins(found, policy, position=points, seed=seed))
+    twins = Twins(index.astype(np.int64), reasons, listed, significant, admissible)
+    return replace(twins, index=control_twins(twins, policy, position=points, seed=seed))
 
 
 def control_twins(
-    found: Twins, policy: str, *, position: NDArray[np.float64] | None = None, seed: int = 0
+    twins: Twins, policy: str, *, position: NDArray[np.float64] | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Who the same patches' twins are by a policy: int64[N], −1 where they have none.
+    """Twins that another policy gives to the same patches.
 
     Args:
-        found: by the policy `mutual-information`.
+        twins: those of the policy `mutual-information`.
         policy: one of `POLICIES`.
         position: f64[N, 2] pixels, for `nearest`.
         seed: for `random`.
+
+    Returns:
+        int64[N], −1 for none.
 
     Raises:
         ValueError: `nearest` without `position`.
     """
     if policy == "nearest" and position is None:
         raise ValueError("position is needed for the policy 'nearest'")
-    index = found.index.copy()
+    index = twins.index.copy()
     if policy == "none":
         index[:] = -1
-    having = np.flatnonzero(index >= 0)
+    with_twin = np.flatnonzero(index >= 0)
     if policy == "random":
-        # A uniform draw of all admissible partners: the highest of as many uniform numbers.
-        drawn = np.random.default_rng(seed).random(found.admissible.shape)
-        index[having] = np.where(found.admissible, drawn, -1.0)[having].argmax(1)
+        # The partner with the largest of independent uniform numbers is a uniform draw.
+        drawn = np.random.default_rng(seed).random(twins.admissible.shape)
+        index[with_twin] = np.where(twins.admissible, drawn, -1.0)[with_twin].argmax(1)
     elif policy == "nearest" and position is not None:
-        index[having] = np.where(found.admissible, _distance(position), np.inf)[having].argmin(1)
+        index[with_twin] = np.where(twins.admissible, _distance(position), np.inf)[with_twin].argmin(1)
     return index
 
 
@@ -138,7 +146,7 @@ def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:
 def _significant(
     score: NDArray[np.float64], p_values: ArrayLike | None, admissible: NDArray[np.bool_], alpha: float
 ) -> NDArray[np.bool_]:
-    """bool[N, N]: pairs kept by Benjamini–Hochberg over the window's admissible pairs, each counted once."""
+    """Pairs that Benjamini–Hochberg accepts among the window's admissible pairs, each counted once: bool[N, N]."""
     if p_values is None:
         return np.ones_like(admissible)
     p = np.asarray(p_values, np.float64)

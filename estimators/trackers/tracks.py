@@ -3,6 +3,8 @@
 Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0).
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from pathlib import Path
 from typing import Any

@@ -3,6 +3,8 @@
 A clip is a video file or a folder of frames. Frames are u8[H, W, 3] RGB, numbered from 0 in the order of decoding.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,7 +131,7 @@ class Reader:
         self.fps = float(fps) if 0 < fps <= 1000 else 0.0
         self._check_window(1)
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> Reader:
         return self
 
     def __exit__(

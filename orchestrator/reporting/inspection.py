@@ -9,6 +9,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from infoaug.estimators.information.twins import Twins
 from infoaug.estimators.video import clips, shots
 from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -52,9 +53,9 @@ class Window:
         return self.scored.p_values
 
     @property
-    def twins(self) -> NDArray[np.int64]:
-        """int64[N], the twin of each patch, −1 for none."""
-        return self.scored.twins.index
+    def twins(self) -> Twins:
+        """`index` int64[N], the twin of each patch, −1 for none; `reason`, N texts, why a patch has none."""
+        return self.scored.twins
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -88,7 +89,8 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
         columns = extract.extract_window(frames, settings, first=first, clip=path)
         table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        message = str(error)
+        raise UsageError(message if path in message else f"clip '{path}': {message}") from None
     return _scored(frames, scan.fps, first, table, config.score)
 
 

@@ -186,13 +186,13 @@ def scene_seed(seed: int, number: int) -> int:
 
 
 def extract_window(
-    frames: np.ndarray, settings: ExtractConfig, *, first: int = 0, clip: str | None = None
+    frames: np.ndarray, settings: ExtractConfig | None = None, *, first: int = 0, clip: str | None = None
 ) -> dict[str, np.ndarray]:
     """The trajectories of one window.
 
     Args:
         frames: u8[T, H, W, 3] RGB.
-        settings: how to.
+        settings: how to extract; None for the defaults.
         first: number of the window's first frame in its clip; needed, like `clip`, for stored depth maps.
         clip: path of the clip.
 
@@ -205,6 +205,7 @@ def extract_window(
     Raises:
         ValueError: no patch fits, or the tracker or the depth cannot be had as configured.
     """
+    settings = settings or ExtractConfig()
     boxes = patches.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
     queries = patches.trackable_points(frames[0], boxes, point=settings.point)
     found = tracks.track(

@@ -1,7 +1,7 @@
-"""Rendered scenes with known coupling: the built-in input of the demo and the ground truth of the tests.
+"""Rendered scenes with known coupling: the input of the demo, and ground truth for tests.
 
-Square, textured sprites wander over a textured background. Some move in pairs whose shared information is known in
-closed form. Everything is synthetic and by our own design: nothing here is a data set or a result of a paper.
+Square, textured sprites move at random over a textured background. Some move in pairs whose mutual information is known
+in closed form. The scenes are synthetic; they reproduce no data set and no result of a paper.
 """
 
 import math
@@ -21,16 +21,17 @@ __all__ = ["Scene", "render", "write"]
 Array = NDArray[Any]
 
 SPACING = 1.3  # smallest distance of two starting centres along an axis, in sprite sides
-TRIES = 1000  # paths drawn before a sprite is declared not to fit
-MARGIN = 0.15  # background beyond the frame, share of the longer side: more than the camera below ever uncovers
+TRIES = 1000  # paths drawn before a ValueError says that a sprite does not fit
+MARGIN = 0.15  # background outside the frame, share of the longer side; more than the camera motion below uncovers
 PAN, ZOOM, ANGLE = 0.06, 0.05, math.radians(2.5)  # largest camera motion: share of the side, log scale, radians
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered clip of T frames and S sprites, and the truth about it. A sprite hides those of lower index.
+    """A rendered clip of T frames with S sprites, and its ground truth.
 
-    Pixel coordinates are (x, y) with (0, 0) at the *centre* of the top-left pixel, as in OpenCV.
+    Pixel coordinates are (x, y) with (0, 0) at the *centre* of the top-left pixel, as in OpenCV. Sprites of
+    higher index are in front.
     """
 
     frames: NDArray[np.uint8]
@@ -38,15 +39,16 @@ class Scene:
     position: NDArray[np.float32]
     """f32[S, T, 2], sprite centres in image pixels, camera motion included."""
     visible: NDArray[np.bool_]
-    """bool[S, T], the centre is inside the frame and neither another sprite nor the bar covers it."""
+    """bool[S, T], whether the centre is inside the frame and covered neither by another sprite nor by the bar."""
     camera: NDArray[np.float32]
     """f32[T, 2, 3], affine map from world (= frame-0 image) coordinates to those of frame t."""
     partner: NDArray[np.int64]
-    """int[S], the sprite that this one is coupled with, -1 for none."""
+    """int[S], the sprite that each is coupled with, -1 for none."""
     mutual_information: NDArray[np.float64]
-    """f64[S], true MI in nats of the per-frame increments (2-D, in the world) of sprite and partner; 0 without one."""
+    """f64[S] nats, true mutual information of the 2-D displacements per frame, in the world, of a sprite and its
+    partner; 0 without a partner."""
     static: NDArray[np.bool_]
-    """bool[S], the sprite never moves in the world."""
+    """bool[S], whether a sprite never moves in the world."""
     label: NDArray[np.int64]
     """int[S], texture family, an index into `textures.FAMILIES`."""
     bar: NDArray[np.float32]
@@ -55,13 +57,23 @@ class Scene:
     """Side of a sprite in world pixels."""
 
     def owner(self, points: ArrayLike, frame: int = 0, margin: float = 0.0) -> NDArray[np.int64]:
-        """Index of the topmost sprite under each point f[N, 2] of a frame, int[N]; -1 for the background or the bar.
+        """The frontmost sprite under each point of a frame.
 
-        `margin`, pixels: a point that is so near to a sprite counts as on it: a tracker sees its edge move.
+        Args:
+            points: f[N, 2] as (x, y), pixels.
+            frame: number of the frame.
+            margin: a point at most this many pixels outside a sprite counts as on it, as a tracked point so close to
+                its edge moves with it.
+
+        Returns:
+            int[N], index of the sprite, -1 for the background or the bar.
+
+        Raises:
+            ValueError: wrong shape, or there is no such frame.
         """
         points = np.asarray(points, np.float64)
         if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(f"points must have shape [N, 2], not {list(points.shape)}; pass one row (x, y) per point.")
+            raise ValueError(f"points must have shape [N, 2], not {list(points.shape)}; pass one (x, y) per point.")
         if not 0 <= frame < len(self.frames):
             raise ValueError(f"frame {frame} is outside the clip; choose 0 to {len(self.frames) - 1}.")
         world = cv2.invertAffineTransform(self.camera[frame].astype(np.float64))
@@ -72,7 +84,7 @@ class Scene:
 
     @property
     def coupling(self) -> list[tuple[int, int, float]]:
-        """Who moves with whom: (i, j, true MI in nats) with i < j, once per pair."""
+        """The coupled pairs: (i, j, true mutual information in nats), i < j, each pair once."""
         return [(i, int(j), float(self.mutual_information[i])) for i, j in enumerate(self.partner) if i < j]
 
 
@@ -92,31 +104,46 @@ def render(
     lighting: bool = False,
     occlusion: bool = False,
 ) -> Scene:
-    """Render a clip in which it is known who moves with whom. The same arguments give the same pixels.
+    """Render a clip in which the coupled sprites are known. The same arguments give the same pixels.
 
-    `coupled` is the number of *pairs* (by default `sprites // 4`, so half of the sprites) and `static` the number of
-    sprites that stand still (by default `sprites // 8`); all others walk alone. Increments per frame are independent
-    over time. Those of one sprite are N(0, step² I), `step` in pixels. In a pair the second's are
-    b = R(ρ a + √(1 − ρ²) n), with a and n independent draws of that law and R the pair's own rotation or reflection.
-    As R is orthogonal, the MI of the increments is that of two independent Gaussian components of correlation ρ each:
-    I = −ln(1 − ρ²) nats, twice that of one component (Cover & Thomas, Elements of Information Theory).
+    Displacements per frame are independent over time. Those of one sprite are N(0, step² I). In a coupled pair the
+    second sprite's are b = R(ρ a + √(1 − ρ²) n), where a and n are independent draws from N(0, step² I) and R is a
+    random rotation or reflection of the pair. As R is orthogonal, the mutual information of the displacements is that
+    of two independent Gaussian components of correlation ρ each: I = −ln(1 − ρ²) nats, twice that of one component
+    (Cover & Thomas, Elements of Information Theory).
 
-    A path is drawn first; then its start is chosen in the sprite's cell so that the whole sprite stays inside the frame
-    (before the camera moves). Only where no start does is the path, and its partner's, drawn anew, which conditions the
-    Gaussian law slightly. It is rare: with the default arguments none of 1200 draws, at 256 frames one in 14. It grows
-    with `step · √frames` against the frame. Increments are never clipped or reflected.
+    A path is drawn first. Its start is then chosen so that the whole sprite stays inside the frame (before camera
+    motion). If there is no such start, the paths of the sprite and its partner are drawn again, which conditions the
+    Gaussian distribution slightly. This is rare: none of 1,200 draws with the default arguments, one in 14 at 256
+    frames; its rate grows with `step · √frames` relative to the frame. Displacements are never clipped or reflected.
 
-    Coupled sprites share a texture family and differ in colours, phase, scale and orientation: *by this design* a twin
-    carries information about the label, which real footage does not promise. All other families are drawn at random.
+    Coupled sprites share a texture family and differ in colours, phase, scale and orientation. So a twin carries
+    information about the label *by design*, which real video does not guarantee.
 
-    `camera` adds a smooth pan, zoom and rotation, which can carry a sprite's edge out of the frame; `lighting` a smooth
-    global gain within 0.7–1.3; `occlusion` an opaque bar that sweeps from left to right. No option changes the motions.
-    Raises ValueError for arguments out of range, or for paths that do not fit into the frame.
+    Args:
+        seed: ≥ 0.
+        frames: of the clip.
+        sprites: number of sprites.
+        height: of a frame, pixels.
+        width: of a frame, pixels.
+        size: side of a sprite, pixels.
+        coupled: number of coupled *pairs*; None: `sprites // 4`, half of the sprites.
+        static: number of sprites that do not move; None: `sprites // 8`. All others move independently.
+        rho: correlation of a coupled pair's displacements, 0–0.99.
+        step: standard deviation of a displacement along each axis, pixels.
+        camera: add a smooth pan, zoom and rotation, which can move a sprite's edge out of the frame.
+        lighting: multiply each frame by a smooth gain of 0.7–1.3.
+        occlusion: add an opaque bar that moves from left to right.
+
+    `camera`, `lighting` and `occlusion` do not change the sprites' motion in the world.
+
+    Raises:
+        ValueError: an argument is out of range, or paths do not fit into the frame.
     """
     coupled = sprites // 4 if coupled is None else coupled
     static = sprites // 8 if static is None else static
     _validate(seed, frames, sprites, height, width, size, coupled, static, rho, step)
-    # One stream per purpose, so that no option shifts the draws of another.
+    # One random stream per purpose, so that an option does not change the draws of the others.
     layout, motion, texture, backdrop, moving, light, sweep = map(
         np.random.default_rng, np.random.SeedSequence(seed).spawn(7)
     )
@@ -124,13 +151,13 @@ def render(
     roles = layout.permutation(sprites)
     partner = np.full(sprites, -1)
     partner[roles[: 2 * coupled]] = roles[: 2 * coupled].reshape(-1, 2)[:, ::-1].ravel()
-    still = np.isin(np.arange(sprites), roles[2 * coupled : 2 * coupled + static])
+    is_static = np.isin(np.arange(sprites), roles[2 * coupled : 2 * coupled + static])
     groups = [*roles[: 2 * coupled].reshape(-1, 2), *roles[2 * coupled :, None]]
     cells = _cells(layout, sprites, height, width, size)
     world = np.empty((sprites, frames, 2))
     for group in groups:
-        moves = 0.0 if still[group[0]] else step
-        world[group] = _paths(motion, cells[group], frames, moves, rho, np.array([width, height]), size)
+        group_step = 0.0 if is_static[group[0]] else step
+        world[group] = _paths(motion, cells[group], frames, group_step, rho, np.array([width, height]), size)
 
     label = np.empty(sprites, np.int64)
     for group in groups:
@@ -150,7 +177,8 @@ def render(
     inside = ((position >= -0.5) & (position < np.array([width, height]) - 0.5)).all(axis=-1)
     hidden = (position[..., 0] >= bar[:, 0]) & (position[..., 0] < bar[:, 1])
     for t in range(frames):
-        # Above the diagonal: sprites in front. Who covers whose centre is mutual, as all squares are of one size.
+        # All sprites have the same size, so covering each other's centres is symmetric. Entries above the diagonal are
+        # those with the sprite in front.
         hidden[:, t] |= np.triu(_covers(world[:, t], world[:, t], size), 1).any(axis=1)
 
     images = np.empty((frames, height, width, 3), np.uint8)
@@ -166,17 +194,34 @@ def render(
         images[t] = cv2.convertScaleAbs(image, alpha=gain[t]) if lighting else image
 
     information = np.where(partner >= 0, -np.log1p(-(rho**2)), 0.0)
-    truth = (position.astype(np.float32), inside & ~hidden, maps.astype(np.float32), partner, information, still, label)
-    return Scene(images, *truth, bar.astype(np.float32), size)
+    return Scene(
+        frames=images,
+        position=position.astype(np.float32),
+        visible=inside & ~hidden,
+        camera=maps.astype(np.float32),
+        partner=partner,
+        mutual_information=information,
+        static=is_static,
+        label=label,
+        bar=bar.astype(np.float32),
+        size=size,
+    )
 
 
 def write(scene: Scene, path: str | os.PathLike[str], fps: float = 25.0) -> None:
-    """Write the frames of a scene as a lossless video (FFV1 in .avi), at `fps` frames per second.
+    """Write the frames of a scene as a lossless video, FFV1 in .avi.
 
-    The file is written under a temporary name, decoded again, compared with the frames, and only then moved into place:
-    a file that exists is complete and exact. Missing folders are made. Raises ValueError for a path that does not end
-    in .avi or for frames of odd height or width, which OpenCV would crop, and OSError where the video could not be
-    written without loss.
+    The file is written under a temporary name, decoded and compared with the frames, and then moved into place: a file
+    that exists is complete and exact. Missing folders are created.
+
+    Args:
+        scene: what `render` returned.
+        path: ends in .avi.
+        fps: frames per second.
+
+    Raises:
+        ValueError: the path does not end in .avi, or the height or width is odd, which OpenCV would crop.
+        OSError: the video could not be written without loss.
     """
     path = Path(path)
     if path.suffix.lower() != ".avi":
@@ -241,7 +286,7 @@ def _validate(
 
 
 def _cells(rng: np.random.Generator, sprites: int, height: int, width: int, size: int) -> Array:
-    """Lowest and highest start (x, y) of every sprite, and where between them (0–1) it prefers to be: f64[S, 3, 2]."""
+    """For every sprite the lowest and highest start (x, y), and a preferred start between them (0–1): f64[S, 3, 2]."""
     grids = [(columns, -(-sprites // columns)) for columns in range(1, sprites + 1)]
     columns, rows = max(grids, key=lambda grid: min(width / grid[0], height / grid[1]))
     cell = np.array([width / columns, height / rows])
@@ -259,7 +304,7 @@ def _cells(rng: np.random.Generator, sprites: int, height: int, width: int, size
 def _paths(
     rng: np.random.Generator, cells: Array, frames: int, step: float, rho: float, extent: NDArray[np.int64], size: int
 ) -> Array:
-    """Centres f64[G, T, 2] of one sprite, or of two that are coupled, inside a frame of `extent` (width, height)."""
+    """Centres f64[G, T, 2] of one sprite or of two coupled ones, inside a frame of `extent` (width, height)."""
     low, high, preference = cells[:, 0], cells[:, 1], cells[:, 2]
     angle = rng.uniform(0, 2 * math.pi)
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -281,7 +326,7 @@ def _paths(
 
 def _camera(rng: np.random.Generator, frames: int, height: int, width: int) -> Array:
     """Smooth pan, zoom and rotation about the centre of the frame, f64[T, 2, 3]; the identity at frame 0."""
-    # Half of a wave minus its first value stays within -1 and 1.
+    # (wave − its first value) / 2 starts at 0 and stays within -1 and 1.
     x, y, zoom, angle = ((wave - wave[0]) / 2 for wave in (_wave(rng, frames, 64, 160) for _ in range(4)))
     scale = np.exp(ZOOM * zoom)
     cosine, sine = scale * np.cos(ANGLE * angle), scale * np.sin(ANGLE * angle)
@@ -306,7 +351,7 @@ def _shifted(affine: Array, x: float, y: float) -> Array:
 
 
 def _covers(centres: Array, points: Array, size: float) -> NDArray[np.bool_]:
-    """Whether the square of side `size` about each centre holds each point, bool[S, N]; all in world coordinates."""
+    """Whether the square of side `size` about each centre contains each point, bool[S, N]; in world coordinates."""
     return (np.abs(centres[:, None] - points[None]) <= size / 2).all(axis=-1)
 
 

@@ -1,7 +1,7 @@
-"""Procedural textures: the sprites and backgrounds of the rendered scenes, and labelled images made of them.
+"""Procedural textures: the sprites and backgrounds of the rendered scenes, and a labelled data set made of them.
 
-A texture family is the class of a sprite; colours, phase, scale and orientation are free. All of it is drawn from the
-generator that is passed in, so the same state gives the same pixels. Own design: no data set, no paper's result.
+A sprite's class is its texture family; colours, phase, scale and orientation vary within a class. All random numbers
+come from the generator that is passed in, so the same state gives the same pixels.
 """
 
 import colorsys
@@ -54,7 +54,7 @@ def _blobs(u: Array, v: Array, rng: np.random.Generator) -> Array:
     return 0.3 * _noise(rng, len(u), len(u), cell=max(3.0, len(u) / 6))
 
 
-# Each maps coordinates in periods to a signed distance (in periods) from the border between the sprite's two colours.
+# Each maps coordinates, in periods, to a signed distance, in periods, from the edge between the sprite's two colours.
 _FIELDS: dict[str, Callable[[Array, Array, np.random.Generator], Array]] = {
     "stripes": lambda u, v, rng: _bands(u),
     "waves": lambda u, v, rng: _bands(u + 0.3 * np.sin(math.pi * v)),
@@ -75,9 +75,15 @@ FAMILIES: tuple[str, ...] = tuple(_FIELDS)
 
 
 def sprite(rng: np.random.Generator, family: int, side: int) -> Array:
-    """A sprite with random colours, phase, scale and orientation: opaque RGBA f32[side, side, 4], colours 0–255.
+    """A sprite with random colours, phase, scale and orientation.
 
-    `family` is an index into `FAMILIES`, `side` is in pixels.
+    Args:
+        rng: what everything random is drawn from.
+        family: an index into `FAMILIES`.
+        side: pixels.
+
+    Returns:
+        Opaque RGBA f32[side, side, 4], colours 0–255.
     """
     period = side / rng.uniform(3.0, 4.2)
     angle = rng.uniform(0, 2 * math.pi)
@@ -99,7 +105,7 @@ def sprite(rng: np.random.Generator, family: int, side: int) -> Array:
 
 
 def background(rng: np.random.Generator, height: int, width: int, hue: bool = False) -> NDArray[np.uint8]:
-    """A muted texture without repetition, with structure and corners of many sizes, u8[H, W, 3]; `hue` tints it."""
+    """A muted texture without repetition, with structure and corners at many scales, u8[H, W, 3]; `hue` tints it."""
     image = np.full((height, width, 3), 115, np.float32)
     if hue:
         image += 60 * (np.array(colorsys.hsv_to_rgb(rng.random(), 1, 1), np.float32) - 0.5)
@@ -107,7 +113,7 @@ def background(rng: np.random.Generator, height: int, width: int, hue: bool = Fa
         image += weight * np.stack([_noise(rng, height, width, cell) for _ in range(3)], axis=-1) * 0.5
         image += weight * _noise(rng, height, width, cell)[..., None]
     shards = np.zeros((height, width), np.float32)
-    for _ in range(height * width // 120):  # overlapping shards: real corners everywhere
+    for _ in range(height * width // 120):  # overlapping polygons, so that there are corners to track everywhere
         angles = np.sort(rng.uniform(0, 2 * math.pi, rng.integers(3, 6)))
         corners = rng.uniform(3, 14) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         corners += rng.uniform(0, 1, 2) * (width, height)
@@ -119,14 +125,17 @@ def background(rng: np.random.Generator, height: int, width: int, hue: bool = Fa
 
 
 def opaque(image: Array) -> Array:
-    """RGBA f32[H, W, 4] of an image without holes, colours 0–255 and alpha 0–1."""
+    """An image u8 or f32[H, W, 3] as an opaque layer, RGBA f32[H, W, 4], colours 0–255 and alpha 1."""
     return np.dstack([image.astype(np.float32), np.ones(image.shape[:2], np.float32)])
 
 
 def paste(image: Array, layer: Array, affine: Array) -> None:
-    """Draw an RGBA layer f32[h, w, 4] into an image u8[H, W, 3], in place and to a fraction of a pixel.
+    """Draw a layer into an image, in place and with sub-pixel accuracy; what falls outside is cut off.
 
-    `affine` f64[2, 3] maps pixel centres of the layer to those of the image. What falls outside is cut off.
+    Args:
+        image: u8[H, W, 3].
+        layer: RGBA f32[h, w, 4].
+        affine: f64[2, 3], maps pixel centres of the layer to those of the image.
     """
     height, width = layer.shape[:2]
     corners = np.array([[-1, -1], [width, -1], [-1, height], [width, height]]) @ affine[:, :2].T + affine[:, 2]
@@ -134,7 +143,7 @@ def paste(image: Array, layer: Array, affine: Array) -> None:
     right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, image.shape[1::-1])
     if left >= right or top >= bottom:
         return
-    # Zero outside the layer, in colour and alpha alike: its edge is anti-aliased and the colours come premultiplied.
+    # Outside the layer colour and alpha are 0, so interpolation anti-aliases its edge and premultiplies the colours.
     moved = affine - [[0, 0, left], [0, 0, top]]
     drawn = cv2.warpAffine(layer, moved, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
     region = image[top:bottom, left:right]
@@ -142,9 +151,9 @@ def paste(image: Array, layer: Array, affine: Array) -> None:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> Array:
-    """Smooth noise f32[H, W] of zero mean and a deviation of about 1, which varies over `cell` pixels."""
+    """Smooth noise f32[H, W] of mean 0 and standard deviation about 1, with a correlation length of `cell` pixels."""
     columns, rows = math.ceil(width / cell) + 3, math.ceil(height / cell) + 3
-    # A uniform variable of deviation 1.4 makes up for what interpolation takes away.
+    # A standard deviation of 1.4 compensates for the variance that interpolation removes.
     grid = rng.uniform(-2.4, 2.4, (rows, columns)).astype(np.float32)
     left, top = rng.random(2) + 0.5
     affine = np.array([[1 / cell, 0, left], [0, 1 / cell, top]])
@@ -156,11 +165,21 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> Ar
 
 
 def labelled_images(seed: int, count: int, image_size: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Single sprites over background, with their texture family: the embedded data set for evaluation.
+    """Images of single sprites over a background, labelled with their texture family: the built-in evaluation data set.
 
-    Returns u8[count, S, S, 3] RGB and int64[count], an index into `FAMILIES`; S is `image_size` in pixels. The families
-    are balanced (their counts differ by at most one) and shuffled; colours, phase, scale, orientation, the sprite's
-    place and the background are random. Raises ValueError for a negative seed, count < 1 or image_size < 16.
+    Colours, phase, scale, orientation, the sprite's position and the background are random. Classes are shuffled and
+    balanced: their counts differ by at most one.
+
+    Args:
+        seed: ≥ 0.
+        count: number of images, ≥ 1.
+        image_size: side S of an image, pixels, ≥ 16.
+
+    Returns:
+        u8[count, S, S, 3] RGB, and int64[count], an index into `FAMILIES`.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     at_least("seed", seed, 0)
     at_least("count", count, 1)
@@ -179,6 +198,6 @@ def labelled_images(seed: int, count: int, image_size: int = 32) -> tuple[NDArra
 
 
 def at_least(name: str, value: int, least: int) -> None:
-    """Raise ValueError, naming the argument, unless its value is a whole number of at least `least`."""
+    """Raise a ValueError that names the argument if its value is not a whole number of at least `least`."""
     if not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")

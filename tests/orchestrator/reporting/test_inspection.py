@@ -33,9 +33,9 @@ def test_a_window_holds_its_frames_and_the_arrays_of_its_patches(clip: Path) -> 
     assert window.position.shape[:2] == window.visible.shape == window.camera.shape[:2] == (count, 5)
     assert window.mutual_information.shape == (count, count)
     assert window.p_values is None
-    assert window.twins.shape == (count,)
+    assert window.twins.index.shape == (count,)
     assert sum(window.reasons.values()) == count
-    assert window.reasons["twin"] == (window.twins >= 0).sum()
+    assert window.reasons["twin"] == (window.twins.index >= 0).sum()
 
 
 def test_a_window_that_the_clip_lacks_is_refused_with_the_number_of_windows(clip: Path) -> None:
