@@ -1,13 +1,15 @@
-"""Is a p-value what it says? False-positive rate and power of the default and its alternatives on paths of known truth.
+"""Calibration of p-values: false-positive rate and power of the default test and alternatives on simulated paths.
 
     python benchmarks/calibration.py [--quick] [--json FILE] [--plot FILE.png]
 
-Windows of paths are drawn, in pixels, with a tracker's jitter. In *independent* windows every path has random
-innovations of its own: the share of pairs with p ≤ α is the false-positive rate, and should be α. In *coupled* windows
-4 pairs of paths share theirs (ρ = 0.8 in each coordinate): the share of these with p ≤ α is the power, the share found
-after Benjamini–Hochberg is what a window yields, and the share of uncoupled pairs among all found is its false
-discovery rate. What is called independent are the innovations: paths of one slow drift, or under one moving camera, are
-to be told from coupled ones. Intervals are at 95 %, by a bootstrap over windows, as pairs of a window share paths.
+Windows of paths are drawn, in pixels, with a tracker's jitter. In *independent* windows the paths' innovations are
+independent: the share of pairs with p ≤ α is the false-positive rate, which should be α. In *coupled* windows the
+innovations of 4 pairs are correlated (ρ = 0.8 in each coordinate): the share of these pairs with p ≤ α is the power,
+their share accepted by Benjamini–Hochberg is `found`, and the share of uncoupled pairs among all accepted ones is the
+false discovery rate.
+
+Independence refers to the innovations: paths that share a slow drift or a moving camera count as independent.
+Intervals are at 95 %, by a bootstrap over windows, as pairs of a window share paths.
 """
 
 import argparse
@@ -35,21 +37,21 @@ from infoaug.estimators.information.significance import p_values
 
 Test = Callable[[Float, Mask, int], Float]
 
-WINDOWS = {24: 100, 48: 100, 64: 80, 128: 40, 256: 20}  # by length
-COMPARED = 30  # windows for the alternatives
+WINDOWS = {24: 100, 48: 100, 64: 80, 128: 40, 256: 20}  # number of windows by length, frames
+COMPARED = 30  # number of windows for the alternatives
 NOISE, K, SURROGATES = 0.1, 5, 2000
 
 
-# ---- tests: positions, visibility and a seed to p-values
+# ---- tests: functions of positions, visibility and a seed that return p-values
 
 
-# Whitened: what the score stage compares, the same whatever the jitter, displacements, positions.
+# Whitened samples: those of the score stage, and without blocks the innovations, displacements and positions.
 compared = partial(motion.samples, noise=NOISE)
 innovated, displaced, placed = (partial(compared, kind=kind, block=1) for kind in motion.KINDS)
 
 
 def circular(prepare: Any, k: int, surrogates: int, theiler: bool = False) -> Test:
-    """The library's pooled null of circular shifts, with a Theiler window of an eighth of the samples or none."""
+    """`p_values` on given samples, without a Theiler window or with one of an eighth of the samples."""
 
     def test(path: Float, visible: Mask, seed: int) -> Float:
         x, seen = prepare(path, visible)
@@ -60,7 +62,7 @@ def circular(prepare: Any, k: int, surrogates: int, theiler: bool = False) -> Te
 
 
 def other_null(prepare: Any, move: Callable[..., Any], surrogates: int, own: bool = False) -> Test:
-    """A null of other surrogates, pooled, or each pair's own."""
+    """A null of surrogates by `move`, pooled over the window or separate for each pair."""
 
     def test(path: Float, visible: Mask, seed: int) -> Float:
         x, seen = prepare(path, visible)
@@ -82,14 +84,14 @@ def other_null(prepare: Any, move: Callable[..., Any], surrogates: int, own: boo
 
 
 def permuted(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask]:
-    """Samples in any order."""
+    """A random permutation of the samples."""
     moved, shown = np.zeros_like(x), np.flatnonzero(seen)
     moved[shown] = x[rng.permutation(shown)]
     return moved, seen
 
 
 def truncated(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask]:
-    """Shifted by a tenth to half of the length, without what leaves the window."""
+    """Shifted by a tenth to half of the length; samples shifted out of the window are dropped."""
     shift = rng.integers(len(x) // 10, len(x) // 2) * rng.choice((-1, 1))
     moved, there = np.roll(x, shift, axis=0), np.roll(seen, shift)
     there[slice(0, shift) if shift > 0 else slice(shift, None)] = False
@@ -103,17 +105,17 @@ def shifted(x: Float, seen: Mask, rng: np.random.Generator) -> tuple[Float, Mask
 
 
 def backwards(x: Float, seen: Mask, _: np.random.Generator) -> tuple[Float, Mask]:
-    """Backwards in time: no seam, but one surrogate a pair."""
+    """Reversed in time: no discontinuity, but only one surrogate per pair."""
     return x[::-1], seen[::-1]
 
 
 def as_they_are(path: Float, visible: Mask, seed: int, surrogates: int) -> Float:
-    """The positions themselves, handed to `p_values` with its defaults."""
+    """Positions given to `p_values` with its default method, k = 3."""
     return p_values(path, k=3, surrogates=surrogates, visible=visible, seed=seed)
 
 
 def tests(surrogates: int) -> dict[str, Test]:
-    """The default, first, and the alternatives, each with a null of that size."""
+    """The default test, first, and the alternatives, each with a null of that size."""
     return {
         "default": circular(compared, K, surrogates),
         "default, k = 3": circular(compared, 3, surrogates),
@@ -137,7 +139,7 @@ def tests(surrogates: int) -> dict[str, Test]:
 
 
 def measured(task: tuple[str, int, list[str], int]) -> list[dict[str, Any]]:
-    """Rows of one process and length: every test named, on the same windows."""
+    """A row for each named test on the same windows of one process and length."""
     process, length, names, count = task
     chosen, found = tests(SURROGATES), {name: [] for name in names}
     for number in range(count):
@@ -165,7 +167,7 @@ def measured(task: tuple[str, int, list[str], int]) -> list[dict[str, Any]]:
 
 
 def summary(values: Float) -> dict[str, Any]:
-    """Means over windows f64[W, 5], each with its interval by bootstrap."""
+    """Means of f64[W, 5] over windows, each with its bootstrap interval."""
     drawn = np.random.default_rng(0).integers(len(values), size=(1000, len(values)))
     low, high = np.nanpercentile(values[drawn].mean(1), (2.5, 97.5), axis=0)
     names = ("false_positives_05", "false_positives_01", "power_05", "found", "false_discoveries")
@@ -175,7 +177,7 @@ def summary(values: Float) -> dict[str, Any]:
 
 
 def costs(patches: int = 100, length: int = 48, surrogates: int = 100_000) -> dict[str, float]:
-    """Seconds that each test takes for a large window with a large null, once it is compiled."""
+    """Seconds of each test for a large window with a large null, after compilation."""
     rng, taken = np.random.default_rng(0), {}
     path = jittered(smooth(rng.normal(size=(patches, WARM_UP + length, 2)), 1.0), rng)
     visible = np.ones((patches, length), bool)
@@ -187,11 +189,11 @@ def costs(patches: int = 100, length: int = 48, surrogates: int = 100_000) -> di
     return taken
 
 
-# ---- what is shown
+# ---- tables and figure
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """A table of the default at all lengths, and one of all tests at each length where they were compared."""
+    """Print a table of the default test at all lengths, and of all tests at each length at which they are compared."""
 
     def cell(row: dict[str, Any], name: str, digits: int = 3) -> str:
         mean, low, high = row[name]
@@ -219,7 +221,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """The autocorrelation trap: how often each test calls independent paths dependent."""
+    """Draw the false-positive rate of each test on autocorrelated independent paths."""
     shown = ("positions, permutation", "positions, circular shift", "displacements, circular shift", "default")
     length = min(r["frames"] for r in rows if r["test"] == shown[0])
     kinds = list(PROCESSES)[:9]
@@ -230,7 +232,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         mean, low, high = np.array([of[k] for k in kinds]).T
         where = np.arange(len(kinds)) + 0.2 * (n - 1.5)
         axes.bar(where, mean, 0.19, yerr=(mean - low, high - mean), label=name, color=f"C{(1, 4, 0, 2)[n]}")
-    axes.axhline(0.05, color="black", linewidth=1, linestyle="--", label="what p ≤ 0.05 promises")
+    axes.axhline(0.05, color="black", linewidth=1, linestyle="--", label="nominal rate")
     axes.set_xticks(range(len(kinds)), [k.replace(", ", ",\n").replace(" ", "\n", 1) for k in kinds])
     axes.set_ylabel("independent pairs with p ≤ 0.05")
     axes.set_yscale("log")
@@ -241,7 +243,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def one_thread() -> None:
-    """Initializer of a worker, which has one processor."""
+    """Initialise a worker process, which has one core."""
     numba.set_num_threads(1)
 
 
@@ -257,7 +259,7 @@ def main() -> None:
     begin, everything, tasks = time.perf_counter(), list(tests(SURROGATES)), []
     for length in sorted({*lengths, arguments.compare}, reverse=True):
         few = 6 if arguments.quick else 1
-        # A window of 4 paths has 6 pairs: it takes many.
+        # A window of 4 paths has only 6 pairs, so more windows are needed.
         more = {process: 8 if process.endswith("4 paths") else 1 for process in PROCESSES}
         tasks += [(p, length, everything[:1], more[p] * WINDOWS.get(length, 40) // few) for p in PROCESSES]
         if length == arguments.compare:

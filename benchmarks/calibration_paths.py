@@ -1,6 +1,6 @@
-"""Windows of simulated paths whose coupling is known, for calibration.py: pixels, with a tracker's jitter.
+"""Windows of simulated paths with known coupling for calibration.py, in pixels, with a tracker's jitter.
 
-A process makes positions f64[N, T, 2] from innovations f64[N, WARM_UP + T, 2] of unit variance.
+A process turns innovations f64[N, WARM_UP + T, 2] of unit variance into positions f64[N, T, 2].
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 PATHS, COUPLED, CORRELATION = 16, 4, 0.8
-BACKGROUND = 32  # points of the background from which the camera is estimated
+BACKGROUND = 32  # background points from which camera motion is estimated
 JITTER = 0.1
-WARM_UP = 60  # frames before the first, in which a process forgets where it began
+WARM_UP = 60  # frames before the first, until a process is stationary
 
 
 def velocity(innovation: Float, memory: float) -> Float:
-    """Stationary autoregression of order 1 with unit variance: memory is its correlation from frame to frame."""
+    """Stationary autoregression of order 1 with unit variance; `memory` is the correlation of successive frames."""
     x = innovation.copy()
     for t in range(1, x.shape[1]):
         x[:, t] = memory * x[:, t - 1] + np.sqrt(1 - memory**2) * innovation[:, t]
@@ -29,25 +29,25 @@ def velocity(innovation: Float, memory: float) -> Float:
 
 
 def smooth(innovation: Float, speed: float) -> Float:
-    """Path of a velocity with a memory of 0.9."""
+    """Paths whose velocity has a memory of 0.9 and standard deviation `speed`, pixels a frame."""
     return speed * velocity(innovation, 0.9).cumsum(1)
 
 
 def swing(count: int, length: int, rng: np.random.Generator) -> Float:
-    """Sinusoids of 5 px, each with a period (8 to 24 frames) and a phase of its own."""
+    """Sinusoids of 5 px amplitude with random periods (8 to 24 frames) and phases."""
     period, phase = rng.uniform(8, 24, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
     return 5 * np.sin(2 * np.pi * np.arange(length)[None, :, None] / period + phase)
 
 
 def slow(count: int, length: int, rng: np.random.Generator) -> Float:
-    """A constant velocity of about 1 px a frame, and a part of a wave that is longer than the window."""
+    """Random constant velocities of about 1 px a frame, plus a sinusoid with a period longer than the window."""
     period, phase = length * rng.uniform(1, 4, (count, 1, 2)), rng.uniform(0, 2 * np.pi, (count, 1, 2))
     frame = np.arange(length)[None, :, None]
     return rng.normal(size=(count, 1, 2)) * frame + 0.15 * length * np.sin(2 * np.pi * frame / period + phase)
 
 
 def filmed(path: Float, rng: np.random.Generator) -> Float:
-    """Paths seen by a camera that pans, zooms and turns, less the motion of the camera estimated from the tracks."""
+    """Paths filmed by a camera that pans, zooms and rotates, minus the camera motion estimated from the tracks."""
     count, length = path.shape[:2]
     start = rng.uniform(0, 300, (count + BACKGROUND, 1, 2))
     world = np.concatenate([path - path[:, :1], np.zeros((BACKGROUND, length, 2))]) + start - 150
@@ -61,7 +61,7 @@ def filmed(path: Float, rng: np.random.Generator) -> Float:
 
 
 def jittered(path: Float, rng: np.random.Generator, by: float = JITTER) -> Float:
-    """As a tracker sees it."""
+    """Paths with independent Gaussian noise in every frame, as a tracker adds."""
     return path + by * rng.normal(size=path.shape)
 
 

@@ -1,27 +1,29 @@
-"""Are twins of one thing? Real clips, how often a patch and its twin lie on the same, beside chance at their distance.
+"""How often a patch and its twin lie on the same object in real clips, compared with chance at their distance.
 
     python benchmarks/twins_on_clips.py [--data FOLDER] [--sizes 64,32] [--quick] [--json FILE]
 
-DAVIS sequences (Perazzi et al. 2016; a moving camera, one object): are a patch's point and its twin's on the same side
-of the object's mask, in the window's first frame? `vtest.avi` (PETS09, a fixed camera): is the twin of a patch in a
-person's box in that person's box, too? The windows, trajectories and twins are those of the library's defaults; then
-once more with twins at least two patches apart, as the tracker looks at much the same pixels for neighbours.
+DAVIS sequences (Perazzi et al. 2016; a moving camera, one object): whether a patch's point and its twin's are on the
+same side of the object's mask in the window's first frame. `vtest.avi` (PETS09, a fixed camera): whether the twin of a
+patch in a person's box is in the same box. Windows, trajectories and twins use the default settings. A second run
+requires twins to be at least two patch sizes apart, as the tracker uses much the same pixels for neighbours.
 
-Near patches are likely to lie on the same, whatever they do. So each twin is compared with *chance at its distance*:
+Nearby patches are likely to lie on the same object however twins are chosen. So each twin is compared with *chance at
+its distance*:
 
-- `own`: the share on the same of the patch's other admissible partners, of the tenth of them (at least 5) most nearly
-  as far away as the twin. Where the twin is the nearest of all, these are farther away than it.
-- `window`: the share on the same of all admissible pairs of the window that start on the object (off it) if the patch
-  does, and are as long as the twin is far within a tenth; of the 20 nearest in length if there are fewer.
+- `own`: among the patch's other admissible partners, the tenth (at least 5) closest in distance to the twin; the share
+  of these on the same object. If the twin is the nearest partner, all of these are farther away.
+- `window`: among all admissible pairs of the window whose first patch is on (off) the object like the patch, those
+  whose length is within a tenth of the twin's distance, or the 20 closest in length if there are fewer; the share of
+  these on the same object.
 
-`random` and `nearest` are the library's control policies: the same patches, other twins.
+`random` and `nearest` are the control policies: the same patches with other twins.
 
-Wilson's intervals (95 %) take patches for independent, which they are not: they move together, twins come in both
-directions, and windows overlap. The intervals over sequences (Student's t, a sequence being one observation) do not,
-and the sentences below the tables go by them (of `vtest.avi`, one clip, by Wilson's), and by the window's chance.
+Wilson's intervals (95 %) assume independent patches. This does not hold: patches move together, twins are often mutual,
+and windows overlap. The intervals over sequences (Student's t, each sequence one observation) do not need it. The
+sentences below the tables use the latter (for `vtest.avi`, a single clip, Wilson's) and the window's chance.
 
 The folder (default INFOAUG_TEST_DATA, or ../shared/data) holds `davis/JPEGImages/NAME`, `davis/Annotations/NAME`,
-`clips/vtest.avi`, `tracks/vtest_boxes.csv`; what is missing is left out.
+`clips/vtest.avi` and `tracks/vtest_boxes.csv`; missing data are skipped.
 """
 
 import argparse
@@ -50,12 +52,12 @@ from infoaug.orchestrator.stages.score import score_window
 Bool = NDArray[np.bool_]
 Rows = list[dict[str, Any]]
 
-LENGTH, STRIDE = 48, 24  # frames of a window, to the next
+LENGTH, STRIDE = 48, 24  # of windows, frames
 POLICIES = ("mutual-information", "random", "nearest")
-APART = (0, 2)  # least distance of twins, patch sizes
-MATCHED, OWN, PAIRS = 0.1, 5, 20  # share of the patch's partners, or of the distance; least partners, pairs
+APART = (0, 2)  # smallest distance of twins, patch sizes
+MATCHED, OWN, PAIRS = 0.1, 5, 20  # share of partners or of the distance; smallest number of partners, of pairs
 MEANS = ("mutual-information", "random", "nearest", "own", "chance", "distance", "own_distance")
-FEWEST, SEQUENCES = 5, 3  # patches with a twin, for a sequence to be an observation; observations, for a conclusion
+FEWEST, SEQUENCES = 5, 3  # smallest number of patches with a twin for an observation, of observations for an interval
 VTEST, TOGETHER = "vtest.avi", "all of DAVIS"
 COLUMNS = {
     "chance: window": "{chance:.1%}",
@@ -66,9 +68,9 @@ COLUMNS = {
 
 
 class Window(NamedTuple):
-    """Frames u8[T, H, W, 3] of a clip, and who is where in the first: bool[P, H, W], a mask each; masks may overlap.
+    """Frames u8[T, H, W, 3] of a clip, and masks bool[P, H, W] of the objects in its first frame; they may overlap.
 
-    `both_sides`: not to be on any is a place of its own, the other side of the mask; else such patches do not count.
+    `both_sides`: patches on no mask count as on the background together; otherwise they are not evaluated.
     """
 
     clip: str
@@ -78,7 +80,7 @@ class Window(NamedTuple):
 
 
 def davis(data: Path, most: int | None) -> Iterator[Window]:
-    """Windows of the DAVIS sequences, at most so many of each."""
+    """Windows of the DAVIS sequences, at most `most` of each."""
     for folder in sorted((data / "davis/JPEGImages").iterdir()):
         frames = clips.read_clip(folder)
         mask = clips.read_clip(data / "davis/Annotations" / folder.name)[..., 0] > 127
@@ -87,7 +89,7 @@ def davis(data: Path, most: int | None) -> Iterator[Window]:
 
 
 def vtest(data: Path, most: int | None) -> Iterator[Window]:
-    """Windows of `vtest.avi` that begin at a frame whose people are annotated."""
+    """Windows of `vtest.avi` that start at an annotated frame."""
     boxes = np.loadtxt(data / "tracks/vtest_boxes.csv", delimiter=",")
     annotated = np.unique(boxes[:, 0]).astype(int) - 1
     for first in [f for f in annotated.tolist() if f % STRIDE == 0][:most]:
@@ -100,9 +102,9 @@ def vtest(data: Path, most: int | None) -> Iterator[Window]:
 
 
 def twins_of(window: Window, size: int) -> Rows:
-    """One row a patch with a twin: is it on an object, is each policy's twin on the same, and how likely was that?"""
-    found = extract_window(window.frames, ExtractConfig(window=LENGTH, patch_size=size))
-    paths, point = (found["position"], found["camera"], found["visible"]), found["position"][:, 0]
+    """A row for each patch with a twin: whether each policy's twin is on the same object, and the chance."""
+    columns = extract_window(window.frames, ExtractConfig(window=LENGTH, patch_size=size))
+    paths, point = (columns["position"], columns["camera"], columns["visible"]), columns["position"][:, 0]
     x, y = np.rint(point).astype(int).T
     on = window.masks[:, y, x].T
     owned: Bool = np.asarray(on.any(axis=1))
@@ -130,7 +132,7 @@ def twins_of(window: Window, size: int) -> Rows:
 def chances(
     patch: int, twin: int, same: Bool, distance: NDArray[np.floating], admissible: Bool, owned: Bool
 ) -> tuple[float, float, float]:
-    """`own` chance, the mean distance of the partners that it is of, and the `window`'s; NaN where nothing is left."""
+    """`own` chance, the mean distance of its partners, and `window` chance; NaN without partners or pairs."""
     off = abs(distance - distance[patch, twin])
     allowed = admissible.copy()
     allowed[patch, twin] = allowed[twin, patch] = False
@@ -143,14 +145,14 @@ def chances(
 
 
 def mean(values: NDArray[Any] | list[Any]) -> float:
-    """The mean of what is not NaN, NaN of nothing."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     kept = np.asarray(values, float)
     kept = kept[~np.isnan(kept)]
     return float(kept.mean()) if len(kept) else float("nan")
 
 
 def summary(patches: Rows, clip: str, which: str) -> dict[str, Any]:
-    """Shares among some patches; `excess` is of the twins over the window's chance, its interval over sequences."""
+    """Shares among some patches; `excess`, twins minus the window's chance, has an interval over sequences."""
     low, high = wilson(sum(p["mutual-information"] for p in patches), len(patches))
     row: dict[str, Any] = {"clip": clip, "patches": which, "n": len(patches), "low": low, "high": high}
     row |= {name: mean([p[name] for p in patches]) for name in MEANS}
@@ -164,12 +166,12 @@ def summary(patches: Rows, clip: str, which: str) -> dict[str, Any]:
 
 
 def clips_of(patches: Rows) -> list[str]:
-    """The clips of some patches, each once, in order."""
+    """The clips of some patches, without repetition, in order."""
     return list(dict.fromkeys(p["clip"] for p in patches))
 
 
 def summaries(patches: Rows) -> Rows:
-    """A row a clip and kind of patch; then the DAVIS sequences together."""
+    """A row for each clip and kind of patch, then for all DAVIS sequences together."""
     groups = {clip: [p for p in patches if p["clip"] == clip] for clip in clips_of(patches)}
     if sequences := [p for p in patches if p["clip"] != VTEST]:
         groups[TOGETHER] = sequences
@@ -185,24 +187,24 @@ def summaries(patches: Rows) -> Rows:
 
 
 def in_words(row: dict[str, Any]) -> str:
-    """What a row's numbers allow to say."""
-    said = f"{row['clip']}, {row['patches']}: twins {row['mutual-information']:.1%}, chance {row['chance']:.1%}, "
-    said += f"nearest {row['nearest']:.1%}; "
+    """The conclusion that a row's numbers allow."""
+    text = f"{row['clip']}, {row['patches']}: twins {row['mutual-information']:.1%}, chance {row['chance']:.1%}, "
+    text += f"nearest {row['nearest']:.1%}; "
     if row["clip"] == VTEST:
         low, high = row["low"], row["high"]
-        way = "more than" if low > row["chance"] else "less than" if high < row["chance"] else "cannot be told from"
-        return f"{said}n = {row['n']}, [{low:.0%}, {high:.0%}]: {way} chance; one clip says nothing of others"
+        way = "more than" if low > row["chance"] else "less than" if high < row["chance"] else "indistinguishable from"
+        return f"{text}n = {row['n']}, [{low:.0%}, {high:.0%}]: {way} chance; a single clip does not generalise"
     count = row["sequences"]
     if count < SEQUENCES:
-        return f"{said}{FEWEST} such patches are in {count} sequences only: nothing can be said of others"
+        return f"{text}{FEWEST} or more such patches are in only {count} sequences: no interval"
     low, high = row["excess_low"], row["excess_high"]
-    way = "more than chance" if low > 0 else "less than chance" if high < 0 else "cannot be told from chance"
-    return f"{said}{row['excess']:+.1%} [{low:+.1%}, {high:+.1%}] over {count} sequences, {row['above']} above 0: {way}"
+    way = "more than chance" if low > 0 else "less than chance" if high < 0 else "is not distinguishable from chance"
+    return f"{text}{row['excess']:+.1%} [{low:+.1%}, {high:+.1%}] over {count} sequences, {row['above']} above 0: {way}"
 
 
 def table_of(rows: Rows, title: str) -> Table:
-    """The rows as they are printed."""
-    table = Table("clip", "patches", "n", "twin is far, px", "on the same", *COLUMNS, title=title)
+    """The rows as a table."""
+    table = Table("clip", "patches", "n", "distance, px", "on the same object", *COLUMNS, title=title)
     for row in (row for row in rows if row["n"]):
         twin = f"{row['mutual-information']:.1%} [{row['low']:.0%}, {row['high']:.0%}]"
         cells = (column.format(**row) for column in COLUMNS.values())
@@ -211,10 +213,10 @@ def table_of(rows: Rows, title: str) -> Table:
 
 
 def main() -> None:
-    """Print a table a size of patches and least distance, and what it says; write both as JSON if asked."""
+    """Print a table and its conclusions for each patch size and smallest distance; write both as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("INFOAUG_TEST_DATA", "../shared/data")))
-    parser.add_argument("--sizes", default="64,32", help="of patches, pixels")
+    parser.add_argument("--sizes", default="64,32", help="patch sizes, pixels")
     parser.add_argument("--quick", action="store_true", help="only the first window of each clip")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -224,7 +226,7 @@ def main() -> None:
     console, patches, windows = Console(width=140), Rows(), 0
     for source, needs in ((davis, ("davis",)), (vtest, ("clips/vtest.avi", "tracks/vtest_boxes.csv"))):
         if missing := [need for need in needs if not (data / need).exists()]:
-            console.print(f"no {', '.join(missing)} in {data}: left out; set INFOAUG_TEST_DATA or --data")
+            console.print(f"no {', '.join(missing)} in {data}: skipped; set INFOAUG_TEST_DATA or --data")
             continue
         for window in source(data, 1 if arguments.quick else None):
             windows += 1
@@ -240,7 +242,7 @@ def main() -> None:
         console.print(table_of(rows, title), *said, "", sep="\n", highlight=False)
         clean = [{key: None if value != value else value for key, value in row.items()} for row in rows]
         results.append({"size": size, "min_distance": apart * size, "rows": clean, "in words": said})
-    console.print(f"all of this took {time.perf_counter() - begin:.0f} s")
+    console.print(f"took {time.perf_counter() - begin:.0f} s")
     if arguments.json:
         about = {"machine": machine, "windows": windows, "score": ScoreConfig().model_dump()}
         arguments.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")

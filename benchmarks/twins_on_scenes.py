@@ -1,10 +1,10 @@
-"""Are the twins the true ones? Rendered scenes (synthetic), where it is known who moves with whom.
+"""How often twins are the true ones in rendered scenes (synthetic), whose coupled sprites are known.
 
     python benchmarks/twins_on_scenes.py [--scenes 20] [--frames 64] [--json FILE]
 
-A sprite's twin is that of the patch whose point is nearest its centre; it is true if it lies on the partner, or within
-2 pixels of it, where a tracked point goes along with its edge. Twins are looked for farther away than a sprite is wide,
-as in configs/demo.yaml. The interval is Wilson's, at 95 %.
+The twin of a sprite is that of the patch whose point is nearest its centre. It is true if it lies on the partner or
+within 2 pixels of it, where a tracked point moves with the edge. Twins must be farther apart than a sprite is wide, as
+in configs/demo.yaml. Intervals are Wilson's, at 95 %.
 """
 
 import argparse
@@ -27,7 +27,7 @@ EDGE = 2.0  # pixels
 
 
 def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:
-    """For one scene: (how many, of how many) of the coupled sprites whose twin is the partner, and of false twins."""
+    """(number, out of) for a scene: `true`, coupled sprites with the true twin; `false`, patches with a false twin."""
     window = extract_window(scene.frames, ExtractConfig(window=len(scene.frames), patch_size=32))
     settings = ScoreConfig(policy=policy, min_distance=1.5 * scene.size, min_frames=len(scene.frames) // 2)
     scored = score_window(window["position"], window["camera"], window["visible"], settings)
@@ -72,7 +72,11 @@ def main() -> None:
 
     title = f"{arguments.scenes} rendered scenes of {arguments.frames} frames (synthetic), {platform.processor()}"
     table = Table(
-        "scene", "policy", "coupled sprites with the true twin", "patches of lone sprites with a twin", title=title
+        "scene",
+        "policy",
+        "coupled sprites with the true twin",
+        "patches of independent sprites with a twin",
+        title=title,
     )
     for row in rows:
         cells = (

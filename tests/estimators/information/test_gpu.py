@@ -47,5 +47,5 @@ def test_single_precision_is_near_on_the_gpu() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_remedy_is_named() -> None:
-    with pytest.raises(ValueError, match="take backend='cpu'"):
+    with pytest.raises(ValueError, match="backend='cpu'"):
         pairwise_mutual_information(np.random.default_rng(0).normal(size=(3, 20, 2)), backend="cuda")

@@ -91,9 +91,9 @@ def test_conditioning_takes_out_what_a_third_variable_explains() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(400, 2))
     x, y = (standardised(z + 0.5 * rng.normal(size=z.shape)) for _ in range(2))
-    assert mutual_information(x, y) > 0.7
-    assert abs(mutual_information(x, y, condition_on=z)) < 0.15
-    assert mutual_information(x, standardised(y + 2 * x), condition_on=z) > 0.5
+    assert mutual_information(x, y, k=3) > 0.7
+    assert abs(mutual_information(x, y, k=3, condition_on=z)) < 0.15
+    assert mutual_information(x, standardised(y + 2 * x), k=3, condition_on=z) > 0.5
 
 
 def test_a_theiler_window_leaves_out_what_is_near_in_time() -> None:
@@ -111,7 +111,7 @@ def test_a_theiler_window_leaves_out_what_is_near_in_time() -> None:
 def test_a_theiler_window_takes_out_the_mean_inflation_of_smooth_paths() -> None:
     paths = [standardised(np.random.default_rng(s).normal(size=(128, 2)).cumsum(0)) for s in range(40)]
     pairs = list(zip(paths[::2], paths[1::2], strict=True))
-    without, within = (np.mean([mutual_information(x, y, theiler=w) for x, y in pairs]) for w in (0, 32))
+    without, within = (np.mean([mutual_information(x, y, k=3, theiler=w) for x, y in pairs]) for w in (0, 32))
     assert without > 1.0
     assert within < 0.4
 
@@ -126,9 +126,11 @@ def integers(seed: int, length: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("estimator", ["ksg", "ksg2", "npeet"])
 def test_displacements_in_whole_pixels_are_not_dependent_because_of_their_ties(estimator: str) -> None:
-    found = [mutual_information(*integers(seed), estimator=estimator) for seed in range(20)]
+    found = [mutual_information(*integers(seed), k=3, estimator=estimator) for seed in range(20)]
     assert abs(np.mean(found)) < 0.05
-    assert found[0] == mutual_information(*integers(0), estimator=estimator), "the noise that breaks ties is seeded"
+    assert found[0] == mutual_information(*integers(0), k=3, estimator=estimator), (
+        "the noise that breaks ties is seeded"
+    )
 
 
 def test_three_kl_gives_no_number_for_displacements_in_whole_pixels() -> None:
@@ -155,23 +157,23 @@ def test_a_coordinate_that_stands_still_does_not_matter() -> None:
 
 def test_frames_shown_twice_feign_dependence_and_a_theiler_window_of_one_cures_it() -> None:
     pairs = [np.random.default_rng(s).normal(size=(2, 48, 2)).repeat(2, axis=1) for s in range(20)]
-    assert np.mean([mutual_information(x, y) for x, y in pairs]) > 0.15
-    assert abs(np.mean([mutual_information(x, y, theiler=1) for x, y in pairs])) < 0.08
+    assert np.mean([mutual_information(x, y, k=3) for x, y in pairs]) > 0.15
+    assert abs(np.mean([mutual_information(x, y, k=3, theiler=1) for x, y in pairs])) < 0.08
 
 
 def test_a_copy_among_trajectories_reaches_the_bound() -> None:
     x = np.random.default_rng(0).normal(size=(1, 50, 2)).repeat(2, axis=0)
     for estimator in ("ksg", "3kl"):
-        found = pairwise_mutual_information(x, estimator=estimator)[0, 1]
+        found = pairwise_mutual_information(x, k=3, estimator=estimator)[0, 1]
         assert found == pytest.approx(digamma(50) - digamma(3), abs=1e-9)
 
 
 def test_pairs_whose_samples_have_too_few_others_to_be_compared_with_have_no_number() -> None:
     x = np.random.default_rng(0).normal(size=(3, 12, 2))
     for backend in ("cpu", "reference"):
-        assert np.isfinite(pairwise_mutual_information(x, theiler=3, backend=backend)[0, 1])
-        assert np.isnan(pairwise_mutual_information(x, theiler=4, backend=backend)).all()
-        assert np.isnan(pairwise_mutual_information(x[:, :4], backend=backend)).all()
+        assert np.isfinite(pairwise_mutual_information(x, k=3, theiler=3, backend=backend)[0, 1])
+        assert np.isnan(pairwise_mutual_information(x, k=3, theiler=4, backend=backend)).all()
+        assert np.isnan(pairwise_mutual_information(x[:, :4], k=3, backend=backend)).all()
 
 
 @quick
@@ -222,13 +224,13 @@ def test_correlated_gaussians_come_out_near_the_closed_form(
     estimator: str, d: int, rho: float, tolerance: float
 ) -> None:
     exact = -0.5 * d * np.log(1 - rho**2)
-    found = [mutual_information(*gaussian(seed, 400, d, rho), estimator=estimator) for seed in range(60)]
+    found = [mutual_information(*gaussian(seed, 400, d, rho), k=3, estimator=estimator) for seed in range(60)]
     assert np.mean(found) == pytest.approx(exact, abs=tolerance)
 
 
 @estimators
 def test_independent_variables_come_out_near_zero_on_average(estimator: str) -> None:
-    found = [mutual_information(*gaussian(seed, 200, 2, 0.0), estimator=estimator) for seed in range(40)]
+    found = [mutual_information(*gaussian(seed, 200, 2, 0.0), k=3, estimator=estimator) for seed in range(40)]
     assert abs(np.mean(found)) < 0.04
     assert min(found) < 0 < max(found)
 
@@ -237,8 +239,8 @@ def test_variables_may_have_different_dimensions_and_a_flat_list_is_one() -> Non
     rng = np.random.default_rng(0)
     x = rng.normal(size=300)
     y = np.column_stack([x + 0.1 * rng.normal(size=300), rng.normal(size=300)])
-    assert mutual_information(x, y) == mutual_information(x[:, None], y)
-    assert mutual_information(x, y) > 1
+    assert mutual_information(x, y, k=3) == mutual_information(x[:, None], y, k=3)
+    assert mutual_information(x, y, k=3) > 1
 
 
 def test_npeet_is_repeatable_and_leaves_numpys_generator_as_it_was() -> None:
@@ -262,7 +264,7 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
     expected = np.random.random()
     np.random.seed(5)
     with pytest.raises(RuntimeError, match="broken"):
-        mutual_information([1.0, 2, 3, 4, 5], [1.0, 2, 3, 5, 4], estimator="npeet")
+        mutual_information([1.0, 2, 3, 4, 5], [1.0, 2, 3, 5, 4], k=3, estimator="npeet")
     assert np.random.random() == expected
 
 
@@ -276,13 +278,13 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
         (lambda x: mutual_information(x, x[1:]), "the variables have 10 and 9 samples"),
         (lambda x: mutual_information(x, x, k=10), "10 samples are too few for k=10"),
         (lambda x: mutual_information(x, x, k=9), "10 samples are too few for k = 9 .*: give 11 or more"),
-        (lambda x: mutual_information(x, x, theiler=3), "a Theiler window of 3: give 11 or more"),
+        (lambda x: mutual_information(x, x, k=3, theiler=3), "a Theiler window of 3: give 11 or more"),
         (lambda x: mutual_information(x, x, theiler=-1), "theiler must be at least 0"),
-        (lambda x: mutual_information(x, x, theiler=1, estimator="npeet"), "NPEET knows no Theiler window"),
+        (lambda x: mutual_information(x, x, theiler=1, estimator="npeet"), "NPEET.*ksg"),
         (lambda x: mutual_information(x, x, condition_on=x, estimator="3kl"), "'3kl' cannot be conditioned"),
         (lambda x: mutual_information(x, x, condition_on=x[:9]), "have 10 and 10 and 9 samples"),
         (lambda x: pairwise_mutual_information(x[None], condition_on=x[:9]), r"shaped \[10, c\]"),
-        (lambda x: pairwise_mutual_information(x[None], condition_on=x * np.nan), "condition_on holds NaN"),
+        (lambda x: pairwise_mutual_information(x[None], condition_on=x * np.nan), "condition_on.*NaN"),
         (lambda x: mutual_information(x, x, k=0), "k must be at least 1"),
         (lambda x: mutual_information(x, np.where(x > 0, x, np.nan)), "NaN or infinity"),
         (lambda x: pairwise_mutual_information(x), r"samples must be shaped \[N, T, d\], d at least 1, got \(10, 2\)"),
@@ -292,7 +294,7 @@ def test_numpys_generator_is_put_back_even_if_npeet_fails(monkeypatch: pytest.Mo
         ),
         (lambda x: pairwise_mutual_information(x[None], k=0), "k must be at least 1"),
         (lambda x: pairwise_mutual_information(x[None], estimator="mi"), "unknown estimator 'mi'"),
-        (lambda x: pairwise_mutual_information(np.full((2, 9, 1), np.nan)), "NaN or infinity where they are marked"),
+        (lambda x: pairwise_mutual_information(np.full((2, 9, 1), np.nan)), "NaN or infinity"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused_with_the_reason(
@@ -341,12 +343,12 @@ def test_a_pair_counts_only_what_both_show_and_needs_enough_of_it(
     x, visible = rng.normal(size=(4, 24, 2)), rng.random((4, 24)) < share
     hidden = np.where(visible[..., None], x, np.nan)
     assume(visible.any())
-    found = pairwise_mutual_information(hidden, estimator=estimator, visible=visible, min_samples=min_samples)
+    found = pairwise_mutual_information(hidden, estimator=estimator, k=3, visible=visible, min_samples=min_samples)
     for i in range(4):
         for j in range(i):
             both = visible[i] & visible[j]
             if both.sum() >= max(min_samples, 5):
-                expected = mutual_information(x[i, both], x[j, both], estimator=estimator)
+                expected = mutual_information(x[i, both], x[j, both], estimator=estimator, k=3)
                 assert found[i, j] == pytest.approx(expected, abs=1e-9)
             else:
                 assert np.isnan(found[i, j])
@@ -358,7 +360,7 @@ def test_a_hidden_sample_may_hold_anything_and_a_visible_one_may_not() -> None:
     expected = pairwise_mutual_information(x, visible=visible)
     x[1, 4], x[1, 5], x[1, 6] = np.nan, np.inf, 1e300
     assert np.array_equal(pairwise_mutual_information(x, visible=visible), expected, equal_nan=True)
-    with pytest.raises(ValueError, match="where they are marked visible"):
+    with pytest.raises(ValueError, match="visible"):
         pairwise_mutual_information(x)
 
 

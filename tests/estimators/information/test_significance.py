@@ -292,22 +292,22 @@ def test_the_shortest_trajectories_that_can_be_estimated_have_p_values() -> None
 
 def test_what_cannot_be_tested_is_refused_with_the_reason() -> None:
     x = autoregressive(0, 0.0)
-    with pytest.raises(ValueError, match="surrogates must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="surrogates"):
         p_values(x, surrogates=0)
     with pytest.raises(ValueError, match=r"mutual_information_matrix must be shaped \(8, 8\), got \(3, 3\)"):
         p_values(x, surrogates=5, method="circular-shift", mutual_information_matrix=np.full((3, 3), 0.1))
-    with pytest.raises(ValueError, match="knows nothing: leave it out, or take method='circular-shift'"):
+    with pytest.raises(ValueError, match=r"mutual_information_matrix.*circular-shift"):
         p_values(x, surrogates=5, mutual_information_matrix=np.full((8, 8), 0.1))
-    with pytest.raises(ValueError, match="unknown method 'shuffle': choose one of auto, circular-shift"):
+    with pytest.raises(ValueError, match=r"shuffle.*circular-shift"):
         p_values(x, surrogates=5, method="shuffle")
     hidden = np.zeros(x.shape[:2], bool)
     hidden[:, :3] = True
-    with pytest.raises(ValueError, match="has pairs that the samples have not"):
+    with pytest.raises(ValueError, match="mutual_information_matrix"):
         given = np.full((8, 8), 0.1)
         p_values(x, surrogates=5, method="circular-shift", visible=hidden, mutual_information_matrix=given)
     with pytest.raises(ValueError, match="unknown estimator 'mine'"):
         p_values(x, estimator="mine", surrogates=5)
-    with pytest.raises(ValueError, match="NaN or infinity where they are marked visible"):
+    with pytest.raises(ValueError, match="NaN or infinity"):
         p_values(np.full((2, 20, 2), np.nan), surrogates=5)
     with pytest.raises(ValueError, match=r"samples must be shaped \[N, T, d\]"):
         p_values(x[0], surrogates=5)

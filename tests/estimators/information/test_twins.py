@@ -210,14 +210,14 @@ def test_the_inputs_are_left_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"policy": "best"}, "unknown twin policy 'best': choose one of mutual-information, random, nearest, none"),
+        ({"policy": "best"}, "best.*mutual-information"),
         ({"mi": np.zeros((3, 4))}, r"mi must be a square matrix, got shape \(3, 4\)"),
         ({"mi": np.zeros(3)}, r"mi must be a square matrix, got shape \(3,\)"),
         ({"p_values": np.zeros((2, 2))}, r"p_values must be shaped like mi \(3, 3\), got \(2, 2\)"),
-        ({"excluded": ["", ""]}, "2 reasons given for 3 patches"),
+        ({"excluded": ["", ""]}, "2 reasons.* 3 patches"),
         ({"policy": "nearest"}, "position is needed"),
         ({"min_distance": 1.0}, "position is needed"),
-        ({"position": np.zeros((2, 2))}, r"position must be shaped \(3, 2\), a point a patch, got \(2, 2\)"),
+        ({"position": np.zeros((2, 2))}, r"position must be shaped \(3, 2\).*got \(2, 2\)"),
         ({"position": np.zeros(3)}, r"position must be shaped \(3, 2\)"),
     ],
 )
