@@ -65,6 +65,11 @@ def test_functions_of_the_command_load_nothing_until_they_are_called() -> None:
     assert not loaded & {"cv2", "mlflow", "numpy", "ray", "torch"}
 
 
+def test_a_config_is_read_without_the_libraries_that_run_it() -> None:
+    loaded = loaded_by("import infoaug; infoaug.load_config(None, {'score.k': 3})")
+    assert not loaded & {"cv2", "mlflow", "numba", "ray", "torch"}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_has_a_readable_signature_and_a_docstring(name: str) -> None:
     function = getattr(infoaug, name)
