@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import av
 import cv2
 
 from infoaug.estimators.options import READ_TIMEOUT
@@ -87,7 +88,10 @@ def readable(clip: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ClipError(f"clip {clip} cannot be read ({error.strerror or error}); mend it or leave it out") from None
+        raise ClipError(f"clip {clip} cannot be read ({error.strerror or error}); fix it or leave it out") from None
+    except av.FFmpegError as error:
+        what = error.strerror or type(error).__name__
+        raise ClipError(f"clip {clip} cannot be decoded ({what}); convert it or leave it out") from None
     except cv2.error as error:
         raise ClipError(f"clip {clip} cannot be decoded ({error.err or error}); convert it or leave it out") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.estimators.options import MAX_WINDOW_BYTES, READ_TIMEOUT
-from infoaug.estimators.video import seeking
 from infoaug.estimators.video.clip_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -32,6 +30,7 @@ from infoaug.estimators.video.clip_files import (
     readable,
 )
 from infoaug.estimators.video.timed_calls import TimedCalls
+from infoaug.estimators.video.video_file import FrameIndex, VideoFile, frame_index
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -55,8 +54,6 @@ T = TypeVar("T")
 _MIB = 1 << 20
 # Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.
 _SEEK_BEYOND = 250
-# What a text begins with that FFmpeg takes for the videos it names.
-_PLAYLIST = b"ffconcat"
 
 
 def check_window(path: str | Path, count: int, height: int, width: int, max_bytes: int = MAX_WINDOW_BYTES) -> None:
@@ -109,11 +106,11 @@ class Reader:
         self._patience = TimedCalls(read_timeout)
         self.fps = 0.0
         self._next = 0
-        self._shape: tuple[int, ...] | None = None
+        self._size: tuple[int, int] | None = None  # height, width
         self._last: tuple[int, Frame] | None = None  # first frame number, window
-        self._times: seeking.Times | None = None  # while numbers follow from a seek
+        self._index: FrameIndex | None = None  # while frame numbers follow from a seek
         self._seekable = True
-        self._video: cv2.VideoCapture | None = None
+        self._video: VideoFile | None = None
         self._images: list[Path] = []
         try:
             self._in_time(self._begin)
@@ -126,9 +123,8 @@ class Reader:
             if is_folder(self.path):
                 self._images = frames_of(self.path)
                 return
-            self._video = _open(self.path)
-            fps = self._video.get(cv2.CAP_PROP_FPS)
-        self.fps = float(fps) if 0 < fps <= 1000 else 0.0
+            self._video = self._open()
+        self.fps = self._video.fps
         self._check_window(1)
 
     def __enter__(self) -> Reader:
@@ -144,7 +140,7 @@ class Reader:
         self._last = None
         self._patience.end()
         if self._video is not None and not self._patience.lost:  # else the call that is lost still works on it
-            self._video.release()
+            self._video.close()
 
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
         return in_time(self._patience, self.path, work, times)
@@ -206,10 +202,10 @@ class Reader:
 
     def _check_window(self, count: int) -> None:
         """Refuse as many frames if they take too much: by their true size, or by the one a video announces."""
-        if self._shape is not None:
-            height, width = self._shape[:2]
+        if self._size is not None:
+            height, width = self._size
         elif self._video is not None:
-            height, width = (int(self._video.get(p)) for p in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+            height, width = self._video.size
         else:
             return
         check_window(self.path, count, height, width, self.max_bytes)
@@ -233,9 +229,8 @@ class Reader:
         if self._video is not None:
             if not self._grab():
                 return None
-            ok, frame = self._video.retrieve()
-            if not ok:
-                return None
+            self._check_size(self._video.size)  # before memory is allocated for it
+            frame = self._video.image()
         elif self._next < len(self._images):
             image = self._images[self._next]
             with quiet():
@@ -244,15 +239,19 @@ class Reader:
                 raise ClipError(f"frame {image} cannot be decoded; replace it or leave the clip out")
         else:
             return None
-        self._shape = self._shape or frame.shape
-        if frame.shape != self._shape:
-            old, new = self._shape, frame.shape
+        self._check_size(frame.shape[:2])
+        self._next += 1
+        return frame
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Raise ClipError if the next frame has another size than those before it."""
+        self._size = self._size or size
+        if size != self._size:
+            old, new = self._size, size
             raise ClipError(
                 f"clip {self.path} changes size at frame {self._next} from {old[1]}x{old[0]} to {new[1]}x{new[0]}; "
                 "split it there or resize its frames"
             )
-        self._next += 1
-        return frame
 
     def _go_to(self, first: int) -> None:
         """Stand before frame `first`, or at the end if there are fewer."""
@@ -262,66 +261,49 @@ class Reader:
         near = 0 <= first - self._next <= _SEEK_BEYOND
         # A seek may list the packets of the whole file first.
         sought = not near and self._in_time(lambda: self._seek(first), times=10)
-        if not near and not sought and (first < self._next or self._times is not None):
+        if not near and not sought and (first < self._next or self._index is not None):
             self._in_time(self._restart)
         while self._next < first and self._in_time(self._grab):
             self._next += 1
 
     def _grab(self) -> bool:
-        """Have the next frame decoded; False at the end. After a seek it must be the one that the times promise."""
+        """Have the next frame decoded; False at the end. After a seek it must be the one that the index announces."""
         assert self._video is not None
         ok = self._video.grab()
-        if self._times is not None:
-            number = seeking.frame_number(self._video, self._times) if ok else len(self._times)
+        if self._index is not None:
+            number = self._index.number(self._video.time) if ok else len(self._index.times)
             if number != self._next:
                 raise _AstrayError
         return ok
 
     def _seek(self, first: int) -> bool:
-        """Jump to a place before frame `first`, as near as can be, and know its number; False if that cannot be."""
+        """Jump to a frame before frame `first` whose number is known; False if that cannot be done."""
         assert self._video is not None
         if first == 0 or not self._seekable:
             return False
         status = self.path.stat()
-        times = _frame_times(str(self.path), status.st_size, status.st_mtime_ns)
-        self._seekable = times is not None
-        if times is None or first >= len(times):
+        index = frame_index(str(self.path), status.st_size, status.st_mtime_ns)
+        self._seekable = index is not None
+        if index is None or first >= len(index.times):
             return False
-        number = seeking.seek(self._video, times, first, self.fps)
+        number = self._video.seek(index, first)
         if number is None:
             self._restart()
             return False
-        self._times, self._next = times, number + 1
+        self._index, self._next = index, number + 1
         return True
 
     def _restart(self) -> None:
         assert self._video is not None
-        self._video.release()
-        self._video, self._next, self._times = _open(self.path), 0, None
+        self._video.close()
+        self._video, self._next, self._index = self._open(), 0, None
+
+    def _open(self) -> VideoFile:
+        return VideoFile(self.path, threads=max(1, cv2.getNumThreads()))
 
 
 class _AstrayError(Exception):
-    """After a seek the decoder gives other frames than the times of the packets promise."""
-
-
-def _open(path: Path, *options: int) -> cv2.VideoCapture:
-    """Open a video; ClipError if that cannot be done."""
-    with path.open("rb") as file:
-        if file.read(len(_PLAYLIST)) == _PLAYLIST:  # of lists of lists, a few can stand for years of video
-            raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
-    with quiet():
-        video = cv2.VideoCapture(
-            str(path), cv2.CAP_FFMPEG, options or (cv2.CAP_PROP_N_THREADS, max(1, cv2.getNumThreads()))
-        )
-    if not video.isOpened():
-        raise ClipError(f"clip {path} is no video that can be decoded; convert it or leave it out")
-    return video
-
-
-@lru_cache(maxsize=16)
-def _frame_times(path: str, size: int, modified: int) -> seeking.Times | None:
-    """List the times of a video's frames, once for a file of this size and time of modification."""
-    return seeking.frame_times(_open(Path(path)), _open(Path(path), cv2.CAP_PROP_FORMAT, -1))
+    """After a seek the decoder gives other frames than the index announces."""
 
 
 @contextmanager

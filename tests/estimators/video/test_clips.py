@@ -1,5 +1,6 @@
 """Clips are found, decoded exactly, scanned for shot cuts and cut into windows."""
 
+import dataclasses
 import inspect
 import shutil
 import struct
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infoaug.estimators.video import clips, seeking
+from infoaug.estimators.video import clips
 from infoaug.estimators.video.clips import ClipError, Reader, digest, read_clip
 from infoaug.estimators.video.manifest import Clip, find_clips
 from infoaug.estimators.video.shots import scan, windows
@@ -263,12 +264,10 @@ def test_a_video_of_varying_frame_rate_is_read_exactly_too(tmp_path):
     path = with_uneven_times(steady, tmp_path / "uneven.mp4", 3)
     whole = read_clip(path)
     assert len(whole) > 500
-    seeking = cv2.VideoCapture(str(path))
-    seeking.set(cv2.CAP_PROP_POS_FRAMES, 480)
-    found, frame = seeking.read()
-    assert not found or not np.array_equal(frame[..., ::-1], whole[480]), (
-        "a plain seek is exact: this file tests nothing"
-    )
+    at_a_steady_rate = cv2.VideoCapture(str(path))
+    at_a_steady_rate.set(cv2.CAP_PROP_POS_FRAMES, 480)
+    ok, frame = at_a_steady_rate.read()
+    assert not ok or not np.array_equal(frame[..., ::-1], whole[480]), "a seek at a steady rate is exact: no test"
     with Reader(path) as reader:
         for first in (480, 100, 470):
             assert np.array_equal(reader.read(first, 2), whole[first : first + 2])
@@ -364,24 +363,24 @@ def test_a_window_is_let_go_before_one_that_does_not_overlap_it_is_read(tmp_path
 
 def test_a_decoder_that_goes_astray_after_a_seek_is_not_believed(long_clips, monkeypatch):
     path, whole = long_clips[3]
-    promised = clips._frame_times
-    monkeypatch.setattr(clips, "_frame_times", lambda *file: np.delete(promised(*file), 705))
+    frame_index = clips.frame_index
+
+    def lacks_a_frame(*file):
+        index = frame_index(*file)
+        return dataclasses.replace(index, times=np.delete(index.times, 705))
+
+    monkeypatch.setattr(clips, "frame_index", lacks_a_frame)
     with Reader(path) as reader:
         assert np.array_equal(reader.read(700, 10), whole[700:710])
         assert np.array_equal(reader.read(400, 3), whole[400:403])
 
 
-@pytest.mark.parametrize("spoil", ["missing", "double"])
-def test_frames_that_cannot_be_told_by_their_times_are_counted_from_the_start(long_clips, monkeypatch, spoil):
+def test_frames_that_cannot_be_identified_by_their_times_are_counted_from_the_start(long_clips, monkeypatch):
     path, whole = long_clips[0]
-    time = seeking._time
-    shown = {"missing": lambda video: 0, "double": lambda video: time(video) // 200_000}[spoil]
-    clips._frame_times.cache_clear()
-    monkeypatch.setattr(seeking, "_time", shown)
+    monkeypatch.setattr(clips, "frame_index", lambda *file: None)
     with Reader(path) as reader:
         for first in (600, 5, 400):
             assert np.array_equal(reader.read(first, 2), whole[first : first + 2])
-    clips._frame_times.cache_clear()
 
 
 def test_asking_too_far_after_a_seek_still_tells_the_true_length(long_clips):

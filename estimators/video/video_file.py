@@ -1,0 +1,373 @@
+"""Video files decoded by PyAV (FFmpeg): frame after frame, or from a seek that is exact by time stamps."""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.filter
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from infoaug.estimators.video.clip_files import ClipError
+
+Frame = NDArray[np.uint8]
+
+# Nothing but the file itself is opened: no network, and no format that reads other files (lists, HLS, image patterns).
+_CONTAINERS = (
+    "mov", "avi", "flv", "gif", "matroska", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "obu", "ivf", "ogg",
+    "asf", "yuv4mpegpipe", "mxf", "dv", "nut", "rm",
+)  # fmt: skip
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
+# A text that starts like this lists other videos; a few lists of lists can stand for years of video.
+_PLAYLIST = b"ffconcat"
+# A damaged file may hold millions of packets without a frame.
+_MAX_PACKETS_WITHOUT_FRAME = 4096
+_SEEK_ATTEMPTS = 6
+# So many frames from the start must have the times that the packets announce, before the file is seeked in.
+_CHECKED_FRAMES = 8
+# Pixels this close to square are taken for square: encoders round, and resizing would only blur.
+_SQUARE_WITHIN = 0.01
+_MAX_PIXEL_ASPECT = 4
+# Of H.264: types of NAL units, and the type of an SEI message.
+_IDR_SLICE, _SEI, _RECOVERY_POINT = 5, 6, 6
+_ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """When the frames of a video are shown, and where a decoder can start, in units of its stream's time base.
+
+    Attributes:
+        times: i64[T], presentation time of every frame, ascending.
+        keys: i64[K, 2], presentation and decoding time of every packet that a decoder can start from, ascending.
+    """
+
+    times: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+    def number(self, time: int | None) -> int | None:
+        """Return the number of the frame shown at `time`; None if there is no such frame."""
+        if time is None:
+            return None
+        number = int(np.searchsorted(self.times, time))
+        return number if number < len(self.times) and self.times[number] == time else None
+
+
+class VideoFile:
+    """An open video file.
+
+    `grab` decodes the next frame, `image` converts it: upright, deinterlaced, with square pixels. Both work from
+    wherever `seek` left the decoder, and give the same frames as a pass from the start.
+
+    Attributes:
+        fps: frames per second as the file announces them; 0.0 if it does not.
+        time: presentation time of the grabbed frame in units of the stream's time base; None if the file has none.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Open a video file.
+
+        Args:
+            path: a regular file.
+            threads: threads of the decoder.
+
+        Raises:
+            ClipError: the file holds no video that can be decoded, or is a list of other videos.
+            OSError: the file cannot be opened.
+        """
+        with path.open("rb") as file:
+            if file.read(len(_PLAYLIST)) == _PLAYLIST:
+                raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
+        self._path = path
+        try:
+            # With the prefix a name such as `tcp:1` remains a file.
+            self._container = av.open(f"file:{path.absolute()}", container_options=_OPTIONS, metadata_errors="replace")
+        except (av.FFmpegError, ValueError, UnicodeError):
+            raise _undecodable(path) from None
+        try:
+            self._stream = _video_stream(path, self._container)
+            codec = self._stream.codec_context
+            codec.thread_count, codec.thread_type = threads, "AUTO" if threads > 1 else "NONE"
+        except BaseException:
+            self.close()
+            raise
+        rate = self._stream.guessed_rate
+        self.fps = float(rate) if rate and 0 < rate <= 1000 else 0.0
+        self.time: int | None = None
+        self._convert = VideoReformatter()
+        self._packets: Iterator[Any] = iter(())
+        self._before: VideoFrame | None = None
+        self._frame: VideoFrame | None = None
+        self._ahead: deque[VideoFrame | None] = deque()  # decoded before it was asked for, to deinterlace
+        self._start()
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the grabbed frame's image; before the first, as the file announces them."""
+        if self._frame is None:
+            codec = self._stream.codec_context
+            return codec.height, self._square_width(codec.width)
+        height, width = self._frame.height, self._square_width(self._frame.width)
+        return (width, height) if self._frame.rotation % 180 == 90 else (height, width)
+
+    def grab(self) -> bool:
+        """Decode the next frame; False at the end of the video."""
+        frame = self._ahead.popleft() if self._ahead else next(self._frames, None)
+        if frame is None:
+            return False
+        self._before, self._frame, self.time = self._frame, frame, frame.pts
+        return True
+
+    def image(self) -> Frame:
+        """Convert the grabbed frame: u8[H, W, 3] BGR."""
+        frame = self._frame
+        assert frame is not None
+        if frame.interlaced_frame:
+            if not self._ahead:
+                self._ahead.append(next(self._frames, None))
+            frame = _deinterlaced(self._before, frame, self._ahead[0])
+        # OpenCV's VideoCapture converts with the same settings, so pixels are those of earlier versions.
+        converted = self._convert.reformat(
+            frame,
+            width=self._square_width(frame.width),
+            format="bgr24",
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        image: Any = converted.to_ndarray()
+        turn = _ROTATIONS.get(self._frame.rotation % 360) if self._frame is not None else None
+        return image if turn is None else cv2.rotate(image, turn)
+
+    def seek(self, index: FrameIndex, first: int) -> int | None:
+        """Grab a frame before frame `first`, as near as a decoder can start.
+
+        Returns:
+            The number of the grabbed frame; None if the container cannot be seeked in, and the decoder is anywhere.
+        """
+        # The frame before `first`, not `first` itself: deinterlacing needs it.
+        target = index.times[first - 1]
+        key = int(np.searchsorted(index.keys[:, 0], target, side="right")) - 1
+        for attempt in range(_SEEK_ATTEMPTS):
+            # Containers search by presentation or by decoding times; some land behind the key packet all the same.
+            back = key - (0, 0, 1, 2, 4, 8)[attempt]
+            if back < 0:
+                return None
+            try:
+                self._container.seek(int(index.keys[back, min(attempt, 1)]), stream=self._stream)
+            except av.FFmpegError:
+                return None
+            landed = self._start(index)
+            if landed is not None and landed <= target:
+                # Frames shown before the key packet, but stored behind it, lack what they were predicted from.
+                while self.grab():
+                    if self.time is not None and self.time >= landed:
+                        number = index.number(self.time)
+                        return number if number is not None and number < first else None
+                return None
+        return None
+
+    @property
+    def codec(self) -> VideoCodecContext:
+        """The decoder."""
+        return self._stream.codec_context
+
+    def packets(self) -> Iterator[Any]:
+        """List the packets of the video from where the file stands, without decoding them."""
+        try:
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+        except av.FFmpegError:
+            return  # what lies behind the damage cannot be found
+
+    def _start(self, index: FrameIndex | None = None) -> int | None:
+        """Begin to decode where the container stands; with an index, from the next packet that allows it: its time."""
+        self._packets = self.packets()
+        self._before = self._frame = self.time = None
+        self._ahead.clear()
+        starts = set() if index is None else set(index.keys[:, 0].tolist())
+        landed = None
+        if index is not None:
+            for packet in self._packets:
+                if packet.is_keyframe and packet.pts in starts:
+                    self._packets, landed = chain([packet], self._packets), packet.pts
+                    break
+        self._frames = self._decoded()
+        return landed
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        fruitless = 0
+        for packet in self._packets:
+            fruitless += 1
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                frames = []  # the decoder carries on with the next packet
+            if frames:
+                fruitless = 0
+                yield from frames
+            elif fruitless > _MAX_PACKETS_WITHOUT_FRAME:
+                return
+        try:
+            rest = self._stream.codec_context.decode(None)
+        except av.FFmpegError:
+            return
+        yield from rest
+
+    def _square_width(self, width: int) -> int:
+        """Width in pixels of a frame once its pixels are square."""
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        if abs(aspect - 1) <= _SQUARE_WITHIN or not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
+            return width
+        return max(1, round(width * aspect))
+
+
+@lru_cache(maxsize=16)
+def frame_index(path: str, size: int, modified: int) -> FrameIndex | None:
+    """List when each frame of a video is shown, once for a file of this size and time of modification.
+
+    The packets of the file are read, not decoded.
+
+    Returns:
+        None if the frames cannot be identified by their times: missing, repeated, or not those of the decoded frames.
+    """
+    with VideoFile(Path(path)) as video:
+        shown = [video.time for _ in range(_CHECKED_FRAMES) if video.grab()]
+    times, keys = array("q"), array("q")
+    with VideoFile(Path(path)) as video:
+        codec = video.codec
+        for packet in video.packets():
+            if packet.is_discard:
+                continue  # hidden by an edit list
+            if packet.pts is None or packet.is_corrupt or _is_hidden(packet, codec):
+                return None
+            times.append(packet.pts)
+            if packet.is_keyframe and _is_clean_start(packet, codec):
+                keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
+    ordered = np.sort(times)
+    if not shown or shown[0] is None or (np.diff(ordered) <= 0).any():
+        return None
+    ordered = ordered[np.searchsorted(ordered, shown[0]) :]
+    if ordered[: len(shown)].tolist() != shown:
+        return None
+    starts = np.array(keys, np.int64).reshape(-1, 2)
+    index = FrameIndex(ordered, starts[np.argsort(starts[:, 0])])
+    index.times.setflags(write=False)
+    index.keys.setflags(write=False)
+    return index
+
+
+def _video_stream(path: Path, container: InputContainer) -> VideoStream:
+    """Choose the stream to decode as FFmpeg does; ClipError if there is none."""
+    stream = container.streams.best("video")
+    # PyAV gives a stream without a decoder to a codec that it does not know.
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
+        raise _undecodable(path)
+    if stream.disposition & Disposition.attached_pic:
+        raise ClipError(f"clip {path} is sound with a cover picture, not a video; leave it out")
+    return stream
+
+
+def _undecodable(path: Path) -> ClipError:
+    return ClipError(f"clip {path} is no video that can be decoded; convert it or leave it out")
+
+
+def _deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
+    """Interpolate the lines of an interlaced frame that were recorded at another time than the rest.
+
+    The neighbours in time tell still lines, which are kept, from moving ones. They are given to a new filter for every
+    frame, so that the result does not depend on where decoding began.
+    """
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 25)
+    )
+    graph.link_nodes(source, graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
+    place = 0
+    for neighbour in (before, frame, after):
+        if neighbour is not None and _alike(neighbour, frame):
+            place += neighbour is before
+            graph.vpush(neighbour)
+    graph.vpush(None)
+    for _ in range(place):
+        graph.vpull()
+    return graph.vpull()
+
+
+def _alike(a: VideoFrame, b: VideoFrame) -> bool:
+    return (a.width, a.height, a.format.name) == (b.width, b.height, b.format.name)
+
+
+def _is_hidden(packet: Any, codec: VideoCodecContext) -> bool:
+    """Tell a packet of VP8 that is only predicted from, and never shown."""
+    return codec.name in ("vp8", "libvpx") and not bytes(packet)[0] >> 4 & 1
+
+
+def _is_clean_start(packet: Any, codec: VideoCodecContext) -> bool:
+    """Say whether every picture from a key packet on is complete.
+
+    In H.264 it is if the packet holds a slice of an IDR picture, or announces a recovery after zero frames. Where the
+    picture is refreshed part by part instead, FFmpeg shows broken pictures until the refresh is over.
+    """
+    if codec.name != "h264":
+        return True
+    for unit in _h264_units(bytes(packet), codec.extradata or b""):
+        kind = unit[0] & 31 if unit else 0
+        if kind == _IDR_SLICE:
+            return True
+        if kind == _SEI and any(number == _RECOVERY_POINT and body[:1] >= b"\x80" for number, body in _messages(unit)):
+            return True
+    return False
+
+
+def _h264_units(packet: bytes, extradata: bytes) -> Iterator[bytes]:
+    """Split a packet of H.264 into its NAL units, which start with a code or, as in MP4, with their length."""
+    if extradata[:1] != b"\x01" or len(extradata) < 5:
+        yield from packet.split(b"\x00\x00\x01")[1:]
+        return
+    width = (extradata[4] & 3) + 1
+    while len(packet) > width:
+        end = width + int.from_bytes(packet[:width], "big")
+        yield packet[width:end]
+        packet = packet[end:]
+
+
+def _messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
+    """List the messages of an SEI unit of H.264: type and content."""
+    at = 1
+    while at + 2 < len(unit):
+        numbers = []
+        for _ in range(2):  # type and size: bytes of 255, and one that is less, add up
+            number = 0
+            while unit[at : at + 1] == b"\xff":
+                number, at = number + 255, at + 1
+            number, at = number + int.from_bytes(unit[at : at + 1], "big"), at + 1
+            numbers.append(number)
+        yield numbers[0], unit[at : at + numbers[1]]
+        at += numbers[1]
