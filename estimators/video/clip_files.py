@@ -93,7 +93,9 @@ def readable(clip: Path) -> Iterator[None]:
         what = error.strerror or type(error).__name__
         raise ClipError(f"clip {clip} cannot be decoded ({what}); convert it or leave it out") from None
     except cv2.error as error:
-        raise ClipError(f"clip {clip} cannot be decoded ({error.err or error}); convert it or leave it out") from None
+        # Not `error.err`: OpenCV sets it on the class, where an earlier error's text may remain.
+        what = str(error).rpartition(" error: ")[2]
+        raise ClipError(f"clip {clip} cannot be decoded ({what}); convert it or leave it out") from None
 
 
 def is_folder(clip: Path) -> bool:
