@@ -1,4 +1,4 @@
-"""What every tracker returns, and what the classical ones share: grey frames, dense flow and appearance."""
+"""The result of every tracker, and what the classical ones share: grey frames, dense flow and appearance."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Dense flow is found on frames no larger than this, pixels: beyond it costs more than it tells.
+# Frames are reduced to this size for dense flow, pixels; a larger one costs more than it improves.
 _FLOW_SIZE = 960
-# OpenCV's DIS reads out of bounds where its 8 px patches do not fit: frames this small are taken to have no flow.
+# OpenCV's DIS reads out of bounds where its 8 px patches do not fit: smaller frames get zero flow.
 _SMALLEST_FLOW = 32
 
 
@@ -22,9 +22,9 @@ class Tracks:
     """Trajectories of N points over T frames.
 
     Attributes:
-        position: f32[N, T, 2], pixels (x, y), finite. Where a point is not visible, where it is supposed to be; that
-            may be outside the frame.
-        visible: bool[N, T]. A point may disappear and come back; in frame 0 all are visible.
+        position: f32[N, T, 2], pixels (x, y), finite. For a point that is not visible, the expected position,
+            which may be outside the frame.
+        visible: bool[N, T]. A point may disappear and come back; all are visible in frame 0.
     """
 
     position: Floats
@@ -40,12 +40,12 @@ def grey(frame: Bytes) -> Bytes:
 
 
 def inside(points: Floats, shape: tuple[int, ...]) -> Mask:
-    """Say which points f[N, 2] lie on a frame of shape (H, W); NaN does not."""
+    """Return which points f[N, 2] lie inside a frame of shape (H, W): bool[N]; NaN does not."""
     return np.asarray(((points >= 0) & (points <= np.array([shape[1] - 1, shape[0] - 1]))).all(axis=1))
 
 
 def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[Any]:
-    """Bilinear values of an image [H, W] or [H, W, C] at points f32[..., 2]; beyond its edge, those of the edge."""
+    """Interpolate an image [H, W] or [H, W, C] bilinearly at points f32[..., 2]; the edge is repeated beyond it."""
     if points.size == 0:
         return np.zeros((*points.shape[:-1], *image.shape[2:]), image.dtype)
     x, y = (np.ascontiguousarray(points[..., axis], dtype=np.float32) for axis in (0, 1))
@@ -57,22 +57,24 @@ def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[Any]:
 
 
 class DenseFlow:
-    """Motion of every pixel from one frame to the next: DIS optical flow (Kroeger et al. 2016) of OpenCV.
+    """Optical flow from one frame to the next: DIS (Kroeger et al. 2016) of OpenCV.
 
-    `refined` adds denser patches and variational refinement: about three times the work, and more exact.
+    Args:
+        shape: (height, width, …) of the frames.
+        refined: use denser patches and variational refinement: more exact, at about three times the cost.
     """
 
     def __init__(self, shape: tuple[int, ...], *, refined: bool = False) -> None:
         preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM if refined else cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
         self._flow: Any = cv2.DISOpticalFlow.create(preset)
-        # Half of the resolution where the preset takes a quarter: on small things that is worth more than refinement.
+        # Half of the resolution, not the preset's quarter: for small objects this gains more than refinement.
         self._flow.setFinestScale(1)
         shrink = min(1.0, _FLOW_SIZE / max(shape[:2]))
         self._size = round(shape[1] * shrink), round(shape[0] * shrink)
         self._scale = np.divide(self._size, shape[1::-1])
 
     def at(self, before: Bytes, after: Bytes, points: Floats) -> Floats:
-        """How far points f32[N, 2] of `before` have moved in `after`, both u8[H, W]: f32[N, 2] pixels."""
+        """Return the motion of points f32[N, 2] from `before` to `after`, both u8[H, W]: f32[N, 2], pixels."""
         if min(self._size) < _SMALLEST_FLOW:
             return np.zeros_like(points)
         if self._size == before.shape[::-1]:
@@ -84,9 +86,9 @@ class DenseFlow:
 
 
 class Appearance:
-    """What the patch around each point looked like at first; compared by normalised cross-correlation.
+    """The patch around each point in a first frame, compared with others by normalised cross-correlation.
 
-    Brightness and contrast of the whole patch do not count.
+    The correlation does not depend on a patch's brightness and contrast.
     """
 
     def __init__(self, frame: Bytes, points: Floats, side: int = 21) -> None:
@@ -95,15 +97,21 @@ class Appearance:
         self._first = self._patches(frame, points)
 
     def match(self, frame: Bytes, points: Floats, which: Any = slice(None)) -> Floats:
-        """Correlation of the patches of u8[H, W] at f32[N, 2] with the first ones: f32[N], −1 to 1; 0 of flat ones.
+        """Correlate patches of a frame with the first ones.
 
-        `which` says whose first ones, if not everybody's.
+        Args:
+            frame: u8[H, W].
+            points: f32[N, 2], the centres of the patches.
+            which: indices of the N first patches; by default all.
+
+        Returns:
+            f32[N], from −1 to 1; about 0 for a patch without contrast.
         """
         likeness: Floats = np.einsum("np,np->n", self._patches(frame, points), self._first[which])
         return likeness
 
     def _patches(self, frame: Bytes, points: Floats) -> Floats:
-        """Patches without their mean, of unit length, f32[N, side²]; those that are flat are nearly 0."""
+        """Return patches with mean 0 and norm 1, f32[N, side²]; flat ones are nearly 0."""
         patches = sample(frame, points[:, None] + self._grid).astype(np.float32)
         patches -= patches.mean(axis=1, keepdims=True)
         # A patch whose contrast is below two grey levels is noise.

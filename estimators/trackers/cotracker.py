@@ -19,7 +19,7 @@ COTRACKER3 = Published(
     file="https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth",
 )
 
-# The correlations of a point in a frame take about 0.1 MB, those of a group of this many about 2 GB.
+# The correlations of one point in one frame take about 0.1 MB, those of a group of this many about 2 GB.
 _POINT_FRAMES = 20_000
 _FRAMES_AT_ONCE = 8
 
@@ -32,10 +32,11 @@ def track(frames: NDArray[np.uint8], queries: NDArray[np.float32], *, weights: s
         queries: f32[N, 2], (x, y) in frame 0.
         weights: the published `scaled_offline.pth` or `baseline_offline.pth`, a local file.
 
-    The code is the package `cotracker`, or its repository in torch.hub's cache. Points are tracked jointly, with a
-    sparse grid that the predictor adds; if there are many, in groups of about 20 000 / T, which do not see each other.
-    A point is visible where the predictor says so. Raises ValueError if the weights or the code are missing or do not
-    fit together.
+    The code is the package `cotracker`, or its repository in torch.hub's cache. Points are tracked jointly with a
+    sparse grid that the predictor adds. Many points are tracked in independent groups of about 20 000 / T.
+
+    Raises:
+        ValueError: the weights or the code are missing or do not fit together.
     """
     import torch
 
@@ -46,7 +47,7 @@ def track(frames: NDArray[np.uint8], queries: NDArray[np.float32], *, weights: s
     if count == 0 or length == 1:
         return Tracks(position, visible)
     height, width = predictor.interp_shape
-    # The model's grid puts the centres of the corner pixels of both images onto each other.
+    # The model aligns the centres of the corner pixels of both images.
     scale = (np.array([width, height]) - 1) / np.maximum(np.array(frames.shape[2:0:-1]) - 1, 1)
     timed = np.concatenate([np.zeros((count, 1)), queries * scale], axis=1).astype(np.float32)
     groups = np.array_split(np.arange(count), -(-count * length // _POINT_FRAMES))
@@ -61,25 +62,25 @@ def track(frames: NDArray[np.uint8], queries: NDArray[np.float32], *, weights: s
 
 @lru_cache(maxsize=1)
 def _predictor(path: str, changed: int) -> Any:
-    """Return the predictor with the weights of a file that was changed at a time: one in a process."""
-    # The file holds the network alone, which the predictor keeps as its `model`.
+    """Load the predictor; the last one is cached, by its file and the time of the file's last change (ns)."""
+    # The file contains the network, which is the attribute `model` of the predictor.
     state = {f"model.{name}": value for name, value in read_weights(path, COTRACKER3).items()}
 
     def make(code: ModuleType) -> Any:
-        # As the repository's hubconf builds it; without a checkpoint, since theirs is loaded with code allowed.
+        # As in the repository's hubconf, but without a checkpoint: it would be unpickled, which may run code.
         return code.CoTrackerPredictor(checkpoint=None, window_len=60, v2=False)
 
     return build(COTRACKER3, make, state, path)
 
 
 def _video(frames: NDArray[np.uint8], shape: tuple[int, int]) -> Any:
-    """Return f32[1, T, 3, H', W'] from 0 to 255, resized as the predictor would, but a few frames at a time."""
+    """Return f32[1, T, 3, H', W'] from 0 to 255, resized like the predictor does, but a few frames at a time."""
     import torch
     from torch.nn.functional import interpolate
 
     pictures = []
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
-        # A copy, as torch wants memory that it may write to.
+        # A copy, because torch wants writable memory.
         some = torch.from_numpy(frames[start : start + _FRAMES_AT_ONCE].copy()).to(device())
         some = some.permute(0, 3, 1, 2) if some.ndim == 4 else some[:, None].expand(-1, 3, -1, -1)
         pictures.append(interpolate(some.float(), tuple(shape), mode="bilinear", align_corners=True))

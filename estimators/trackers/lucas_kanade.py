@@ -1,16 +1,16 @@
-"""Lucas–Kanade made robust: points are led by dense flow, checked against where they came from, and found again.
+"""Robust Lucas–Kanade: points are guided by dense flow, verified by tracking them back, and recovered when lost.
 
-From frame to frame a point is moved by the dense flow, and then to the sub-pixel by pyramidal Lucas–Kanade (Bouguet
-2000) on images of even local contrast, which a change of light leaves alone. It is *followed* where tracking it back
-leads to its start (Kalal, Mikolajczyk & Matas 2010), or else where the flow took it to a patch that looks the same. Two
-things keep that chain honest:
+From frame to frame a point is moved by the dense flow, then refined to sub-pixels by pyramidal Lucas–Kanade (Bouguet
+2000) on images of even local contrast, which do not change with the light. It is *followed* if tracking it back leads
+to its start (Kalal, Mikolajczyk & Matas 2010), or if the flow took it to a patch that looks the same. Two references
+prevent drift:
 
-* the first frame: a patch that still looks as it did there is tracked from there directly, which takes the drift out of
-  the chain; one that all at once looks like something else has been covered; a point that was not followed
-  comes back where its patch is found again, near where it is supposed to be or where it was seen last;
-* the scene: points of the background move together (`_Scene`). That says where those are that cannot be seen, so that
-  they are found again; and a background point that leaves the others without looking as it did has slid onto something
-  that passes before it, and is not visible.
+* The first frame. A patch that still looks as it did there is tracked from there directly, which removes the drift of
+  the chain. A patch that suddenly looks different has been covered. A lost point is recovered where its patch is found
+  again, near its expected position or near where it was last seen.
+* The scene. Points of the background move together (`_Scene`). This gives the expected position of those that cannot be
+  seen. A background point that leaves the others and no longer looks as it did has slid onto something that passes
+  before it, and is not visible.
 """
 
 from functools import partial
@@ -22,33 +22,33 @@ from scipy.spatial import KDTree
 
 from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside
 
-# Side of the window whose motion is solved for, and of the wider one that blurred points are tried with, pixels.
+# Side of the window of Lucas–Kanade, and of the wider one for blurred points, pixels.
 _WINDOW, _WIDE = 21, 31
-# The forward–backward error may exceed its limit by this share of the step: what moves fast is blurred.
+# The forward–backward error may exceed its limit by this share of the step, because fast points are blurred.
 _BLUR = 0.05
-# Lucas–Kanade may correct the guess, of the dense flow or of the neighbours, by so much: pixels, and share of the step.
+# Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step.
 _GUESS = 1.5, 0.1
-# What bends fails Lucas–Kanade; the dense flow still carries it if it looks like this from one frame to the next.
+# Lucas–Kanade fails on what deforms; the flow is believed if the patch correlates this much with the frame before.
 _CARRIED = 0.85
-# Tracked back to frame 0, a point must arrive within this of its start, pixels.
+# A match from frame 0 is valid if tracking it back ends within this distance of the start, pixels.
 _FROM_START = 1.0
-# A followed point is put where the first frame has it, if that is no farther than this, pixels, and looks alike.
+# A followed point moves to its match from frame 0 if that is within this distance, pixels, and correlates this much.
 _DRIFT, _ALIKE = 4.0, 0.6
-# A point comes back within this of where it is supposed to be, pixels, if it looks like this: for the background, whose
-# place is known well, and for all else.
+# A lost point is recovered within this distance of its expected position, pixels, at this correlation: for background
+# points, whose position is known well, and for all others.
 _BACK_SCENE, _BACK = (4.0, 0.65), (6.0, 0.85)
-# So many neighbours tell how a point moves; fewer points than this tell nothing of a scene.
+# Neighbours that predict the motion of a point; the fewest points from which the scene is estimated.
 _NEIGHBOURS, _ENOUGH = 8, 12
-# A point within so many pixels of the scene's motion, in this share of the frames it was followed in, is background.
+# A point is background if it is this near to the scene's motion, pixels, in this share of the frames it is followed.
 _SCENE_NEAR, _SCENE_SHARE = 4.0, 0.7
-# A background point farther off than this, pixels and share of the step, must look this much like itself.
+# A background point that deviates more, pixels and share of the step, must correlate this much with frame 0.
 _ODD, _SURE = (5.0, 0.1), 0.7
-# A point that looks less like itself than this, and did more than that within so many frames before, has been covered.
+# A point is covered if its correlation falls below the first value from above the second within this many frames.
 _COVERED, _MEMORY = (0.3, 0.75), 4
 
 
 def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> Tracks:
-    """Track points f32[N, 2] of the first of frames u8[T, H, W(, 3)] (see `trackers.tracks.track`)."""
+    """Track points f32[N, 2] of the first frame through u8[T, H, W(, 3)]; see `trackers.tracks.track`."""
     count, length, shape = len(queries), len(frames), frames.shape[1:3]
     position = np.repeat(queries[:, None, :], length, axis=1)
     visible = np.zeros((count, length), dtype=bool)
@@ -56,8 +56,8 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
     before = grey(frames[0])
     even_start = even_before = _even_contrast(before)
     flow, appearance, scene = DenseFlow(shape), Appearance(before, queries), _Scene(queries)
-    waiting = queries
-    looks = [np.ones(count, dtype=np.float32)] * _MEMORY
+    last_seen = queries
+    similarities = [np.ones(count, dtype=np.float32)] * _MEMORY
     for t in range(1, length):
         now = grey(frames[t])
         even = _even_contrast(now)
@@ -65,37 +65,37 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         guess = at + flow.at(before, now, at)
         step = np.linalg.norm(guess - at, axis=1)
         limit = forward_backward + _BLUR * step
-        place, followed = _follow(even_before, even, at, guess, step, limit, visible[:, t - 1])
-        rest = np.flatnonzero(visible[:, t - 1] & ~followed & inside(place, shape))
-        followed[rest] = Appearance(before, at[rest]).match(now, place[rest]) > _CARRIED
+        estimate, followed = _follow(even_before, even, at, guess, step, limit, visible[:, t - 1])
+        rest = np.flatnonzero(visible[:, t - 1] & ~followed & inside(estimate, shape))
+        followed[rest] = Appearance(before, at[rest]).match(now, estimate[rest]) > _CARRIED
 
-        expected, background = scene.expect(place, followed)
-        place = np.where((background & ~followed)[:, None], expected, place)
-        found, exact = _from_start(even_start, even, queries, place, followed)
-        alike = np.where(exact, appearance.match(now, found), -1.0)
-        off = np.linalg.norm(found - place, axis=1)
-        # What passes before a point takes the flow along: the point is also looked for where it was last seen.
-        waiting = np.where(visible[:, t - 1, None], at, waiting) + scene.step
-        hidden = np.flatnonzero(~followed & ~background)
-        there, exact = _from_start(even_start, even, queries[hidden], waiting[hidden], followed[hidden])
-        again = np.where(exact, appearance.match(now, there, hidden), -1.0)
-        better = again > alike[hidden]
-        which = hidden[better]
-        found[which], alike[which] = there[better], again[better]
-        off[which] = np.linalg.norm(found - waiting, axis=1)[which]
+        expected, background = scene.expect(estimate, followed)
+        estimate = np.where((background & ~followed)[:, None], expected, estimate)
+        matched, exact = _from_start(even_start, even, queries, estimate, followed)
+        similarity = np.where(exact, appearance.match(now, matched), -1.0)
+        distance = np.linalg.norm(matched - estimate, axis=1)
+        # An object that passes in front drags the flow along, so the point is also searched for where it was last seen.
+        last_seen = np.where(visible[:, t - 1, None], at, last_seen) + scene.step
+        lost = np.flatnonzero(~followed & ~background)
+        candidate, exact = _from_start(even_start, even, queries[lost], last_seen[lost], followed[lost])
+        candidate_similarity = np.where(exact, appearance.match(now, candidate, lost), -1.0)
+        improves = candidate_similarity > similarity[lost]
+        which = lost[improves]
+        matched[which], similarity[which] = candidate[improves], candidate_similarity[improves]
+        distance[which] = np.linalg.norm(matched - last_seen, axis=1)[which]
 
-        near, like = (np.where(background, *limits) for limits in zip(_BACK_SCENE, _BACK, strict=True))
-        corrected = followed & (off < _DRIFT) & (alike > _ALIKE)
-        returned = ~followed & (off < near) & (alike > like)
-        astray = background & (np.linalg.norm(place - expected, axis=1) > _ODD[0] + _ODD[1] * step)
-        place = np.where((corrected | returned)[:, None], found, place)
-        look = appearance.match(now, place)
-        covered = (look < _COVERED[0]) & (np.max(looks, axis=0) > _COVERED[1])
-        slid = followed & (covered | (astray & ~(corrected & (alike > _SURE))))
+        radius, least_similarity = (np.where(background, *limits) for limits in zip(_BACK_SCENE, _BACK, strict=True))
+        corrected = followed & (distance < _DRIFT) & (similarity > _ALIKE)
+        returned = ~followed & (distance < radius) & (similarity > least_similarity)
+        deviates = background & (np.linalg.norm(estimate - expected, axis=1) > _ODD[0] + _ODD[1] * step)
+        estimate = np.where((corrected | returned)[:, None], matched, estimate)
+        current_similarity = appearance.match(now, estimate)
+        covered = (current_similarity < _COVERED[0]) & (np.max(similarities, axis=0) > _COVERED[1])
+        slid = followed & (covered | (deviates & ~(corrected & (similarity > _SURE))))
         scene.learn(~slid)
 
-        looks = [*looks[1:], np.where(slid, 0.0, look)]
-        position[:, t] = np.where((slid & background)[:, None], expected, place)
+        similarities = [*similarities[1:], np.where(slid, 0.0, current_similarity)]
+        position[:, t] = np.where((slid & background)[:, None], expected, estimate)
         visible[:, t] = (followed | returned) & ~slid & inside(position[:, t], shape)
         before, even_before = now, even
     return Tracks(position, visible)
@@ -104,47 +104,47 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
 def _follow(
     before: Bytes, now: Bytes, at: Floats, guess: Floats, step: Floats, limit: Floats, seen: Mask
 ) -> tuple[Floats, Mask]:
-    """Take points from one frame to the next: their places f32[N, 2], by the guess if need be, and who was followed.
+    """Track points to the next frame: positions f32[N, 2], the guess where tracking fails, and followed bool[N].
 
-    Those that fail are tried again with a wider window from where their neighbours went: what is blurred lacks detail.
+    Points that fail are tried again with a wider window, from the motion of their neighbours: blur removes detail.
     """
-    place, followed = guess.copy(), np.zeros(len(at), dtype=bool)
-    tried = np.flatnonzero(seen & inside(guess, now.shape))
+    estimate, followed = guess.copy(), np.zeros(len(at), dtype=bool)
+    pending = np.flatnonzero(seen & inside(guess, now.shape))
     for window in (_WINDOW, _WIDE):
-        there, miss = _lucas_kanade(before, now, at[tried], guess[tried], 1, window)
-        good = miss < limit[tried]
-        good &= np.linalg.norm(there - guess[tried], axis=1) < _GUESS[0] + _GUESS[1] * step[tried]
-        place[tried[good]], followed[tried[good]] = there[good], True
-        tried = tried[~good]
+        moved, miss = _lucas_kanade(before, now, at[pending], guess[pending], 1, window)
+        good = miss < limit[pending]
+        good &= np.linalg.norm(moved - guess[pending], axis=1) < _GUESS[0] + _GUESS[1] * step[pending]
+        estimate[pending[good]], followed[pending[good]] = moved[good], True
+        pending = pending[~good]
         known = np.flatnonzero(followed)
-        if len(tried) == 0 or len(known) < _NEIGHBOURS:
+        if len(pending) == 0 or len(known) < _NEIGHBOURS:
             break
-        _, nearest = KDTree(at[known]).query(at[tried], _NEIGHBOURS)
+        _, nearest = KDTree(at[known]).query(at[pending], _NEIGHBOURS)
         guess = guess.copy()
-        guess[tried] = at[tried] + np.median((place - at)[known][nearest], axis=1)
-        tried = tried[inside(guess[tried], now.shape)]
-    return place, followed
+        guess[pending] = at[pending] + np.median((estimate - at)[known][nearest], axis=1)
+        pending = pending[inside(guess[pending], now.shape)]
+    return estimate, followed
 
 
-def _from_start(start: Bytes, now: Bytes, queries: Floats, place: Floats, followed: Mask) -> tuple[Floats, Mask]:
-    """Track points straight from frame 0, from where they are thought to be: their places f32[N, 2], and which hold.
+def _from_start(start: Bytes, now: Bytes, queries: Floats, estimate: Floats, followed: Mask) -> tuple[Floats, Mask]:
+    """Track points directly from frame 0, starting at the estimate: positions f32[N, 2], and valid bool[N].
 
-    Those that were not followed are looked for in a wider circle, one pyramid level up.
+    Points that were not followed are searched for in a wider area, one pyramid level up.
     """
-    found, exact = place.copy(), np.zeros(len(place), dtype=bool)
-    there = inside(place, now.shape)
-    for which, levels in ((followed & there, 0), (~followed & there, 1)):
-        tried = np.flatnonzero(which)
-        at, miss = _lucas_kanade(start, now, queries[tried], place[tried], levels, _WINDOW)
+    matched, exact = estimate.copy(), np.zeros(len(estimate), dtype=bool)
+    in_frame = inside(estimate, now.shape)
+    for which, levels in ((followed & in_frame, 0), (~followed & in_frame, 1)):
+        pending = np.flatnonzero(which)
+        moved, miss = _lucas_kanade(start, now, queries[pending], estimate[pending], levels, _WINDOW)
         good = miss < _FROM_START
-        found[tried[good]], exact[tried[good]] = at[good], True
-    return found, exact
+        matched[pending[good]], exact[pending[good]] = moved[good], True
+    return matched, exact
 
 
 def _lucas_kanade(
     before: Bytes, now: Bytes, at: Floats, guess: Floats, levels: int, window: int
 ) -> tuple[Floats, Floats]:
-    """Where points went from a guess, f32[N, 2], and the forward–backward error f32[N], inf for what left or failed."""
+    """Refine a guess: positions f32[N, 2], and forward–backward errors f32[N], inf where a point left or failed."""
     if len(at) == 0:
         return guess, np.zeros(0, dtype=np.float32)
     options: dict[str, Any] = {
@@ -154,21 +154,21 @@ def _lucas_kanade(
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
     }
     flow: Any = partial(cv2.calcOpticalFlowPyrLK, **options)
-    # OpenCV writes into the guess that it is given.
-    there, went, _ = flow(before, now, at, guess.copy())
-    back, came, _ = flow(now, before, there, at.copy())
-    valid = (went.ravel() == 1) & (came.ravel() == 1) & inside(there, now.shape)
-    return there, np.where(valid, np.linalg.norm(back - at, axis=1), np.inf)
+    # OpenCV overwrites the guess.
+    moved, forward_ok, _ = flow(before, now, at, guess.copy())
+    back, back_ok, _ = flow(now, before, moved, at.copy())
+    valid = (forward_ok.ravel() == 1) & (back_ok.ravel() == 1) & inside(moved, now.shape)
+    return moved, np.where(valid, np.linalg.norm(back - at, axis=1), np.inf)
 
 
 def _even_contrast(image: Bytes, side: int = 31) -> Bytes:
-    """Local mean taken out and local contrast evened: u8[H, W], the same under any smooth change of light."""
+    """Subtract the local mean and normalise the local contrast: u8[H, W], invariant to smooth changes of light."""
     mean = cv2.blur(image, (side, side))
-    # The mean deviation is smooth: a quarter of the resolution is enough for it.
+    # The mean deviation is smooth, so a quarter of the resolution suffices.
     small = max(1, image.shape[1] // 4), max(1, image.shape[0] // 4)
     deviation = cv2.resize(cv2.absdiff(image, mean), small, interpolation=cv2.INTER_AREA)
     deviation = cv2.blur(deviation.astype(np.float32), (side // 4, side // 4))
-    # So many grey levels are added that the noise of a flat area does not become its texture.
+    # 5 grey levels are added so that the noise of a flat area is not amplified into texture.
     gain = cv2.resize(36.0 / (deviation + 5.0), image.shape[::-1], interpolation=cv2.INTER_LINEAR)
     contrast = cv2.multiply(cv2.subtract(image, mean, dtype=cv2.CV_32F), gain)
     even: Any = cv2.addWeighted(contrast, 1.0, contrast, 0.0, 128.0, dtype=cv2.CV_8U)
@@ -176,22 +176,22 @@ def _even_contrast(image: Bytes, side: int = 31) -> Bytes:
 
 
 class _Scene:
-    """Which points are background, and where the scene's motion has carried every point.
+    """Estimates which points are background, and where the motion of the scene takes every point.
 
-    One homography from frame 0, by RANSAC over the points that were followed; and on top of it what the nearest
-    background points show beyond it, since a scene has depth.
+    The motion is a homography from frame 0, fitted by RANSAC to the followed points, plus the median residual of the
+    nearest background points, because a scene has depth.
     """
 
     def __init__(self, queries: Floats) -> None:
         self._start = queries
         self._near = np.zeros(len(queries))
         self._times = np.zeros(len(queries))
-        self._now = np.zeros((2, len(queries)), dtype=bool)  # Who was followed in this frame, and who near the scene.
+        self._now = np.zeros((2, len(queries)), dtype=bool)  # followed in this frame; near the scene's motion
         self._expected: Floats | None = queries
-        self.step = np.zeros_like(queries)  # How far the scene has carried each point since the frame before.
+        self.step = np.zeros_like(queries)  # motion of the scene at each point since the frame before
 
     def expect(self, place: Floats, followed: Mask) -> tuple[Floats, Mask]:
-        """Where points should be if they are background, f32[N, 2], and which are, bool[N]; none if that is unknown."""
+        """Return the expected positions of background points, f32[N, 2], and which are background; none if unknown."""
         nothing = np.zeros(len(place), dtype=bool)
         self.step = np.zeros_like(self._start)
         self._now = np.zeros_like(self._now)
@@ -204,14 +204,14 @@ class _Scene:
         carried = cv2.perspectiveTransform(self._start[:, None], homography)[:, 0]
         beyond = place - carried
         near = followed & (np.linalg.norm(beyond, axis=1) < _SCENE_NEAR)
-        # A point is judged by the frames before, since what it does in this one may be a slip; at first, by this one.
+        # Judged by earlier frames, because this one may be an error; at first there is only this one.
         background = np.where(self._times > 0, self._near > _SCENE_SHARE * self._times, near)
         self._now = np.stack([followed, near])
         seen = np.flatnonzero(background & followed)
         if len(seen) <= _NEIGHBOURS:
             return place, nothing
         _, nearest = KDTree(self._start[seen]).query(self._start, _NEIGHBOURS + 1)
-        # A point is no neighbour of itself.
+        # A point is not its own neighbour.
         others = np.where((background & followed)[:, None], nearest[:, 1:], nearest[:, :-1])
         expected: Floats = carried + np.median(beyond[seen][others], axis=1)
         if before is not None:
@@ -220,7 +220,7 @@ class _Scene:
         return expected, background
 
     def learn(self, trusted: Mask) -> None:
-        """Count this frame, but not for points bool[N] that were seen on something else."""
+        """Count this frame for the trusted points bool[N], not for those that slid onto something else."""
         followed, near = self._now & trusted
         self._times += followed
         self._near += near

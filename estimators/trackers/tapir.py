@@ -1,7 +1,6 @@
-"""BootsTAPIR (Doersch et al. 2024, arXiv:2402.00847) and TAPNext++, whichever a file of weights holds.
+"""BootsTAPIR (Doersch et al. 2024, arXiv:2402.00847) and TAPNext++ (Zholus et al. 2025, arXiv:2504.05579).
 
-Both see the clip at 256×256 and speak of raster coordinates, in which the corner, not the centre, of the top-left pixel
-is (0, 0). TAPNext: Zholus et al. 2025, arXiv:2504.05579.
+Both take the clip at 256×256 and use raster coordinates: (0, 0) is the corner of the top-left pixel, not its centre.
 """
 
 from functools import lru_cache
@@ -51,13 +50,15 @@ def track(frames: NDArray[np.uint8], queries: NDArray[np.float32], *, weights: s
     Args:
         frames: u8[T, H, W, 3] RGB or u8[T, H, W].
         queries: f32[N, 2], (x, y) in frame 0.
-        weights: the published `bootstapir_checkpoint_v2.pt` or `tapnextpp_ckpt.pt`, a local file; which of the two
-            models it is, is read from the names of its tensors.
+        weights: the published `bootstapir_checkpoint_v2.pt` or `tapnextpp_ckpt.pt`, a local file. The
+            names of its tensors tell which of the two it is.
 
-    The code is the package `tapnet`, or its repository in torch.hub's cache. BootsTAPIR tracks each point on its own;
-    it is visible where (1 − sigmoid(occlusion)) · (1 − sigmoid(expected_dist)) > 1/2. TAPNext++ tracks the points
-    jointly, frame by frame; one is visible where its logit is positive. Raises ValueError if the weights or the code
-    are missing or do not fit together.
+    The code is the package `tapnet`, or its repository in torch.hub's cache. BootsTAPIR tracks every point
+    independently; it is visible where (1 − sigmoid(occlusion)) · (1 − sigmoid(expected_dist)) > 1/2. TAPNext++ tracks
+    the points jointly, frame by frame; a point is visible where its logit is positive.
+
+    Raises:
+        ValueError: the weights or the code are missing or do not fit together.
     """
     import torch
 
@@ -77,26 +78,26 @@ def track(frames: NDArray[np.uint8], queries: NDArray[np.float32], *, weights: s
 
 @lru_cache(maxsize=1)
 def _model(path: str, changed: int) -> tuple[Any, Published]:
-    """Return the model of a file that was changed at a time, and which one it is: one in a process."""
+    """Load the model and return which one it is; cached by its file and the time of the file's last change (ns)."""
     state = {name.removeprefix("tapnext."): value for name, value in read_weights(path, BOOTSTAPIR).items()}
     if "image_pos_emb" in state:
         return build(TAPNEXT, lambda code: code.TAPNext(image_size=(_SIDE, _SIDE)), state, path), TAPNEXT
     if not any(name.startswith("torch_pips_mixer.") for name in state):
         raise ValueError(f"the weights {path} are neither BootsTAPIR's nor TAPNext++'s; {BOOTSTAPIR.remedy}")
-    if "causal" in Path(path).name:  # Its tensors have the same names and shapes, so that only the name tells.
-        raise ValueError(f"{path} is the causal BootsTAPIR, which sees no later frames; {BOOTSTAPIR.remedy}")
+    if "causal" in Path(path).name:  # its tensors have the same names and shapes
+        raise ValueError(f"{path} is the causal BootsTAPIR, which does not use later frames; {BOOTSTAPIR.remedy}")
     return build(BOOTSTAPIR, lambda code: code.TAPIR(pyramid_level=1), state, path), BOOTSTAPIR
 
 
 def _bootstapir(model: Any, video: Any, queries: Any) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return (x, y) f[N, T, 2] in raster coordinates and visible bool[N, T]; the model forms groups of 64 points."""
-    said = model(_signed(video), queries, query_chunk_size=64)
-    visible = (1 - said["occlusion"][0].sigmoid()) * (1 - said["expected_dist"][0].sigmoid()) > 0.5
-    return said["tracks"][0].cpu().numpy(), visible.cpu().numpy()
+    """Return (x, y) f[N, T, 2] in raster coordinates and visible bool[N, T]; 64 points at a time."""
+    output = model(_signed(video), queries, query_chunk_size=64)
+    visible = (1 - output["occlusion"][0].sigmoid()) * (1 - output["expected_dist"][0].sigmoid()) > 0.5
+    return output["tracks"][0].cpu().numpy(), visible.cpu().numpy()
 
 
 def _tapnext(model: Any, video: Any, queries: Any) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return (x, y) f[N, T, 2] in raster coordinates and visible bool[N, T]; the model says (y, x)."""
+    """Return (x, y) f[N, T, 2] in raster coordinates and visible bool[N, T]; the model returns (y, x)."""
     points, seen, state = [], [], None
     for t in range(video.shape[1]):
         first = {"query_points": queries} if state is None else {"state": state}
@@ -107,12 +108,12 @@ def _tapnext(model: Any, video: Any, queries: Any) -> tuple[NDArray[np.floating]
 
 
 def _signed(video: Any) -> Any:
-    """Bring bytes to the device, as floats from −1 to 1."""
+    """Move bytes to the device, as floats from −1 to 1."""
     return video.to(device()).float() / 255 * 2 - 1
 
 
 def _video(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return u8[T, 256, 256, 3]: shrunk by area averaging, enlarged linearly; the frame's borders stay borders."""
+    """Return u8[T, 256, 256, 3]: reduced by area averaging or enlarged linearly, borders aligned."""
     mode = cv2.INTER_AREA if min(frames.shape[1:3]) >= _SIDE else cv2.INTER_LINEAR
     video = np.empty((len(frames), _SIDE, _SIDE, 3), dtype=np.uint8)
     for picture, frame in zip(video, frames, strict=True):

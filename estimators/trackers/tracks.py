@@ -1,4 +1,4 @@
-"""Tracks of points through a window: one call, whatever the tracker.
+"""Track points through a window with any of the trackers.
 
 Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0).
 """
@@ -31,16 +31,20 @@ def track(
     Args:
         frames: u8[T, H, W, 3] RGB or u8[T, H, W].
         queries: f32[N, 2], (x, y) in frame 0.
-        method: `"lucas-kanade"`, robust Lucas–Kanade led by dense flow, which `"auto"` stands for as it keeps more true
-            tracks than the other one (`benchmarks/tracking.py`); `"dense-flow"`, chained DIS optical flow; or, where
-            their code and weights are on this machine, `"cotracker"` (Karaev et al. 2024, CoTracker3) and `"tapir"`
-            (Doersch et al. 2024, BootsTAPIR, or TAPNext++, as the weights are).
-        forward_backward: a classical tracker has lost a point that misses its start by this many pixels or more when it
-            is tracked on and back.
-        weights: file of a learned tracker's weights; nothing is ever downloaded.
+        method: one of
 
-    Raises ValueError for an unknown method, frames of another shape or dtype, queries outside the frame, or where a
-    learned tracker lacks its code or weights.
+            - `"lucas-kanade"`, robust Lucas–Kanade guided by dense flow; `"auto"` means this one, because it keeps more
+              correct tracks than the other classical one (`benchmarks/tracking.py`);
+            - `"dense-flow"`, chained DIS optical flow;
+            - `"cotracker"`, CoTracker3 (Karaev et al. 2024), which needs its code and weights;
+            - `"tapir"`, BootsTAPIR (Doersch et al. 2024) or TAPNext++, depending on the weights; needs its code too.
+        forward_backward: a classical tracker loses a point that ends this many pixels or more from its start when it is
+            tracked forward and back.
+        weights: file of a learned tracker's weights; nothing is downloaded.
+
+    Raises:
+        ValueError: the method is unknown, the frames have another shape or dtype, a query is outside the frame, or a
+            learned tracker lacks its code or weights.
     """
     if method not in TRACKERS:
         raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(TRACKERS))}")
@@ -51,7 +55,7 @@ def track(
         raise ValueError("queries must be f[N, 2] as (x, y) inside the first frame; check their order and scale")
     if method in LEARNED_TRACKERS:
         return _module(method).track(frames, points, weights=weights)
-    if len(points) == 0:  # OpenCV takes no empty arrays.
+    if len(points) == 0:  # OpenCV does not accept empty arrays
         return Tracks(np.empty((0, len(frames), 2), np.float32), np.empty((0, len(frames)), bool))
     classical = _module("lucas-kanade" if method == "auto" else method)
     return classical.track(frames, points, forward_backward=forward_backward)

@@ -1,7 +1,6 @@
-"""Where learned trackers come from: a local file of weights, and the code that their authors publish.
+"""Load learned trackers from a local file of weights and the code that their authors publish.
 
-Nothing is ever downloaded; where something is missing, one sentence says what to put where. torch is imported when a
-tracker runs, not with this module.
+Nothing is downloaded; an error says what is missing and where to put it. torch is imported only when a tracker runs.
 """
 
 import importlib
@@ -29,11 +28,11 @@ class Published:
     """A learned tracker as its authors publish it.
 
     Attributes:
-        name: what people call it.
+        name: its name in messages.
         module: the module of its package that holds the model's class.
         install: the command that installs its code, as its authors give it.
         hub_folder: the folder that torch.hub's cache gives its repository.
-        file: the address of its weights.
+        file: the URL of its weights.
     """
 
     name: str
@@ -44,14 +43,15 @@ class Published:
 
     @property
     def remedy(self) -> str:
-        """How to get the weights, as the end of a sentence."""
+        """The end of a sentence that says how to get the weights."""
         return f"download {self.file} and set {_SETTING} to the file"
 
 
 def weights_file(weights: str | Path | None, published: Published) -> tuple[str, int]:
-    """Return the path of a file of weights and the time of its last change (ns), which name it in a cache.
+    """Return the path of a file of weights and the time of its last change (ns), the key of a cache.
 
-    Raises ValueError if it is not set or does not exist.
+    Raises:
+        ValueError: the file is not set or does not exist.
     """
     if weights is None or str(weights) == "":
         raise ValueError(f"{published.name} needs its weights, which are not set; {published.remedy}")
@@ -62,40 +62,46 @@ def weights_file(weights: str | Path | None, published: Published) -> tuple[str,
 
 
 def read_weights(path: str, published: Published) -> dict[str, Any]:
-    """Read a checkpoint of plain tensors: the model's state dict, also where it is filed as `model` or `state_dict`.
+    """Read the state dict of a checkpoint, which may be under the key `model` or `state_dict`.
 
-    Raises ValueError if torch cannot read the file, or only by running code that is in it.
+    Raises:
+        ValueError: torch cannot read the file as plain tensors, without running code from it.
     """
     import torch
 
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A pickle with code, a damaged archive, a text: each has an error of its own.
+    except Exception as error:  # a pickle with code, a damaged archive, a text: each has its own error
         raise ValueError(
-            f"{path} is no checkpoint that torch loads as plain tensors; for {published.name}, {published.remedy}"
+            f"{path} is not a checkpoint that torch loads as plain tensors; for {published.name}, {published.remedy}"
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state dict of a model; for {published.name}, {published.remedy}")
+        raise ValueError(f"{path} contains no state dict of a model; for {published.name}, {published.remedy}")
     return content
 
 
 def build(published: Published, make: Callable[[ModuleType], Any], state: dict[str, Any], path: str) -> Any:
-    """Build a model from its published code and put weights into it; it is on the GPU if torch sees one.
+    """Build a model from its published code and load its weights; it is on the GPU if torch sees one.
 
-    `make` takes the imported module and returns the model with weights of any kind; `state` is what was read from the
-    file at `path`. Raises ValueError if the code is missing or of another version, or if the weights are of another
-    model.
+    Args:
+        published: the tracker.
+        make: builds the model from the imported module, with any weights.
+        state: the weights.
+        path: the file of the weights, for messages.
+
+    Raises:
+        ValueError: the code is missing or of another version, or the weights are those of another model.
     """
     with own_randomness():
         code = _published_code(published)
         try:
             model = make(code)
-        except Exception as error:  # Whatever code of another version raises, mostly AttributeError and TypeError.
+        except Exception as error:  # code of another version may raise anything
             raise ValueError(
-                f"{code.__name__} from {code.__file__} cannot build {published.name} ({_reason(error)}); renew it: "
+                f"{code.__name__} from {code.__file__} cannot build {published.name} ({_reason(error)}); update it: "
                 f"{published.install}"
             ) from error
     try:
@@ -106,7 +112,7 @@ def build(published: Published, make: Callable[[ModuleType], Any], state: dict[s
 
 
 def device() -> str:
-    """Name the device that trackers run on: the GPU if torch sees one."""
+    """Return the device of trackers: the GPU if torch sees one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -114,9 +120,9 @@ def device() -> str:
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Seed torch with 0 in here, and leave its generators outside as they were.
+    """Seed torch with 0 inside the context, and restore its generators afterwards.
 
-    CoTracker seeds torch when it is imported, and TAPIR shuffles the points of every call.
+    CoTracker seeds torch when it is imported, and TAPIR shuffles the points in every call.
     """
     import torch
 
@@ -126,17 +132,17 @@ def own_randomness() -> Iterator[None]:
 
 
 def finished(position: Floats, visible: NDArray[np.bool_], queries: Floats, published: Published) -> Tracks:
-    """Return what a model said, with the queries in frame 0. Raises ValueError if a position is not finite."""
+    """Return a model's output as tracks that start at the queries; ValueError if a position is not finite."""
     position = np.ascontiguousarray(position, dtype=np.float32)
     visible = np.ascontiguousarray(visible, dtype=bool)
     position[:, 0], visible[:, 0] = queries, True
     if not np.isfinite(position).all():
-        raise ValueError(f"{published.name} gave positions that are not finite; for sound weights, {published.remedy}")
+        raise ValueError(f"{published.name} gave positions that are not finite; for valid weights, {published.remedy}")
     return Tracks(position, visible)
 
 
 def _published_code(published: Published) -> ModuleType:
-    """Import the module from the installed package or else from torch.hub's cache, or raise ValueError."""
+    """Import the module from the installed package or else from torch.hub's cache; ValueError if it fails."""
     import torch
 
     package = published.module.partition(".")[0]
@@ -146,7 +152,7 @@ def _published_code(published: Published) -> ModuleType:
         sys.path.append(str(folder))
     try:
         return importlib.import_module(published.module)
-    except Exception as error:  # Mostly ImportError; also whatever else the code raises while it is imported.
+    except Exception as error:  # mostly ImportError, but importing may raise anything
         raise ValueError(
             f"{published.name} needs the module {published.module}, which cannot be imported ({_reason(error)}); "
             f"run {published.install}, or put a clone of that repository into {folder} and install what it requires"

@@ -1,1 +1,1 @@
-"""Clips: which files are one, how frames are decoded, where shots begin, and the patches of a frame."""
+"""Clips: finding them, decoding frames, detecting shots, and cutting frames into patches."""

@@ -1,4 +1,4 @@
-"""Clips on disk: which files are one, what tells it from others, and what is wrong with one that cannot be read."""
+"""Clips on disk: which files belong to one, its fingerprint, and errors for clips that cannot be read."""
 
 import hashlib
 import os
@@ -24,58 +24,64 @@ VIDEO_SUFFIXES = frozenset((
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 _MIB = 1 << 20
-# How a list of clips writes the bytes of such names.
+# `manifest` writes the bytes of a file name that is not UTF-8 like this.
 _NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
 class ClipError(ValueError):
-    """A clip that cannot be found or read; the message names it and the remedy.
+    """A clip cannot be found or read; the message names the clip and the remedy.
 
-    It is one line of printable characters, whatever the clip is called, and its middle is left out where it is long.
+    The message is one line of printable characters, whatever the clip is called. The middle of a long one is cut out.
     """
 
     def __init__(self, message: str) -> None:
-        line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(message.split()))
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(message.split()))
         super().__init__(line if len(line) <= 1500 else f"{line[:1000]} … {line[-400:]}")
 
 
 def digest(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
-    """Fingerprint a clip: 16 hex digits that depend neither on its place nor on its time stamps.
+    """Fingerprint a clip: 16 hex digits, independent of its path and its modification time.
 
-    Of a file: its size and its first and last MiB. Of a folder of frames: the names and sizes of all frames, and the
-    bytes of the first and the last. It is quick, and blind to a change in the middle that keeps every size. Raises
-    ClipError if the clip is missing or empty, or is no regular file, which might never end, or if its disk does not
-    answer within `read_timeout` seconds.
+    A file is fingerprinted by its size and its first and last MiB, a folder of frames by the names and sizes of all
+    frames and the bytes of the first and the last. A change in the middle that keeps every size is not noticed.
+
+    Args:
+        path: a video file or a folder of frames.
+        read_timeout: seconds to wait for the clip's disk.
+
+    Raises:
+        ClipError: the clip is missing, is an empty folder or no regular file, or its disk does not answer in time.
     """
-    waiting = TimedCalls(read_timeout)
+    calls = TimedCalls(read_timeout)
     try:
-        return in_time(waiting, Path(path), lambda: _digest(Path(path)))
+        return in_time(calls, Path(path), lambda: _digest(Path(path)))
     finally:
-        waiting.end()
+        calls.end()
 
 
-def in_time(read_timeout: TimedCalls, clip: Path, work: Callable[[], T], times: float = 1) -> T:
-    """What `work`, which may wait for a clip's disk, returns or raises; ClipError if that takes too long."""
+def in_time(calls: TimedCalls, clip: Path, work: Callable[[], T], times: float = 1) -> T:
+    """Call `work`, which may wait for a clip's disk; ClipError if it exceeds `times` the limit of `calls`."""
     try:
-        return read_timeout.call(work, times)
+        return calls.call(work, times)
     except TimeoutError:
-        what = f"clip {clip} gave no answer for {read_timeout.seconds:g} s"
-        raise ClipError(f"{what}; see whether its disk is there, or leave it out") from None
+        raise ClipError(
+            f"clip {clip} gave no answer for {calls.seconds:g} s; check that its disk is connected, or leave it out"
+        ) from None
 
 
-def _digest(given: Path) -> str:
+def _digest(clip: Path) -> str:
     mark = hashlib.blake2b(digest_size=8)
-    with readable(given):
-        if is_folder(given):
-            images = frames_of(given)
+    with readable(clip):
+        if is_folder(clip):
+            images = frames_of(clip)
             for image in images:
                 mark.update(os.fsencode(image.name) + f"\0{image.stat().st_size}\0".encode())
             for image in (images[0], images[-1]):
                 mark.update(image.read_bytes())
             return mark.hexdigest()
-        size = given.stat().st_size
+        size = clip.stat().st_size
         mark.update(f"{size}\0".encode())
-        with given.open("rb") as file:
+        with clip.open("rb") as file:
             mark.update(file.read(_MIB))
             file.seek(max(size - _MIB, 0))
             mark.update(file.read(_MIB))
@@ -84,7 +90,7 @@ def _digest(given: Path) -> str:
 
 @contextmanager
 def readable(clip: Path) -> Iterator[None]:
-    """Turn what the system or OpenCV says of a clip into a ClipError."""
+    """Turn errors of the operating system, FFmpeg and OpenCV into a ClipError that names the clip."""
     try:
         yield
     except OSError as error:
@@ -99,7 +105,7 @@ def readable(clip: Path) -> Iterator[None]:
 
 
 def is_folder(clip: Path) -> bool:
-    """Tell a folder of frames from a video file; ClipError for what is neither, such as a pipe, which might hang."""
+    """Return whether a clip is a folder of frames; ClipError if it is no regular file either (a pipe might block)."""
     try:
         mode = clip.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -112,13 +118,13 @@ def is_folder(clip: Path) -> bool:
 
 
 def frames_of(folder: Path) -> list[Path]:
-    """List the frames of a folder in natural order; ClipError if there are none, or one is no regular file."""
+    """List the images of a folder in natural order; ClipError if it has none, or one is not a regular file."""
     images = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_a(entry.name, IMAGE_SUFFIXES):
-                if not _is_regular(entry):  # a pipe would hang, a link that leads nowhere is missing
-                    raise ClipError(f"frame {entry.path} is no regular file; remove it or leave the clip out")
+                if not _is_regular(entry):  # a pipe would block, a broken link has no content
+                    raise ClipError(f"frame {entry.path} is not a regular file; remove it or leave the clip out")
                 images.append(folder / entry.name)
     if not images:
         raise ClipError(f"clip {folder} holds no images; give a video file or a folder of frames")
@@ -128,12 +134,12 @@ def frames_of(folder: Path) -> list[Path]:
 def _is_regular(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # of a circle of links
+    except OSError:  # a circle of links
         return False
 
 
 def is_a(name: str, suffixes: frozenset[str]) -> bool:
-    """Say whether a file name has one of the suffixes; hidden files never do."""
+    """Return whether a file name has one of the suffixes, in any case; hidden files never do."""
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 

@@ -1,6 +1,6 @@
-"""Clips: decode them exactly.
+"""Clips: exact decoding of video files and folders of frames.
 
-A clip is a video file or a folder of frames. Frames are u8[H, W, 3] RGB, numbered from 0 in the order of decoding.
+Frames are u8[H, W, 3] RGB, numbered from 0 in the order in which they are shown.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ __all__ = [
     "read_clip",
 ]
 
-# Read by OpenCV when it first opens a video: FFmpeg's complaints about damaged files come as ClipError instead.
+# OpenCV reads this when it first opens a video, and FFmpeg then writes nothing to stderr; errors are raised.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 Frame = NDArray[np.uint8]
 T = TypeVar("T")
 
 _MIB = 1 << 20
-# Decoding this many frames for nothing costs about as much as a seek, which decodes from the key frame before.
+# Skipping this many frames costs about as much as a seek, which decodes from the key frame before.
 _SEEK_BEYOND = 250
 
 
 def check_window(path: str | Path, count: int, height: int, width: int, max_bytes: int = MAX_WINDOW_BYTES) -> None:
-    """Raise ClipError if so many frames of that size, 3 bytes a pixel, take more than `max_bytes`."""
+    """Raise ClipError if `count` RGB frames of height × width pixels take more than `max_bytes`."""
     needed = 3 * count * height * width
     if needed > max_bytes:
         what = f"{count} frames" if count > 1 else "a frame"
@@ -70,40 +70,53 @@ def check_window(path: str | Path, count: int, height: int, width: int, max_byte
 def read_clip(
     path: str | Path, first: int = 0, count: int | None = None, *, max_bytes: int = MAX_WINDOW_BYTES
 ) -> Frame:
-    """Decode frames `first` … `first + count − 1` (by default to the end) of a clip: u8[T, H, W, 3] RGB.
+    """Decode a window of a clip: u8[T, H, W, 3] RGB.
 
-    `path` is a video file or a folder of frames. Raises ClipError if the clip cannot be read, has fewer frames, or they
-    would take more than `max_bytes`.
+    Args:
+        path: a video file or a folder of frames.
+        first: number of the first frame.
+        count: number of frames; by default all to the end.
+        max_bytes: limit of the window's size.
+
+    Raises:
+        ClipError: the clip cannot be read, has fewer frames, or they would take more than `max_bytes`.
+        ValueError: `first` is negative or `count` below 1.
     """
     with Reader(path, max_bytes) as reader:
         frames = reader.read(first, count)
-    frames.setflags(write=True)  # no reader shares it any more
+    frames.setflags(write=True)  # the reader, which shared it, is gone
     return frames
 
 
 class Reader:
-    """A clip kept open, for windows read one after the other: each frame is decoded once if they come in order.
+    """An open clip, for reading windows one after the other.
 
-    That holds for windows that overlap, too: what two of them share is copied from the one before. In memory is one
-    window, the last, which the caller and the reader share (two while a window that overlaps it is read).
+    Windows in ascending order are decoded in one pass: frames that a window shares with the one before are copied. The
+    reader keeps the last window, and while it reads one that overlaps it, both are in memory.
 
-    A video is decoded onwards from where it stands. Far ahead or backwards it seeks, if every frame can be told by its
-    time: the times of all packets are listed once for a file and process, and the decoder starts well before the frame
-    asked for and goes on until its time comes. Where times are missing, double or not those of the decoded frames, the
-    video is decoded from its start again. So frame numbers are always those of a sequential pass, but for one case: a
-    damaged packet, far before the place sought, that gives no frame (one that is missing does no harm). What FFmpeg
-    makes up where data is damaged may depend on the place it started from. It decodes with as many threads as OpenCV is
-    set to.
+    Videos. Frame numbers are those of a pass from the start. To jump backwards or far ahead the reader seeks by time
+    stamps: it lists the times of all packets, once per file and process, starts at a key frame before the window, and
+    checks every frame it decodes against the list. If times are missing, repeated or not those of the decoded frames,
+    it decodes from the start instead. One case is not noticed: a damaged packet far before the window that gives no
+    frame. What FFmpeg shows for damaged data may depend on where decoding started. Frames are turned upright,
+    interlaced ones deinterlaced, and pixels made square. The decoder uses as many threads as OpenCV is set to.
 
-    Images of a folder are ordered naturally (`2.png` before `10.png`); grey, 16-bit and four-channel images become
-    8-bit RGB. Raises ClipError if the clip is missing or nothing in it can be decoded, or if a single frame would take
-    more than `max_bytes`, as `read` does for a window: before it is allocated; and from every method if a frame is not
-    there within `read_timeout` seconds, as when a disk does not answer. Such a reader reads no more.
+    Folders. Images are in natural order (`2.png` before `10.png`); grey, 16-bit and four-channel images become 8-bit
+    RGB.
+
+    Args:
+        path: a video file or a folder of frames.
+        max_bytes: limit of a window's size, checked before memory is allocated.
+        read_timeout: seconds to wait for a frame. A reader that has waited in vain reads no more.
+
+    Raises:
+        ClipError: the clip is missing, cannot be decoded or does not answer in time, here or in any method; or a single
+            frame takes more than `max_bytes`.
     """
 
     def __init__(self, path: str | Path, max_bytes: int = MAX_WINDOW_BYTES, read_timeout: float = READ_TIMEOUT) -> None:
         self.path, self.max_bytes = Path(path), max_bytes
-        self._patience = TimedCalls(read_timeout)
+        self._calls = TimedCalls(read_timeout)
         self.fps = 0.0
         self._next = 0
         self._size: tuple[int, int] | None = None  # height, width
@@ -115,7 +128,7 @@ class Reader:
         try:
             self._in_time(self._begin)
         except BaseException:
-            self.close()  # nobody else will, and its thread would wait for ever
+            self.close()  # `with` will not, and the thread would wait for ever
             raise
 
     def _begin(self) -> None:
@@ -136,27 +149,32 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Release the file and the last window."""
+        """Close the file and free the last window."""
         self._last = None
-        self._patience.end()
-        if self._video is not None and not self._patience.lost:  # else the call that is lost still works on it
+        self._calls.end()
+        if self._video is not None and not self._calls.lost:  # a call that is lost may still use it
             self._video.close()
 
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
-        return in_time(self._patience, self.path, work, times)
+        return in_time(self._calls, self.path, work, times)
 
     def read(self, first: int = 0, count: int | None = None) -> Frame:
-        """Decode frames `first` … `first + count − 1` (by default to the end): u8[T, H, W, 3] RGB, read-only.
+        """Decode a window: u8[T, H, W, 3] RGB, read-only because the next window may share its frames.
 
-        It is read-only because the next window may take frames from it. Raises ClipError if the clip has fewer frames
-        or they change size, ValueError if `first` or `count` makes no sense.
+        Args:
+            first: number of the first frame.
+            count: number of frames; by default all to the end.
+
+        Raises:
+            ClipError: the clip has fewer frames, or they change size, or take more than `max_bytes`.
+            ValueError: `first` is negative or `count` below 1.
         """
         if first < 0 or (count is not None and count < 1):
             raise ValueError(f"first must be at least 0 and count at least 1, not {first} and {count}")
         shared = self._shared(first)
         if count is not None and len(shared) >= count:
             return shared[:count]
-        self._last = None  # frees it before the next is made, unless they share frames
+        self._last = None  # frees it before the next is allocated, unless they share frames
         with readable(self.path):
             self._check_window(count or 1)
             try:
@@ -170,7 +188,7 @@ class Reader:
         return window
 
     def _shared(self, first: int) -> Frame:
-        """Return the frames of the last window from `first` on, if decoding can go on after them; else none."""
+        """Return the last window from `first` on if decoding continues right after it, else no frame."""
         if self._last is not None:
             begin, window = self._last
             if begin <= first < begin + len(window) == self._next:
@@ -180,15 +198,15 @@ class Reader:
     def _read(self, first: int, count: int | None, shared: Frame) -> Frame:
         self._go_to(first + len(shared))
         if count is None:
-            taken = [*shared]
+            frames = [*shared]
             while (frame := self._in_time(self._decode)) is not None:
-                self._check_window(len(taken) + 1)
-                taken.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
-            if not taken:
+                self._check_window(len(frames) + 1)
+                frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
+            if not frames:
                 raise self._too_short(f"{first} on")
-            return np.stack(taken)
+            return np.stack(frames)
         window = shared
-        for place in range(len(shared), count):
+        for position in range(len(shared), count):
             frame = self._in_time(self._decode)
             if frame is None:
                 raise self._too_short(f"{first} to {first + count - 1}")
@@ -197,11 +215,11 @@ class Reader:
                 window = np.empty((count, *frame.shape), np.uint8)
                 if len(shared):
                     window[: len(shared)] = shared
-            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[place])
+            cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[position])
         return window
 
     def _check_window(self, count: int) -> None:
-        """Refuse as many frames if they take too much: by their true size, or by the one a video announces."""
+        """Raise ClipError if `count` frames, of their true size or else the announced one, take too much."""
         if self._size is not None:
             height, width = self._size
         elif self._video is not None:
@@ -214,7 +232,7 @@ class Reader:
         return ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")
 
     def frames(self) -> Iterator[Frame]:
-        """Decode all frames from the start, one at a time, as OpenCV gives them: u8[H, W, 3] BGR."""
+        """Decode all frames from the start, one at a time: u8[H, W, 3] BGR, the order of OpenCV."""
         self._last = None
         with readable(self.path):
             self._go_to(0)
@@ -254,7 +272,7 @@ class Reader:
             )
 
     def _go_to(self, first: int) -> None:
-        """Stand before frame `first`, or at the end if there are fewer."""
+        """Move to before frame `first`, or to the end if there are fewer."""
         if self._video is None:
             self._next = min(first, len(self._images))
             return
@@ -267,7 +285,7 @@ class Reader:
             self._next += 1
 
     def _grab(self) -> bool:
-        """Have the next frame decoded; False at the end. After a seek it must be the one that the index announces."""
+        """Decode the next frame without converting it; False at the end. After a seek, check it against the index."""
         assert self._video is not None
         ok = self._video.grab()
         if self._index is not None:
@@ -308,7 +326,7 @@ class _AstrayError(Exception):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep OpenCV from writing to stderr what becomes an error of ours."""
+    """Keep OpenCV from writing warnings to stderr; failures are raised as errors instead."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)

@@ -1,4 +1,4 @@
-"""Patches: a grid over the first frame, one trackable point each, and how they look.
+"""Patches: a grid over the first frame, one trackable point for each patch, their colours and images.
 
 Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0). Boxes are `(x0, y0, x1, y1)`, where
 x1 and y1 are exclusive.
@@ -12,16 +12,23 @@ from numpy.typing import NDArray
 
 from infoaug.estimators.trackers.base import Bytes, Floats, grey
 
-# Scoring holds a number for every pair of a window's patches, in as many as eight matrices at once.
+# Scoring keeps up to eight matrices with a number for every pair of patches.
 MOST_PATCHES = 10_000
 _BYTES_A_PAIR = 64
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
-    """Slice a frame into square patches: i32[N, 4] boxes, row-major.
+    """Divide a frame into square patches: boxes i32[N, 4], row-major.
 
-    Only full patches; the rows and columns left over are split evenly between the two sides. Raises ValueError if no
-    patch fits, or more than `MOST_PATCHES`.
+    All patches are whole. The pixels left over are split evenly between opposite sides.
+
+    Args:
+        height: of the frame, pixels.
+        width: of the frame, pixels.
+        patch_size: side of a patch, pixels.
+
+    Raises:
+        ValueError: no patch fits, or more than `MOST_PATCHES` do.
     """
     rows, columns = (height // patch_size, width // patch_size) if patch_size > 0 else (0, 0)
     if rows < 1 or columns < 1:
@@ -44,12 +51,18 @@ def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
 def trackable_points(
     frame: Bytes, boxes: NDArray[np.integer], *, point: str = "eigenvalue", margin: int = 2, block_size: int = 7
 ) -> Floats:
-    """Choose the point that stands for each patch: f32[N, 2], (x, y).
+    """Choose the point to track for each patch: f32[N, 2], (x, y).
 
-    `point="eigenvalue"`: the pixel of the box with the largest minimum eigenvalue of the gradient matrix summed over
-    `block_size` px (Shi & Tomasi 1994), at least `margin` px inside the box; the centre where the box is flat.
-    `point="centre"`: the centre. `frame` is u8[H, W, 3] RGB or u8[H, W]; boxes are i[N, 4], of any sizes. Raises
-    ValueError for an unknown choice or a box outside the frame.
+    Args:
+        frame: u8[H, W, 3] RGB or u8[H, W].
+        boxes: i[N, 4], of any sizes.
+        point: `"eigenvalue"`, the pixel with the largest minimum eigenvalue of the gradient matrix (Shi & Tomasi 1994),
+            or the centre if the patch has no texture; or `"centre"`.
+        margin: the pixel is at least this many pixels inside the box.
+        block_size: side of the square over which the gradient matrix is summed, pixels.
+
+    Raises:
+        ValueError: `point` is unknown, or a box is not inside the frame.
     """
     if point not in ("eigenvalue", "centre"):
         raise ValueError(f"unknown point {point!r}; choose 'eigenvalue' or 'centre'")
@@ -60,7 +73,7 @@ def trackable_points(
     strength = cv2.cornerMinEigenVal(grey(frame), block_size)
     inset = np.minimum(margin, (boxes[:, 2:] - boxes[:, :2] - 1) // 2)
     low, size = boxes[:, :2] + inset, boxes[:, 2:] - boxes[:, :2] - 2 * inset
-    # One window of the largest size per box; what lies beyond a smaller box can never win.
+    # All boxes are searched at the size of the largest; pixels outside a smaller box get the score −1.
     dx, dy = np.arange(size[:, 0].max()), np.arange(size[:, 1].max())
     x = np.minimum(low[:, :1] + dx, frame.shape[1] - 1)
     y = np.minimum(low[:, 1:] + dy, frame.shape[0] - 1)
@@ -73,11 +86,15 @@ def trackable_points(
 
 
 def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
-    """Mean colour of the patch around each tracked point: f32[N, T, 3], RGB from 0 to 1.
+    """Compute the mean colour of the patch around each tracked point: f32[N, T, 3], RGB from 0 to 1.
 
-    `frames` is u8[T, H, W, 3] RGB, `position` f32[N, T, 2] in pixels. The mean is over `patch_size` × `patch_size` px
-    around the sub-pixel position (bilinear); what lies outside the frame is mirrored. Raises ValueError if the numbers
-    of frames differ.
+    Args:
+        frames: u8[T, H, W, 3] RGB.
+        position: f32[N, T, 2], pixels (x, y); means are interpolated bilinearly between pixels.
+        patch_size: side of the patch, pixels; the frame is mirrored beyond its border.
+
+    Raises:
+        ValueError: the numbers of frames differ.
     """
     if frames.ndim != 4 or position.ndim != 3 or len(frames) != position.shape[1]:
         raise ValueError(
@@ -103,8 +120,15 @@ def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
 def patch_images(frame: Bytes, boxes: NDArray[np.integer], image_size: int) -> Bytes:
     """Cut out boxes and resize them: u8[N, S, S, 3].
 
-    `frame` is u8[H, W, 3] RGB, boxes i[N, 4]. Shrinks by area averaging, enlarges by cubic interpolation. Raises
-    ValueError for a box that is empty or not inside the frame.
+    Boxes are shrunk by area averaging and enlarged by cubic interpolation.
+
+    Args:
+        frame: u8[H, W, 3] RGB.
+        boxes: i[N, 4].
+        image_size: S, pixels.
+
+    Raises:
+        ValueError: a box is empty or not inside the frame.
     """
     images = np.empty((len(boxes), image_size, image_size, 3), dtype=np.uint8)
     for image, (x0, y0, x1, y1) in zip(images, _checked_boxes(frame, boxes), strict=True):
@@ -115,11 +139,11 @@ def patch_images(frame: Bytes, boxes: NDArray[np.integer], image_size: int) -> B
 
 
 def _checked_boxes(frame: Bytes, boxes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the boxes as integers, or raise ValueError for one that is empty or not inside the frame."""
+    """Return the boxes as integers; ValueError if one is empty or not inside the frame."""
     whole = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
     limit = np.array([frame.shape[1], frame.shape[0]])
     if (whole[:, :2] < 0).any() or (whole[:, 2:] > limit).any() or (whole[:, 2:] <= whole[:, :2]).any():
         raise ValueError(
-            f"every box (x0, y0, x1, y1) must lie inside the frame of {limit[0]}x{limit[1]} and hold a pixel"
+            f"every box (x0, y0, x1, y1) must lie inside the frame of {limit[0]}x{limit[1]} and contain a pixel"
         )
     return whole

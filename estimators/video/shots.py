@@ -1,4 +1,4 @@
-"""Shots: one decoding pass over a clip finds its hard cuts, and windows are laid between them."""
+"""Shots: one decoding pass finds the hard cuts of a clip; windows are placed between them."""
 
 from array import array
 from collections import deque
@@ -15,18 +15,18 @@ from infoaug.estimators.video.clips import Frame, Reader
 
 Look = tuple[NDArray[np.floating], NDArray[np.floating]]
 
-# A shot lasts at least this many frames; what is shorter is taken for a flash.
+# A shot has at least this many frames; a shorter one is taken for a flash.
 _SHORTEST_SHOT = 4
-# A cut: the change of look is at least the floor, and this many times what is usual in the frames around it.
+# At a cut the change of look is at least the floor, and this many times the 75th percentile of the frames around it.
 _CUT_FLOOR, _CUT_RATIO, _CUT_NEIGHBOURS = 0.4, 2.5, 12
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one decoding pass says about a clip.
+    """The result of one decoding pass over a clip.
 
     Attributes:
-        frames: number of frames that can be decoded, whatever the header promises.
+        frames: number of frames that can be decoded, whatever the header says.
         fps: frames per second; 0.0 where unknown, as for a folder of frames.
         width: pixels.
         height: pixels.
@@ -41,11 +41,16 @@ class Scan:
 
 
 def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
-    """Decode a clip once, in little memory: the true number of frames, their rate and size, and the shot cuts.
+    """Decode a clip once, frame by frame: the true number of frames, their rate and size, and the shot cuts.
 
-    Hard cuts are found; fades and dissolves are not, and neither is a shot of fewer than four frames, which cannot be
-    told from a flash. Raises ClipError if no frame can be decoded, the frames change size, or none comes within
-    `read_timeout` seconds.
+    Only hard cuts are found, no fades or dissolves. A shot of fewer than four frames counts as a flash.
+
+    Args:
+        path: a video file or a folder of frames.
+        read_timeout: seconds to wait for a frame.
+
+    Raises:
+        ClipError: no frame can be decoded, the frames change size, or a frame takes too long.
     """
     looks: deque[Look] = deque(maxlen=2 * _SHORTEST_SHOT - 1)
     changes = array("f")
@@ -53,7 +58,7 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
     with Reader(path, read_timeout=read_timeout) as reader:
         for frame in reader.frames():
             look = _look(frame)
-            # Compared with the frame before, the one before that, …; 2 where the clip has not started yet.
+            # The change from each earlier frame, nearest first; 2 (more than any change) before the clip starts.
             changes.extend(_change(look, before) for before in looks)
             changes.extend([2.0] * (2 * _SHORTEST_SHOT - 1 - len(looks)))
             looks.appendleft(look)
@@ -64,10 +69,16 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
 
 
 def windows(frames: int, cuts: list[int], length: int, stride: int | None = None) -> list[int]:
-    """List the first frames of the windows of `length` frames that hold no cut.
+    """List the first frames of the windows that contain no cut.
 
-    Windows start `stride` frames apart (default: `length`, no overlap), counted anew from every cut. Raises ValueError
-    unless `length` and `stride` are positive.
+    Args:
+        frames: number of frames of the clip.
+        cuts: frames that start a new shot.
+        length: frames of a window.
+        stride: frames from one window to the next, restarting at every cut; by default `length`, no overlap.
+
+    Raises:
+        ValueError: `length` or `stride` is below 1.
     """
     stride = length if stride is None else stride
     if length < 1 or stride < 1:
@@ -77,7 +88,7 @@ def windows(frames: int, cuts: list[int], length: int, stride: int | None = None
 
 
 def _look(frame: Frame) -> Look:
-    """Describe how a frame looks: its colours, and its layout without its brightness."""
+    """Describe a frame: cumulative histograms of its colours, and its layout without the mean brightness."""
     small = cv2.resize(frame, (64, 36), interpolation=cv2.INTER_AREA)
     channels = cv2.cvtColor(small, cv2.COLOR_BGR2LAB).reshape(-1, 3)
     shares = [np.bincount(channel // 4, minlength=64) / channel.size for channel in channels.T]
@@ -86,7 +97,7 @@ def _look(frame: Frame) -> Look:
 
 
 def _change(a: Look, b: Look) -> float:
-    """Compare two looks: 0 for the same, 1 for nothing in common."""
+    """Compare two looks: from 0 for equal to 1 for nothing in common."""
     # Earth mover's distances between the histograms of lightness and of the two (narrower) colour axes, in grey levels.
     # Unlike a comparison bin by bin they grow steadily while a flat picture fades.
     moved = 4 * np.abs(a[0] - b[0]).sum(axis=1) @ [1, 2, 2]
@@ -99,8 +110,8 @@ def _change(a: Look, b: Look) -> float:
 def _cuts(changes: NDArray[np.float32]) -> list[int]:
     """Find cuts in f32[T, 2R − 1], where [t, k] is the change of look from frame t − 1 − k to frame t.
 
-    At a cut every one of the R frames before differs from every one of the R frames after; after a flash the old look
-    comes back, and in fast motion the frames around change nearly as much.
+    At a cut each of the R frames before differs from each of the R frames after. After a flash the old look returns,
+    and in fast motion the neighbouring frames change nearly as much; neither is a cut.
     """
     frames, reach = len(changes), _SHORTEST_SHOT
     lasting = np.full(frames, np.inf, dtype=np.float32)
@@ -108,10 +119,10 @@ def _cuts(changes: NDArray[np.float32]) -> list[int]:
         for before in range(reach):
             ahead = changes[after:, after + before]
             lasting[: len(ahead)] = np.minimum(lasting[: len(ahead)], ahead)
-    found = []
+    cuts = []
     for t in np.flatnonzero(lasting >= _CUT_FLOOR):
         around = np.concatenate([lasting[max(t - _CUT_NEIGHBOURS, 1) : t], lasting[t + 1 : t + 1 + _CUT_NEIGHBOURS]])
         usual = np.percentile(around, 75) if around.size else 0.0
         if t > 0 and lasting[t] >= _CUT_RATIO * usual:
-            found.append(int(t))
-    return found
+            cuts.append(int(t))
+    return cuts

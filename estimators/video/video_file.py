@@ -1,4 +1,4 @@
-"""Video files decoded by PyAV (FFmpeg): frame after frame, or from a seek that is exact by time stamps."""
+"""Video files, decoded by PyAV (FFmpeg): one frame after the other, with exact seeks by time stamps."""
 
 from array import array
 from collections import deque
@@ -35,12 +35,12 @@ _CONTAINERS = (
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)}
 # A text that starts like this lists other videos; a few lists of lists can stand for years of video.
 _PLAYLIST = b"ffconcat"
-# A damaged file may hold millions of packets without a frame.
+# A damaged file may contain millions of packets without a frame.
 _MAX_PACKETS_WITHOUT_FRAME = 4096
 _SEEK_ATTEMPTS = 6
-# So many frames from the start must have the times that the packets announce, before the file is seeked in.
+# A file is seeked in only if its first frames, this many, have the times of its packets.
 _CHECKED_FRAMES = 8
-# Pixels this close to square are taken for square: encoders round, and resizing would only blur.
+# An aspect ratio this close to 1 comes from rounding in an encoder; resizing would only blur.
 _SQUARE_WITHIN = 0.01
 _MAX_PIXEL_ASPECT = 4
 # Of H.264: types of NAL units, and the type of an SEI message.
@@ -203,10 +203,10 @@ class VideoFile:
         try:
             yield from (packet for packet in self._container.demux(self._stream) if packet.size)
         except av.FFmpegError:
-            return  # what lies behind the damage cannot be found
+            return  # the rest of a damaged container cannot be found
 
     def _start(self, index: FrameIndex | None = None) -> int | None:
-        """Begin to decode where the container stands; with an index, from the next packet that allows it: its time."""
+        """Decode from the container's position; with an index, from its next key packet, whose time is returned."""
         self._packets = self.packets()
         self._before = self._frame = self.time = None
         self._ahead.clear()
@@ -221,17 +221,17 @@ class VideoFile:
         return landed
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        fruitless = 0
+        without_frame = 0
         for packet in self._packets:
-            fruitless += 1
+            without_frame += 1
             try:
                 frames = packet.decode()
             except av.FFmpegError:
                 frames = []  # the decoder carries on with the next packet
             if frames:
-                fruitless = 0
+                without_frame = 0
                 yield from frames
-            elif fruitless > _MAX_PACKETS_WITHOUT_FRAME:
+            elif without_frame > _MAX_PACKETS_WITHOUT_FRAME:
                 return
         try:
             rest = self._stream.codec_context.decode(None)
@@ -309,13 +309,13 @@ def _deinterlaced(before: VideoFrame | None, frame: VideoFrame, after: VideoFram
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 25)
     )
     graph.link_nodes(source, graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
-    place = 0
+    position = 0  # of the frame among those given to the filter
     for neighbour in (before, frame, after):
         if neighbour is not None and _alike(neighbour, frame):
-            place += neighbour is before
+            position += neighbour is before
             graph.vpush(neighbour)
     graph.vpush(None)
-    for _ in range(place):
+    for _ in range(position):
         graph.vpull()
     return graph.vpull()
 

@@ -183,7 +183,7 @@ def test_a_tree_too_deep_to_be_searched_is_named(tmp_path):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 150)
     try:
-        with pytest.raises(ClipError, match=r"holds no clip|cannot be searched"):
+        with pytest.raises(ClipError, match=r"contains no clip|cannot be searched"):
             find_clips(tmp_path)
     finally:
         sys.setrecursionlimit(limit)

@@ -1,4 +1,4 @@
-"""Calls that take too long are given up, and what they worked on is left alone."""
+"""A call that exceeds its time limit raises, and what it works on is not touched any more."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ from infoaug.estimators.video.timed_calls import TimedCalls
 
 @contextmanager
 def blocked(path: Path) -> Iterator[None]:
-    """Within it whoever opens the file waits, as for a disk that is away: the system asks us for our lease first."""
+    """Make whoever opens the file wait, as for a disconnected disk: the system first asks for our lease on it."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     held = os.open(path, os.O_RDWR)
     try:
@@ -42,42 +42,42 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_call_gives_what_it_returns_and_raises_what_it_raises() -> None:
-    read_timeout = TimedCalls(60)
-    assert read_timeout.call(lambda: 3) == 3
+def test_a_call_returns_and_raises_what_the_work_does() -> None:
+    calls = TimedCalls(60)
+    assert calls.call(lambda: 3) == 3
     with pytest.raises(KeyError, match="gone"):
-        read_timeout.call(lambda: {}["gone"])
-    assert read_timeout.call(lambda: threading.current_thread()) is not threading.current_thread()
-    read_timeout.end()
+        calls.call(lambda: {}["gone"])
+    assert calls.call(lambda: threading.current_thread()) is not threading.current_thread()
+    calls.end()
 
 
-def test_a_call_that_takes_too_long_is_left_and_every_later_one_refused() -> None:
-    read_timeout, free = TimedCalls(0.05), threading.Event()
+def test_a_call_that_exceeds_its_limit_is_abandoned_and_later_calls_are_refused() -> None:
+    calls, free = TimedCalls(0.05), threading.Event()
     with pytest.raises(TimeoutError, match=r"no answer in 0\.05 s"):
-        read_timeout.call(lambda: free.wait(60))
-    assert read_timeout.lost
+        calls.call(lambda: free.wait(60))
+    assert calls.lost
     with pytest.raises(TimeoutError, match="an earlier call"):
-        read_timeout.call(lambda: 3)
+        calls.call(lambda: 3)
     free.set()
 
 
-def test_a_call_may_get_more_time_than_usual() -> None:
-    read_timeout = TimedCalls(0.05)
-    assert read_timeout.call(partial(time.sleep, 0.2), times=200) is None
+def test_a_call_may_have_a_longer_limit() -> None:
+    calls = TimedCalls(0.05)
+    assert calls.call(partial(time.sleep, 0.2), times=200) is None
 
 
 @pytest.mark.parametrize("ask", [digest, shots.scan, lambda path, seconds: Reader(path, read_timeout=seconds).read()])
-def test_a_clip_whose_disk_does_not_answer_is_given_up_with_its_name(
+def test_a_clip_whose_disk_does_not_answer_is_an_error_that_names_it(
     folder: Path, ask: Callable[[Path, float], object]
 ) -> None:
     with (
         blocked(folder / "00.png"),
-        pytest.raises(ClipError, match=rf"^clip {folder} gave no answer for 0\.1 s; see whether its disk is there"),
+        pytest.raises(ClipError, match=rf"^clip {folder} gave no answer for 0\.1 s; check"),
     ):
         ask(folder, 0.1)
 
 
-def test_a_video_whose_disk_does_not_answer_is_given_up(tmp_path: Path) -> None:
+def test_a_video_whose_disk_does_not_answer_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
     for _ in range(4):
@@ -88,7 +88,7 @@ def test_a_video_whose_disk_does_not_answer_is_given_up(tmp_path: Path) -> None:
     assert Reader(path).read().shape == (4, 48, 64, 3)
 
 
-def test_frames_before_the_one_that_hangs_are_read_and_the_reader_reads_no_more(folder: Path) -> None:
+def test_frames_before_one_that_blocks_are_read_and_none_after_it(folder: Path) -> None:
     with Reader(folder, read_timeout=0.2) as reader, blocked(folder / "06.png"):
         assert reader.read(0, 6).shape == (6, 48, 64, 3)
         for _ in range(2):
