@@ -1,18 +1,18 @@
-"""Camera motion from tracks, and what it alone would have done to every point.
+"""Camera motion from tracks, and the trajectories that it alone would give every point.
 
-One map a frame, from pixels of frame 0 to pixels of frame t, found in two passes:
+The motion is one map per frame, from pixels of frame 0 to pixels of frame t, estimated in two passes:
 
-1. *Which points are background?* A map is fitted from frame 0 straight to every frame t, by RANSAC, and again by least
-   median of squares on RANSAC's inliers. A point whose residual is within the spread of its frame has that frame's
-   vote, and with the votes of at least half of the frames it is seen in, it is background wherever it has the vote.
-   Over the long way even slow movers leave the map, which they do not from one frame to the next; what swings comes
-   back to the map, but not in half of the frames.
-2. *How did the camera move?* Consecutive frames are fitted by least squares over the background, and the steps chained.
-   Parallax, lens distortion and the loss of points change a step little, whereas they bend or shake a fit over the
-   long way. As nearly the same points serve in all steps, the errors of the steps cancel instead of adding up.
+1. *Find the background.* A map is fitted from frame 0 to every frame t by RANSAC, and refined on the inliers by least
+   median of squares. A point gets the frame's vote if its residual is within the spread of that frame. It is background
+   there if it has the vote of at least half of the frames it is visible in. Over this long distance even slow
+   movers deviate from the map, which they do not from one frame to the next; oscillating points return to the map, but
+   not in half of the frames.
+2. *Fit the motion.* Consecutive frames are fitted by least squares over the background, and the steps are chained.
+   Parallax, lens distortion and lost points change a step little, but distort a fit over a long distance. Because
+   nearly the same points are used in all steps, the errors of the steps cancel instead of accumulating.
 
-Without the first pass a common step follows movers; without the second, the jitter of one fit against the next enters
-the residuals of all points at once, where mutual information would find it.
+Without the first pass a step follows moving objects. Without the second the jitter between independent fits enters the
+residuals of all points at once, and mutual information detects it.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 Points = NDArray[np.floating]
 Maps = NDArray[np.float32]
 
-# Fewer points than this say nothing reliable about scale, rotation and shear.
+# Fewer points than this do not determine scale, rotation and shear reliably.
 _ENOUGH = 8
-# A vote needs a residual below this multiple of the frame's median residual, but never less than this many pixels.
+# A vote needs a residual below this multiple of the frame's median residual, or below this many pixels.
 _SPREAD, _TRACKING_NOISE = 2.5, 0.2
-# Nearer to a homography's horizon than this share of a point's own depth there is no telling where the point went.
+# Within this distance of a homography's horizon, as a share of the point's depth, the image of a point is unreliable.
 _HORIZON = 0.05
-# A camera that moves the background by less than this, pixels, stood still.
+# A camera that moves the background by less than this, pixels, is static.
 _STATIC = 0.5
 
 
@@ -43,19 +43,22 @@ def camera_motion(
     threshold: float = 3.0,
     static: float = _STATIC,
 ) -> Maps:
-    """Estimate the global motion: maps from frame 0 to every frame, f32[T, 3, 3], pixels to pixels, homogeneous.
+    """Estimate the camera motion: homogeneous maps from frame 0 to every frame, f32[T, 3, 3], pixels to pixels.
 
     Args:
         position: f32[N, T, 2], pixels, as `tracks.Tracks.position`.
         visible: bool[N, T].
         model: `"translation"`, `"similarity"`, `"affine"` or `"homography"`.
         threshold: a point farther than this from the fitted map, pixels, is not background in that frame.
-        static: if the median background point stays within this many pixels of its start in every frame, the camera
-            stood still and all maps are the identity: the jitter of a fit must not become a motion that all patches
-            seem to share. 0 turns this off.
+        static: if the median background point stays within this many pixels of its start in every frame, the camera is
+            static and all maps are the identity. Otherwise the jitter of the fit would look like a motion that all
+            patches share. 0 turns this off.
 
-    With fewer than 8 background points in a step their median shift is used; with none, the last map is held. The
-    result is deterministic. Raises ValueError for an unknown model or arrays that do not belong together.
+    With fewer than 8 background points a step is their median shift; with none, the identity. The result is
+    deterministic.
+
+    Raises:
+        ValueError: the model is unknown, or the shapes of the arrays do not match.
     """
     if model not in _MODELS:
         raise ValueError(f"unknown camera model {model!r}; choose one of {', '.join(_MODELS)}")
@@ -77,28 +80,32 @@ def camera_motion(
 
 
 def camera_trajectories(motion: NDArray[np.floating], queries: Points) -> NDArray[np.float32]:
-    """Say where the camera alone would have moved points of frame 0: f32[N, T, 2], pixels.
+    """Compute the trajectories that the camera motion alone gives to points: f32[N, T, 2], pixels.
 
-    `motion` is the result of `camera_motion`, `queries` f32[N, 2] as (x, y) in frame 0. Raises ValueError for maps of
-    another shape.
+    Args:
+        motion: f32[T, 3, 3], the result of `camera_motion`.
+        queries: f32[N, 2], (x, y) in frame 0.
+
+    Raises:
+        ValueError: the maps have another shape.
     """
     if motion.ndim != 3 or motion.shape[1:] != (3, 3):
         raise ValueError(f"motion must be f32[T, 3, 3], not {list(motion.shape)}; use camera_motion")
     maps, points = np.asarray(motion, dtype=np.float64), np.asarray(queries, dtype=np.float64)
-    # A map's horizon is where the third coordinate is 0; no camera takes a point of the picture beyond it.
+    # The third coordinate is 0 on a map's horizon, which no visible point crosses: it keeps its last valid position.
     ahead = np.einsum("tj,nj->nt", maps[:, 2], np.column_stack([points, np.ones(len(points))])) > _HORIZON
     last = np.maximum.accumulate(np.where(ahead, np.arange(len(maps)), 0), axis=1)
     return np.take_along_axis(_apply(maps, points), last[..., None], axis=1).astype(np.float32)
 
 
 def _background(paths: Points, visible: NDArray[np.bool_], model: str, threshold: float) -> NDArray[np.bool_]:
-    """Vote which points follow the camera in which frame: bool[N, T].
+    """Find which points follow the camera in which frames, by votes of the frames: bool[N, T].
 
-    A point of the background that something drags along is left out of those frames. Frames in which too few points are
-    seen hold no vote and keep all of the background; with no vote at all, every visible point is background.
+    A background point is left out of frames in which it does not follow the camera. A frame with too few visible points
+    does not vote and keeps all background points; if no frame votes, every visible point is background.
     """
     votes = np.zeros(visible.shape, dtype=bool)
-    held = np.zeros(visible.shape, dtype=bool)
+    voting = np.zeros(visible.shape, dtype=bool)
     for t in range(1, paths.shape[1]):
         seen = np.flatnonzero(visible[:, t] & visible[:, 0])
         if len(seen) < _ENOUGH:
@@ -106,15 +113,15 @@ def _background(paths: Points, visible: NDArray[np.bool_], model: str, threshold
         residual, close = _robust_residual(paths[seen, 0], paths[seen, t], model, threshold)
         limit = np.clip(_SPREAD * np.median(residual[close]), _TRACKING_NOISE, threshold) if close.any() else 0.0
         votes[seen, t] = residual < limit
-        held[seen, t] = True
+        voting[seen, t] = True
     if not votes.any():
         return visible
-    chosen = held.any(axis=1) & (2 * votes.sum(axis=1) >= held.sum(axis=1))
-    return chosen[:, None] & visible & (votes | ~held)
+    chosen = voting.any(axis=1) & (2 * votes.sum(axis=1) >= voting.sum(axis=1))
+    return chosen[:, None] & visible & (votes | ~voting)
 
 
 def _largest_median_shift(paths: Points, background: NDArray[np.bool_]) -> float:
-    """Return how far the median background point gets from its start, pixels, over the frames that show enough."""
+    """Return the largest median distance of background points from their start, pixels, over frames with enough."""
     counts = background[:, 1:].sum(axis=0)
     frames = 1 + np.flatnonzero((counts > 0) & (counts >= min(_ENOUGH, counts.max(initial=0))))
     distance = np.linalg.norm(paths - paths[:, :1], axis=2)
@@ -122,7 +129,7 @@ def _largest_median_shift(paths: Points, background: NDArray[np.bool_]) -> float
 
 
 def _robust_residual(a: Points, b: Points, model: str, threshold: float) -> tuple[Points, NDArray[np.bool_]]:
-    """Return each point's distance from the robust map a → b, pixels, and which points RANSAC took for inliers."""
+    """Return each point's residual under the robust map a → b, pixels, and the inliers of RANSAC, bool[N]."""
     if model == "translation":
         residual = np.linalg.norm(b - a - np.median(b - a, axis=0), axis=1)
         return residual, residual < threshold
@@ -131,13 +138,13 @@ def _robust_residual(a: Points, b: Points, model: str, threshold: float) -> tupl
     if first is None:
         return np.full(len(a), np.inf), np.zeros(len(a), dtype=bool)
     close = mask.ravel() > 0
-    finer = fit(a[close], b[close], cv2.LMEDS, threshold)[0] if close.sum() >= _ENOUGH else None
-    found = first if finer is None else finer
-    return np.linalg.norm(_apply(found[None], a)[:, 0] - b, axis=1), close
+    refined = fit(a[close], b[close], cv2.LMEDS, threshold)[0] if close.sum() >= _ENOUGH else None
+    final = first if refined is None else refined
+    return np.linalg.norm(_apply(final[None], a)[:, 0] - b, axis=1), close
 
 
 def _step(a: Points, b: Points, model: str) -> Points:
-    """Least-squares map a → b as f64[3, 3]; the median shift of fewer than 8 points, the identity of none."""
+    """Fit the map a → b by least squares, f64[3, 3]; the median shift for few points, the identity for none."""
     step = np.eye(3)
     if len(a) == 0:
         return step
@@ -155,7 +162,7 @@ def _translation(a: Points, b: Points) -> Points:
 
 
 def _similarity(a: Points, b: Points) -> Points:
-    """Rotation, scale and shift, f64[2, 3]: linear in one complex factor and one complex shift."""
+    """Rotation, scale and shift, f64[2, 3]; linear in one complex factor and one complex shift."""
     z = np.column_stack([a @ [1, 1j], np.ones(len(a))])
     (turn, shift), *_ = np.linalg.lstsq(z, b @ [1, 1j], rcond=None)
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
@@ -167,14 +174,14 @@ def _affine(a: Points, b: Points) -> Points:
 
 
 def _homography(a: Points, b: Points) -> Points:
-    """Plane-to-plane map, f64[3, 3]; the affine one where the points do not determine more."""
+    """Homography, f64[3, 3]; an affine map where the points do not determine more."""
     affine = np.vstack([_affine(a, b), [0, 0, 1]])
-    found: Any = cv2.findHomography(a, b, 0)[0]
-    if found is None:
+    homography: Any = cv2.findHomography(a, b, 0)[0]
+    if homography is None:
         return affine
-    # Affine maps are homographies too: a homography that fits worse is the outcome of a degenerate system.
-    misses = np.linalg.norm(_apply(np.stack([found, affine]), a) - b[:, None], axis=2).mean(axis=0)
-    return found if misses[0] <= misses[1] else affine
+    # An affine map is a homography too, so one that fits worse comes from a degenerate system.
+    errors = np.linalg.norm(_apply(np.stack([homography, affine]), a) - b[:, None], axis=2).mean(axis=0)
+    return homography if errors[0] <= errors[1] else affine
 
 
 _MODELS: dict[str, Callable[[Points, Points], Points]] = {
@@ -183,7 +190,7 @@ _MODELS: dict[str, Callable[[Points, Points], Points]] = {
     "affine": _affine,
     "homography": _homography,
 }
-# OpenCV's RANSAC and LMedS start from a fixed seed of their own at every call.
+# Deterministic: OpenCV's RANSAC and LMedS use a fixed seed in every call.
 _ROBUST: dict[str, Callable[[Points, Points, int, float], tuple[Any, Any]]] = {
     "similarity": lambda a, b, method, limit: cv2.estimateAffinePartial2D(
         a, b, method=method, ransacReprojThreshold=limit
@@ -194,9 +201,9 @@ _ROBUST: dict[str, Callable[[Points, Points, int, float], tuple[Any, Any]]] = {
 
 
 def _apply(maps: Points, points: Points) -> Points:
-    """Move points f64[N, 2] by maps f64[T, 2..3, 3]: f64[N, T, 2]."""
+    """Apply maps f64[T, 2..3, 3] to points f64[N, 2]: f64[N, T, 2]."""
     moved = np.einsum("tij,nj->nti", maps, np.column_stack([points, np.ones(len(points))]))
     if maps.shape[1] == 2:
         return moved
-    with np.errstate(divide="ignore", invalid="ignore"):  # A point on the horizon of a homography has no image.
+    with np.errstate(divide="ignore", invalid="ignore"):  # a point on the horizon of a homography
         return moved[..., :2] / moved[..., 2:]

@@ -1,7 +1,7 @@
-"""Where depth maps come from: a MiDaS checkpoint, an ONNX file, or a folder of maps made elsewhere.
+"""Sources of depth maps: a MiDaS checkpoint, an ONNX file, or a folder of precomputed maps.
 
-Nothing is ever downloaded. A monocular network predicts inverse depth (larger is nearer) up to a scale and a shift of
-its own for every frame; what to do about those is in `depth.py`.
+Nothing is downloaded. A monocular network predicts inverse depth (larger is nearer) up to a scale and a shift per
+frame, which `depth.align_depth` removes.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Network = Callable[[Bytes], Floats]  # u8[H, W, 3] RGB → f32[H', W']
 
-# What a folder may hold, first choice first: MiDaS's own run.py writes an exact .pfm beside a rounded .png.
+# Formats of stored maps, the preferred one first: MiDaS's run.py writes an exact .pfm beside a rounded .png.
 MAP_SUFFIXES = (".npy", ".pfm", ".tif", ".tiff", ".png")
-# The size at which a network runs whose file leaves it open, pixels; MiDaS was trained at this one.
+# Input size of a network whose file does not declare one, pixels; MiDaS was trained at this size.
 _OPEN_SIZE = 384
 _IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=np.float32)
 
@@ -32,11 +32,13 @@ def midas(checkpoint: str) -> Network:
     """Load a DPT network of MiDaS v3 (Ranftl et al. 2021) from a local checkpoint, through torch.hub's local cache.
 
     The checkpoints are MiDaS's published `dpt_hybrid_384.pt` and `dpt_large_384.pt` (or the older
-    `dpt_hybrid-midas-501f0c75.pt`, `dpt_large-midas-2f21e586.pt`); which of the two it is, is read from its weights.
-    The code is the repository isl-org/MiDaS as torch.hub caches it, through its entry points `DPT_Hybrid`, `DPT_Large`
-    and `transforms`. Networks of v2.1 would fetch other repositories while they are built: use their ONNX files. Runs
-    on the GPU if torch sees one. Cached: one network a process. Raises ValueError if the checkpoint or the code is
-    missing or they do not fit together.
+    `dpt_hybrid-midas-501f0c75.pt`, `dpt_large-midas-2f21e586.pt`); the weights tell which of the two it is. The
+    code is the repository isl-org/MiDaS in torch.hub's cache, through its entry points `DPT_Hybrid`, `DPT_Large` and
+    `transforms`. Networks of v2.1 download other repositories when they are built; use their ONNX files. The network
+    runs on the GPU if torch sees one. The last one is cached.
+
+    Raises:
+        ValueError: the checkpoint or the code is missing, or they do not fit together.
     """
     import torch
 
@@ -48,8 +50,8 @@ def midas(checkpoint: str) -> Network:
         names = list(weights)
     except Exception as error:
         raise ValueError(
-            f"{checkpoint} is no checkpoint that torch loads as plain weights; set extract.depth to a file that MiDaS "
-            "published, such as midas:dpt_hybrid_384.pt"
+            f"{checkpoint} is not a checkpoint that torch loads as plain weights; set extract.depth to a file that "
+            "MiDaS published, such as midas:dpt_hybrid_384.pt"
         ) from error
     if "pretrained.model.pos_embed" not in names:
         raise ValueError(
@@ -62,11 +64,11 @@ def midas(checkpoint: str) -> Network:
         network: Any = torch.hub.load(code, "DPT_Hybrid" if hybrid else "DPT_Large", source="local", pretrained=False)
         network.load_state_dict(weights)
         prepare: Any = torch.hub.load(code, "transforms", source="local").dpt_transform
-    except Exception as error:  # Whatever the code in the cache raises, e.g. with a timm that it does not know.
+    except Exception as error:  # the code in the cache may raise anything, for example with a newer timm
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"the MiDaS code in {code} cannot take {checkpoint} of extract.depth ({type(error).__name__}: {reason}); "
-            "renew the code, or set extract.depth to an ONNX file"
+            "update the code, or set extract.depth to an ONNX file"
         ) from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().to(device)
@@ -112,35 +114,40 @@ def onnx(file: str, imagenet: bool = False) -> Network:
 def stored_maps(folder: Path, clip: Path, first: int, count: int) -> Floats:
     """Read the maps of frames `first` … `first + count − 1` of a clip: f32[count, H', W'], NaN where not finite.
 
-    They lie in FOLDER/NAME or, where clips share names, in FOLDER/PARENT/NAME, which is looked for first: NAME is the
-    clip's without its suffix, PARENT its folder's. In natural order of their names the files are frames 0, 1, 2, …: an
-    `.npy` or `.pfm` f32[H', W'], or a `.tif` or `.png` of one channel with 8 or 16 bits (`.tif` also f32). If a folder
-    holds several kinds, the first in `MAP_SUFFIXES` counts. Raises ValueError if maps are missing or unreadable.
+    The maps are in FOLDER/PARENT/NAME or, if there is no such folder, in FOLDER/NAME. NAME is the name of the clip
+    without its suffix, PARENT that of its folder, for clips that share names. The files are frames 0, 1, 2, … in the
+    natural order of their names: `.npy` or `.pfm`, f32[H', W'], or `.tif` or `.png` with one channel of 8 or 16 bits
+    (`.tif` also f32). If a folder contains several formats, the first in `MAP_SUFFIXES` is used.
+
+    Raises:
+        ValueError: maps are missing, unreadable or of different sizes.
     """
     name = clip.name if clip.is_dir() else clip.stem
-    places = [folder / clip.resolve().parent.name / name, folder / name]
-    place = next((place for place in places if place.is_dir()), None)
-    if place is None:
+    candidates = [folder / clip.resolve().parent.name / name, folder / name]
+    map_folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if map_folder is None:
         raise ValueError(
-            f"no depth maps for clip {clip}: there is neither {places[0]} nor {places[1]}; put them there or correct "
-            "extract.depth"
+            f"no depth maps for clip {clip}: neither {candidates[0]} nor {candidates[1]} exists; put them there or "
+            "correct extract.depth"
         )
     files: list[Path] = []
     for suffix in MAP_SUFFIXES:
-        files = files or sorted((f for f in place.iterdir() if f.suffix.lower() == suffix), key=natural_order)
+        files = files or sorted((f for f in map_folder.iterdir() if f.suffix.lower() == suffix), key=natural_order)
     if len(files) < first + count:
         raise ValueError(
-            f"{place} holds {len(files)} depth maps, but frames up to {first + count - 1} of clip {clip} need "
+            f"{map_folder} contains {len(files)} depth maps, but frames up to {first + count - 1} of clip {clip} need "
             f"{first + count}; give extract.depth a map for every frame"
         )
     maps = [_stored_map(file) for file in files[first : first + count]]
     if len({map.shape for map in maps}) > 1:
-        raise ValueError(f"the depth maps in {place} differ in size; give extract.depth maps of one size for a clip")
+        raise ValueError(
+            f"the depth maps in {map_folder} differ in size; give extract.depth maps of one size for a clip"
+        )
     return np.stack(maps)
 
 
 def _midas_code(hub: Path) -> str:
-    """Return the folder of MiDaS's code in torch.hub's cache, or raise ValueError."""
+    """Return the folder of MiDaS's code in torch.hub's cache; ValueError if it is missing."""
     for pattern in ("isl-org_MiDaS_*", "intel-isl_MiDaS_*"):
         for folder in sorted(hub.glob(pattern)):
             if (folder / "hubconf.py").is_file():
@@ -185,7 +192,7 @@ def _input_size(session: Any, file: str) -> tuple[int, int]:
 
 
 def _single_map(output: Any, source: str) -> Floats:
-    """Drop the axes of length 1 before the last two: f32[H', W'], or ValueError if there is more than one map."""
+    """Drop the axes of length 1 before the last two: f32[H', W']; ValueError if there is more than one map."""
     shape = np.shape(output)
     if len(shape) < 2 or np.prod(shape[:-2]) != 1:
         raise ValueError(
@@ -196,14 +203,14 @@ def _single_map(output: Any, source: str) -> Floats:
 
 
 def _stored_map(file: Path) -> Floats:
-    """Read one map: f32[H', W'], NaN where not finite; ValueError if it cannot be read or has more than one channel."""
+    """Read one map: f32[H', W'], NaN where not finite; ValueError if it is unreadable or has several channels."""
     values: Any = None
     try:
-        if file.is_file():  # a pipe would hang
+        if file.is_file():  # a pipe would block
             stored = file.suffix.lower() == ".npy"
             values = np.load(file) if stored else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     except (OSError, ValueError, EOFError, MemoryError, cv2.error):
         pass
     if values is None or values.ndim != 2 or values.dtype.kind not in "uif":
-        raise ValueError(f"{file} is no depth map of one channel that can be read; replace it or correct extract.depth")
+        raise ValueError(f"{file} is not a readable depth map of one channel; replace it or correct extract.depth")
     return np.where(np.isfinite(values), values, np.nan).astype(np.float32)

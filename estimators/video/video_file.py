@@ -93,7 +93,13 @@ class VideoFile:
         with path.open("rb") as file:
             if file.read(len(_PLAYLIST)) == _PLAYLIST:
                 raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
-        self._path = path
+        self.time: int | None = None
+        self._convert = VideoReformatter()
+        self._packets: Iterator[Any] = iter(())
+        self._frames: Iterator[VideoFrame] = iter(())
+        self._before: VideoFrame | None = None
+        self._frame: VideoFrame | None = None
+        self._ahead: deque[VideoFrame | None] = deque()  # decoded before it was asked for, to deinterlace
         try:
             # With the prefix a name such as `tcp:1` remains a file.
             self._container = av.open(f"file:{path.absolute()}", container_options=_OPTIONS, metadata_errors="replace")
@@ -108,12 +114,6 @@ class VideoFile:
             raise
         rate = self._stream.guessed_rate
         self.fps = float(rate) if rate and 0 < rate <= 1000 else 0.0
-        self.time: int | None = None
-        self._convert = VideoReformatter()
-        self._packets: Iterator[Any] = iter(())
-        self._before: VideoFrame | None = None
-        self._frame: VideoFrame | None = None
-        self._ahead: deque[VideoFrame | None] = deque()  # decoded before it was asked for, to deinterlace
         self._start()
 
     def __enter__(self) -> "VideoFile":
@@ -125,7 +125,11 @@ class VideoFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and free its frames."""
+        # The generators refer to this object: without this the frames would wait for the garbage collector.
+        self._packets = self._frames = iter(())
+        self._before = self._frame = None
+        self._ahead.clear()
         self._container.close()
 
     @property

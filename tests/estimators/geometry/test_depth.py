@@ -208,5 +208,5 @@ def test_a_map_of_a_single_row_or_column_can_be_read(size):
 
 @pytest.mark.parametrize("source", ["", "midas:", "nowhere", "network.pt", "imagenet:"])
 def test_a_source_of_no_known_form_is_refused(source):
-    with pytest.raises(ValueError, match=r"extract\.depth .* is no source of depth; give midas:CHECKPOINT\.pt"):
+    with pytest.raises(ValueError, match=r"extract\.depth .* is not a source of depth; give midas:CHECKPOINT\.pt"):
         depth_maps(source, np.zeros((1, 8, 8, 3), np.uint8))

@@ -59,13 +59,15 @@ def test_a_float_map_counts_before_its_rounded_picture(tmp_path):
 def test_maps_that_are_missing_unreadable_or_unequal_are_refused(tmp_path):
     refused(tmp_path, r"no depth maps for clip .*street.mp4: .*extract\.depth", clip="street.mp4")
     folder = stored(tmp_path / "street", ".npy", 5)
-    refused(tmp_path, r"holds 5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4")
+    refused(
+        tmp_path, r"contains 5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4"
+    )
     refused(tmp_path, "need the path of their clip")
     np.save(folder / "1.npy", np.zeros((5, 6), np.float32))
     refused(tmp_path, "differ in size", clip="street.mp4")
     for broken in (b"", b"no numbers"):
         (folder / "1.npy").write_bytes(broken)
-        refused(tmp_path, r"1\.npy is no depth map of one channel", clip="street.mp4")
+        refused(tmp_path, r"1\.npy is not a readable depth map", clip="street.mp4")
     np.save(folder / "1.npy", np.zeros((4, 6, 3), np.float32))
     refused(tmp_path, "of one channel", clip="street.mp4")
 
@@ -225,7 +227,7 @@ def test_checkpoints_that_are_not_dpts_are_refused(tmp_path, hub):
     file = tmp_path / "other.pt"
     for broken in (b"", b"no weights"):
         file.write_bytes(broken)
-        refused(f"midas:{file}", r"other\.pt is no checkpoint that torch loads as plain weights")
+        refused(f"midas:{file}", r"other\.pt is not a checkpoint that torch loads as plain weights")
     torch.save({"scratch.layer1_rn.weight": torch.zeros(1)}, file)
     refused(f"midas:{file}", "neither DPT-Hybrid nor DPT-Large")
     torch.save({"pretrained.model.pos_embed": torch.zeros(7)}, file)

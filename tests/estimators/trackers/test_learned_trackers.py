@@ -327,13 +327,13 @@ def test_a_file_that_is_no_checkpoint_of_plain_tensors_is_refused_without_runnin
     file = tmp_path / "other.pt"
     for content in (b"", b"not a checkpoint", b"PK\x03\x04 cut off"):
         file.write_bytes(content)
-        assert "other.pt is no checkpoint that torch loads as plain tensors" in _sentence(adapter, file)
+        assert "other.pt is not a checkpoint that torch loads as plain tensors" in _sentence(adapter, file)
     torch.save({"weight": _Trap(tmp_path / "sprung")}, file)
-    assert "other.pt is no checkpoint that torch loads as plain tensors" in _sentence(adapter, file)
+    assert "other.pt is not a checkpoint that torch loads as plain tensors" in _sentence(adapter, file)
     assert not (tmp_path / "sprung").exists()
     for saved in ([1, 2], {"epoch": 3}, torch.ones(2)):
         torch.save(saved, file)
-        assert "other.pt holds no state dict" in _sentence(adapter, file)
+        assert "other.pt contains no state dict" in _sentence(adapter, file)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_clip_that_is_no_regular_file_is_refused_and_does_not_stop_the_others(
 def test_a_frame_that_is_no_regular_file_is_refused(images: Path, kind: str) -> None:
     make(kind, images / "1b.png")
     for use in (digest, scan, read_clip):
-        with pytest.raises(ClipError, match=r"frame .*1b\.png is no regular file; remove it"):
+        with pytest.raises(ClipError, match=r"frame .*1b\.png is not a regular file; remove it"):
             use(images)
 
 
