@@ -60,7 +60,7 @@ def test_maps_that_are_missing_unreadable_or_unequal_are_refused(tmp_path):
     refused(tmp_path, r"no depth maps for clip .*street.mp4: .*extract\.depth", clip="street.mp4")
     folder = stored(tmp_path / "street", ".npy", 5)
     refused(
-        tmp_path, r"contains 5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4"
+        tmp_path, r"5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4"
     )
     refused(tmp_path, "need the path of their clip")
     np.save(folder / "1.npy", np.zeros((5, 6), np.float32))
