@@ -59,9 +59,7 @@ def test_a_float_map_counts_before_its_rounded_picture(tmp_path):
 def test_maps_that_are_missing_unreadable_or_unequal_are_refused(tmp_path):
     refused(tmp_path, r"no depth maps for clip .*street.mp4: .*extract\.depth", clip="street.mp4")
     folder = stored(tmp_path / "street", ".npy", 5)
-    refused(
-        tmp_path, r"5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4"
-    )
+    refused(tmp_path, r"5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4")
     refused(tmp_path, "need the path of their clip")
     np.save(folder / "1.npy", np.zeros((5, 6), np.float32))
     refused(tmp_path, "differ in size", clip="street.mp4")
