@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.estimators.options import MAX_WINDOW_BYTES, READ_TIMEOUT
+from infoaug.estimators.video import video_file
 from infoaug.estimators.video.clip_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -38,6 +39,7 @@ __all__ = [
     "ClipError",
     "Reader",
     "check_window",
+    "conversions",
     "digest",
     "is_a",
     "natural_order",
@@ -86,6 +88,28 @@ def read_clip(
         frames = reader.read(first, count)
     frames.setflags(write=True)  # the reader, which shared it, is gone
     return frames
+
+
+def conversions(path: str | Path, read_timeout: float = READ_TIMEOUT) -> list[str]:
+    """Name what is done to a clip's frames beyond decoding: `deinterlaced`, `square pixels`; nothing for a folder.
+
+    Args:
+        path: a video file or a folder of frames.
+        read_timeout: seconds to wait for the clip's disk.
+
+    Raises:
+        ClipError: the clip cannot be opened, or its disk does not answer in time.
+    """
+
+    def judge() -> list[str]:
+        with readable(Path(path)):
+            return [] if is_folder(Path(path)) else video_file.conversions(Path(path))
+
+    calls = TimedCalls(read_timeout)
+    try:
+        return in_time(calls, Path(path), judge)
+    finally:
+        calls.end()
 
 
 class Reader:

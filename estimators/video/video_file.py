@@ -141,6 +141,17 @@ class VideoFile:
         height, width = self._frame.height, self._square_width(self._frame.width)
         return (width, height) if self._frame.rotation % 180 == 90 else (height, width)
 
+    @property
+    def is_interlaced(self) -> bool:
+        """Whether the grabbed frame holds two moments in time, in alternate lines."""
+        return self._frame is not None and self._frame.interlaced_frame
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether frames are resized because the file announces pixels that are not square."""
+        width = self._stream.codec_context.width
+        return self._square_width(width) != width
+
     def grab(self) -> bool:
         """Decode the next frame; False at the end of the video."""
         frame = self._ahead.popleft() if self._ahead else next(self._frames, None)
@@ -284,6 +295,17 @@ def frame_index(path: str, size: int, modified: int) -> FrameIndex | None:
     index.times.setflags(write=False)
     index.keys.setflags(write=False)
     return index
+
+
+def conversions(path: Path) -> list[str]:
+    """Name what is done to the frames of a video beyond decoding: `deinterlaced`, `square pixels`; often nothing.
+
+    Judged by the first frames. Raises ClipError as `VideoFile` does.
+    """
+    with VideoFile(path) as video:
+        found = ["square pixels"] if video.is_resized else []
+        interlaced = any(video.is_interlaced for _ in range(_CHECKED_FRAMES) if video.grab())
+        return [*found, "deinterlaced"] if interlaced else found
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:

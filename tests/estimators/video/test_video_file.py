@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
-from infoaug.estimators.video.clips import ClipError, Reader, read_clip
+from infoaug.estimators.video.clips import ClipError, Reader, conversions, read_clip
 from infoaug.estimators.video.shots import scan
 from infoaug.estimators.video.video_file import VideoFile, frame_index
 from tests.estimators.video.test_clips import numbered, textured, write_video
@@ -143,6 +143,14 @@ def test_an_interlaced_video_shows_one_moment_a_frame(interlaced):
     # The encoder says which field comes first.
     first_field = min((fields[::2], fields[1::2]), key=lambda moments: error(frames, moments))
     assert error(frames, first_field) < 0.5 * error(woven(fields), first_field)
+
+
+def test_what_is_done_to_frames_is_named_and_nothing_for_an_ordinary_clip(interlaced, tmp_path):
+    assert conversions(interlaced[0]) == ["deinterlaced"]
+    assert conversions(encode(tmp_path / "wide.mp4", "mpeg4", panned(3), aspect=Fraction(2))) == ["square pixels"]
+    assert conversions(encode(tmp_path / "plain.mp4", "mpeg4", panned(3))) == []
+    cv2.imwrite(str(tmp_path / "0.png"), panned(1)[0])
+    assert conversions(tmp_path) == []
 
 
 def test_interlaced_frames_do_not_depend_on_where_reading_began(interlaced):
