@@ -25,7 +25,7 @@ from rich.table import Table
 from infoaug.orchestrator import config
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.runtime import cluster
-from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate, extract, pairs, pretrain, score
 from infoaug.orchestrator.stages.training import Training
 from infoaug.orchestrator.sweep import config as sweep_config
@@ -52,7 +52,7 @@ def sweep(places: list[str], seeds: range) -> SweepConfig:
     return sweep_config.load(None, [*SETTINGS, *places, f"sweep={{grid: [{{seed: {list(seeds)}}}], concurrent: 1}}"])
 
 
-def directly(one: ExperimentConfig, scored: score.Scored, backbone: Stage) -> None:
+def directly(one: ExperimentConfig, scored: score.Scored, backbone: StageFolder) -> None:
     """A training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
     training = Training(one, pairs.load(scored, scored.stage.store), torch.device("cpu"))
     for _ in range(one.pretrain.epochs):

@@ -23,6 +23,7 @@ Experiments, as the command `infoaug` runs them:
 Each name is imported when it is first used: `import infoaug` alone loads neither PyTorch nor Ray.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ _MODULES = {
     "track": "estimators.trackers.tracks",
 }
 _WHOLE_MODULES = ("frameworks", "scenes")
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, unless the caller configures logging
 
 
 def __getattr__(name: str) -> Any:

@@ -1,19 +1,19 @@
-"""What runs where, and in which order: stages on Ray, results in MLflow, one command `infoaug`."""
+"""The pipeline: its stages on Ray, its results in MLflow, and the command `infoaug`."""
 
 import os
 
-# Before Ray and MLflow are imported, and inherited by the workers. Nobody is told that you use this.
+# These are set before Ray and MLflow are imported, and workers inherit them. No telemetry:
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Stages draw their own progress; relative paths stay relative to where the user stands.
+# Stages show their own progress, and relative paths are relative to the user's working directory.
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# An epoch is seen, and its checkpoint safe, within this many seconds (Ray's own default is 2).
+# Seconds until an epoch is reported and its checkpoint is registered (Ray's default is 2).
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-# A training and its watchers are more processes than this machine has CPUs: that is as it should be.
+# A training and its controllers are more processes than the machine has CPUs. Ray need not warn of it.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*PYTHON worker processes have been started on node")
-# A worker that runs out of memory is started again so often, ever later; Ray would do so for ever.
+# How often Ray restarts a task that ran out of memory, with growing delays; by default without end.
 os.environ.setdefault("RAY_task_oom_retries", "3")
-# What is left of a sweep when Ray is shut down must not start another Ray.
+# After Ray was shut down, a leftover thread of a sweep must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

@@ -1,13 +1,23 @@
 """The command `infoaug`."""
 
+import logging
 import sys
+import time
+import traceback
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+import infoaug
+from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import logs
+
+if TYPE_CHECKING:
+    from infoaug.orchestrator.config import ExperimentConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,13 +28,21 @@ app = typer.Typer(
     epilog="Example:  infoaug run configs/demo.yaml",
 )
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment.", show_default=False)]
+_log = logging.getLogger(__name__)
+AnyConfig = TypeVar("AnyConfig", bound="ExperimentConfig")
+
+Config = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="A file, or a name that `infoaug configs` lists.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. score.k=3; may be repeated."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
-Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint, or train anew.")]
+Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
+
+INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 
 
 class Format(StrEnum):
@@ -35,6 +53,33 @@ class Format(StrEnum):
     onnx = "onnx"
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"infoaug {infoaug.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the traceback of an error, which is in the log file too.")
+    ] = False,
+) -> None:
+    # `main` handles --traceback, wherever it stands; here it is for the help.
+    pass
+
+
+def _placed(config: AnyConfig) -> AnyConfig:
+    """The same config, once its store is named as the place for the log."""
+    from infoaug.orchestrator.runtime.store import Store
+
+    logs.place(Store(config.store).local, config.name)
+    return config
+
+
 def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
     from infoaug.orchestrator import experiment
     from infoaug.orchestrator.config import load
@@ -42,23 +87,24 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     from infoaug.orchestrator.runtime import console
 
     try:
-        made = experiment.run(load(config, overrides or ()), stages, resume=resume)
+        result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
     except KeyboardInterrupt:
-        raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
-    if made:
-        lost = [row for row in made.report.ledger if row["status"] != "ok"]
-        console.show(report.terminal_table(made.report))
-        if lost:
-            typer.echo(f"{len(lost)} of {len(made.report.ledger)} clips failed, wholly or in part; the report says why")
-        typer.echo(f"report   {made.page}")
-        typer.echo(f"runs     mlflow ui --backend-store-uri {made.tracking_uri}")
+        raise typer.Exit(_end(INTERRUPTED, 130)) from None
+    if result:
+        failed = [row for row in result.report.ledger if row["status"] != "ok"]
+        console.show(report.terminal_table(result.report))
+        if failed:
+            clips = len(result.report.ledger)
+            typer.echo(f"{len(failed)} of {clips} clips failed, wholly or in part; the report says why")
+        typer.echo(f"report   {result.page}")
+        typer.echo(f"runs     mlflow ui --backend-store-uri {result.tracking_uri}")
 
 
 @app.command(
     epilog="Example:  infoaug run configs/clips.yaml --set clips.path=my/videos --set evaluate.datasets=cifar10"
 )
 def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
-    """The whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
+    """Run the whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
     from infoaug.orchestrator import experiment
     from infoaug.orchestrator.config import load
 
@@ -72,37 +118,37 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
 def extract(config: Config, overrides: Overrides = None) -> None:
-    """Clips to trajectories and patch images."""
+    """Track patches: from clips to trajectories and patch images."""
     _run(config, overrides, ("extract",))
 
 
 @app.command(epilog="Example:  infoaug score configs/demo.yaml --set score.k=3")
 def score(config: Config, overrides: Overrides = None) -> None:
-    """Trajectories to mutual information and twins."""
+    """Estimate mutual information: from trajectories to twins."""
     _run(config, overrides, ("score",))
 
 
 @app.command(epilog="Example:  infoaug pretrain configs/demo.yaml --set pretrain.twin_weight=0.2 --no-resume")
 def pretrain(config: Config, overrides: Overrides = None, resume: Resume = True) -> None:
-    """Two-branch training on the patches and their twins."""
+    """Train the two branches on the patches and their twins."""
     _run(config, overrides, ("pretrain",), resume)
 
 
 @app.command(epilog="Example:  infoaug evaluate configs/demo.yaml --set evaluate.datasets=[scenes,cifar10]")
 def evaluate(config: Config, overrides: Overrides = None) -> None:
-    """Weighted kNN and a linear probe on the frozen backbone, beside the untrained one."""
+    """Evaluate the frozen backbone and its random-init baseline by weighted kNN and a linear probe."""
     _run(config, overrides, ("evaluate",))
 
 
 @app.command(epilog="Example:  infoaug report configs/demo.yaml")
 def report(config: Config, overrides: Overrides = None) -> None:
-    """One self-contained page with the table and the figures."""
+    """Write the report: one self-contained page with the table and the figures."""
     _run(config, overrides, ("report",))
 
 
 @app.command(epilog="Example:  infoaug sweep configs/laptop.yaml --set clips.path=my/videos --dry-run")
 def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
-    """Many experiments side by side, compared: frameworks, twin policies, weights, seeds. Run again, it goes on."""
+    """Run and compare many experiments: frameworks, twin policies, weights, seeds. Run again, it continues."""
     from infoaug.orchestrator.runtime import console
     from infoaug.orchestrator.sweep import plan, runner
     from infoaug.orchestrator.sweep.config import load
@@ -112,9 +158,9 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
         typer.echo(resolved.to_yaml())
         return console.show(plan.plan(resolved))
     try:
-        compared = runner.run(resolved, resume)
+        compared = runner.run(_placed(resolved), resume)
     except KeyboardInterrupt:
-        raise typer.Exit(_end("interrupted; what is complete is kept, and the same command goes on", 130)) from None
+        raise typer.Exit(_end(INTERRUPTED, 130)) from None
     for table in compared.tables():
         console.show(table)
     typer.echo(f"comparison   {compared.page}")
@@ -127,22 +173,24 @@ def compare(
         str,
         typer.Argument(
             metavar="EXPERIMENT",
-            help="An MLflow experiment, of which the newest sweep is taken, or a sweep's name or run.",
+            help="An MLflow experiment, whose newest sweep is taken, or the name or run id of a sweep.",
             show_default=False,
         ),
     ],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default comparison/EXPERIMENT.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """The trials of a sweep as MLflow has them: tables, figures and one page, logged with the sweep."""
+    """Compare the trials of a sweep by what MLflow has: tables, figures and one page, logged with the sweep."""
     from infoaug.orchestrator.config import load
     from infoaug.orchestrator.runtime import console
     from infoaug.orchestrator.sweep import compared
 
-    found = compared.again(sweep, load(None, overrides or ()).tracking, out or Path("comparison") / sweep)
-    for table in found.tables():
+    config = _placed(load(None, overrides or ()))
+    result = compared.again(sweep, config.tracking, out or Path("comparison") / sweep)
+    _log.info("compared '%s': %s", sweep, result.page)
+    for table in result.tables():
         console.show(table)
-    typer.echo(f"comparison   {found.page}")
+    typer.echo(f"comparison   {result.page}")
 
 
 @app.command(epilog="Example:  infoaug submit configs/paper.yaml --set clips.path=/shared/videos")
@@ -157,23 +205,26 @@ def submit(
     ] = "http://127.0.0.1:8265",
     wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
 ) -> None:
-    """A config as a job of a Ray cluster: it is run there, or swept, and goes on when this command ends."""
+    """Run or sweep a config as a job of a Ray cluster. The job does not need this command to stay."""
     from infoaug.orchestrator import submit as submitting
 
+    logs.place(None, config.stem)  # the store of the config is the cluster's
     job = submitting.submit(config, overrides or (), address)
-    typer.echo(f"job {job.id} {'runs already' if job.found else 'is submitted'}: {job.remedy()}", err=True)
+    state = "is running already" if job.found else "is submitted"
+    _log.info("job %s at %s %s", job.id, address, state)
+    typer.echo(f"job {job.id} {state}: {job.remedy()}", err=True)
     if not wait:
         return
     try:
         submitting.follow(job)
     except KeyboardInterrupt:
-        raise typer.Exit(_end(f"job {job.id} goes on: {job.remedy()}", 130)) from None
+        raise typer.Exit(_end(f"job {job.id} keeps running: {job.remedy()}", 130)) from None
 
 
 @app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
 def inspect(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],
-    window: Annotated[int, typer.Option(min=0, help="Which of the clip's windows.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Number of the window in the clip.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspect"),
     animate: Annotated[
         Path | None, typer.Option(metavar="FILE.gif|FILE.mp4", help="Show the tracks over the moving clip as well.")
@@ -181,14 +232,16 @@ def inspect(
     config: Annotated[Path | None, typer.Option(help="Take the settings of this experiment.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Pictures of one window of a clip: tracks, mutual information, the best twins, and why others have none."""
+    """Draw one window of a clip: tracks, mutual information, the best twins, and why other patches have none."""
     from infoaug.orchestrator.config import load
     from infoaug.orchestrator.reporting import animation, inspection
 
     if animate:
         animation.checked(animate)
-    inspected = inspection.inspect_window(clip, window, load(config, overrides or ()))
-    for path in inspection.save(inspection.draw(inspected), out, f"{Path(clip).stem}-{window}"):
+    inspected = inspection.inspect_window(clip, window, _placed(load(config, overrides or ())))
+    paths = inspection.save(inspection.draw(inspected), out, f"{Path(clip).stem}-{window}")
+    _log.info("inspected window %d of %s: %s", window, clip, ", ".join(map(str, paths)))
+    for path in paths:
         typer.echo(path)
     if animate:
         typer.echo(animation.save(inspection.movie(inspected), animate))
@@ -203,15 +256,16 @@ def export(
             metavar="RUN", help="A config file, a folder with a saved backbone, or an MLflow run.", show_default=False
         ),
     ],
-    to: Annotated[Format, typer.Option(help="What shall load it.")] = Format.timm,
+    to: Annotated[Format, typer.Option(help="The format.")] = Format.timm,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default export/NAME.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another export in that folder.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """The trained backbone as files that load without infoaug."""
+    """Export the trained backbone to files that load without infoaug."""
     from infoaug.orchestrator.exporting import export as exporting
 
     exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
+    _log.info("exported %s to %s: %s", run, to, ", ".join(map(str, exported.files)))
     for path in exported.files:
         typer.echo(path)
     typer.echo("\nLoad it, without infoaug:\n")
@@ -219,16 +273,59 @@ def export(
         typer.echo(f"    {line}")
 
 
+@app.command(epilog="Example:  infoaug configs")
+def configs() -> None:
+    """List the configs that come with infoaug; every command takes their names."""
+    files = named_configs.known()
+    width = max(map(len, files))
+    for name, path in files.items():
+        typer.echo(f"{name:{width}}  {named_configs.summary(path)}")
+
+
 def main() -> None:
-    """Run the command; 0 if it did its work, 1 if it failed, 2 if it was not asked for well, 130 if interrupted."""
+    """Run the command, and exit with 0 on success, 1 on failure, 2 on wrong usage, 130 on interruption."""
+    arguments = sys.argv[1:]
+    # Also after the sub-command: typer takes an option of the whole command before it only.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument != "--traceback")
+    command = next((argument for argument in arguments if not argument.startswith("-")), "infoaug")
+    with logs.to_file(command, arguments):
+        sys.exit(_exit_code("--traceback" in arguments))
+
+
+def _exit_code(show_traceback: bool) -> int:
+    """Run the command; print the sentence of an error, and log its traceback."""
+    began = time.monotonic()
+    failure: Exception
     try:
         app()
+    except SystemExit as end:
+        if logs.file():
+            _log.info("ended with code %s after %.1f s", end.code or 0, time.monotonic() - began)
+        raise
     except UsageError as error:
-        sys.exit(_end(str(error), 2))
+        # DEBUG: a command that is refused before it has started leaves no log file.
+        _log.debug("refused", exc_info=error)
+        sentence, code, failure = str(error), 2, error
     except StageError as error:
-        sys.exit(_end(str(error), 1))
+        _log.error("failed", exc_info=error)
+        where = f" (log: {file})" if (file := logs.file()) else ""
+        sentence, code, failure = f"{error}{where}", 1, error
+    except Exception as error:
+        _log.critical("an error that nobody foresaw", exc_info=error)
+        file = logs.file()
+        first_line = str(error).strip().partition("\n")[0]
+        where = f"the full traceback is in {file}" if file else "its traceback is above"
+        sentence, code, failure = f"{type(error).__name__}: {first_line}; {where}", 1, error
+        show_traceback |= not file
+    if show_traceback:
+        _print(traceback.format_exception(failure))
+    return _end(sentence, code)
+
+
+def _print(lines: Iterable[str]) -> None:
+    typer.echo(logs.without_secrets("".join(lines)), err=True, nl=False)
 
 
 def _end(sentence: str, code: int) -> int:
-    typer.echo(f"infoaug: {sentence}", err=True)
+    typer.echo(logs.without_secrets(f"infoaug: {sentence}"), err=True)
     return code

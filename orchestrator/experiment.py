@@ -1,11 +1,11 @@
-"""An experiment: its stages in order, each done or found done, timed, and tracked in one MLflow run."""
+"""An experiment: its stages in order, each given the output of the one before, timed, and tracked in one MLflow run."""
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -18,9 +18,12 @@ from infoaug.orchestrator.reporting import figures, inspection, report
 from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score, training
+from infoaug.orchestrator.stages.protocol import Output, Stage
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
 EXAMPLES = 3  # clips with pictures in the report
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,124 +36,178 @@ class RunResult:
 
 
 def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: bool = True) -> RunResult | None:
-    """Run stages of an experiment. Each does only what is missing; what comes before the first must be there.
+    """Run stages of an experiment; each computes only what is missing in the store.
 
     Args:
         config: the experiment.
-        stages: some of `STAGES`, in order.
-        resume: False trains anew although a checkpoint or a finished model is there.
+        stages: some of `STAGES`, in order. Stages before the first must be complete.
+        resume: False trains from scratch even if the store has a checkpoint or a finished model.
 
     Returns:
         The report, if it was among the stages.
 
     Raises:
         UsageError: the config cannot be carried out; nothing was started.
-        StageError: a stage failed; what is complete stays, and the same command goes on from there.
+        StageError: a stage failed. What is complete stays in the store, and the same command continues from there.
     """
     store = Store(config.store)
     if "extract" in stages:
-        extract.count(config)
+        extract.check(config)
     if "pretrain" in stages:
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
     tracked = mlflow_runs.Run(config)
-    status, made = "FAILED", None
+    _log.info("%s: stages %s, MLflow run %s at %s", folder(config), ", ".join(stages), tracked.id, tracked.uri)
+    _log.debug("the config:\n%s", config.to_yaml())
+    status, result = "FAILED", None
     try:
         with cluster.session(config.ray):
             tracked.files({"config.yaml": config.to_yaml().encode()})
             tracked.sources(sources(config))
-            for name in stages:
-                if name == "report":
-                    made = _report(config, store, tracked)
-                else:
-                    _timed(name, config, store, tracked, resume)
+            outputs = _run_stages(config, stages, store, tracked, resume)
+            if "report" in stages:
+                result = _report(config, store, tracked, outputs)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        # What went wrong first is what the user must hear of.
+        # After a failure, an error of MLflow must not hide the error that came first.
         with nullcontext() if status == "FINISHED" else suppress(StageError):
             tracked.finish(status)
-    return made
+        _log.info("%s: %s", folder(config), status)
+    return result
 
 
 def plan(config: ExperimentConfig) -> dict[str, str]:
-    """What `run` would do or reuse, a sentence a stage; nothing is computed or written.
+    """What `run` would compute or reuse, a sentence for each stage. Nothing is computed or written.
 
     Raises:
-        UsageError: the clips are not to be found, or the training cannot be built.
+        UsageError: the clips do not exist, or the training cannot be built.
     """
     pretrain.check(config)
     store = Store(config.store)
-    said: dict[str, str] = {}
+    reused: dict[str, str] = {}
     try:
         extracted = extract.load(config, store)
-        said["extract"] = (
-            f"reuse {len(extracted.windows)} windows of {len(extracted.ledger)} clips, after a look at them"
-        )
-        scored = score.load(config, store)
-        said["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
-        place = pretrain.stage(config, scored)
-        if store.exists(place.path("train")) and not store.exists(place.path("history.json")):
-            said["pretrain"] = f"go on from the last checkpoint in {store.url(place.path('train'))}"
-        trained = pretrain.load(config, store)
-        said["pretrain"] = f"reuse the model in {store.url(trained.stage.folder)}"
-        evaluated = evaluate.load(config, store)
-        said["evaluate"] = f"reuse the accuracies on {', '.join(r['dataset'] for r in evaluated.results)}"
-    except StageError:
-        pass  # from here on nothing is there
-    settings = config.pretrain
-    size = config.extract.image_size
-    fresh = {
+        windows, clips = len(extracted.windows), len(extracted.ledger)
+        reused["extract"] = f"reuse {windows} windows of {clips} clips, after checking that the clips are unchanged"
+        scored = score.load(config, extracted)
+        reused["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
+        model = pretrain.stage(config, scored)
+        if store.exists(model.path("train")) and not store.exists(model.path("history.json")):
+            reused["pretrain"] = f"continue from the last checkpoint in {store.url(model.path('train'))}"
+        trained = pretrain.load(config, scored)
+        reused["pretrain"] = f"reuse the model in {store.url(trained.stage.folder)}"
+        evaluated = evaluate.load(config, trained)
+        reused["evaluate"] = f"reuse the accuracies on {', '.join(r['dataset'] for r in evaluated.results)}"
+    except StageError as missing:
+        _log.debug("nothing to reuse from here on: %s", missing)
+    settings, size = config.pretrain, config.extract.image_size
+    todo = {
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
         "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs",
         "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
         "report": "a page and figures",
     }
-    return {name: said.get(name, f"do: {what}") for name, what in fresh.items()}
+    return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
 
 
 def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     """The data that an experiment reads."""
     video = config.clips.path or "scenes (synthetic)"
-    found = [mlflow_runs.Source(video, extract.source(config), video, "training")]
+    read = [mlflow_runs.Source(video, extract.source(config), video, "training")]
     for name in (*config.evaluate.datasets, *config.evaluate.domains):
-        found.append(mlflow_runs.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
-    return found
+        read.append(mlflow_runs.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
+    return read
 
 
 def folder(config: ExperimentConfig) -> str:
-    """The folder of what is told of an experiment, relative to the store."""
+    """The folder of an experiment's report, relative to the store."""
     return f"experiments/{config.name}-{mlflow_runs.identity(config)}"
 
 
-def _timed(name: str, config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, resume: bool) -> None:
-    """Run one stage, log what it left, and add its time to what the stage took before."""
-    started = time.perf_counter()
-    done: Any
-    if name == "extract":
-        done = extract.run(config, store)
-    elif name == "score":
-        done = score.run(config, extract.load(config, store))
-        tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in done.counts.items()})
-    elif name == "pretrain":
-        done = pretrain.run(config, score.load(config, store), partial(_epoch, config, tracked), resume)
-        if not resume:
-            store.delete(evaluate.stage(config, done.stage).folder)  # of the model that was there
-        tracked.epochs(done.history)  # what the tracking server may have missed on the way
-        tracked.files(pretrain.files(done.stage), "backbone")
-    else:
-        done = evaluate.run(config, pretrain.load(config, store))
-        tracked.results(done.results)
-    if done.computed:
-        times = _times(config, store)
-        spent = times.get(name, {}).get("seconds", 0.0) + time.perf_counter() - started
-        times[name] = {"seconds": spent, "computed": done.computed, "resumed": done.resumed}
-        store.write_json(f"{folder(config)}/times.json", times)
-        tracked.metrics({f"seconds/{name}": spent})
+@dataclass(frozen=True)
+class _Pretraining:
+    """The stage pretrain within an experiment: its epochs are shown and tracked as they come."""
+
+    tracked: mlflow_runs.Run
+    resume: bool
+
+    def check(self, config: ExperimentConfig) -> None:
+        pretrain.check(config)
+
+    def load(self, config: ExperimentConfig, scored: score.Scored, /) -> pretrain.Pretrained:
+        return pretrain.load(config, scored)
+
+    def run(self, config: ExperimentConfig, scored: score.Scored, /) -> pretrain.Pretrained:
+        trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
+        if not self.resume:  # accuracies of the model that was replaced
+            trained.stage.store.delete(evaluate.stage(config, trained.stage).folder)
+        return trained
+
+
+def _run_stages(
+    config: ExperimentConfig, names: Sequence[str], store: Store, tracked: mlflow_runs.Run, resume: bool
+) -> dict[str, Any]:
+    """Go through the stages up to the last one asked for: run those asked for, load the others.
+
+    Returns:
+        The output of each, by its name.
+    """
+    pipeline: dict[str, Stage] = {
+        "extract": extract,
+        "score": score,
+        "pretrain": _Pretraining(tracked, resume),
+        "evaluate": evaluate,
+    }
+    outputs: dict[str, Any] = {}
+    previous: Any = store
+    last = max(map(STAGES.index, names), default=-1)
+    for name in STAGES[: last + 1]:
+        if name not in pipeline:
+            continue  # the report, which is put together from the outputs
+        if name in names:
+            started = time.perf_counter()
+            _log.info("%s: started", name)
+            output = pipeline[name].run(config, previous)
+            _track(output, tracked)
+            _add_time(name, config, store, tracked, output, time.perf_counter() - started)
+        else:
+            output = pipeline[name].load(config, previous)
+        _log.info(
+            "%s: %d computed, %d in the store already, in %s",
+            name, output.computed, output.resumed, store.url(output.stage.folder),
+        )  # fmt: skip
+        outputs[name] = previous = output
+    return outputs
+
+
+def _track(output: Output, tracked: mlflow_runs.Run) -> None:
+    """Log a stage's output to MLflow."""
+    match output:
+        case score.Scored():
+            tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in output.counts.items()})
+        case pretrain.Pretrained():
+            tracked.epochs(output.history)  # those that the server missed while it was away
+            tracked.files(pretrain.files(output.stage), "backbone")
+        case evaluate.Evaluated():
+            tracked.results(output.results)
+
+
+def _add_time(
+    name: str, config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, output: Output, seconds: float
+) -> None:
+    """Add the time of this command to what the stage took in earlier ones. A stage that computed nothing took none."""
+    if not output.computed:
+        return
+    times = _times(config, store)
+    spent = times.get(name, {}).get("seconds", 0.0) + seconds
+    times[name] = {"seconds": spent, "computed": output.computed, "resumed": output.resumed}
+    store.write_json(f"{folder(config)}/times.json", times)
+    tracked.metrics({f"seconds/{name}": spent})
 
 
 def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]]:
@@ -169,23 +226,16 @@ def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: training
     )
 
 
-def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) -> RunResult:
-    """Put the report together, keep it on the store, and log it."""
-    scored, trained = score.load(config, store), pretrain.load(config, store)
-    results = evaluate.load(config, store).results
+def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, outputs: dict[str, Any]) -> RunResult:
+    """Make the report from the stages' outputs, write it to the store, and log it to MLflow."""
+    scored: score.Scored = outputs["score"]
+    history, results = outputs["pretrain"].history, outputs["evaluate"].results
     drawn = {
         "accuracy": figures.draw_accuracy(results),
         "reasons": figures.draw_reasons(scored.counts),
-        "training": figures.draw_training(trained.history),
+        "training": figures.draw_training(history),
     }
-    examples = {}
-    for clip_id, window in _examples(scored):
-        try:
-            drawn_window = inspection.draw(inspection.stored_window(scored, config, clip_id, window))
-            examples[f"{clip_id}, window {window}"] = {n: figures.png(f) for n, f in drawn_window.items()}
-        except StageError as error:
-            console.say(escape(f"no pictures of {clip_id}: {error}"))
-    made = report.Report(
+    contents = report.Report(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config_yaml=config.to_yaml(),
@@ -193,23 +243,38 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) ->
         counts=scored.counts,
         ledger=scored.extracted.ledger.select(["clip_id", "status", "reason", "frames", "windows"]).to_pylist(),
         times=_times(config, store),
-        history=trained.history,
+        history=history,
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
         domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
-        examples=examples,
+        examples=_examples(config, scored),
     )
-    files = {"report.html": report.page(made).encode(), **{f"{name}.png": png for name, png in made.pictures.items()}}
-    files |= {f"domains-{file_name(name)}.png": png for name, png in made.domains.items()}
-    for title, pictures in examples.items():
+    files = {"report.html": report.page(contents).encode()}
+    files |= {f"{name}.png": png for name, png in contents.pictures.items()}
+    files |= {f"domains-{file_name(name)}.png": png for name, png in contents.domains.items()}
+    for title, pictures in contents.examples.items():
         files |= {f"{file_name(title)}-{name}.png": png for name, png in pictures.items()}
     for name, content in files.items():
         store.write_bytes(f"{folder(config)}/{name}", content)
     tracked.files(files, "report")
-    return RunResult(made, store.url(f"{folder(config)}/report.html"), tracked.uri)
+    page = store.url(f"{folder(config)}/report.html")
+    _log.info("report: %s", page)
+    return RunResult(contents, page, tracked.uri)
 
 
-def _examples(scored: score.Scored) -> list[tuple[str, int]]:
-    """Of the clips with the most twins, the window with the most: what a reader wants to see first."""
+def _examples(config: ExperimentConfig, scored: score.Scored) -> dict[str, dict[str, bytes]]:
+    """PNG pictures of some windows, by their titles."""
+    examples = {}
+    for clip_id, window in _best_windows(scored):
+        try:
+            pictures = inspection.draw(inspection.stored_window(scored, config, clip_id, window))
+            examples[f"{clip_id}, window {window}"] = {name: figures.png(figure) for name, figure in pictures.items()}
+        except StageError as error:
+            console.say(escape(f"no pictures of {clip_id}: {error}"))
+    return examples
+
+
+def _best_windows(scored: score.Scored) -> list[tuple[str, int]]:
+    """(clip_id, window): of each of the `EXAMPLES` clips with the most twins, the window with the most."""
     ledger = scored.ledger.filter(pc.equal(scored.ledger["reason"], ""))
     ranked = ledger.sort_by([("twin", "descending"), ("window", "ascending")])
     best = ranked.group_by("clip_id", use_threads=False).aggregate([("window", "first")])

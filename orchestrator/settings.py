@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -36,13 +37,13 @@ def read_values(path: str | Path | None, overrides: Iterable[str] = ()) -> dict[
     """Read a file of settings and apply the overrides.
 
     Args:
-        path: a YAML file; None for no settings.
+        path: a YAML file, or the name of a config that comes with infoaug; None for no settings.
         overrides: `key=value` with a dotted key; the value is read as YAML (`[a, b]` is a list, `null` is None).
 
     Raises:
         UsageError: the file is missing or not a YAML mapping, or an override is malformed.
     """
-    values = _file(path) if path else {}
+    values = _file(named_configs.find(path)) if path else {}
     for override in overrides:
         _override(values, override)
     return values
@@ -143,7 +144,7 @@ def _file(path: str | Path) -> dict[str, Any]:
             )
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UsageError(one_line(f"config file '{path}' does not exist")) from None
+        raise UsageError(one_line(f"config file '{path}' does not exist; {named_configs.hint(path)}")) from None
     except UnicodeDecodeError as error:
         raise UsageError(one_line(f"config file '{path}' cannot be read: {error}; save it as UTF-8")) from None
     except (OSError, ValueError) as error:

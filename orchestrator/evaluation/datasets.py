@@ -1,4 +1,4 @@
-"""Labelled images to evaluate on: torchvision's data sets, folders, .npz files, domains, and the rendered textures."""
+"""Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures."""
 
 import os
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.synthetic.textures import labelled_images
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
-MOST_PIXELS = 1 << 26  # of one image; those of a file of a few kilobytes can fill any memory
-MOST_LENGTH = 100  # times an image's width that its height may be, and the other way round
-HELD_OUT = 5  # every fifth: for testing where a folder has no split of its own, and for validation
+MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to more than the memory
+MOST_LENGTH = 100  # the largest ratio of an image's sides
+HELD_OUT = 5  # every fifth image: for testing if a folder has no test split, and for validation
 NPZ_NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -40,7 +40,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Domains:
-    """One task in several domains: `images` by domain, labelled alike; `left_out`: classes that some do not have."""
+    """One task in several domains: `images` by domain, with the same labels; `left_out`: classes that some lack."""
 
     images: dict[str, Labelled]
     classes: list[str]
@@ -48,19 +48,19 @@ class Domains:
 
 
 def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, Labelled]:
-    """Training and test split of a data set, at the size the backbone sees.
+    """Load the training and test split of a data set, at the backbone's image size.
 
-    Larger or smaller images are resized (bilinear with anti-aliasing, shorter side) and cropped at the centre. With
-    `config.limit`, each split is the first so many of a fixed shuffle.
+    Other sizes are resized by the shorter side (bilinear with anti-aliasing) and cropped at the centre. With
+    `config.limit`, each split has the first images of a fixed shuffle, that many.
 
     Args:
-        name: `scenes`, `cifar10`, `cifar100`, `stl10`, a folder `train/CLASS/…` with `test/CLASS/…` (or `val`), a
-            folder `CLASS/…` (every fifth image is for testing), or an .npz with x_train, y_train, x_test, y_test.
-        config: where torchvision's sets are, and how many images.
+        name: `scenes`, `cifar10`, `cifar100`, `stl10`; a folder `train/CLASS/…` with `test/CLASS/…` (or `val`); a
+            folder `CLASS/…` (every fifth image is for testing); or an .npz with x_train, y_train, x_test, y_test.
+        config: the folder of torchvision's data sets, and the limit.
         image_size: S, pixels.
 
     Raises:
-        UsageError: no such data set, or it cannot be downloaded or read.
+        UsageError: the data set is unknown, or cannot be downloaded or read.
     """
     if name == "scenes":
         splits = _scenes(image_size)
@@ -85,10 +85,10 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
 
 
 def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:
-    """The images of a folder `DOMAIN/CLASS/…` by domain, as `load` prepares them; `config.limit` is of each domain.
+    """Load the images of a folder `DOMAIN/CLASS/…` by domain, prepared as by `load`; `config.limit` is per domain.
 
     Raises:
-        UsageError: as `domain_files`, or an image cannot be read, or a domain has too few.
+        UsageError: as `domain_files`; or an image cannot be read, or a domain has too few images.
     """
     files, left_out = domain_files(name)
     classes = sorted(next(iter(files.values())))
@@ -100,29 +100,29 @@ def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:
 
 
 def domain_files(name: str) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
-    """Images of a folder `DOMAIN/CLASS/…` by domain and class, and the classes left out since a domain has none of it.
+    """The image files of a folder `DOMAIN/CLASS/…` by domain and class, and the classes that not all domains have.
 
     Raises:
-        UsageError: it is no folder, or has fewer than two domains, or fewer than two classes that all domains have.
+        UsageError: there is no such folder, or it has fewer than two domains, or fewer than two common classes.
     """
     if not _is(Path.is_dir, name):
         raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
     folders = {p.name: _files(p) for p in sorted(Path(name).iterdir()) if p.is_dir()}
-    found = {domain: {c: files for c, files in classes.items() if files} for domain, classes in folders.items()}
-    found = {domain: classes for domain, classes in found.items() if classes}
-    if len(found) < 2:
+    domains = {domain: {c: files for c, files in classes.items() if files} for domain, classes in folders.items()}
+    domains = {domain: classes for domain, classes in domains.items() if classes}
+    if len(domains) < 2:
         raise UsageError(
-            f"'{name}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(found)}"
+            f"'{name}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(domains)}"
         )
-    common = set.intersection(*map(set, found.values()))
+    common = set.intersection(*map(set, domains.values()))
     if len(common) < 2:
-        raise UsageError(f"the domains of '{name}' ({', '.join(found)}) must have at least two classes in common")
-    kept = {domain: {c: classes[c] for c in sorted(common)} for domain, classes in found.items()}
-    return kept, sorted(set().union(*found.values()) - common)
+        raise UsageError(f"the domains of '{name}' ({', '.join(domains)}) must have at least two classes in common")
+    kept = {domain: {c: classes[c] for c in sorted(common)} for domain, classes in domains.items()}
+    return kept, sorted(set().union(*domains.values()) - common)
 
 
 def held_out(labels: Tensor) -> Tensor:
-    """Which training images are held out for validation: bool[N], a fixed fifth of labels int64[N], of all classes."""
+    """The training images held out for validation: bool[N], a fixed fifth, stratified by the labels int64[N]."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     held = torch.zeros(len(labels), dtype=torch.bool)
@@ -137,7 +137,7 @@ def _check_validation(what: str, labels: Tensor) -> None:
 
 
 def fingerprint(name: str) -> str:
-    """What identifies the content of a data set without reading it all: files and bytes of a folder or an .npz."""
+    """Identifies a data set's content without reading it: the numbers of files and bytes of a folder or an .npz."""
     path = Path(name)
     files = [path] if _is(Path.is_file, name) else []
     if _is(Path.is_dir, name):
@@ -146,7 +146,7 @@ def fingerprint(name: str) -> str:
 
 
 def _is(kind: Callable[[Path], bool], name: str) -> bool:
-    """Whether there is a file or folder of that name; False for what cannot be a name, as it is too long."""
+    """Whether a file or folder of that name exists; False for a text that cannot be a name."""
     try:
         return kind(Path(name))
     except (OSError, ValueError):
@@ -175,7 +175,7 @@ TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDa
 
 
 def _folder(path: Path, image_size: int, limit: int | None) -> list[Labelled]:
-    """Splits of an image folder; classes are the folders' names, sorted."""
+    """Training and test split of an image folder. Labels number the sorted names of the class folders."""
     folders = {p.name: p for p in path.iterdir() if p.is_dir()}
     test_folder = folders.get("test") or folders.get("val")
     if "train" in folders and test_folder:
@@ -226,10 +226,10 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
                 raise UsageError(
                     settings.one_line(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {held:.200}")
                 )
-            # What is packed well can be a thousand times as large as its file.
-            needed, there = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), _memory())
-            if needed > there:
-                raise ValueError(f"it takes {needed >> 20} MiB, this machine has {there >> 20}")
+            # An array can be a thousand times as large as its compressed file.
+            needed, available = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), _memory())
+            if needed > available:
+                raise ValueError(f"it takes {needed >> 20} MiB, this machine has {available >> 20}")
             parts = [content[name] for name in names]
     except UsageError:
         raise
@@ -260,7 +260,7 @@ def _integers(path: Path, labels: np.ndarray) -> Tensor:
     return torch.from_numpy(flat.astype(np.int64))
 
 
-@lru_cache(maxsize=1)  # a worker that evaluates one model after the other draws them once
+@lru_cache(maxsize=1)  # a worker that evaluates several models renders them once
 def _scenes(image_size: int) -> list[Labelled]:
     try:
         drawn = [labelled_images(seed, count, image_size) for seed, count in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
@@ -273,12 +273,12 @@ def _scenes(image_size: int) -> list[Labelled]:
 
 
 def _memory() -> int:
-    """Bytes of this machine."""
+    """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_size(height: int, width: int) -> None:
-    """Raise ValueError for an image that cannot be brought to a size, or would take too much memory on the way."""
+    """Raise ValueError for an image that cannot be resized, or would take too much memory."""
     short, long = sorted((height, width))
     if short < 1 or long > MOST_LENGTH * short or height * width > MOST_PIXELS:
         raise ValueError(
@@ -287,7 +287,7 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _fit(images: Tensor, size: int) -> Tensor:
-    """Images u8[N, 3, H, W] resized by their shorter side to `size` and cropped at the centre."""
+    """Images u8[N, 3, H, W], resized by the shorter side to `size` and cropped at the centre."""
     if images.shape[-2:] == (size, size):
         return images.contiguous()
     return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
@@ -301,7 +301,7 @@ def _limited(split: Labelled, limit: int | None) -> Labelled:
 
 
 def _chosen(count: int, limit: int | None) -> Tensor:
-    """Rows of `count` that a limit leaves, in the order of a fixed shuffle; all, as they are, where it leaves all."""
+    """The rows within a limit, in the order of a fixed shuffle; without a limit below `count`, all rows in order."""
     if limit is None or limit >= count:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]

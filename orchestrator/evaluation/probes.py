@@ -1,4 +1,4 @@
-"""What frozen features are worth: weighted kNN and a linear probe, afterwards or while a backbone is trained."""
+"""Weighted kNN and a linear probe on frozen features, after training or during it."""
 
 import warnings
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def features(
 ) -> NDArray[np.float32]:
     """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as in training and not augmented.
 
-    The backbone itself is put into eval mode, onto the device and into channels last. On a CPU a batch has `CPU_BATCH`
-    images at most.
+    The backbone itself is put into eval mode, onto the device and into channels last. On a CPU a batch has at most
+    `CPU_BATCH` images.
     """
     device = torch.device(device)
     backbone = backbone.eval().to(device).to(memory_format=torch.channels_last)
@@ -42,78 +42,86 @@ def features(
     return torch.cat(parts).numpy()
 
 
-def fit_knn(seen: NDArray[np.float32], labels: NDArray[np.int64], settings: EvaluateConfig) -> KNeighborsClassifier:
-    """Weighted kNN on features f32[N, D]: cosine similarity s, weight exp(s / τ) (Wu et al. 2018, section 3.4).
+def fit_knn(X_train: NDArray[np.float32], y_train: NDArray[np.int64], settings: EvaluateConfig) -> KNeighborsClassifier:
+    """Fit weighted kNN to features f32[N, D]: cosine similarity s, weight exp(s / τ) (Wu et al. 2018, section 3.4).
 
-    With fewer training images than `settings.neighbours`, all of them vote.
+    If there are fewer training images than `settings.neighbours`, all of them vote.
     """
     classifier = KNeighborsClassifier(
-        n_neighbors=min(settings.neighbours, len(seen)),
+        n_neighbors=min(settings.neighbours, len(X_train)),
         metric="cosine",
         algorithm="brute",
-        # The nearest neighbour's weight is 1: votes stay in proportion, and no temperature overflows.
+        # Weights relative to the nearest neighbour's: the votes' ratios are the same, and a small τ does not overflow.
         weights=lambda distance: np.exp((distance.min(axis=1, keepdims=True) - distance) / settings.temperature),
     )
-    return classifier.fit(seen, labels)
+    return classifier.fit(X_train, y_train)
 
 
-def fit_probe(seen: NDArray[np.float32], labels: NDArray[np.int64], settings: EvaluateConfig) -> Pipeline:
-    """A linear probe of features f32[N, D]: multinomial logistic regression, standardised, by L-BFGS."""
+def fit_probe(X_train: NDArray[np.float32], y_train: NDArray[np.int64], settings: EvaluateConfig) -> Pipeline:
+    """Fit a linear probe to features f32[N, D]: multinomial logistic regression on standardised features, by L-BFGS."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=settings.probe_c, max_iter=settings.probe_iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the budget of iterations is part of the protocol
-        return probe.fit(seen, labels)
+        return probe.fit(X_train, y_train)
 
 
 FITS = {"knn": fit_knn, "probe": fit_probe}
 
 
 def knn_accuracy(
-    seen: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    unseen: NDArray[np.float32],
-    truth: NDArray[np.int64],
+    X_train: NDArray[np.float32],
+    y_train: NDArray[np.int64],
+    X_test: NDArray[np.float32],
+    y_test: NDArray[np.int64],
     settings: EvaluateConfig,
 ) -> float:
-    """Top-1 accuracy (a share, 0–1) on `unseen` of weighted kNN on `seen`; see `fit_knn`."""
-    return float(fit_knn(seen, labels, settings).score(unseen, truth))
+    """Top-1 accuracy (a share, 0–1) of weighted kNN; see `fit_knn`."""
+    return float(fit_knn(X_train, y_train, settings).score(X_test, y_test))
 
 
 def probe_accuracy(
-    seen: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    unseen: NDArray[np.float32],
-    truth: NDArray[np.int64],
+    X_train: NDArray[np.float32],
+    y_train: NDArray[np.int64],
+    X_test: NDArray[np.float32],
+    y_test: NDArray[np.int64],
     settings: EvaluateConfig,
 ) -> float:
-    """Top-1 accuracy (a share, 0–1) on `unseen` of a linear probe on `seen`; see `fit_probe`."""
-    return float(fit_probe(seen, labels, settings).score(unseen, truth))
+    """Top-1 accuracy (a share, 0–1) of a linear probe; see `fit_probe`."""
+    return float(fit_probe(X_train, y_train, settings).score(X_test, y_test))
 
 
 def accuracies(
     train: Labelled, test: Labelled, settings: EvaluateConfig, extract: Callable[[Tensor], NDArray[np.float32]]
 ) -> dict[str, float]:
-    """What one backbone's features are worth on a data set; `extract` gives features f32[N, d] of images.
+    """Accuracies of one backbone on a data set.
+
+    Args:
+        train: training images.
+        test: test images.
+        settings: of kNN and probe.
+        extract: gives features f32[N, D] of images u8[N, 3, S, S].
 
     Returns:
-        `knn` and `probe`, accuracies (shares, 0–1) on the test images, fitted on all training images; `validation_knn`
-        and `validation_probe`, on the held-out fifth of the training images, fitted on the others, for choosing between
-        models; `rank_me` of the test images' features.
+        Accuracies are shares, 0–1. `knn` and `probe`: fitted on all training images, on the test images.
+        `validation_knn` and `validation_probe`, for model selection: fitted on four fifths of the training images, on
+        the held-out fifth. `rank_me`: RankMe of the test images' features.
     """
-    seen, unseen = extract(train.images), extract(test.images)
-    labels, truth, held = train.labels.numpy(), test.labels.numpy(), held_out(train.labels).numpy()
-    result = {"rank_me": rank_me(torch.from_numpy(unseen)).item()}
+    X_train, X_test = extract(train.images), extract(test.images)
+    y_train, y_test = train.labels.numpy(), test.labels.numpy()
+    held = held_out(train.labels).numpy()
+    validation = X_train[~held], y_train[~held], X_train[held], y_train[held]
+    result = {"rank_me": rank_me(torch.from_numpy(X_test)).item()}
     for metric, accuracy in (("knn", knn_accuracy), ("probe", probe_accuracy)):
-        result[metric] = accuracy(seen, labels, unseen, truth, settings)
-        result[f"validation_{metric}"] = accuracy(seen[~held], labels[~held], seen[held], labels[held], settings)
+        result[metric] = accuracy(X_train, y_train, X_test, y_test, settings)
+        result[f"validation_{metric}"] = accuracy(*validation, settings)
     return result
 
 
 class Validation:
     """Weighted kNN on the held-out fifth of the first data set's training images, for a backbone in training.
 
-    A backbone of its own takes over the weights: mode, memory format, hooks, compiled code and random numbers of the
-    one in training stay untouched. Raises UsageError if the data set is not to be had.
+    The weights are copied into a second backbone, so that the mode, memory format, hooks, compiled code and random
+    numbers of the one in training stay untouched. Raises UsageError if the data set cannot be loaded.
     """
 
     def __init__(self, config: ExperimentConfig, device: torch.device) -> None:
@@ -124,8 +132,8 @@ class Validation:
             self.backbone = create_backbone(settings.backbone, size, **settings.backbone_settings).to(device)
 
     def knn(self, backbone: nn.Module) -> float:
-        """Accuracy (a share, 0–1) with this backbone's weights, as `accuracies` has it in `validation_knn`."""
+        """Accuracy (a share, 0–1) with this backbone's weights: `validation_knn` of `accuracies`."""
         self.backbone.load_state_dict(backbone.state_dict())
-        found = features(self.backbone, self.train.images, self.settings.batch_size, self.device)
-        labels, held = self.train.labels.numpy(), held_out(self.train.labels).numpy()
-        return knn_accuracy(found[~held], labels[~held], found[held], labels[held], self.settings)
+        X = features(self.backbone, self.train.images, self.settings.batch_size, self.device)
+        y, held = self.train.labels.numpy(), held_out(self.train.labels).numpy()
+        return knn_accuracy(X[~held], y[~held], X[held], y[held], self.settings)

@@ -15,9 +15,9 @@ from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
 from infoaug.orchestrator.exporting.formats import FILES
-from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime import logs, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import pretrain
+from infoaug.orchestrator.stages import extract, pretrain, score
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
         return path.resolve().name, _read(path, run)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         config = load(path, overrides)
-        name, files = config.name, pretrain.files(pretrain.load(config, Store(config.store)).stage)
+        store = Store(config.store)
+        logs.place(store.local, config.name)
+        trained = pretrain.load(config, score.load(config, extract.load(config, store)))
+        name, files = config.name, pretrain.files(trained.stage)
     else:
         settings = load(None, overrides).tracking
         try:

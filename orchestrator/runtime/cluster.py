@@ -1,10 +1,11 @@
-"""The Ray cluster a command runs on: the one it is pointed to, or this machine."""
+"""The Ray cluster that a command runs on: an existing one, or a Ray of its own on this machine."""
 
 import json
 import logging
 import os
 import socket
 import threading
+import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,19 @@ import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infoaug.orchestrator.config import RayConfig
-from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.runtime.store import Store
 
 T = TypeVar("T")
 
-# A dead worker's task is tried again this often, then each of its rows; then it is given up, and goes to the ledger.
+# The task of a dead worker is tried again this often, then each of its rows is, and then the row is given up.
 RETRIES = 2
-TASKS_PER_CPU = 4  # at least, so that no worker waits long for the last: with little to do, tasks are smaller
-CHUNK = 20_000  # rows that Ray holds at once: what it needs does not grow with the number of clips
+TASKS_PER_CPU = 4  # at least: with few rows, tasks are made smaller, so that no CPU waits long for the last task
+CHUNK = 20_000  # rows that Ray holds at once: its memory does not grow with the number of clips
 DIED = f"its worker died {RETRIES + 1} times, of a crash or out of memory: leave it out, or cut it down"
+
+_log = logging.getLogger(__name__)
 
 
 def connect(config: RayConfig) -> None:
@@ -41,63 +44,65 @@ def connect(config: RayConfig) -> None:
     address = address_of(config)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
-        # Two processes and some seconds less for every training: here nothing is preempted, and nobody scrapes metrics.
+        # Saves two processes and some seconds per training: this machine is not preempted, and nobody scrapes metrics.
         for name in ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_METRICS_ENABLED"):
             os.environ.setdefault(name, "0")
-        # A process that is done waits a minute for the next training or evaluation, which need not import again.
+        # Idle workers stay for a minute: the next training or evaluation need not import everything again.
         os.environ.setdefault("RAY_num_workers_soft_limit", str((config.cpus or os.cpu_count() or 1) + 6))
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-        # Ray Train asks the dashboard which trainings are alive, to free the places of the others. Beside another Ray
-        # it would not know whom to ask: all processes of this one inherit the address.
+        # Ray Train asks the dashboard which trainings are alive, and frees the resources of the others. If another Ray
+        # runs on this machine, it would ask that one's: the workers inherit the right address.
         port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         options |= {"num_cpus": config.cpus, "include_dashboard": True}
         options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
         if config.object_store_mb:
             options["object_store_memory"] = config.object_store_mb * 2**20
+    _log.info("connecting to Ray at '%s'", address)
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        why = str(error).strip().partition("\n")[0]
         if address == "local":
-            raise StageError(f"Ray did not start on this machine: {reason}") from None
-        raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({reason})") from None
-    # Ray Data would tell of each plan and print a traceback for each dead worker; the ledgers say it in a sentence.
+            raise StageError(f"Ray did not start on this machine: {why}") from error
+        raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({why})") from error
+    _log.info("Ray %s with %s", ray.__version__, _summary(ray.cluster_resources()))
+    # Ray Data prints its plans, and a traceback for each dead worker: the ledger has a sentence for each instead.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # an input that kills its worker costs its block, not the job
+    context.max_errored_blocks = -1  # an input that kills its worker costs a block, not the whole job
     context.execution_no_progress_timeout_s = 600
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def address_of(config: RayConfig) -> str:
-    """Where the cluster is: the config's address, else RAY_ADDRESS, else `local`, a Ray of this command's own."""
+    """The cluster's address: the config's, else RAY_ADDRESS, else `local`, which starts a Ray for this command."""
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager
 def session(config: RayConfig) -> Iterator[None]:
-    """Ray for the length of a command, left running if it ran before."""
-    mine = not ray.is_initialized()
+    """Shut Ray down at the end, unless it ran before."""
+    ran_before = ray.is_initialized()
     try:
         yield
     finally:
-        if mine and ray.is_initialized():
+        if not ran_before and ray.is_initialized():
             ray.shutdown()
 
 
 def check_shared(store: Store) -> None:
-    """Find out whether every node sees what this process writes to the store, which may be a folder of this machine.
+    """Check that every node sees what this process writes to the store, which may be a folder of this machine only.
 
     Raises:
-        UsageError: a node does not.
+        UsageError: a node does not see it.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2 or store.local is None:
@@ -106,20 +111,24 @@ def check_shared(store: Store) -> None:
     store.write_bytes(f"{mark}/here", b"")
     try:
         look = ray.remote(num_cpus=0)(_sees)
-        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        seen = ray.get([look.options(scheduling_strategy=place).remote(store, f"{mark}/here") for place in places])
+        on_each = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        seen = ray.get([look.options(scheduling_strategy=on_one).remote(store, f"{mark}/here") for on_one in on_each])
     finally:
         store.delete(mark)
     for node, sees in zip(nodes, seen, strict=True):
         if not sees:
             raise UsageError(
-                f"the store {store.uri} is another folder on node '{node['NodeManagerHostname']}' than here: give one "
-                "that all nodes share, as a network disk or s3://bucket/path"
+                f"node '{node['NodeManagerHostname']}' does not see the files of the store {store.uri}: give a store "
+                "that all nodes share, such as a network disk or s3://bucket/path"
             )
 
 
 def _sees(store: Store, path: str) -> bool:
     return store.exists(path)
+
+
+def _summary(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
 
 
 def cpus() -> int:
@@ -133,29 +142,29 @@ def gpus() -> int:
 
 
 def largest(gpu: bool) -> int:
-    """CPUs that a task may ask for at most: a node's, or with a GPU those that every node has for each of its own.
+    """The most CPUs that a task may ask for: those of the largest node; with a GPU, the fewest per GPU of any node.
 
-    A task that asks for more than any node has waits for ever.
+    A task that asks for more than any node has would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for_each = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
-    found = min(for_each) if gpu and for_each else max((node.get("CPU", 0) for node in nodes), default=1)
-    return max(1, int(found))
+    per_gpu = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    most = min(per_gpu) if gpu and per_gpu else max((node.get("CPU", 0) for node in nodes), default=1)
+    return max(1, int(most))
 
 
 def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[int, bool]:
-    """CPUs of each of a training's workers, and whether each gets a GPU, where the config leaves that open.
+    """The CPUs of each training worker, and whether each gets a GPU; both as set, or as the cluster allows.
 
-    A worker gets a GPU if there is one for each, and with it as many of its node's CPUs; without GPUs the workers share
-    all CPUs, but no worker gets more than a node has.
+    By default a worker gets a GPU if there is one for each, together with the CPUs that its node has per GPU. Without
+    GPUs the workers share all CPUs, but none gets more than one node has.
     """
     gpu = gpus() >= workers if gpu is None else gpu
-    usual = largest(gpu) if gpu else min(largest(gpu), max(1, cpus() // workers))
-    return cpus_per_worker or usual, gpu
+    default = largest(gpu) if gpu else min(largest(gpu), max(1, cpus() // workers))
+    return cpus_per_worker or default, gpu
 
 
 def in_background(work: Callable[[], T]) -> Future[T]:
-    """Do work in a thread of its own; in the main thread Ray Train and Ray Tune would take Ctrl-C for themselves."""
+    """Run work in a thread: in the main thread, Ray Train and Ray Tune would handle Ctrl-C themselves."""
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -174,27 +183,38 @@ def map_rows(
     block: int,
     gpus: float = 0,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Run `work` over rows with Ray Data, up to `block` neighbouring rows to a task: each row, and what came of it.
+    """Run `work` over rows with Ray Data, and yield each row with its status as tasks finish, in any order.
 
-    A task takes one CPU and `gpus` GPUs; `work` yields one small status for each of its rows, in their order.
+    A task takes one CPU and `gpus` GPUs. Rows and statuses travel as JSON: large data goes through the store. Without
+    rows, Ray is not needed. A task whose worker dies is tried again `RETRIES` times, then each of its rows alone, as
+    often. A row that fails even then is not yielded.
 
-    Rows travel as JSON: what is large goes through the store. No rows, no Ray.
-    What comes back comes as tasks finish, in any order. A task whose worker dies is tried again `RETRIES` times, then
-    each of its rows alone, as often; what still does not come back is left out.
+    Args:
+        rows: what to work on.
+        work: yields a small status for each of its rows, in their order. Its statuses of failed rows, made by
+            `failure`, have a `traceback`, which goes to the log and is taken off.
+        block: the most neighbouring rows of a task.
+        gpus: of a task, may be a fraction.
 
     Raises:
-        StageError: the pipeline itself failed, or `work` raised it: the store's fault, and no row's.
+        StageError: the pipeline failed as a whole, or `work` raised it because the store failed.
     """
     alone: list[dict[str, Any]] = []
+    logged: set[str] = set()
     for begin in range(0, len(rows), CHUNK):
         chunk = rows[begin : begin + CHUNK]
         size = max(1, min(block, len(chunk) // (TASKS_PER_CPU * cpus())))
         left = dict(enumerate(chunk))
-        for place, status in _mapped(chunk, work, size, gpus):
-            yield left.pop(place), status
+        for number, status in _mapped(chunk, work, size, gpus):
+            row = left.pop(number)
+            _log_failure(row, status, logged)
+            yield row, status
+        if left:
+            _log.warning("%d rows have no status: the workers of their tasks died %d times", len(left), RETRIES + 1)
         alone += left.values() if size > 1 else ()
-    for place, status in _mapped(alone, work, 1, gpus):
-        yield alone[place], status
+    for number, status in _mapped(alone, work, 1, gpus):
+        _log_failure(alone[number], status, logged)
+        yield alone[number], status
 
 
 def _mapped(
@@ -203,34 +223,49 @@ def _mapped(
     size: int,
     gpus: float,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `map_rows`, `size` rows to a task, but for the rows of tasks that were given up: a row's number and status."""
+    """As `map_rows` with `size` rows to a task: a row's number and status, without rows of tasks that were given up."""
     if not rows:
         return
 
     def call(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        places, given = zip(*map(json.loads, batch["item"]), strict=True)
+        numbers, given = zip(*map(json.loads, batch["item"]), strict=True)
         try:
-            for place, status in zip(places, work(list(given)), strict=True):
-                yield {"status": [json.dumps([place, status])]}
+            for number, status in zip(numbers, work(list(given)), strict=True):
+                yield {"status": [json.dumps([number, status])]}
         except StageError as error:
-            yield {"status": [json.dumps([None, str(error)])]}
+            yield {"status": [json.dumps([None, {"error": str(error), "traceback": traceback.format_exc()}])]}
 
-    items = [json.dumps([place, row]) for place, row in enumerate(rows)]
+    items = [json.dumps([number, row]) for number, row in enumerate(rows)]
     data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
     with warnings.catch_warnings():
-        # Data would retry a dead worker's block for ever; this is still the only way to say how often.
+        # Without it, Data retries a dead worker's block forever. It is deprecated, and there is no other way yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = data.map_batches(
             call, batch_size=None, batch_format="numpy", num_cpus=1, num_gpus=gpus or None, max_retries=RETRIES
         )
     try:
         for row in results.iter_rows():
-            place, status = json.loads(row["status"])
-            if place is None:
-                raise StageError(status)
-            yield place, status
+            number, status = json.loads(row["status"])
+            if number is None:
+                _log.error("a task stopped:\n%s", status["traceback"])
+                raise StageError(status["error"])
+            yield number, status
     except ray.exceptions.RayError as error:
-        raise StageError(f"Ray Data gave up: {str(error).strip().splitlines()[-1]}") from error
+        why = str(error).strip().splitlines()[-1]
+        raise StageError(f"Ray Data gave up: {why}; {remedy(error)}", retry=worth_retrying(error)) from error
+
+
+def _log_failure(row: dict[str, Any], status: dict[str, Any], logged: set[str]) -> None:
+    """Log why a row failed. A traceback is written once: it may be the same for thousands of clips."""
+    trace = status.pop("traceback", "")
+    if not status.get("reason"):
+        return
+    name = row.get("folder") or row.get("clip_id")
+    _log.warning("%s, window %s: %s", name, row.get("window", "–"), status["reason"])
+    frames = "\n".join(line for line in trace.splitlines() if line.startswith("  "))
+    if trace and frames not in logged:
+        logged.add(frames)
+        _log.warning("its traceback, on the worker:\n%s", trace)
 
 
 def map_windows(
@@ -240,9 +275,18 @@ def map_windows(
     what: str,
     gpus: float = 0,
 ) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[tuple[str, int], str]]:
-    """`map_rows` over windows, with progress: what came of each, and why each that failed did so, by (folder, window).
+    """`map_rows` over windows, with progress.
 
-    `work` yields statuses with a `reason`, empty if it went well; what does not come back died with its worker.
+    Args:
+        windows: rows with `folder` and `window`.
+        work: yields statuses with a `reason`, which is empty for a window that succeeded.
+        block: the most neighbouring windows of a task.
+        what: the label of the progress bar.
+        gpus: of a task.
+
+    Returns:
+        The statuses of the windows that succeeded and the reasons of those that failed, by (folder, window). A window
+        without a status failed because its worker died.
     """
     done: dict[tuple[str, int], dict[str, Any]] = {}
     failed = {(row["folder"], row["window"]): DIED for row in windows}
@@ -256,7 +300,12 @@ def map_windows(
     return done, failed
 
 
+def failure(error: Exception) -> dict[str, Any]:
+    """The status of a row that failed, from within the `except`: `reason` for the ledger, `traceback` for the log."""
+    return {"reason": reason(error), "traceback": traceback.format_exc()}
+
+
 def reason(error: Exception) -> str:
-    """An error as one line for a ledger; the type's name is added where the error is not one of ours to the user."""
+    """An error as one line for a ledger. ValueErrors and StageErrors are sentences; others need their class's name."""
     line = " ".join(str(error).split())[:300]
     return line if isinstance(error, ValueError | StageError) else f"{type(error).__name__}: {line}"

@@ -1,5 +1,6 @@
-"""What the user sees while a stage works: a bar on a terminal, a line now and then in a log."""
+"""Progress for the user, on the standard error stream: a bar on a terminal, a line every few seconds elsewhere."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,20 +8,24 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 
 def say(text: str) -> None:
-    """Print one line about the work, to the standard error stream."""
+    """Print one line, which may have rich's markup, and add it to the log."""
     console.print(text, soft_wrap=True)
+    _log.debug("%s", Text.from_markup(text).plain)
 
 
 def parts(count: int, size: int, what: str) -> Iterator[slice]:
-    """Slices of `size` at most of `count` things; where there are several, which of them has its turn is told."""
+    """Slices of at most `size` of `count` things; prints a line for each slice if there are several."""
     for start in range(0, count, size):
         if count > size:
             say(f"{what} {start + 1:,} to {min(start + size, count):,} of {count:,}")
@@ -28,12 +33,12 @@ def parts(count: int, size: int, what: str) -> Iterator[slice]:
 
 
 def show(table: Table) -> None:
-    """Print a result, to the standard output stream."""
+    """Print a result to the standard output stream."""
     Console().print(table)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Pass items through while showing how many of `total` have come, and how long the rest will take."""
+    """Pass items through, and show how many of `total` are done and how long the rest will take."""
     if not total:
         yield from items
         return

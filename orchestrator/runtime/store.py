@@ -1,9 +1,9 @@
-"""Where stage outputs live, and which of them are complete.
+"""The store: where the outputs of stages lie, in a local folder or an object storage.
 
-A stage's folder is `<store>/<stage>/<hash>`, the hash being that of everything its numbers depend on: the same hash is
-the same work, done once. In folders files are written under a temporary name and moved into place; an object storage
-shows an object when all of it is there. So a file that exists is complete, and killing a process at any moment leaves
-nothing half-written that would be read.
+The outputs of a stage lie in `<store>/<stage>/<hash>`. The hash is of everything that the numbers depend on, so work
+with the same hash is done once. Writes are atomic: in a folder, a file is written under a temporary name and moved into
+place; an object storage shows an object only when it is whole. So a file that exists is complete, even if a process was
+killed.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ def digest_of(value: Any, length: int = 12) -> str:
 
 
 def file_name(text: str, *more: str) -> str:
-    """A readable, unique file name without separators for any text; `more` takes part in its uniqueness only."""
+    """A readable file name without separators, unique for the text and `more`, of which only the text is readable."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[-60:].lstrip("._")
     return f"{readable or 'clip'}-{digest_of([text, *more], 10)}"
 
 
-# By pyarrow's names. What is put there appears whole, and folders need no making.
+# As pyarrow names them. Their objects appear whole, and they have no folders to create.
 OBJECT_STORAGES = ("s3", "gcs", "abfs")
-LISTERS = 32  # folders that are listed at once
+LISTERS = 32  # folders listed at the same time
 
 
 class Store:
-    """A folder or URL that pyarrow can open, seen through atomic reads and writes of small files.
+    """Atomic reads and writes of small files in a folder, or in a URL that pyarrow can open.
 
-    Paths are relative to the store, with `/`. Safe to send to Ray workers.
+    Paths are relative to the store, with `/`. A store can be sent to Ray workers.
 
     Raises:
-        UsageError: the location is of no known kind.
+        UsageError: pyarrow cannot open the location.
     """
 
     def __init__(self, location: str) -> None:
@@ -56,36 +56,38 @@ class Store:
         try:
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UsageError(f"the store '{location}' cannot be opened: {error}") from None
+            raise UsageError(f"the store '{location}' cannot be opened: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.uri,)
 
     @property
     def local(self) -> Path | None:
-        """The store as a local folder, or None if it is none."""
+        """The store's local folder; None for an object storage."""
         return Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def url(self, path: str) -> str:
-        """A path of the store for libraries that take a local path or a URL; what the URL asks for stays at its end."""
+        """A path of the store as a local path or a URL, for other libraries. The URL's query stays at its end."""
         if self.local:
             return f"{self._root}/{path}"
-        base, mark, asked = self.uri.partition("?")
-        return f"{base.rstrip('/')}/{path}{mark}{asked}"
+        base, mark, query = self.uri.partition("?")
+        return f"{base.rstrip('/')}/{path}{mark}{query}"
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there.
+        """Whether a file or folder exists.
 
         Raises:
-            StageError: that cannot be found out.
+            StageError: the store cannot be reached.
         """
-        with self._told("look for", path):
+        with self._as_stage_error("look for", path):
             return self._fs.get_file_info(self._at(path)).type != fs.FileType.NotFound
 
     def files(self, folder: str, below: Iterable[str] | None = None) -> set[str]:
-        """All complete files under a folder, at any depth, relative to that folder; empty if there is no folder.
+        """All complete files under a folder, at any depth, relative to it; none if the folder does not exist.
 
-        Where only folders `below` it are asked for, they are listed some at a time.
+        Args:
+            folder: where to look.
+            below: list only these folders in it, several at the same time.
 
         Raises:
             StageError: a folder cannot be listed.
@@ -95,28 +97,28 @@ class Store:
                 listed = pool.map(lambda name: (name, self.files(f"{folder}/{name}")), below)
                 return {f"{name}/{file}" for name, files in listed for file in files}
         base = self._at(folder)
-        with self._told("list", folder):
+        with self._as_stage_error("list", folder):
             listed = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         names = (info.path[len(base) :].lstrip("/") for info in listed if info.is_file)
         return {name for name in names if not name.endswith(".part")}
 
     def read_bytes(self, path: str) -> bytes:
-        """The content of a file.
+        """Read a file.
 
         Raises:
-            StageError: the file is not there or cannot be read.
+            StageError: the file is missing or cannot be read.
         """
-        with self._told("read", path), self._fs.open_input_stream(self._at(path)) as stream:
+        with self._as_stage_error("read", path), self._fs.open_input_stream(self._at(path)) as stream:
             return stream.read()
 
     def write_bytes(self, path: str, content: bytes) -> None:
-        """Write a file whole or not at all; the folders on the way are made.
+        """Write a file, whole or not at all, and create its folders.
 
         Raises:
             StageError: no space, no permission, or no connection.
         """
         target = self._at(path)
-        with self._told("write", path):
+        with self._as_stage_error("write", path):
             if self._fs.type_name in OBJECT_STORAGES:
                 with self._fs.open_output_stream(target) as stream:
                     stream.write(content)
@@ -129,36 +131,36 @@ class Store:
                 self._fs.move(temporary, target)
             except OSError:
                 if self.local:
-                    with contextlib.suppress(OSError):  # where nothing could be written, nothing can be removed
+                    with contextlib.suppress(OSError):  # the error above matters, not this one
                         Path(temporary).unlink()
                 raise
 
     def read_json(self, path: str) -> Any:
-        """A JSON file's value.
+        """Read a JSON file.
 
         Raises:
-            StageError: the file is not there, or is no JSON.
+            StageError: the file is missing, or is not JSON.
         """
         try:
             return json.loads(self.read_bytes(path))
         except ValueError as error:
-            raise self._broken(path, error) from None
+            raise self._broken(path, error) from error
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file."""
         self.write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file, or some of its columns.
+        """Read a Parquet file, or some of its columns.
 
         Raises:
-            StageError: the file is not there, or is no Parquet file with these columns.
+            StageError: the file is missing, or is not Parquet with these columns.
         """
         content = io.BytesIO(self.read_bytes(path))
         try:
             return pq.read_table(content, columns=columns)
         except (pa.ArrowException, OSError) as error:
-            raise self._broken(path, error) from None
+            raise self._broken(path, error) from error
 
     def write_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file."""
@@ -167,34 +169,34 @@ class Store:
         self.write_bytes(path, sink.getvalue().to_pybytes())
 
     def delete(self, path: str) -> None:
-        """Remove a folder and all that is in it, if it is there.
+        """Delete a folder and everything in it, if it exists.
 
         Raises:
-            StageError: it cannot be removed.
+            StageError: it cannot be deleted.
         """
         if self.exists(path):
-            with self._told("delete", path):
+            with self._as_stage_error("delete", path):
                 self._fs.delete_dir(self._at(path))
 
     @contextlib.contextmanager
-    def _told(self, what: str, path: str) -> Iterator[None]:
-        """The file system's errors as sentences."""
+    def _as_stage_error(self, what: str, path: str) -> Iterator[None]:
+        """Turn errors of the file system into sentences."""
         try:
             yield
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise StageError(f"cannot {what} '{path}' of the store {self.uri}: {reason}") from None
+            raise StageError(f"cannot {what} '{path}' of the store {self.uri}: {reason}") from error
 
     def _broken(self, path: str, error: Exception) -> StageError:
         why = str(error).partition("\n")[0]
-        return StageError(f"'{path}' of the store {self.uri} is broken, delete it to have it made again: {why}")
+        return StageError(f"'{path}' of the store {self.uri} is broken, delete it to compute it again: {why}")
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")
 
 
-class Stage:
-    """The folder of one stage's outputs, named by what its numbers depend on.
+class StageFolder:
+    """The folder of one stage's outputs, named by a hash of everything that its numbers depend on.
 
     Attributes:
         name: extract, score, pretrain, floor or evaluate.
@@ -212,7 +214,7 @@ class Stage:
         return "/".join((self.folder, *parts))
 
     def record(self, config_yaml: str) -> None:
-        """Leave beside the outputs the resolved config that made them, and what their hash is of."""
+        """Write the resolved config, and the key that the hash is of, beside the outputs."""
         if not self.store.exists(self.path("key.json")):
             self.store.write_bytes(self.path("config.yaml"), config_yaml.encode())
             self.store.write_json(self.path("key.json"), self.key)
@@ -222,7 +224,7 @@ def tensors(array: np.ndarray) -> pa.Array:
     """An array [N, ...] as an Arrow column of N fixed-shape tensors; booleans as fixed-size lists [N, T].
 
     Raises:
-        ValueError: no rows, fewer than two dimensions, or booleans of more than two.
+        ValueError: the array is empty or has fewer than two dimensions, or booleans have more than two.
     """
     if array.ndim < 2 or not array.size or (array.dtype == bool and array.ndim > 2):
         raise ValueError(f"a column takes an array [N, ...] of N ≥ 1 tensors, booleans [N, T], got {array.shape}")
@@ -232,7 +234,7 @@ def tensors(array: np.ndarray) -> pa.Array:
 
 
 def arrays(table: pa.Table, column: str) -> np.ndarray:
-    """A column written with `tensors`, as one array [N, ...]."""
+    """A column written by `tensors`, as one array [N, ...]."""
     values = table.column(column).combine_chunks()
     if isinstance(values.type, pa.FixedShapeTensorType):
         return values.to_numpy_ndarray()

@@ -1,5 +1,9 @@
-"""Evaluate: the frozen backbone by weighted kNN and a linear probe, always beside the same backbone untrained."""
+"""Evaluate: weighted kNN and a linear probe on the frozen backbone, and on its random-init baseline.
 
+The baseline is the same backbone before training. Stored names call it `floor`.
+"""
+
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,99 +18,109 @@ from torch import nn
 
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
-from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, domains, probes
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import Stage, Store, file_name
+from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.stages import pretrain
 
-VERSION = 2  # of the numbers: raised when the same config would give others
+VERSION = 2  # raised when the same config would give other numbers
 MAX_CPUS = 8
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the evaluate stage leaves: for every data set what `measure` found, cross-domain ones last."""
+    """The output of the evaluate stage.
 
-    stage: Stage
+    Attributes:
+        stage: the folder of the accuracies.
+        results: what `measure` returns for every data set, cross-domain ones last.
+        resumed: data sets that were in the store already.
+    """
+
+    stage: StageFolder
     results: list[dict[str, Any]]
     resumed: int
 
     @property
     def computed(self) -> int:
-        """Data sets evaluated now."""
+        """Data sets that were evaluated now."""
         return len(self.results) - self.resumed
 
 
-def stage(config: ExperimentConfig, pretrained: Stage) -> Stage:
-    """Where the accuracies of this model live."""
+def stage(config: ExperimentConfig, pretrained: StageFolder) -> StageFolder:
+    """The folder of this model's accuracies."""
     settings = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
-    return Stage(pretrained.store, "evaluate", {"version": VERSION, "pretrain": pretrained.hash, **settings})
+    return StageFolder(pretrained.store, "evaluate", {"version": VERSION, "pretrain": pretrained.hash, **settings})
 
 
-def floor_stage(config: ExperimentConfig, store: Store) -> Stage:
-    """Where the accuracies of the untrained backbone live, for all models that were trained from it."""
+def floor_stage(config: ExperimentConfig, store: Store) -> StageFolder:
+    """The folder of the random-init baseline's accuracies, shared by all models trained from the same weights."""
     key = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
     key |= {"backbone": config.pretrain.backbone, "backbone_settings": config.pretrain.backbone_settings}
     key |= {"version": VERSION, "image_size": config.extract.image_size, "seed": config.seed}
-    return Stage(store, "floor", key)
+    return StageFolder(store, "floor", key)
 
 
-def result_path(place: Stage, name: str, settings: EvaluateConfig) -> str:
-    """Where the accuracies on one data set lie on the store."""
+def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) -> str:
+    """The path of the accuracies on one data set in the store."""
     kind = ["domains"] if name in settings.domains else []
-    return place.path(f"{file_name(name, datasets.fingerprint(name), *kind)}.json")
+    return stage_folder.path(f"{file_name(name, datasets.fingerprint(name), *kind)}.json")
 
 
-def load(config: ExperimentConfig, store: Store) -> Evaluated:
-    """What an earlier evaluation left.
+def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
+    """Read what an earlier evaluation of this model left.
 
     Raises:
-        StageError: there was none for this config.
+        StageError: the model was not evaluated on all data sets of the config.
     """
-    place = stage(config, pretrain.load(config, store).stage)
-    paths = _paths(config, place)
+    stage_folder, store = stage(config, pretrained.stage), pretrained.stage.store
+    paths = _paths(config, stage_folder)
     if not all(map(store.exists, paths.values())):
         raise StageError("this model is not evaluated yet: run `infoaug evaluate` with the same config first")
-    return Evaluated(place, [store.read_json(path) for path in paths.values()], resumed=len(paths))
+    return Evaluated(stage_folder, [store.read_json(path) for path in paths.values()], resumed=len(paths))
 
 
 def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
-    """Evaluate on every data set that is not done yet.
+    """Evaluate the model on every data set whose accuracies are not in the store.
 
     Raises:
-        UsageError: a data set is not to be had; those before it are kept.
+        UsageError: a data set cannot be loaded; the accuracies on those before it are kept.
+        StageError: an evaluation failed.
     """
-    place, store = stage(config, pretrained.stage), pretrained.stage.store
-    place.record(config.to_yaml())
-    paths = _paths(config, place)
+    stage_folder, store = stage(config, pretrained.stage), pretrained.stage.store
+    stage_folder.record(config.to_yaml())
+    paths = _paths(config, stage_folder)
     todo = [name for name, path in paths.items() if not store.exists(path)]
     console.say(f"evaluate: {len(paths)} data sets, {len(paths) - len(todo)} done")
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, cluster.gpus())
         threads = cpus(config, cluster.largest(gpu=bool(gpus)))
-        # Not among the resources of whoever asks: a trial of a sweep has none of its own.
+        # By default a task runs within the resources of the trial that starts it, and a trial of a sweep has none.
         options = {"max_retries": cluster.RETRIES, "scheduling_strategy": "DEFAULT"}
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)
         for name in console.track(todo, len(todo), "evaluate"):
             try:
                 result = ray.get(task.remote(config, pretrained.stage, name, threads))
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, UsageError | StageError):
-                    raise error.cause from None
-                raise StageError(f"evaluation on '{name}' failed: {cluster.reason(error.cause)}") from error
+            except ray.exceptions.RayError as error:
+                raise _as_ours(error, name) from error
             store.write_json(paths[name], result)
-    return Evaluated(place, [store.read_json(path) for path in paths.values()], resumed=len(paths) - len(todo))
+            accuracies = {metric: result[metric] for metric in ("knn", "floor_knn", "probe", "floor_probe")}
+            _log.info("evaluated on %s: %s", name, accuracies)
+    results = [store.read_json(path) for path in paths.values()]
+    return Evaluated(stage_folder, results, resumed=len(paths) - len(todo))
 
 
 def check(config: ExperimentConfig) -> None:
-    """Find out before hours of training whether the data sets are there; torchvision's are fetched if they may be.
+    """Check before hours of training that the data sets can be used; torchvision's are downloaded if that is allowed.
 
-    What is validated on while training is read whole. Classes that not all domains have are told of.
+    A data set for validation during training is read as a whole. Classes that some domains lack are printed.
 
     Raises:
-        UsageError: one is not there, or cannot be used.
+        UsageError: a data set is missing or cannot be used.
     """
     settings = config.evaluate
     validated = settings.datasets[:1] if settings.every else []
@@ -117,33 +131,35 @@ def check(config: ExperimentConfig) -> None:
         _, left_out = datasets.domain_files(name)
         if left_out:
             named = ", ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
-            told = f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
-            console.say(escape(told))
+            warning = f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
+            console.say(escape(warning))
 
 
-def cpus(config: ExperimentConfig, there: int) -> int:
-    """CPUs that evaluation takes of those that are `there`, `MAX_CPUS` at most.
+def cpus(config: ExperimentConfig, available: int) -> int:
+    """CPUs of an evaluation, at most `MAX_CPUS`.
 
-    As many as the training took, where that is set: trials that train side by side are then evaluated side by side.
+    If the config sets the CPUs of a training, an evaluation takes as many, so that trials that train side by side are
+    evaluated side by side.
     """
     settings = config.pretrain
     wanted = settings.workers * settings.cpus_per_worker if settings.cpus_per_worker else MAX_CPUS
-    return min(wanted, MAX_CPUS, there)
+    return min(wanted, MAX_CPUS, available)
 
 
-def measure(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[str, Any]:
-    """One data set, the trained backbone and the untrained one, which is measured once for all that share it.
+def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, Any]:
+    """Evaluate the trained backbone and its random-init baseline on one data set. The baseline is measured once.
 
     Returns:
-        `dataset`, `classes`, `train` and `test` (images), and what `probes.accuracies` or `domains.accuracies` gives of
-        the trained backbone, and as `floor_…` of the untrained one; cross-domain also `domains` and `left_out`, names.
+        `dataset`; `classes`, `train` and `test`, numbers of classes and images; what `probes.accuracies` or
+        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. For
+        cross-domain data sets also the names in `domains` and `left_out`.
 
     Raises:
-        UsageError: the data set is not to be had.
-        StageError: there is no trained backbone.
+        UsageError: the data set cannot be loaded.
+        StageError: the trained backbone is missing.
     """
     settings, size, store = config.evaluate, config.extract.image_size, pretrained.store
-    measured: Callable[..., dict[str, Any]]
+    accuracies: Callable[..., dict[str, Any]]
     if name in settings.domains:
         data = datasets.load_domains(name, settings, size)
         labels = [domain.labels for domain in data.images.values()]
@@ -151,28 +167,28 @@ def measure(config: ExperimentConfig, pretrained: Stage, name: str) -> dict[str,
         count = sum(map(len, labels))
         result = {"dataset": name, "train": count - held, "test": count, "classes": len(data.classes)}
         result |= {"domains": [*data.images], "left_out": data.left_out}
-        measured = partial(domains.accuracies, data.images, settings)
+        accuracies = partial(domains.accuracies, data.images, settings)
     else:
         train, test = datasets.load(name, settings, size)
         result = {"dataset": name, "train": len(train.labels), "test": len(test.labels)}
         result["classes"] = int(train.labels.max()) + 1
-        measured = partial(probes.accuracies, train, test, settings)
+        accuracies = partial(probes.accuracies, train, test, settings)
 
-    def of(backbone: nn.Module) -> dict[str, Any]:
+    def measured(backbone: nn.Module) -> dict[str, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return measured(lambda images: probes.features(backbone, images, settings.batch_size, device))
+        return accuracies(lambda images: probes.features(backbone, images, settings.batch_size, device))
 
-    result |= of(trained_backbone(pretrained))
-    floor = floor_stage(config, store)
-    path = result_path(floor, name, settings)
-    if not store.exists(path):  # two trials may both measure it, and either may write first: their numbers agree
-        floor.record(config.to_yaml())
-        store.write_json(path, of(untrained_backbone(config)))
+    result |= measured(trained_backbone(pretrained))
+    baseline = floor_stage(config, store)
+    path = result_path(baseline, name, settings)
+    if not store.exists(path):  # two trials may measure it at the same time: they get and write the same numbers
+        baseline.record(config.to_yaml())
+        store.write_json(path, measured(untrained_backbone(config)))
     return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
 
 
-def trained_backbone(pretrained: Stage) -> nn.Module:
-    """The backbone that a pretrain stage left, in eval mode on the CPU."""
+def trained_backbone(pretrained: StageFolder) -> nn.Module:
+    """The backbone of a pretrain stage, in eval mode on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in pretrain.files(pretrained).items():
             (Path(folder) / name).write_bytes(content)
@@ -180,18 +196,28 @@ def trained_backbone(pretrained: Stage) -> nn.Module:
 
 
 def untrained_backbone(config: ExperimentConfig) -> nn.Module:
-    """The very backbone that training starts from."""
+    """The backbone with the weights that training starts from."""
     torch.manual_seed(config.seed)
     return create_backbone(config.pretrain.backbone, config.extract.image_size, **config.pretrain.backbone_settings)
 
 
-def _paths(config: ExperimentConfig, place: Stage) -> dict[str, str]:
-    """Where the accuracies on each data set lie."""
+def _paths(config: ExperimentConfig, stage_folder: StageFolder) -> dict[str, str]:
+    """The path of the accuracies on each data set."""
     settings = config.evaluate
-    return {name: result_path(place, name, settings) for name in (*settings.datasets, *settings.domains)}
+    return {name: result_path(stage_folder, name, settings) for name in (*settings.datasets, *settings.domains)}
 
 
-def _measure(config: ExperimentConfig, pretrained: Stage, name: str, threads: int) -> dict[str, Any]:
-    """On a worker. Ray tells libraries of `threads` before they are loaded; a worker that is used again has them."""
+def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageError:
+    """An error of the evaluation on a data set as a sentence for the user."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(cause, UsageError | StageError):
+        return cause
+    again = worth_retrying(cause)
+    return StageError(f"evaluation on '{name}' failed: {cluster.reason(cause)}; {remedy(cause)}", retry=again)
+
+
+def _measure(config: ExperimentConfig, pretrained: StageFolder, name: str, threads: int) -> dict[str, Any]:
+    """On a worker: `measure` with this number of threads."""
+    # Ray sets the number before torch is imported, and a worker that ran before has it imported already.
     torch.set_num_threads(threads)
     return measure(config, pretrained, name)

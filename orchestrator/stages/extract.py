@@ -1,11 +1,12 @@
-"""Extract: clips to trajectories and patch images, on Ray Data.
+"""Extract: from clips to trajectories and patch images, on Ray Data.
 
-Two passes. The first goes over clips: what is really in the file, and where its shots begin. The second goes over
-windows, neighbouring windows of a clip in one task, so that a long clip is shared among workers and each task still
-decodes forward. A window is one Parquet file; a clip that gives none is a row of the ledger with the reason.
+The first pass scans clips: it counts the frames that can be decoded and finds the shot cuts. The second pass tracks
+windows. A task gets neighbouring windows of one clip: several workers can share a long clip, and each still decodes
+forward only. A window becomes one Parquet file. The ledger has a row for every clip, with the reason if it failed.
 """
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,13 +25,15 @@ from infoaug.estimators.video import clips, manifest, patches, shots
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import Stage, Store, digest_of, file_name, tensors
+from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, file_name, tensors
 from infoaug.orchestrator.synthetic import scenes
 
-VERSION = 2  # of the numbers: raised when the same config would give others
-WINDOWS_PER_TASK = 8  # at most: seconds of work, against some 40 ms that a task costs
+VERSION = 2  # raised when the same config would give other numbers
+WINDOWS_PER_TASK = 8  # at most: seconds of work, against an overhead of some 40 ms a task
 CLIPS_PER_TASK = 16
-CLIPS_AT_ONCE = 5_000  # so that what this process holds grows with the number of clips by their ledger only
+CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledger grows with the number of clips
+
+_log = logging.getLogger(__name__)
 
 LEDGER = pa.schema(
     [
@@ -38,34 +41,44 @@ LEDGER = pa.schema(
         ("path", pa.string()),
         ("status", pa.string()),  # ok, partial (some windows failed) or failed
         ("reason", pa.string()),
-        ("folder", pa.string()),  # of the clip, among the trajectories
+        ("folder", pa.string()),  # the clip's, below `trajectories/`
         ("frames", pa.int32()),
         ("fps", pa.float32()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("cuts", pa.list_(pa.int32())),
-        ("first_frames", pa.list_(pa.int32())),  # of the windows that are there, by window
-        ("windows", pa.list_(pa.int32())),
+        ("first_frames", pa.list_(pa.int32())),  # the first frame of each of `windows`
+        ("windows", pa.list_(pa.int32())),  # the numbers of the extracted windows
     ]
 )
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What the extract stage leaves: its folder, and a ledger row for every clip."""
+    """The output of the extract stage.
 
-    stage: Stage
+    Attributes:
+        stage: the folder of the trajectories.
+        ledger: a row for every clip, as in `LEDGER`.
+        resumed: windows that were in the store already.
+        computed: windows that were extracted now.
+    """
+
+    stage: StageFolder
     ledger: pa.Table
     resumed: int
     computed: int
 
     @property
     def windows(self) -> list[tuple[str, str, int]]:
-        """(clip_id, folder, window) of every window that is there, in order."""
+        """(clip_id, folder, window) of every extracted window, in order."""
         return windows_of(self.ledger)
 
     def without(self, failed: Mapping[tuple[str, int], str]) -> "Extracted":
-        """Less some windows, by (folder, window), with why they are left out; the clips' rows say so.
+        """A copy without the windows that failed.
+
+        Args:
+            failed: the reasons, by (folder, window); they are added to the clips' rows of the ledger.
 
         Raises:
             StageError: no window is left.
@@ -73,7 +86,7 @@ class Extracted:
         ledger = self.ledger
         if failed:
             starts = range(0, len(ledger), CLIPS_AT_ONCE)
-            rows = ([_entry(row, failed) for row in ledger[s : s + CLIPS_AT_ONCE].to_pylist()] for s in starts)
+            rows = ([_ledger_row(row, failed) for row in ledger[s : s + CLIPS_AT_ONCE].to_pylist()] for s in starts)
             ledger = pa.concat_tables(pa.Table.from_pylist(part, schema=LEDGER) for part in rows).combine_chunks()
         if not pc.any(pc.greater(pc.list_value_length(ledger["windows"]), 0)).as_py():
             why = ledger["reason"][0].as_py()
@@ -82,100 +95,110 @@ class Extracted:
 
 
 def windows_of(ledger: pa.Table) -> list[tuple[str, str, int]]:
-    """(clip_id, folder, window) of the windows of some clips."""
+    """(clip_id, folder, window) of every window in these rows of the ledger."""
     rows = ledger.select(["clip_id", "folder", "windows"]).to_pylist()
     return [(row["clip_id"], row["folder"], window) for row in rows for window in row["windows"]]
 
 
-def stage(config: ExperimentConfig, store: Store) -> Stage:
-    """Where this config's trajectories live; clips of all experiments with the same settings share it."""
-    return Stage(store, "extract", {"version": VERSION, **config.extract.model_dump(exclude=RUNTIME["extract"])})
+def stage(config: ExperimentConfig, store: Store) -> StageFolder:
+    """The folder of this config's trajectories. All experiments with the same settings of `extract` share it."""
+    return StageFolder(store, "extract", {"version": VERSION, **config.extract.model_dump(exclude=RUNTIME["extract"])})
 
 
 def source(config: ExperimentConfig) -> str:
-    """Name of the set of clips that a config reads, for its ledger."""
-    what = {"path": config.clips.path} if config.clips.path else config.scenes.model_dump()
-    return digest_of(what)
+    """Digest of the set of clips that a config reads. It names the set's ledger."""
+    clips_read = {"path": config.clips.path} if config.clips.path else config.scenes.model_dump()
+    return digest_of(clips_read)
 
 
 def window_file(folder: str, window: int) -> str:
-    """A window's file among those of a stage; `folder` is its clip's."""
+    """A window's file name within a stage; `folder` is the clip's."""
     return f"{folder}/{window:05d}.parquet"
 
 
-def trajectory_path(place: Stage, folder: str, window: int) -> str:
-    """Where a window's trajectories lie on the store."""
-    return place.path("trajectories", window_file(folder, window))
+def trajectory_path(stage_folder: StageFolder, folder: str, window: int) -> str:
+    """The path of a window's trajectories in the store."""
+    return stage_folder.path("trajectories", window_file(folder, window))
+
+
+def check(config: ExperimentConfig) -> None:
+    """Check that there are clips.
+
+    Raises:
+        UsageError: `clips.path` matches nothing.
+    """
+    count(config)
 
 
 def load(config: ExperimentConfig, store: Store) -> Extracted:
-    """What an earlier extraction left.
+    """Read what an earlier extraction left.
 
     Raises:
-        StageError: there was none for this config, or no clip gave a window.
+        StageError: these clips were not extracted with these settings, or no clip has a usable window.
     """
-    place = stage(config, store)
-    path = place.path(f"ledger-{source(config)}.parquet")
+    stage_folder = stage(config, store)
+    path = stage_folder.path(f"ledger-{source(config)}.parquet")
     if not store.exists(path):
         raise StageError("these clips are not extracted yet: run `infoaug extract` with the same config first")
     ledger = store.read_table(path)
-    count = sum(map(len, ledger["windows"].to_pylist()))
-    return Extracted(place, ledger, resumed=count, computed=0).without({})
+    windows = sum(map(len, ledger["windows"].to_pylist()))
+    return Extracted(stage_folder, ledger, resumed=windows, computed=0).without({})
 
 
 def run(config: ExperimentConfig, store: Store) -> Extracted:
-    """Extract every window of every clip that is not there yet.
+    """Extract every window that the store does not have yet.
 
     Raises:
-        UsageError: the clips are not to be found.
-        StageError: no clip gave a window, the ledger says why; or the store cannot be written to.
+        UsageError: `clips.path` matches nothing.
+        StageError: no clip has a usable window (the ledger says why), or the store cannot be written to.
     """
-    place = stage(config, store)
-    found = find(config, store)
-    place.record(config.to_yaml())
+    stage_folder = stage(config, store)
+    clips_found = find(config, store)
+    _log.info("extracting %d clips into %s", len(clips_found), store.url(stage_folder.folder))
+    stage_folder.record(config.to_yaml())
     cluster.connect(config.ray)
     cluster.check_shared(store)
 
     parts, resumed, computed = [LEDGER.empty_table()], 0, 0
-    for part in console.parts(len(found), CLIPS_AT_ONCE, "clips"):
-        entries, there, new = _part(place, config.extract, found[part])
-        parts.append(pa.Table.from_pylist(entries, schema=LEDGER))
-        resumed, computed = resumed + there, computed + new
-        for row in entries:
-            tell(row)
+    for part in console.parts(len(clips_found), CLIPS_AT_ONCE, "clips"):
+        rows, present, extracted = _extract_clips(stage_folder, config.extract, clips_found[part])
+        parts.append(pa.Table.from_pylist(rows, schema=LEDGER))
+        resumed, computed = resumed + present, computed + extracted
+        for row in rows:
+            warn_of_failure(row)
     ledger = pa.concat_tables(parts).combine_chunks()
-    store.write_table(place.path(f"ledger-{source(config)}.parquet"), ledger)
-    return Extracted(place, ledger, resumed, computed).without({})
+    store.write_table(stage_folder.path(f"ledger-{source(config)}.parquet"), ledger)
+    return Extracted(stage_folder, ledger, resumed, computed).without({})
 
 
 def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
-    """The clips a config names, or the rendered scenes, which are rendered if they are not there yet.
+    """The clips of `clips.path`; without one, the rendered scenes, which are rendered first if they are missing.
 
     Raises:
-        UsageError: nothing is to be found at `clips.path`, or scenes cannot be rendered as configured.
+        UsageError: `clips.path` matches nothing, or the scenes cannot be rendered as configured.
     """
     try:
         if config.clips.path:
             return manifest.find_clips(config.clips.path)
         if store.local is None:
-            raise UsageError("rendered scenes need a store that is a folder: set clips.path, or a local store")
+            raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
         folder = store.local / "scenes" / source(config)
         settings = config.scenes.model_dump(exclude={"count", "seed"})
-        names = [folder / f"scene-{number:04d}.avi" for number in range(config.scenes.count)]
-        missing = [(number, path) for number, path in enumerate(names) if not path.exists()]
+        paths = [folder / f"scene-{number:04d}.avi" for number in range(config.scenes.count)]
+        missing = [(number, path) for number, path in enumerate(paths) if not path.exists()]
         for number, path in console.track(missing, len(missing), "render scenes"):
             folder.mkdir(parents=True, exist_ok=True)
             scenes.write(scenes.render(scene_seed(config.scenes.seed, number), **settings), path)
-        return [manifest.Clip(path.name, str(path)) for path in names]
+        return [manifest.Clip(path.name, str(path)) for path in paths]
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error)) from error
 
 
 def count(config: ExperimentConfig) -> int:
-    """How many clips a config names; nothing is read or rendered.
+    """The number of clips of a config. No clip is opened or rendered.
 
     Raises:
-        UsageError: nothing is to be found at `clips.path`.
+        UsageError: `clips.path` matches nothing.
     """
     return len(find(config, Store(config.store))) if config.clips.path else config.scenes.count
 
@@ -188,58 +211,58 @@ def scene_seed(seed: int, number: int) -> int:
 def extract_window(
     frames: np.ndarray, settings: ExtractConfig | None = None, *, first: int = 0, clip: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The trajectories of one window.
+    """Track the patches of one window.
 
     Args:
         frames: u8[T, H, W, 3] RGB.
-        settings: how to extract; None for the defaults.
-        first: number of the window's first frame in its clip; needed, like `clip`, for stored depth maps.
+        settings: of the extract stage; None for the defaults.
+        first: number of the window's first frame in its clip. Stored depth maps need it, and `clip`.
         clip: path of the clip.
 
     Returns:
-        For the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels,
-        `camera_map` f32[N, T, 3, 3], the camera's map from frame 0, the same for all patches, `colour` f32[N, T, 3] in
-        0–1, `visible` bool[N, T], `image` u8[N, S, S, 3]. With depth, `position` is f32[N, T, 3], and a point counts
+        Arrays over the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels;
+        `camera_map` f32[N, T, 3, 3], the homography from frame 0, the same for all patches; `colour` f32[N, T, 3] in
+        0–1; `visible` bool[N, T]; `image` u8[N, S, S, 3]. With depth, `position` is f32[N, T, 3], and a point counts
         as visible only where its depth is known.
 
     Raises:
-        ValueError: no patch fits, or the tracker or the depth cannot be had as configured.
+        ValueError: no patch fits into the frame, or the tracker or the depth network cannot be loaded.
     """
     settings = settings or ExtractConfig()
     boxes = patches.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
     queries = patches.trackable_points(frames[0], boxes, point=settings.point)
-    found = tracks.track(
+    tracked = tracks.track(
         frames,
         queries,
         method=settings.tracker,
         forward_backward=settings.forward_backward,
         weights=settings.tracker_weights,
     )
-    position, visible = found.position, found.visible
+    position, visible = tracked.position, tracked.visible
     if settings.depth:
         maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip)
         near = depth.align_depth(depth.depth_at(maps, position, visible, frames.shape[1:3]), visible)
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
-    motion = camera.camera_motion(found.position, found.visible, model=settings.camera)
+    motion = camera.camera_motion(tracked.position, tracked.visible, model=settings.camera)
     return {
         "position": position,
         "camera": camera.camera_trajectories(motion, queries),
         "camera_map": np.repeat(motion[None], len(boxes), axis=0),
-        "colour": patches.patch_colour(frames, found.position, settings.patch_size),
+        "colour": patches.patch_colour(frames, tracked.position, settings.patch_size),
         "visible": visible,
         "image": patches.patch_images(frames[0], boxes, settings.image_size),
     }
 
 
-def tell(row: Mapping[str, Any]) -> None:
-    """Say of a clip of the ledger that it gave no window, or only some."""
+def warn_of_failure(row: Mapping[str, Any]) -> None:
+    """Print the reason of a clip in the ledger that failed, wholly or in part."""
     if row["status"] != "ok":
         console.say(f"[yellow]{row['status']}[/] {escape(row['clip_id'])}: {escape(row['reason'])}")
 
 
 def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]) -> pa.Table:
-    """One window's trajectories as they lie on the store, a row a patch."""
+    """One window's trajectories as a table for the store, one row for each patch."""
     count = len(columns["image"])
     keys = {
         "clip_id": pa.array([clip_id] * count, pa.string()),
@@ -249,67 +272,78 @@ def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]
     return pa.table(keys | {name: tensors(array) for name, array in columns.items()})
 
 
-def _part(
-    place: Stage, settings: ExtractConfig, found: Sequence[manifest.Clip]
+def _extract_clips(
+    stage_folder: StageFolder, settings: ExtractConfig, clips_found: Sequence[manifest.Clip]
 ) -> tuple[list[dict[str, Any]], int, int]:
-    """Extract some clips: their ledger rows, how many windows were there, and how many came."""
-    scanned = cluster.map_rows(
-        [{"clip_id": c.clip_id, "path": c.path} for c in found], partial(_scan, place, settings), CLIPS_PER_TASK
-    )
-    rows = {row["clip_id"]: row | status for row, status in console.track(scanned, len(found), "scan clips")}
-    for clip in found:
-        rows.setdefault(clip.clip_id, _lost(clip))
+    """Extract some clips.
+
+    Returns:
+        Their ledger rows, the number of windows that were in the store, and the number extracted now.
+    """
+    scan = partial(_scan, stage_folder, settings)
+    scans = cluster.map_rows([{"clip_id": c.clip_id, "path": c.path} for c in clips_found], scan, CLIPS_PER_TASK)
+    rows = {row["clip_id"]: row | status for row, status in console.track(scans, len(clips_found), "scan clips")}
+    for clip in clips_found:
+        rows.setdefault(clip.clip_id, _worker_died(clip))
     wanted = [
         {"clip_id": c.clip_id, "path": c.path, "folder": rows[c.clip_id]["folder"], "window": w, "first": first}
-        for c in found
+        for c in clips_found
         for w, first in enumerate(rows[c.clip_id]["first_frames"])
     ]
-    present = place.store.files(place.path("trajectories"), dict.fromkeys(row["folder"] for row in wanted))
+    folders = dict.fromkeys(row["folder"] for row in wanted)
+    present = stage_folder.store.files(stage_folder.path("trajectories"), folders)
     todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
+    resumed = len(wanted) - len(todo)
     if wanted:
-        console.say(f"extract: {len(wanted)} windows of {len(found)} clips, {len(wanted) - len(todo)} already there")
-    work = partial(_extract, place, settings)
+        console.say(f"extract: {len(wanted)} windows of {len(clips_found)} clips, {resumed} already there")
+    work = partial(_extract, stage_folder, settings)
     _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", settings.gpus_per_task)
-    return [_entry(rows[c.clip_id], failed) for c in found], len(wanted) - len(todo), len(todo) - len(failed)
+    return [_ledger_row(rows[c.clip_id], failed) for c in clips_found], resumed, len(todo) - len(failed)
 
 
-def _scan(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """On a worker: what is in each clip, kept beside its trajectories so that it is found out once."""
-    cv2.setNumThreads(1)
+def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """On a worker: scan clips. The result is kept beside the trajectories, so that a clip is scanned once."""
+    cv2.setNumThreads(1)  # a task has one CPU
+    store = stage_folder.store
     for row in rows:
         clip_id, path = row["clip_id"], row["path"]
-        entry: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
-        entry |= {"cuts": [], "first_frames": []}
+        status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
+        status |= {"cuts": [], "first_frames": []}
         try:
-            entry["folder"] = file_name(clip_id, clips.digest(path, settings.read_timeout))
-            kept = place.path("clips", f"{entry['folder']}.json")
-            if place.store.exists(kept):
-                scan = shots.Scan(**place.store.read_json(kept))
+            # The content's digest is in the folder's name: a clip that has changed is another clip.
+            status["folder"] = file_name(clip_id, clips.digest(path, settings.read_timeout))
+            stored = stage_folder.path("clips", f"{status['folder']}.json")
+            if store.exists(stored):
+                scan = shots.Scan(**store.read_json(stored))
             else:
                 scan = shots.scan(path, settings.read_timeout)
-                place.store.write_json(kept, vars(scan))
-            entry |= vars(scan)
+                store.write_json(stored, vars(scan))
+            status |= vars(scan)
+            # Fail here, once for the clip, rather than in each of its windows.
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
-            patches.patch_grid(scan.height, scan.width, settings.patch_size)  # or no window can be used
-            entry["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
-            if not entry["first_frames"]:
+            patches.patch_grid(scan.height, scan.width, settings.patch_size)
+            status["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+            if not status["first_frames"]:
                 parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
-                entry["reason"] = f"{scan.frames} frames in {parts}, too few for a window of {settings.window}"
-        except StageError:  # the store's: it would be so with every clip
+                status["reason"] = f"{scan.frames} frames in {parts}, too few for a window of {settings.window}"
+        except StageError:  # the store failed: every clip would
             raise
-        except Exception as error:  # whatever is wrong with one clip must not stop the others
-            entry["reason"] = cluster.reason(error)
-        yield entry
+        except Exception as error:  # any error in one clip must not stop the others
+            status |= cluster.failure(error)
+        yield status
 
 
-def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """On a worker: read, track and store some windows, the reader kept open while they are of one clip."""
+def _extract(
+    stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """On a worker: read, track and store windows. The reader stays open from one window of a clip to the next."""
     cv2.setNumThreads(1)
     for path, windows in itertools.groupby(rows, key=lambda row: row["path"]):
         with ExitStack() as opened:
             reader: clips.Reader | None = None
             for row in windows:
-                folder, window, reason = row["folder"], row["window"], ""
+                folder, window = row["folder"], row["window"]
+                status: dict[str, Any] = {"reason": ""}
                 try:
                     if reader is None:
                         limits = settings.max_window_mb << 20, settings.read_timeout
@@ -317,25 +351,31 @@ def _extract(place: Stage, settings: ExtractConfig, rows: list[dict[str, Any]]) 
                     frames = reader.read(row["first"], settings.window)
                     columns = extract_window(frames, settings, first=row["first"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)
-                    place.store.write_table(trajectory_path(place, folder, window), table)
-                except StageError:
+                    stage_folder.store.write_table(trajectory_path(stage_folder, folder, window), table)
+                except StageError:  # the store failed
                     raise
-                except Exception as error:  # as above
-                    reason = cluster.reason(error)
-                yield {"reason": reason}
+                except Exception as error:  # any error in one window must not stop the others
+                    status = cluster.failure(error)
+                yield status
 
 
-def _lost(clip: manifest.Clip) -> dict[str, Any]:
+def _worker_died(clip: manifest.Clip) -> dict[str, Any]:
     return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "folder": "", "first_frames": []}
 
 
-def _entry(row: Mapping[str, Any], failed: Mapping[tuple[str, int], str]) -> dict[str, Any]:
-    """A clip's ledger row: its scan, or what it was, less the windows that failed."""
+def _ledger_row(row: Mapping[str, Any], failed: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+    """A clip's ledger row without the windows that failed.
+
+    Args:
+        row: the clip's scan, or its earlier ledger row.
+        failed: the reasons, by (folder, window).
+    """
+    # A scan has no windows yet: they are numbered as its first frames are.
     firsts = dict(zip(row.get("windows", itertools.count()), row["first_frames"], strict=False))
     reasons = {w: failed[row["folder"], w] for w in firsts if (row["folder"], w) in failed}
-    there = [w for w in firsts if w not in reasons]
-    same = {why: [str(w) for w in reasons if reasons[w] == why] for why in reasons.values()}
-    new = [f"window {', '.join(which)}: {why}" for why, which in same.items()]
+    kept = [w for w in firsts if w not in reasons]
+    by_reason = {why: [str(w) for w in reasons if reasons[w] == why] for why in reasons.values()}
+    new = [f"window {', '.join(windows)}: {why}" for why, windows in by_reason.items()]
     reason = "; ".join([row["reason"]] * bool(row["reason"]) + new)
-    status = "failed" if not there else "partial" if reason else "ok"
-    return {**row, "status": status, "reason": reason, "windows": there, "first_frames": [firsts[w] for w in there]}
+    status = "failed" if not kept else "partial" if reason else "ok"
+    return {**row, "status": status, "reason": reason, "windows": kept, "first_frames": [firsts[w] for w in kept]}

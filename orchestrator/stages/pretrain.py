@@ -18,9 +18,9 @@ from torch import nn
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.models.collapse import collapsed
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
-from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue
-from infoaug.orchestrator.runtime.store import Stage, Store, digest_of
+from infoaug.orchestrator.runtime.store import StageFolder, digest_of
 from infoaug.orchestrator.stages import score, training
 from infoaug.orchestrator.stages.training import Epoch
 
@@ -31,28 +31,28 @@ VERSION = 3  # of the numbers: raised when the same config would give others
 class Pretrained:
     """What the pretrain stage leaves: its folder with `backbone.safetensors` and `backbone.json`, and every epoch."""
 
-    stage: Stage
+    stage: StageFolder
     history: list[Epoch]
     resumed: int  # epochs that were there
     computed: int  # epochs trained now
 
 
-def stage(config: ExperimentConfig, scored: score.Scored) -> Stage:
+def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     """Where the model trained on these twins lives."""
     settings = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
     key = {"version": VERSION, **data, "seed": config.seed, **settings}
-    return Stage(scored.stage.store, "pretrain", key)
+    return StageFolder(scored.stage.store, "pretrain", key)
 
 
-def load(config: ExperimentConfig, store: Store) -> Pretrained:
-    """What an earlier training left.
+def load(config: ExperimentConfig, scored: score.Scored) -> Pretrained:
+    """Read what an earlier training on these patches left.
 
     Raises:
-        StageError: there was none for this config.
+        StageError: no model was trained on them with this config.
     """
-    place = stage(config, score.load(config, store))
+    place, store = stage(config, scored), scored.stage.store
     if not store.exists(place.path("history.json")):
         raise StageError("this model is not trained yet: run `infoaug pretrain` with the same config first")
     history = store.read_json(place.path("history.json"))
@@ -78,7 +78,7 @@ def run(
     if not resume:
         store.delete(place.folder)
     if store.exists(place.path("history.json")):
-        return load(config, store)
+        return load(config, scored)
     check(config)
     place.record(config.to_yaml())
     cluster.connect(config.ray)
@@ -118,9 +118,10 @@ def run(
         _listen(forwarded, outcome, seen)
         why = outcome.result().return_value
     except ray.train.TrainingFailedError as error:
-        raise StageError(f"training failed: {_cause(error)}; run the same command again to go on") from error
+        cause = _cause(error)
+        raise StageError(f"training failed: {cause}; {remedy(cause)}", retry=worth_retrying(cause)) from error
     if why:
-        raise StageError(f"training failed: {why}")
+        raise StageError(f"training failed: {why}", retry=False)
     history = store.read_json(place.path("history.json"))
     return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
 
@@ -142,7 +143,7 @@ def collapse_warning(metrics: Epoch, before: list[Epoch]) -> str:
     )
 
 
-def files(place: Stage) -> dict[str, bytes]:
+def files(place: StageFolder) -> dict[str, bytes]:
     """The trained backbone's files: safetensors, and what timm needs to rebuild it.
 
     Raises:

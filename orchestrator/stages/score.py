@@ -1,11 +1,12 @@
-"""Score: trajectories to mutual information to twins, on Ray Data over windows.
+"""Score: from trajectories to mutual information to twins, on Ray Data over windows.
 
-Beside its twin, the twins that the controls would give a patch are stored: the policy is chosen when training reads
-them, and all arms of a comparison share one scoring.
+The twins of the control policies (`random`, `nearest`) are stored beside those of mutual information. The policy is
+chosen when training reads them, so all arms of a comparison share one scoring.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,33 +20,41 @@ from infoaug.estimators.information import entropy, motion, mutual_information, 
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import Stage, Store, arrays, digest_of
+from infoaug.orchestrator.runtime.store import StageFolder, arrays, digest_of
 from infoaug.orchestrator.stages import extract
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
-VERSION = 5  # of the numbers: raised when the same config would give others
+VERSION = 5  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
+
+_log = logging.getLogger(__name__)
 
 LEDGER = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("folder", pa.string()),  # of the clip, among the twins
+        ("folder", pa.string()),  # the clip's, below `twins/`
         ("window", pa.int32()),
         ("reason", pa.string()),  # why it could not be scored
-        *((column(name), pa.int32()) for name in COUNTED),  # patches
+        *((column(name), pa.int32()) for name in COUNTED),  # numbers of patches
     ]
 )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What the score stage leaves: its folder, and how many patches of each window ended for which reason.
+    """The output of the score stage.
 
-    `extracted` is what was there, less the windows that could not be scored: the ledger says why. `policy` and `draw`:
-    whose twins to train with, and of the random ones which.
+    Attributes:
+        stage: the folder of the twins.
+        extracted: the input, without the windows that could not be scored.
+        ledger: a row for every window, as in `LEDGER`.
+        resumed: windows that were in the store already.
+        computed: windows that were scored now.
+        policy: which twins to train with.
+        draw: which of the `RANDOM_DRAWS` draws of the policy `random`.
     """
 
-    stage: Stage
+    stage: StageFolder
     extracted: extract.Extracted
     ledger: pa.Table
     resumed: int
@@ -55,31 +64,36 @@ class Scored:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Patches, those tracked through all frames, and those of each reason (`twin` where there is none)."""
+        """Numbers of patches: all (`patches`), `tracked` in every frame, with a `twin`, or without one by reason."""
         counts = {name: self._total(name) for name in COUNTED}
         if self.policy == "none":
-            kept = ("twin", "no candidate", "not significant")
-            counts |= {"policy none": sum(counts[name] for name in kept), **dict.fromkeys(kept, 0)}
+            # Scoring knows nothing of this policy: it takes the twins away from patches that could have had one.
+            eligible = ("twin", "no candidate", "not significant")
+            counts |= {"policy none": sum(counts[name] for name in eligible), **dict.fromkeys(eligible, 0)}
         return counts
 
     @property
     def share_with_twin(self) -> float:
-        """Share of the patches that have a twin by every policy but `none`."""
+        """Share of the patches that have a twin, 0–1; the same for every policy except `none`."""
         return self._total("twin") / max(1, self._total("patches"))
+
+    def for_training(self, config: ExperimentConfig) -> "Scored":
+        """The same scoring with the policy and the random draw of another config."""
+        return replace(self, policy=config.score.policy, draw=config.seed % RANDOM_DRAWS)
 
     def _total(self, name: str) -> int:
         return int(sum(self.ledger[column(name)].to_pylist()))
 
 
-def stage(config: ExperimentConfig, extracted: extract.Extracted) -> Stage:
-    """Where the twins of these trajectories live; those of all policies together."""
+def stage(config: ExperimentConfig, extracted: extract.Extracted) -> StageFolder:
+    """The folder of these trajectories' twins, those of all policies."""
     settings = config.score.model_dump(exclude={"policy", *RUNTIME["score"]})
     key = {"version": VERSION, "extract": extracted.stage.hash, **settings}
-    return Stage(extracted.stage.store, "score", key)
+    return StageFolder(extracted.stage.store, "score", key)
 
 
 def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
-    """Who the twins of a window's patches are by the policy asked for, int32[N], −1 where there is none."""
+    """The twins of a window's N patches by `scored.policy`: int32[N], patch numbers, −1 where there is no twin."""
     column = {"mutual-information": "twin"}.get(scored.policy, scored.policy)
     path = twins_path(scored.stage, folder, window)
     if scored.policy == "none":
@@ -90,50 +104,53 @@ def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
     return values.fill_null(-1).to_numpy()
 
 
-def twins_path(place: Stage, folder: str, window: int) -> str:
-    """Where a window's twins lie on the store."""
-    return place.path("twins", extract.window_file(folder, window))
+def twins_path(stage_folder: StageFolder, folder: str, window: int) -> str:
+    """The path of a window's twins in the store."""
+    return stage_folder.path("twins", extract.window_file(folder, window))
 
 
-def load(config: ExperimentConfig, store: Store) -> Scored:
-    """What an earlier scoring left.
+def check(config: ExperimentConfig) -> None:
+    """Nothing to check before the start: the config itself validates every setting of `score`."""
+
+
+def load(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
+    """Read what an earlier scoring of these trajectories left.
 
     Raises:
-        StageError: there was none for this config, or it gave nothing.
+        StageError: they were not scored with these settings, or no window could be scored.
     """
-    extracted = extract.load(config, store)
-    place = stage(config, extracted)
-    path = place.path(f"ledger-{extract.source(config)}.parquet")
+    stage_folder, store = stage(config, extracted), extracted.stage.store
+    path = _ledger_path(config, stage_folder)
     if not store.exists(path):
         raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
-    ledger = store.read_table(path, LEDGER.names)
-    return _scored(config, place, extracted, ledger)
+    return _scored(config, stage_folder, extracted, store.read_table(path, LEDGER.names))
 
 
 def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
-    """Find the twins of every extracted window that has none yet.
+    """Find the twins of every extracted window that has none in the store.
 
-    A window that cannot be scored is a row of the ledger with the reason, and the others go on.
+    A window that cannot be scored becomes a row of the ledger with the reason; it does not stop the others.
 
     Raises:
-        StageError: no window could be scored; or the store cannot be read or written to.
+        StageError: no window could be scored, or the store cannot be read or written to.
     """
-    place, store = stage(config, extracted), extracted.stage.store
-    place.record(config.to_yaml())
-    path = place.path(f"ledger-{extract.source(config)}.parquet")
-    known = store.read_table(path, LEDGER.names) if store.exists(path) else LEDGER.empty_table()
+    stage_folder, store = stage(config, extracted), extracted.stage.store
+    _log.info("scoring the windows of %d clips into %s", len(extracted.ledger), store.url(stage_folder.folder))
+    stage_folder.record(config.to_yaml())
+    path = _ledger_path(config, stage_folder)
+    earlier = store.read_table(path, LEDGER.names) if store.exists(path) else LEDGER.empty_table()
     parts, resumed = [], 0
     for part in console.parts(len(extracted.ledger), extract.CLIPS_AT_ONCE, "clips"):
-        entries, there = _part(config, place, extracted.stage, extracted.ledger[part], known)
-        parts.append(pa.Table.from_pylist(entries, schema=LEDGER))
-        resumed += there
+        rows, present = _score_clips(config, stage_folder, extracted.stage, extracted.ledger[part], earlier)
+        parts.append(pa.Table.from_pylist(rows, schema=LEDGER))
+        resumed += present
     ledger = pa.concat_tables(parts).combine_chunks()
     store.write_table(path, ledger)
     failed = _failed(ledger)
-    scored = _scored(config, place, extracted, ledger, computed=len(ledger) - resumed - len(failed))
+    scored = _scored(config, stage_folder, extracted, ledger, computed=len(ledger) - resumed - len(failed))
     clips = scored.extracted.ledger
     for row in clips.filter(pc.is_in(clips["folder"], failed["folder"])).to_pylist():
-        extract.tell(row)
+        extract.warn_of_failure(row)
     return scored
 
 
@@ -145,18 +162,18 @@ def score_window(
     seed: int = 0,
     colour: NDArray[np.float32] | None = None,
 ) -> ScoredWindow:
-    """Mutual information of a window's patches, and their twins.
+    """Estimate the mutual information of a window's patches and choose their twins.
 
     Args:
-        position: f32[N, T, 2 or 3] pixels; depth, the third, in shares of the scene's.
-        camera: f32[N, T, 2] pixels, what the camera alone would have done.
+        position: f32[N, T, 2 or 3] pixels; the third coordinate, depth, as a share of the scene's depth.
+        camera: f32[N, T, 2] pixels, the trajectories that the camera's motion alone would cause.
         visible: bool[N, T].
-        settings: how to.
+        settings: of the score stage.
         seed: of the surrogates and of the random policy.
-        colour: f32[N, T, 3] from 0 to 1; needed where colour is scored.
+        colour: f32[N, T, 3] in 0–1; needed if `settings.trajectory` is `colour` or `both`.
 
     Raises:
-        ValueError: colour is to be scored and not given.
+        ValueError: colour is needed and missing.
     """
     residual = _scored_trajectory(position, camera, visible, colour, settings)
     steps, seen = motion.displacement(residual, visible)
@@ -175,7 +192,8 @@ def score_window(
     path, shown = residual[moving], visible[moving]
     block = motion.block_size(path, shown) if settings.samples == "innovations" else 1
     white, known = motion.samples(path, shown, settings.noise, kind=settings.samples, block=block)
-    # Blocks and orders cost samples: of those that a pair needs at least, half must be left.
+    # Averaging over blocks and fitting an autoregression leave fewer samples than displacements. A pair must have
+    # half of what `min_frames` asks for, in proportion to the samples that are left.
     least = needed * white.shape[1] // (2 * steps.shape[1])
     few = seen[moving].astype(int) @ seen[moving].T.astype(int) < needed
     options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
@@ -194,7 +212,7 @@ def score_window(
         p = significance.p_values(white, visible=known, **options)
         p_values = _spread_out(np.where(few, np.nan, p), moving, len(position))
     mi = _spread_out(among, moving, len(position))
-    found = twins.find_twins(
+    chosen = twins.find_twins(
         mi,
         p_values=p_values,
         position=position[:, 0, :2],
@@ -205,22 +223,23 @@ def score_window(
         excluded=excluded.tolist(),
         seed=seed,
     )
-    return ScoredWindow(mi, p_values, residual, spread, content, ties.tied(steps, seen), found)
+    return ScoredWindow(mi, p_values, residual, spread, content, ties.tied(steps, seen), chosen)
 
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
-    """`score_window` of a window's trajectories as they lie on the store, with a seed of the window's own."""
+    """`score_window` for a window's trajectories as they are stored, with the window's own seed."""
     position, camera, visible, colour = (arrays(table, name) for name in ("position", "camera", "visible", "colour"))
     return score_window(position, camera, visible, settings, _own_seed(table, settings), colour)
 
 
 def _own_seed(table: pa.Table, settings: ScoreConfig, draw: int = 0) -> int:
+    """A seed that depends on the window and not on the order in which windows are scored."""
     key = table.select(["clip_id", "window"]).slice(0, 1).to_pylist()[0]
     return int(digest_of([settings.seed, *key.values(), *([draw] if draw else [])], 8), 16)
 
 
 def _camera_samples(camera: NDArray[np.float32], settings: ScoreConfig, block: int) -> NDArray[np.float64]:
-    """The camera's motion as samples of its own, f64[S, 2]: what it does to the median patch."""
+    """Samples of the camera's motion, f64[S, 2], at the median patch, to condition on."""
     path = np.median(camera, axis=0, keepdims=True)
     kind = "positions" if settings.samples == "positions" else "displacements"
     return motion.samples(path, np.ones(path.shape[:2], bool), settings.noise, kind=kind, block=block)[0][0]
@@ -233,7 +252,7 @@ def _scored_trajectory(
     colour: NDArray[np.float32] | None,
     settings: ScoreConfig,
 ) -> NDArray[np.float64]:
-    """What of the trajectories is scored, f64[N, T, d], all of its coordinates with the tracker's noise."""
+    """The trajectories to score, f64[N, T, d], scaled so that the noise of every coordinate is the tracker's."""
     parts = []
     if settings.trajectory in ("position", "both"):
         path = motion.residual(position, camera) if settings.camera == "subtract" else position.astype(np.float64)
@@ -241,46 +260,69 @@ def _scored_trajectory(
         parts.append(path)
     if settings.trajectory in ("colour", "both"):
         if colour is None:
-            raise ValueError(f"score.trajectory is '{settings.trajectory}', but there are no colours; give them")
+            raise ValueError(f"score.trajectory is '{settings.trajectory}', which needs colour")
         shade = motion.without_lighting(colour, visible) if settings.remove_lighting else colour.astype(np.float64)
         parts.append(shade * (settings.noise / settings.colour_noise))
     return np.concatenate(parts, axis=-1)
 
 
+def _ledger_path(config: ExperimentConfig, stage_folder: StageFolder) -> str:
+    return stage_folder.path(f"ledger-{extract.source(config)}.parquet")
+
+
 def _scored(
-    config: ExperimentConfig, place: Stage, extracted: extract.Extracted, ledger: pa.Table, computed: int = 0
+    config: ExperimentConfig,
+    stage_folder: StageFolder,
+    extracted: extract.Extracted,
+    ledger: pa.Table,
+    computed: int = 0,
 ) -> Scored:
-    """What is on the store now, `computed` windows of it since the command began."""
+    """The stage's output by its ledger, of which `computed` windows were scored now."""
     failed = {(r["folder"], r["window"]): f"not scored: {r['reason']}" for r in _failed(ledger).to_pylist()}
-    extracted = extracted.without(failed)
     resumed = len(ledger) - len(failed) - computed
-    return Scored(place, extracted, ledger, resumed, computed, config.score.policy, config.seed % RANDOM_DRAWS)
+    return Scored(stage_folder, extracted.without(failed), ledger, resumed, computed).for_training(config)
 
 
 def _failed(ledger: pa.Table) -> pa.Table:
-    """The windows that could not be scored."""
+    """The rows of the windows that could not be scored."""
     return ledger.filter(pc.not_equal(ledger["reason"], ""))
 
 
-def _part(
-    config: ExperimentConfig, place: Stage, extracted: Stage, clips: pa.Table, known: pa.Table
+def _score_clips(
+    config: ExperimentConfig,
+    stage_folder: StageFolder,
+    trajectories: StageFolder,
+    clips: pa.Table,
+    earlier: pa.Table,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Score the windows of some clips: their ledger rows, and how many were there."""
+    """Score the windows of some clips.
+
+    Args:
+        config: the experiment.
+        stage_folder: where the twins go.
+        trajectories: the folder of the extract stage.
+        clips: rows of its ledger.
+        earlier: the ledger of an earlier scoring, or an empty one.
+
+    Returns:
+        Their ledger rows, and the number of windows whose twins were in the store.
+    """
     windows = extract.windows_of(clips)
-    present = place.store.files(place.path("twins"), dict.fromkeys(folder for _, folder, _ in windows))
-    rows = known.filter(pc.is_in(known["folder"], clips["folder"])).to_pylist()
+    present = stage_folder.store.files(stage_folder.path("twins"), dict.fromkeys(folder for _, folder, _ in windows))
+    rows = earlier.filter(pc.is_in(earlier["folder"], clips["folder"])).to_pylist()
     counts = {(row["folder"], row["window"]): row for row in rows if not row["reason"]}
     wanted: list[dict[str, Any]] = [
-        {"folder": folder, "window": window, "there": extract.window_file(folder, window) in present}
+        {"folder": folder, "window": window, "present": extract.window_file(folder, window) in present}
         for _, folder, window in windows
     ]
-    resumed = sum(row["there"] for row in wanted)
+    resumed = sum(row["present"] for row in wanted)
     console.say(f"score: {len(wanted)} windows, {resumed} already there")
-    todo = [row for row in wanted if not row["there"] or (row["folder"], row["window"]) not in counts]
+    # A window with twins but without counts was scored by a command that was stopped before it wrote the ledger.
+    todo = [row for row in wanted if not row["present"] or (row["folder"], row["window"]) not in counts]
     if todo:
         cluster.connect(config.ray)
     settings = config.score.model_copy(update={"policy": "mutual-information"})
-    work = partial(_score, place, extracted, settings, config.extract.window)
+    work = partial(_score, stage_folder, trajectories, settings, config.extract.window)
     gpus = settings.gpus_per_task if settings.backend == "cuda" else 0
     if todo and gpus > cluster.gpus():  # or Ray would wait for a GPU forever
         raise UsageError(
@@ -298,31 +340,34 @@ def _part(
 
 
 def _score(
-    place: Stage, extracted: Stage, settings: ScoreConfig, length: int, rows: list[dict[str, Any]]
+    stage_folder: StageFolder,
+    trajectories: StageFolder,
+    settings: ScoreConfig,
+    length: int,
+    rows: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """On a worker: score and store some windows of `length` frames, but for those that are there, and sum them up."""
+    """On a worker: score and store those windows of `length` frames that have no twins yet, and count all of them."""
     numba.set_num_threads(1)  # a task has one CPU
+    store = stage_folder.store
     columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour"]
     for row in rows:
-        window, path = (row["folder"], row["window"]), twins_path(place, row["folder"], row["window"])
+        window = row["folder"], row["window"]
+        path = twins_path(stage_folder, *window)
         try:
-            if not row["there"]:
-                table = place.store.read_table(extract.trajectory_path(extracted, *window), columns)
+            if not row["present"]:
+                table = store.read_table(extract.trajectory_path(trajectories, *window), columns)
                 seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
-                found = twin_table(table, score_trajectories(table, settings), seeds)
-                place.store.write_table(path, found)
-            yield {
-                "reason": "",
-                "summary": summary(place.store.read_table(path, ["reason", "visible_frames"]), length),
-            }
-        except StageError:  # the store's: it would be so with every window
+                store.write_table(path, twin_table(table, score_trajectories(table, settings), seeds))
+            # Counted from what is stored, so that scored and present windows are counted in the same way.
+            yield {"reason": "", "summary": summary(store.read_table(path, ["reason", "visible_frames"]), length)}
+        except StageError:  # the store failed: every window would
             raise
-        except Exception as error:  # whatever is wrong with one window must not stop the others
-            yield {"reason": cluster.reason(error)}
+        except Exception as error:  # any error in one window must not stop the others
+            yield cluster.failure(error)
 
 
 def _spread_out(among: NDArray[np.float64], chosen: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """A matrix over the chosen patches as one over all patches, NaN elsewhere."""
+    """A matrix over the chosen patches as a matrix over all patches, NaN elsewhere."""
     matrix = np.full((count, count), np.nan)
     matrix[np.ix_(chosen, chosen)] = among
     return matrix

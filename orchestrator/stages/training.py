@@ -32,7 +32,7 @@ from infoaug.models.ranks import gather_rows, world
 from infoaug.models.settings import AugmentSettings
 from infoaug.models.two_branch import TwoBranch
 from infoaug.orchestrator.config import ExperimentConfig
-from infoaug.orchestrator.runtime.store import Stage
+from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import pairs, score
 
 Epoch = dict[str, float]
@@ -241,7 +241,7 @@ def train(job: dict[str, Any]) -> str:
     return ""
 
 
-def _data(config: ExperimentConfig, scored: score.Scored, place: Stage, device: torch.device) -> pairs.Pairs:
+def _data(config: ExperimentConfig, scored: score.Scored, place: StageFolder, device: torch.device) -> pairs.Pairs:
     """The patches in the device's memory if asked for or if there is room, else in a file of this node's.
 
     The file lies where TMPDIR says, and is deleted as soon as all workers read it: the system keeps it until they end.

@@ -1,4 +1,4 @@
-"""A window after scoring: what was found of its patches, and how that lies on the store."""
+"""The result of scoring a window, and its table in the store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from infoaug.orchestrator.runtime.store import arrays
 
 RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
-COUNTED = ("patches", "tracked", *REASONS)  # of a window, by the ledger
+COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
 TWINS = pa.schema(
     [
@@ -24,12 +24,12 @@ TWINS = pa.schema(
         ("spread", pa.float32()),  # RMS distance of the scored trajectory from its mean, pixels
         ("entropy", pa.float32()),  # of the displacements, nats
         ("tied", pa.float32()),  # share of their values that occur more than once; noise breaks such ties
-        ("reason", pa.string()),  # why there is no twin, empty if there is one
+        ("reason", pa.string()),  # why the patch has no twin, empty if it has one
         ("twin", pa.int32()),
         ("mutual_information", pa.float32()),  # with the twin, nats
         ("p_value", pa.float32()),
         ("nearest", pa.int32()),  # twin by the policy `nearest`
-        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, a draw each
+        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, one for each draw
         ("candidates", pa.list_(pa.int32())),  # best first
         ("candidate_mutual_information", pa.list_(pa.float32())),
         ("candidate_p_value", pa.list_(pa.float32())),
@@ -39,17 +39,16 @@ TWINS = pa.schema(
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """A window's patches after scoring; N patches.
+    """The scores of a window with N patches.
 
     Attributes:
         mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
-        p_values: f64[N, N] or None where no test was asked for.
-        residual: f64[N, T, d] pixels, the trajectories as they are scored: less the camera's motion, and with depth and
-            colour in the number of pixels that is as many times the tracker's noise as they are of theirs.
-        spread: f64[N] pixels.
+        p_values: f64[N, N]; None without a significance test.
+        residual: f64[N, T, d] pixels, the scored trajectories, without the camera's motion. Depth and colour are scaled
+            so that their noise equals the tracker's, in pixels.
+        spread: f64[N] pixels, RMS distance of the residual from its mean.
         entropy: f64[N] nats, NaN for a lost patch.
-        tied: f64[N], share of the values of the displacements that occur more than once; if there are any, noise broke
-            the ties.
+        tied: f64[N], share of the values of the displacements that occur more than once; noise broke these ties.
         twins: the twins and reasons.
     """
 
@@ -62,25 +61,25 @@ class ScoredWindow:
     twins: twins.Twins
 
     def of_twin(self, matrix: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """f64[N], what an [N, N] matrix says of every patch and its twin; NaN where there is none, or no matrix."""
+        """The entries of an [N, N] matrix for every patch and its twin: f64[N], NaN without a twin or a matrix."""
         index = self.twins.index
         value = np.full(len(index), np.nan) if matrix is None else matrix[np.arange(len(index)), index]
         return np.where(index >= 0, value, np.nan)
 
 
 def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> pa.Table:
-    """The twins of a window's patches, a row each as in `TWINS`.
+    """The table of a window's twins: a row for every patch, with the columns of `TWINS`.
 
     Args:
-        table: of the window's trajectories.
-        scored: what was found.
+        table: the window's trajectories.
+        scored: their scores.
         seeds: of the `RANDOM_DRAWS` draws of random twins.
     """
-    found, mi = scored.twins, scored.mutual_information
+    chosen, mi = scored.twins, scored.mutual_information
     first = arrays(table, "position")[:, 0, :2].astype(np.float64)
-    nearest = twins.control_twins(found, "nearest", position=first)
-    random = np.stack([twins.control_twins(found, "random", seed=seed) for seed in seeds], axis=1)
-    listed = [row[row >= 0] for row in found.candidates]
+    nearest = twins.control_twins(chosen, "nearest", position=first)
+    random = np.stack([twins.control_twins(chosen, "random", seed=seed) for seed in seeds], axis=1)
+    listed = [row[row >= 0] for row in chosen.candidates]
     p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
     columns = {
         **{name: table[name] for name in ("clip_id", "window", "patch")},
@@ -88,8 +87,8 @@ def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> p
         "spread": scored.spread,
         "entropy": pa.array(scored.entropy, from_pandas=True),
         "tied": scored.tied,
-        "reason": found.reason,
-        "twin": pa.array(found.index, mask=found.index < 0),
+        "reason": chosen.reason,
+        "twin": pa.array(chosen.index, mask=chosen.index < 0),
         "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
         "p_value": pa.array(scored.of_twin(p), from_pandas=True),
         "nearest": pa.array(nearest, mask=nearest < 0),
@@ -102,12 +101,12 @@ def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> p
 
 
 def column(counted: str) -> str:
-    """The column of the ledger that has a count."""
+    """The ledger's column of a count."""
     return counted.replace(" ", "_")
 
 
 def summary(table: pa.Table, length: int) -> dict[str, int]:
-    """What the ledger tells of a window of `length` frames: patches, those tracked throughout, those of each reason."""
+    """The ledger's counts of a window of `length` frames, by column: patches, tracked ones, those of each reason."""
     counts = Counter(reason or "twin" for reason in table["reason"].to_pylist())
     counts |= {"patches": len(table), "tracked": int((table["visible_frames"].to_numpy() == length).sum())}
     return {column(name): counts[name] for name in COUNTED}

@@ -1,4 +1,4 @@
-"""What a sweep came to: from its trials' outcomes to the comparison, which is kept and shown."""
+"""The comparison of a sweep's trials: from their results to tables, figures and a page, in the store and in MLflow."""
 
 import json
 from collections import Counter
@@ -24,13 +24,20 @@ from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
-RESULT = "trial.json"  # what a trial came to, as an artifact of its MLflow run
+RESULT = "trial.json"  # a trial's result, an artifact of its MLflow run
 FOLDER = "comparison"  # of the sweep's MLflow run
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison, the same as files by name, and where its page lies and MLflow keeps the rest."""
+    """A comparison.
+
+    Attributes:
+        sweep: the trials and what was varied.
+        files: the comparison's files, by name.
+        page: path or URL of its page.
+        tracking_uri: of MLflow.
+    """
 
     sweep: Sweep
     files: Mapping[str, bytes]
@@ -38,25 +45,26 @@ class Compared:
     tracking_uri: str
 
     def tables(self) -> list[Table]:
-        """For the terminal."""
+        """The comparison for the terminal."""
         return tables.terminal_tables(self.sweep)
 
 
 def folder(config: SweepConfig) -> str:
-    """The folder of what is told of a sweep, relative to the store."""
+    """The folder of a sweep's state and comparison, relative to the store."""
     return f"sweeps/{config.name}-{trials.identity(config)}"
 
 
-def outcome_of(trial: Trial, store: Store) -> TrialResult | None:
-    """What a trial came to, None where it has not come to its end."""
+def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
+    """The result of a trial that trained on these patches; None if it is not complete."""
     config = trial.config
     try:
-        counts = score.load(config, store).counts
-        history = pretrain.load(config, store).history
-        results = evaluate.load(config, store).results
+        trained = pretrain.load(config, scored)
+        results = evaluate.load(config, trained).results
     except StageError:
         return None
-    images = counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size  # of an epoch
+    history = trained.history
+    # Images of an epoch: a rest that is smaller than a batch is left out.
+    images = scored.counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size
     twins = 0.0 if config.score.policy == "none" else sum(epoch["share_with_twin"] for epoch in history)
     return TrialResult(
         framework=config.pretrain.framework,
@@ -78,19 +86,26 @@ def compare(
     failed: Mapping[str, str],
     stopped: Mapping[str, str],
     planned: int,
-    place: Store,
+    target: Store,
     commit: str = "",
 ) -> Compared:
-    """Compare the trials of a sweep, and leave the files in `place`; `failed` and `stopped` say why, by name.
+    """Compare the trials of a sweep and write the comparison.
 
-    `commit` is that of the code that ran them, where it is known.
+    Args:
+        config: the sweep.
+        outcomes: results of the complete trials.
+        failed: why trials failed, by name.
+        stopped: why trials were stopped early, by name.
+        planned: number of trials of the sweep.
+        target: where to write the files.
+        commit: of the code that ran the trials, empty if unknown.
 
     Raises:
-        StageError: there is nothing to compare, or `place` cannot be written to.
+        StageError: no trial is complete, or `target` cannot be written to.
     """
     if not outcomes:
         why = f": {next(iter(failed.values()))}" if failed else ""
-        raise StageError(f"no trial of the sweep '{config.name}' has come to its end{why}")
+        raise StageError(f"no trial of the sweep '{config.name}' is complete{why}")
     synthetic = config.clips.path is None
     sweep = Sweep(
         name=config.name,
@@ -109,45 +124,46 @@ def compare(
     )
     files = page.files(sweep)
     for name, content in files.items():
-        place.write_bytes(name, content)
-    return Compared(sweep, files, place.url("comparison.html"), uri_of(config.tracking))
+        target.write_bytes(name, content)
+    return Compared(sweep, files, target.url("comparison.html"), uri_of(config.tracking))
 
 
-def again(name: str, kept: TrackingConfig, out: Path) -> Compared:
-    """Compare what MLflow has of a sweep, and log the comparison with it.
+def again(name: str, tracking: TrackingConfig, out: Path) -> Compared:
+    """Compare the trials of a sweep by what MLflow has, and log the comparison to the sweep's run.
 
     Args:
-        name: an MLflow experiment, of which the newest sweep is taken, or a sweep's run by its name or id.
-        kept: where MLflow is.
+        name: an MLflow experiment, whose newest sweep is taken; or the name or id of a sweep's run.
+        tracking: where MLflow is.
         out: a folder for the files.
 
     Raises:
         UsageError: MLflow has no such sweep, or no config of it.
-        StageError: no trial has come to its end, or MLflow cannot be written to.
+        StageError: no trial is complete, or MLflow cannot be written to.
     """
-    found = mlflow_runs.sweep(name, kept, RESULT)
-    if not found.config_yaml:
+    run = mlflow_runs.sweep(name, tracking, RESULT)
+    if not run.config_yaml:
         raise UsageError(f"the sweep '{name}' has no config.yaml in MLflow: run `infoaug sweep` with its config again")
-    config = settings.checked(SweepConfig, yaml.safe_load(found.config_yaml), f"the config of '{name}'")
-    newest = {child.name: child for child in found.trials}  # of the same name where clips or recipes have changed
+    config = settings.checked(SweepConfig, yaml.safe_load(run.config_yaml), f"the config of '{name}'")
+    # If clips or recipes have changed, two trials have the same name: the newest counts.
+    newest = {child.name: child for child in run.trials}
     failed = {n: child.why for n, child in newest.items() if child.status == "FAILED"}
-    outcomes = [_told(child) for n, child in newest.items() if child.file and n not in failed]
+    outcomes = [_result_of(child) for n, child in newest.items() if child.file and n not in failed]
     stopped = {n: child.why for n, child in newest.items() if child.status == "FINISHED" and not child.file}
     planned = len(trials.planned(config)) or config.sweep.samples
-    config = config.model_copy(update={"tracking": kept})
-    compared = compare(config, outcomes, failed, stopped, planned, Store(str(out)), found.commit)
-    found.keep(compared.files, FOLDER)
+    config = config.model_copy(update={"tracking": tracking})
+    compared = compare(config, outcomes, failed, stopped, planned, Store(str(out)), run.commit)
+    run.keep(compared.files, FOLDER)
     return compared
 
 
-def _told(child: mlflow_runs.TrialRun) -> TrialResult:
+def _result_of(child: mlflow_runs.TrialRun) -> TrialResult:
     try:
         return TrialResult(**{**json.loads(child.file or b""), "run": child.id})
     except (ValueError, TypeError) as error:
-        raise StageError(f"MLflow's run {child.id} has a {RESULT} that infoaug did not write: {error}") from None
+        raise StageError(f"MLflow's run {child.id} has a {RESULT} that infoaug did not write: {error}") from error
 
 
 def _compared_at(outcomes: Sequence[TrialResult], wanted: float) -> float:
-    """The twin weight of the tables: the config's, or the one that most trials have if none has that."""
+    """The twin weight of the tables: the config's; if no trial has it, the most frequent one."""
     weights = Counter(outcome.twin_weight for outcome in outcomes if outcome.policy != "none")
     return wanted if wanted in weights or not weights else weights.most_common(1)[0][0]

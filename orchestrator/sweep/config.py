@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import FrameworkSettings
-from infoaug.orchestrator import settings
+from infoaug.orchestrator import named_configs, settings
 from infoaug.orchestrator.config import ExperimentConfig, Positive, PretrainConfig, Runtime, Section, runtime_settings
 
 # Short names of the settings that are varied most.
@@ -34,7 +34,7 @@ def _read(recipes: Any) -> Any:
     if not isinstance(recipes, str):
         return recipes or {}
     contents = {}
-    for path in sorted(Path(recipes).glob("*.yaml")):
+    for path in sorted(named_configs.folder(recipes).glob("*.yaml")):
         try:
             content = settings.parsed(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a sweep would do, and what that would cost, before anything is computed."""
+"""The plan of a sweep: which trials are left, and how many GPU hours they would take."""
 
 import json
 from collections import Counter
@@ -13,18 +13,18 @@ from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import score, training
+from infoaug.orchestrator.stages import extract, score, training
 from infoaug.orchestrator.sweep import runner, search, trials
 from infoaug.orchestrator.sweep.compared import outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
 COUNTED = 4  # patches of the batch whose operations are counted
-UNKNOWN = 1_000_000  # patches that the estimate is for where nobody knows how many there will be
+UNKNOWN = 1_000_000  # patches that the estimate assumes before the clips are extracted
 
 
 def plan(config: SweepConfig) -> Table:
-    """Trials by framework and policy, how many are done, and GPU hours for the rest; nothing is computed or written.
+    """Trials by framework and policy, how many are done, and GPU hours for the rest. Nothing is computed or written.
 
     Raises:
         UsageError: the config cannot be carried out.
@@ -35,7 +35,7 @@ def plan(config: SweepConfig) -> Table:
     store = Store(config.store)
     scored = {trial.name: _scored(trial, store) for trial in shown}
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]
-    todo = [trial for trial in budgeted if not planned or outcome_of(trial, store) is None]
+    todo = [trial for trial in budgeted if not planned or not _is_done(trial, scored[trial.name])]
     known = next((s for s in scored.values() if s), None)
     patches = known.counts["patches"] if known else UNKNOWN
     hours: dict[str, float] = {}
@@ -48,9 +48,9 @@ def plan(config: SweepConfig) -> Table:
 
 
 def operations(config: ExperimentConfig, share_with_twin: float) -> float:
-    """Floating-point operations of training for a patch, forward and backward, counted in a step of a small batch.
+    """Floating-point operations of training on one patch for one epoch, forward and backward.
 
-    Twins are counted for every patch, then in proportion to those that have one.
+    They are counted in a step of a small batch without twins and in one where every patch has one, and interpolated.
     """
 
     chosen = config.pretrain.model_dump(include={"framework", "framework_settings", "backbone", "backbone_settings"})
@@ -67,7 +67,7 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
 
 @cache
 def _counted(model: str) -> float:
-    """Operations for a patch by the settings, as JSON, that they depend on; seconds for a large model on a CPU."""
+    """Operations for a patch, by the JSON of the settings they depend on. Takes seconds for a large model on a CPU."""
     config = ExperimentConfig.model_validate_json(model)
     size = config.extract.image_size
     built = training.build(config).train()
@@ -79,14 +79,19 @@ def _counted(model: str) -> float:
 
 
 def _scored(trial: Trial, store: Store) -> score.Scored | None:
+    """The scored patches of a trial; None if they are not scored yet."""
     try:
-        return score.load(trial.config, store)
+        return score.load(trial.config, extract.load(trial.config, store))
     except StageError:
         return None
 
 
+def _is_done(trial: Trial, scored: score.Scored | None) -> bool:
+    return scored is not None and outcome_of(trial, scored) is not None
+
+
 def _share(scored: score.Scored | None) -> float:
-    return scored.share_with_twin if scored else 1.0  # the most there can be
+    return scored.share_with_twin if scored else 1.0  # not known yet: the upper bound
 
 
 def _table(
@@ -100,7 +105,7 @@ def _table(
     adaptive = config.sweep.search == "optuna"
     count = config.sweep.samples if adaptive else len(planned)
     total = f"{count} trials" + ("" if adaptive else f", {len(planned) - len(todo)} done")
-    of = f"{patches:,} patches" + (", all with a twin (how many there will be is not known yet)" if guessed else "")
+    of = f"{patches:,} patches" + (", all with a twin (an assumption: they are not scored yet)" if guessed else "")
     caption = (
         f"{sum(hours.values()):,.1f} GPU hours for {of}, at {config.sweep.gpu_tflops:g}·10¹² operations a second "
         "(sweep.gpu_tflops); extraction, scoring and evaluation are not counted"

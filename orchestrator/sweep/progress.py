@@ -1,4 +1,4 @@
-"""What the user sees of a sweep while it runs: a live table on a terminal, a line a trial in a log."""
+"""The progress of a sweep: a live table on a terminal, elsewhere a line for each trial that ends."""
 
 import math
 import time
@@ -17,17 +17,17 @@ from infoaug.orchestrator.reporting.page import duration
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.sweep.trials import Trial
 
-MOST_ROWS = 12  # of trials that run, on a terminal
+MOST_ROWS = 12  # running trials that the table shows
 
 
 @dataclass
 class SweepProgress:
-    """Trials by what became of them; a context while they run.
+    """Trials by their state. As a context manager it shows them while they run.
 
     Attributes:
         name: of the sweep.
-        planned: how many trials there will be, done ones included.
-        failed: by name, why.
+        planned: number of all trials, complete ones included.
+        failed: why trials failed, by name.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SweepProgress:
 
     @property
     def ended(self) -> int:
-        """How many trials came to their end, or were stopped."""
+        """Number of trials that are complete or were stopped early."""
         return len(self._outcomes) + len(self._stopped)
 
     def __enter__(self) -> "SweepProgress":
@@ -61,12 +61,12 @@ class SweepProgress:
             self._live = None
 
     def add(self, trial: Trial) -> None:
-        """A trial that is wanted."""
+        """Add a trial of the sweep."""
         self._trials[trial.name] = trial
         self.planned = max(self.planned, len(self._trials))
 
     def begin(self, trial: Trial) -> None:
-        """The trial is running."""
+        """The trial has started."""
         self.add(trial)
         self._running[trial.name] = {}
 
@@ -75,13 +75,13 @@ class SweepProgress:
         self._running[trial.name] = metrics
 
     def finish(self, trial: Trial, outcome: TrialResult) -> None:
-        """The trial has come to its end."""
+        """The trial is complete."""
         self._outcomes[trial.name] = outcome
-        if self._running.pop(trial.name, None) is not None:
-            first, result = _first(outcome)
-            found = {what: result.get(key) for key, what in (("knn", "kNN"), ("probe", "probe"))}
-            told = [f"{what} {_percent(value)}" for what, value in found.items() if value is not None]
-            self._line(trial, escape(f"{first} {', '.join(told)}" if told else "done"))
+        if self._running.pop(trial.name, None) is not None:  # it was not complete before
+            dataset, result = _first(outcome)
+            values = {label: result.get(key) for key, label in (("knn", "kNN"), ("probe", "probe"))}
+            accuracies = [f"{label} {_percent(value)}" for label, value in values.items() if value is not None]
+            self._line(trial, escape(f"{dataset} {', '.join(accuracies)}" if accuracies else "done"))
 
     def stop(self, trial: Trial, epoch: int) -> None:
         """The trial was stopped early."""
@@ -96,9 +96,9 @@ class SweepProgress:
         self._line(trial, f"[red]failed[/]: {escape(why)}")
 
     def table(self) -> Table:
-        """Frameworks by twin policies: how many trials are done, and the mean accuracy so far; and what runs now."""
-        there = {trial.config.score.policy for trial in self._trials.values()}
-        policies = [policy for policy in arms.POLICIES if policy in there]
+        """Frameworks by twin policies, with mean accuracy and number of complete trials; then the running trials."""
+        present = {trial.config.score.policy for trial in self._trials.values()}
+        policies = [policy for policy in arms.POLICIES if policy in present]
         table = Table(title=f"{escape(self.name)}: {self._counts()}", caption=self._left())
         table.add_column("framework")
         for policy in policies:
@@ -108,23 +108,23 @@ class SweepProgress:
             table.add_row(arms.framework_name(framework), *(self._cell(framework, policy) for policy in policies))
         for name, metrics in list(self._running.items())[:MOST_ROWS]:
             epochs = self._trials[name].config.pretrain.epochs
-            told = f"epoch {metrics['epoch']:.0f}/{epochs}, loss {metrics['loss']:.3f}" if metrics else "starting"
+            state = f"epoch {metrics['epoch']:.0f}/{epochs}, loss {metrics['loss']:.3f}" if metrics else "starting"
             table.add_section()
-            table.add_row(f"[dim]{escape(name)}[/]", f"[dim]{told}[/]")
+            table.add_row(f"[dim]{escape(name)}[/]", f"[dim]{state}[/]")
         return table
 
     def _cell(self, framework: str, policy: str) -> str:
-        here = [
+        names = [
             name
             for name, trial in self._trials.items()
             if (trial.config.pretrain.framework, trial.config.score.policy) == (framework, policy)
         ]
-        if not here:
+        if not names:
             return ""
-        done = [_first(self._outcomes[name])[1].get("probe") for name in here if name in self._outcomes]
-        found = [value for value in done if value is not None and math.isfinite(value)]
-        mean = _percent(sum(found) / len(found)) if found else "–"
-        return f"{mean}  [dim]{len(done)}/{len(here)}[/]"
+        done = [_first(self._outcomes[name])[1].get("probe") for name in names if name in self._outcomes]
+        known = [value for value in done if value is not None and math.isfinite(value)]
+        mean = _percent(sum(known) / len(known)) if known else "–"
+        return f"{mean}  [dim]{len(done)}/{len(names)}[/]"
 
     def _counts(self) -> str:
         counts = Counter(done=len(self._outcomes), running=len(self._running))
@@ -134,20 +134,20 @@ class SweepProgress:
     def _left(self) -> str:
         done, spent = self.ended - self._found, time.monotonic() - self._started
         dataset = next((name for outcome in self._outcomes.values() if (name := _first(outcome)[0])), "")
-        told = [f"linear probe on {escape(dataset)}, mean so far and trials"] if dataset else []
+        parts = [f"linear probe on {escape(dataset)}, mean so far and trials"] if dataset else []
         if done:
             left = spent / done * max(0, self.planned - self.ended - len(self.failed))
-            told.append(f"about {duration(left)} left")
-        return "; ".join(told)
+            parts.append(f"about {duration(left)} left")
+        return "; ".join(parts)
 
-    def _line(self, trial: Trial, what: str) -> None:
+    def _line(self, trial: Trial, text: str) -> None:
         if not self._live:
             ended = self.ended + len(self.failed)
-            console.say(f"trial {ended}/{self.planned}  {escape(trial.name)}  {what}")
+            console.say(f"trial {ended}/{self.planned}  {escape(trial.name)}  {text}")
 
 
 def _first(outcome: TrialResult) -> tuple[str, Mapping[str, float]]:
-    """The first data set with its accuracies; nothing where there is none."""
+    """The first data set and its accuracies; empty if the trial has none."""
     return next(iter(outcome.results.items()), ("", {}))
 
 

@@ -1,8 +1,8 @@
-"""Running a sweep: its trials on Ray Tune, each a training on Ray Train, tracked and compared.
+"""Run a sweep: its trials on Ray Tune, each a training on Ray Train, tracked and compared.
 
-What a trial is does not depend on Tune: it is an experiment whose stages lie on the store. So a sweep that is started
-again looks there for what is done, and hands Tune the rest; a training that was interrupted goes on from its last
-checkpoint. Nothing of Tune's own state is needed for that, and none is read.
+A trial is an experiment whose outputs lie in the store, so resuming needs nothing of Tune's own state. A sweep that is
+started again finds the complete trials in the store and gives Tune the others. An interrupted training resumes from its
+last checkpoint.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
-from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.errors import StageError, worth_retrying
 from infoaug.orchestrator.runtime import cluster, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
@@ -30,19 +30,22 @@ from infoaug.orchestrator.sweep.progress import SweepProgress
 from infoaug.orchestrator.sweep.tracking import Tracked
 from infoaug.orchestrator.sweep.trials import Trial
 
-# A trial waits for its workers where the sweep was started: a node that comes and goes would take it along.
+# A trial only waits for its training. It waits on the head node, since any other node may be preempted.
 DRIVER = {"node:__internal_head__": 0.001}
 STATE = "state.json"
-PATIENCE, HASTE = 180.0, 20.0  # seconds that a server may be away when the sweep ends, and when it ends badly
+# Seconds to wait for an unreachable MLflow server at the end of the sweep, and after a failure.
+PATIENCE, HASTE = 180.0, 20.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class State:
-    """What the store does not say of a sweep's trials: which were begun, and which a scheduler has stopped.
+    """What the outputs of a sweep's trials do not show.
 
     Attributes:
-        begun: points, in order.
-        stopped: by the trial's name, after which epoch.
+        begun: the points of the trials that were started, in order.
+        stopped: after which epoch the scheduler stopped a trial, by its name.
     """
 
     begun: list[trials.Point] = field(default_factory=list)
@@ -50,20 +53,22 @@ class State:
 
 
 def run(config: SweepConfig, resume: bool = True) -> Compared:
-    """Run all trials of a sweep that are not there yet, and compare them.
+    """Run all trials of a sweep that are not complete, and compare the trials.
 
     Args:
         config: the sweep.
-        resume: False trains anew what is there.
+        resume: False trains every trial from scratch.
 
     Raises:
         UsageError: the config cannot be carried out; nothing was started.
-        StageError: a stage or some trials failed, or MLflow was away; what is complete stays, and the same command
-            goes on from there.
+        StageError: a stage or some trials failed, or MLflow was unreachable. What is complete stays in the store, and
+            the same command continues from there.
     """
     planned = trials.planned(config)
     check(config, planned)
     tracked = Tracked(config)
+    _log.info("%s: %d planned trials, MLflow run %s", folder(config), len(planned), tracked.parent.id)
+    _log.debug("the config:\n%s", config.to_yaml())
     status: str = "FAILED"
     files: Mapping[str, bytes] = {}
     try:
@@ -78,49 +83,46 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         status = "KILLED"
         raise
     finally:
-        # What went wrong first is what the user must hear of.
+        # After a failure, an error of MLflow must not hide the error that came first.
         with nullcontext() if files else suppress(StageError):
             tracked.finish(status, files, PATIENCE if files else HASTE)
+        _log.info("%s: %s", folder(config), status)
     if sweep_runner.progress.failed:
-        failed, planned_count = sweep_runner.progress.failed, sweep_runner.progress.planned
-        name, why = next(iter(failed.items()))
-        raise StageError(
-            f"{len(failed)} of {planned_count} trials failed, first {name}: {why}; the others are kept "
-            f"and compared in {sweep_runner.store.url(sweep_runner.folder)}, run the same command again for the rest"
-        )
+        raise sweep_runner.failure()
     return compared
 
 
 def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> None:
-    """Find out before anything is started whether all trials can be built, and all data is there.
+    """Check before anything is started that all models can be built and all data exists.
 
     Args:
         config: the sweep.
         planned: its trials.
-        data: False if it does not matter whether the data is there.
+        data: False checks the models only.
 
     Raises:
-        UsageError: of the first trial that cannot.
+        UsageError: the first trial that cannot run.
     """
-    seen = set()
+    checked = set()
     for trial in planned or [search.example(config)]:
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
-        if data and inputs not in seen:
-            extract.count(trial.config)
-        wanted = trial.config.evaluate.model_dump_json()
-        if data and wanted not in seen:
+        if data and inputs not in checked:
+            extract.check(trial.config)
+        evaluation = trial.config.evaluate.model_dump_json()
+        if data and evaluation not in checked:
             evaluate.check(trial.config)
-        if trial.model not in seen:
+        if trial.model not in checked:
             pretrain.check(trial.config)
-        seen |= {inputs, wanted, trial.model}
+        checked |= {inputs, evaluation, trial.model}
 
 
 class SweepRunner:
-    """A sweep while it runs.
+    """Runs a sweep.
 
     Attributes:
-        outcomes: of the trials that have come to their end, by name.
-        folder: of what is told of the sweep, relative to the store.
+        outcomes: results of the complete trials, by name.
+        folder: of the sweep's state and comparison, relative to the store.
+        progress: what the user sees.
     """
 
     def __init__(self, config: SweepConfig, tracked: Tracked) -> None:
@@ -133,21 +135,23 @@ class SweepRunner:
         self.progress = SweepProgress(config.name)
         self._scored: dict[str, score.Scored] = {}
         self._todo: list[Trial] = []
+        self._retry = False  # whether a failed trial may succeed when the sweep is started again
 
     def prepare(self, planned: Sequence[Trial], resume: bool) -> None:
-        """Extract and score what the trials train on, once for all that share it, and find out which are done."""
+        """Extract and score the clips, once for all trials that share them, and find the complete trials."""
         for trial in planned or [search.example(self.config)]:
             self._score(trial)
+        # An adaptive search plans nothing ahead: its trials are those that an earlier command started.
         wanted = [self._budgeted(trial) for trial in planned or [self._made(p) for p in self.state.begun]]
         if not resume:
             self.state = State()
         for trial in wanted:
             if not resume:
                 self._forget(trial)
-            found = outcome_of(trial, self.store)
+            result = outcome_of(trial, self._score(trial))
             self.progress.add(trial)
-            if found:
-                self._finished(trial, found)
+            if result:
+                self._finished(trial, result)
             elif trial.name in self.state.stopped:
                 self._stopped(trial, self.state.stopped[trial.name])
             else:
@@ -155,31 +159,46 @@ class SweepRunner:
         self.progress.planned = max(self.progress.planned, self.config.sweep.samples if not planned else 0)
 
     def run(self) -> None:
-        """Run the trials that are not done; those that fail are told of, and do not stop the others."""
+        """Run the trials that are not complete. A trial that fails does not stop the others."""
         left = len(self._todo) if self.config.sweep.search != "optuna" else self.progress.planned - self.progress.ended
+        _log.info("%d trials to run, %d complete or stopped", left, self.progress.ended)
         if not left:
             return
-        tell = _Tell(Queue())
-        tuner = self._tuner(tell, left)
+        events = _TrialEvents(Queue())
+        tuner = self._tuner(events, left)
         outcome = cluster.in_background(tuner.fit)
         try:
             with self.progress:
-                for kind, point, told in _until(outcome, tell.events):
-                    self._seen(kind, self._budgeted(self._made(json.loads(point))), told)
+                for kind, point, details in _until(outcome, events.queue):
+                    self._on_event(kind, self._budgeted(self._made(json.loads(point))), details)
         finally:
-            tell.over = True
+            events.over = True
         outcome.result()
 
     def compared(self) -> Compared:
-        """Compare what has come to its end, and keep that on the store."""
+        """Compare the complete trials, and write the comparison to the store."""
         stopped = {name: f"stopped early, after epoch {epoch}" for name, epoch in self.state.stopped.items()}
-        place = Store(self.store.url(self.folder))
-        told = [*self.outcomes.values()], self.progress.failed, stopped, self.progress.planned
-        return compare(self.config, *told, place, mlflow_runs.commit())
+        target = Store(self.store.url(self.folder))
+        outcomes, progress = [*self.outcomes.values()], self.progress
+        commit = mlflow_runs.commit()
+        return compare(self.config, outcomes, progress.failed, stopped, progress.planned, target, commit)
 
-    def _tuner(self, tell: tune.Callback, left: int) -> tune.Tuner:
+    def failure(self) -> StageError:
+        """The error of a sweep in which trials failed."""
+        failed, where = self.progress.failed, self.store.url(self.folder)
+        name, why = next(iter(failed.items()))
+        advice = (
+            "run the same command again for the rest" if self._retry else "running the same command again will not help"
+        )
+        return StageError(
+            f"{len(failed)} of {self.progress.planned} trials failed, first {name}: {why}; the others are kept "
+            f"and compared in {where}, {advice}",
+            retry=self._retry,
+        )
+
+    def _tuner(self, events: tune.Callback, left: int) -> tune.Tuner:
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # an epoch without validation has no accuracy
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the board tells what there is to tell
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # `progress` shows the trials instead
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         settings = self.config.sweep
         self.store.delete(f"{self.folder}/tune")
@@ -191,47 +210,52 @@ class SweepRunner:
                 scheduler=search.scheduler(self.config),
                 num_samples=left if settings.search == "optuna" else 1,
                 max_concurrent_trials=settings.concurrent or _room(self.config),
-                # The next trial takes over the process of the last, unless that may have been stopped on its way.
+                # The next trial reuses the process of the last one, unless a scheduler may have stopped that midway.
                 reuse_actors=settings.scheduler == "none",
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=self.store.url(self.folder), callbacks=[tell], verbose=0
+                name="tune", storage_path=self.store.url(self.folder), callbacks=[events], verbose=0
             ),
         )
 
-    def _seen(self, kind: str, trial: Trial, told: dict[str, Any]) -> None:
+    def _on_event(self, kind: str, trial: Trial, details: dict[str, Any]) -> None:
         if kind == "begun":
+            _log.info("trial %s: started", trial.name)
             self.state.begun += [trial.point] if trial.point not in self.state.begun else []
             self._write_state()
             self.progress.begin(trial)
             self.tracked.begin(trial)
-        elif kind == "result" and "metrics" in told:
-            self.progress.epoch(trial, told["metrics"])
-            self.tracked.epochs(trial, [told["metrics"]])
+        elif kind == "result" and "metrics" in details:
+            self.progress.epoch(trial, details["metrics"])
+            self.tracked.epochs(trial, [details["metrics"]])
         elif kind == "failed":
-            self.progress.fail(trial, told["why"])
-            self.tracked.end(trial, "FAILED", why=told["why"])
+            _log.error("trial %s failed: %s\n%s", trial.name, details["why"], details["traceback"])
+            self._retry |= details["retry"]
+            self.progress.fail(trial, details["why"])
+            self.tracked.end(trial, "FAILED", why=details["why"])
         elif kind == "ended":
-            found = outcome_of(trial, self.store)
-            if found:
-                self._finished(trial, found)
+            result = outcome_of(trial, self._score(trial))
+            if result:
+                _log.info("trial %s: complete", trial.name)
+                self._finished(trial, result)
             else:
-                self.state.stopped[trial.name] = int(told.get("epoch", 0))
+                self.state.stopped[trial.name] = int(details.get("epoch", 0))
                 self._write_state()
                 self._stopped(trial, self.state.stopped[trial.name])
 
-    def _finished(self, trial: Trial, found: TrialResult) -> None:
-        self.outcomes[trial.name] = found
-        self.progress.finish(trial, found)
-        self.tracked.epochs(trial, pretrain.load(trial.config, self.store).history)
-        self.tracked.end(trial, "FINISHED", found)
+    def _finished(self, trial: Trial, result: TrialResult) -> None:
+        self.outcomes[trial.name] = result
+        self.progress.finish(trial, result)
+        self.tracked.epochs(trial, pretrain.load(trial.config, self._score(trial)).history)
+        self.tracked.end(trial, "FINISHED", result)
 
     def _stopped(self, trial: Trial, epoch: int) -> None:
+        _log.info("trial %s: stopped early, after epoch %d", trial.name, epoch)
         self.progress.stop(trial, epoch)
         self.tracked.end(trial, "FINISHED", why=f"stopped early, after epoch {epoch}")
 
     def _known(self) -> dict[str, float | None]:
-        """What an adaptive search has to go by: accuracies by the trials' points as JSON, None of those stopped."""
+        """What an adaptive search knows from earlier commands: accuracies by points as JSON, None if stopped early."""
         known: dict[str, float | None] = {}
         for point in self.state.begun:
             name = self._budgeted(self._made(point)).name
@@ -248,38 +272,39 @@ class SweepRunner:
         return trials.budgeted(trial, self.config, self._score(trial).share_with_twin)
 
     def _score(self, trial: Trial) -> score.Scored:
-        """The scored patches that a trial trains on, computed where they are not there."""
-        inputs, but = {"clips", "scenes", "extract", "score"}, {"score": {"policy"}}
-        key = trial.config.model_dump_json(include=inputs, exclude=but)  # the policies share one scoring
+        """The scored patches that a trial trains on. They are computed once for all trials that share them."""
+        inputs, except_for = {"clips", "scenes", "extract", "score"}, {"score": {"policy"}}
+        key = trial.config.model_dump_json(include=inputs, exclude=except_for)  # the policies share one scoring
         if key not in self._scored:
             self._scored[key] = score.run(trial.config, extract.run(trial.config, self.store))
-        return self._scored[key]
+        return self._scored[key].for_training(trial.config)
 
     def _forget(self, trial: Trial) -> None:
-        place = pretrain.stage(trial.config, score.load(trial.config, self.store))
-        for stage in (evaluate.stage(trial.config, place), place):
-            self.store.delete(stage.folder)
+        """Delete a trial's model and accuracies."""
+        model = pretrain.stage(trial.config, self._score(trial))
+        for stage_folder in (evaluate.stage(trial.config, model), model):
+            self.store.delete(stage_folder.folder)
 
     def _write_state(self) -> None:
         self.store.write_json(f"{self.folder}/{STATE}", {"begun": self.state.begun, "stopped": self.state.stopped})
 
 
-class _Tell(tune.Callback):
-    """Puts what happens to trials into a queue: what is done about it must not keep Tune waiting.
+class _TrialEvents(tune.Callback):
+    """Puts the events of trials into a queue, so that handling them does not delay Tune.
 
     Attributes:
-        events: what happened, of the trial with which point as JSON, and what was told of it.
-        over: set to True, it ends Tune, trials and all: nobody listens any more.
+        queue: (kind, the trial's point as JSON, details) of each event.
+        over: set to True to end Tune and all its trials.
     """
 
-    def __init__(self, events: Queue[tuple[str, str, dict[str, Any]]]) -> None:
-        self.events, self.over = events, False
+    def __init__(self, queue: Queue[tuple[str, str, dict[str, Any]]]) -> None:
+        self.queue, self.over = queue, False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps its callbacks with its own state, which is not read."""
+        """Nothing: Tune saves its callbacks with its own state, which is never read."""
         return {}
 
-    def __deepcopy__(self, memo: Any) -> "_Tell":
+    def __deepcopy__(self, memo: Any) -> "_TrialEvents":
         return self
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -298,22 +323,26 @@ class _Tell(tune.Callback):
         self._put("ended", trial, **(trial.last_result or {}))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        why = (trial.last_result or {}).get("why")
-        self._put("failed", trial, why=why or f"its process died ({_last_line(trial.error_file)})")
+        last = trial.last_result or {}
+        details = {name: last[name] for name in ("why", "retry", "traceback") if name in last}
+        self._put("failed", trial, **(details or _death(trial.error_file)))
 
-    def _put(self, kind: str, trial: Any, **told: Any) -> None:
+    def _put(self, kind: str, trial: Any, **details: Any) -> None:
         point = trial.config["point"]
-        self.events.put((kind, point if isinstance(point, str) else json.dumps(point), told))
+        self.queue.put((kind, point if isinstance(point, str) else json.dumps(point), details))
 
 
-def _last_line(path: str | None) -> str:
-    """What Tune wrote last of a trial's end."""
-    lines = Path(path).read_text(errors="replace").split("\n") if path and Path(path).exists() else []
-    return next((line.strip().partition(". ")[0] for line in reversed(lines) if line.strip()), "nothing is known")
+def _death(error_file: str | None) -> dict[str, Any]:
+    """Why a trial failed that could not report it, by the file in which Tune keeps its error."""
+    path = Path(error_file) if error_file else None
+    trace = path.read_text(errors="replace") if path and path.exists() else ""
+    last = next((line.strip() for line in reversed(trace.splitlines()) if line.strip()), "its cause is unknown")
+    why = f"its process died ({last.partition('. ')[0]})"
+    return {"why": why, "retry": worth_retrying(last), "traceback": trace}
 
 
 def _until(outcome: Future[Any], events: Queue[Any]) -> Iterator[Any]:
-    """Events as they come, until Tune has ended and none is left."""
+    """Events as they come, until Tune has ended and the queue is empty."""
     while True:
         ended = outcome.done()
         try:
@@ -324,7 +353,7 @@ def _until(outcome: Future[Any], events: Queue[Any]) -> Iterator[Any]:
 
 
 def _room(config: SweepConfig) -> int:
-    """How many trials the cluster has room for at once."""
+    """How many trials the cluster has room for at the same time."""
     settings = config.pretrain
     each, gpu = cluster.share(settings.workers, settings.cpus_per_worker, settings.gpu)
     room = cluster.cpus() // (each * settings.workers)

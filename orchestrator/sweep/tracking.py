@@ -1,11 +1,11 @@
-"""A sweep in MLflow: a run for the sweep and one below it for each trial, written by the process that leads the sweep.
+"""A sweep in MLflow: a run for the sweep, and a child run for each trial, written by the process that runs the sweep.
 
-Writing waits for nobody and nobody waits for it: a thread does it in order, and what fails while the server is away is
-done again until it is back. So no metric is lost, and nothing of MLflow is needed on the workers. What fails for
-another reason is passed over, and told of at the end.
+A thread writes in order, so trials never wait for MLflow. While the server is unreachable it tries again, so no metric
+is lost. A write that fails for another reason is skipped and reported at the end. Workers need no MLflow.
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,14 @@ from infoaug.orchestrator.sweep.trials import Trial
 
 PAUSE = 2.0  # seconds between tries
 
+_log = logging.getLogger(__name__)
+
 
 class Tracked:
-    """The MLflow runs of a sweep; begun, or gone on with where the same sweep was run before.
+    """The MLflow runs of a sweep. If the same sweep ran before, its runs are continued.
 
     Raises:
-        UsageError: as `tracking.Run`.
+        UsageError: as `mlflow_runs.Run`.
     """
 
     def __init__(self, config: SweepConfig) -> None:
@@ -40,21 +42,21 @@ class Tracked:
         self.parent.sources(experiment.sources(config))
         self._children: dict[str, mlflow_runs.Run] = {}
         self._todo: Queue[Callable[[], Any] | None] = Queue()
-        self._failed: Exception | None = None  # why the thread is trying again
-        self._lost: Exception | None = None  # why it has first given something up
+        self._failed: Exception | None = None  # the error of the write that is being tried again
+        self._lost: Exception | None = None  # the error of the first write that was skipped
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def begin(self, trial: Trial) -> None:
-        """The trial is running."""
+        """The trial has started."""
         self._todo.put(lambda: self._child(trial))
 
     def epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
-        """The trial has trained these epochs; what was told before is passed over."""
+        """The trial has trained these epochs; those that are logged already are skipped."""
         self._todo.put(lambda: self._child(trial).epochs(history))
 
     def end(self, trial: Trial, status: str, outcome: TrialResult | None = None, why: str = "") -> None:
-        """The trial has ended: FINISHED with its outcome, or stopped early and `why`; FAILED or KILLED."""
+        """The trial has ended: FINISHED with its result, or stopped early and why; or FAILED and why."""
 
         def write() -> None:
             run = self._child(trial)
@@ -68,11 +70,16 @@ class Tracked:
         self._todo.put(write)
 
     def finish(self, status: str, files: Mapping[str, bytes], patience: float) -> None:
-        """Close the sweep and all trials that are not, with what is told of it.
+        """Close the sweep's run and all open runs of trials.
+
+        Args:
+            status: of the sweep's run.
+            files: the comparison.
+            patience: seconds to wait for an unreachable server.
 
         Raises:
-            StageError: MLflow was away for longer than `patience` seconds, and the same sweep run again writes all; or
-                it does not have all for another reason.
+            StageError: MLflow was unreachable for longer, and running the same sweep again writes the rest; or a write
+                was skipped.
         """
 
         def write() -> None:
@@ -106,10 +113,13 @@ class Tracked:
                 try:
                     work()
                 except (StageError, UsageError, OSError) as error:
+                    if not self._failed:  # once, not with every try
+                        _log.warning("MLflow cannot be written to, trying again every %g s: %s", PAUSE, error)
                     self._failed = error
                     time.sleep(PAUSE)
                     continue
                 except Exception as error:
+                    _log.exception("a write to MLflow is skipped")
                     self._lost = self._lost or error
                 self._failed = None
                 break

@@ -65,7 +65,7 @@ def test_the_driver_is_ended(
     if sent == "INT":
         experiment.end(process, code=130)
         seen, what = experiment.sentence(), "gets Ctrl-C"
-        assert "the same command goes on" in seen
+        assert "the same command continues" in seen
     process.wait()
     assert not list(experiment.store.glob("pretrain/*/backbone.*")), "a model that is not trained to its end is none"
     kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))

@@ -188,7 +188,7 @@ def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
         good[0]: "ok",
     }
     assert scored.counts["patches"] == len(pairs.load(scored, store).twin) == len(table)
-    again = score.load(tiny, store)
+    again = score.load(tiny, extract.load(tiny, store))
     assert again.extracted.ledger.equals(scored.extracted.ledger) and again.resumed == 1
     left_out = pretrain.stage(tiny, scored).hash
 
@@ -204,9 +204,14 @@ def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
 
 
 def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: ExperimentConfig) -> None:
-    for load, command in ((extract.load, "infoaug extract"), (score.load, "infoaug extract")):
-        with pytest.raises(StageError, match=command):
-            load(tiny, Store(tiny.store))
+    store = Store(tiny.store)
+    with pytest.raises(StageError, match="infoaug extract"):
+        extract.load(tiny, store)
+    extracted = extract.run(tiny, store)
+    with pytest.raises(StageError, match="infoaug score"):
+        score.load(tiny, extracted)
+    with pytest.raises(StageError, match="infoaug pretrain"):
+        pretrain.load(tiny, score.run(tiny, extracted))
 
 
 @pytest.mark.parametrize("block", [1, 3])
@@ -251,7 +256,7 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
     for control in ("random", "nearest"):
         np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins[control] >= 0)
         assert (twins["mutual-information"] != twins[control]).any()
-    other = pairs.load(score.load(config_of(tiny, "random", seed=1), store), store).twin.numpy()
+    other = pairs.load(score.load(config_of(tiny, "random", seed=1), extracted), store).twin.numpy()
     np.testing.assert_array_equal(other >= 0, twins["random"] >= 0)
     assert (other != twins["random"]).any(), "every seed of the training has random twins of its own"
 

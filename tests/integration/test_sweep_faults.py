@@ -35,7 +35,7 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=PATIENCE) == 130, log.read_text()
     assert log.read_text().splitlines()[-1] == (
-        "infoaug: interrupted; what is complete is kept, and the same command goes on"
+        "infoaug: interrupted; what is complete is kept, and the same command continues from there"
     )
     assert "Traceback" not in log.read_text()
     _, parent, trials = runs_of(config)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infoaug.orchestrator.reporting import figures
-from infoaug.orchestrator.runtime.store import Stage, Store, tensors
+from infoaug.orchestrator.runtime.store import StageFolder, Store, tensors
 from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.synthetic.textures import labelled_images
 
@@ -45,8 +45,8 @@ def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint
         }
     )
     count = sum(map(len, clips.values()))
-    extracted = extract.Extracted(Stage(store, "extract", {}), table, resumed=0, computed=count)
-    found = score.Scored(Stage(store, "score", {}), extracted, pa.table({}), resumed=0, computed=count)
+    extracted = extract.Extracted(StageFolder(store, "extract", {}), table, resumed=0, computed=count)
+    found = score.Scored(StageFolder(store, "score", {}), extracted, pa.table({}), resumed=0, computed=count)
     for clip, windows in clips.items():
         for number, (images, twin) in enumerate(windows):
             store.write_table(

@@ -1,12 +1,16 @@
 """The command: help, what it prints, and how it ends."""
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 
-from infoaug.orchestrator import cli
+from infoaug.orchestrator import cli, experiment
 
-COMMANDS = ("run", "extract", "score", "pretrain", "evaluate", "report", "export", "inspect")
+COMMANDS = (
+    "run", "extract", "score", "pretrain", "evaluate", "report", "sweep", "compare", "submit", "export", "inspect",
+    "configs",
+)  # fmt: skip
 
 
 def infoaug(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -61,7 +65,62 @@ def test_a_stage_whose_input_is_missing_ends_with_code_1_and_names_the_command_t
     demo = Path("configs/demo.yaml").absolute()
     monkeypatch.chdir(tmp_path)
     assert infoaug(monkeypatch, "score", str(demo)) == 1
-    assert "infoaug extract" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "infoaug extract" in told and "Traceback" not in told
+    (log,) = (tmp_path / "outputs" / "logs").iterdir()
+    assert str(log) in told and "StageError" in log.read_text()
+
+
+def test_an_error_that_nobody_foresaw_ends_with_code_1_and_names_the_file_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("unsupported operand, asked of http://me:hunter2@host")
+
+    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.chdir(tmp_path)
+    assert infoaug(monkeypatch, "run", "demo", "--set", "name=mine") == 1
+    told = capsys.readouterr().err
+    (log,) = (tmp_path / "outputs" / "logs").iterdir()
+    assert told.startswith("infoaug: TypeError: unsupported operand") and str(log) in told
+    assert "Traceback" not in told
+    content = log.read_text()
+    assert "Traceback" in content and "in broken" in content and "name=mine" in content
+    assert "hunter2" not in content + told
+
+
+@pytest.mark.parametrize("arguments", [["--traceback", "score", "demo"], ["score", "demo", "--traceback"]])
+def test_a_traceback_is_shown_where_it_is_asked_for_before_or_after_the_command(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert infoaug(monkeypatch, *arguments) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and told.splitlines()[-1].startswith("infoaug: these clips are not extracted yet")
+
+
+def test_without_a_log_the_traceback_of_an_unforeseen_error_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(experiment, "run", lambda *_, **__: 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").write_text("a file where the store should be")
+    assert infoaug(monkeypatch, "run", "demo") == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "infoaug: ZeroDivisionError" in told
+
+
+def test_the_version_is_that_of_the_installed_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infoaug(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == f"infoaug {importlib.metadata.version('infoaug')}"
+
+
+def test_configs_are_listed_by_their_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert infoaug(monkeypatch, "configs") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[:2] == ["clips", "demo"] and "recipes/simclr" in names
 
 
 def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_writes_nothing(

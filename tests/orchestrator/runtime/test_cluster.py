@@ -1,4 +1,7 @@
-"""How much a task may ask of the nodes that are there."""
+"""How many CPUs a task may ask for, and what is logged of tasks that fail."""
+
+import logging
+from typing import Any
 
 import pytest
 import ray
@@ -25,3 +28,36 @@ def test_no_task_asks_for_more_cpus_than_a_node_has_or_has_for_each_gpu(
     gone = {"Alive": False, "Resources": {"CPU": 99.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [gone, *({"Alive": True, "Resources": node} for node in nodes)])
     assert (cluster.largest(gpu=False), cluster.largest(gpu=True)) == (without, with_gpu)
+
+
+def failed(message: str) -> dict[str, Any]:
+    try:
+        raise KeyError(message)
+    except KeyError as error:
+        return cluster.failure(error)
+
+
+def test_a_failed_row_has_its_reason_for_the_ledger_and_its_traceback_for_the_log_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    status = failed("colour")
+    with caplog.at_level(logging.WARNING, logger="infoaug"):
+        cluster._log_failure({"folder": "clip-1", "window": 3}, status, set())
+    assert status == {"reason": "KeyError: 'colour'"}
+    assert "clip-1, window 3: KeyError: 'colour'" in caplog.text
+    assert "Traceback (most recent call last)" in caplog.text and "in failed" in caplog.text
+
+
+def test_the_same_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    logged: set[str] = set()
+    with caplog.at_level(logging.WARNING, logger="infoaug"):
+        for number in range(50):
+            cluster._log_failure({"folder": f"clip-{number}", "window": 0}, failed(f"column {number}"), logged)
+    assert caplog.text.count("Traceback (most recent call last)") == 1
+    assert caplog.text.count("KeyError: 'column") == 50 + 1
+
+
+def test_nothing_is_logged_of_a_row_that_succeeded(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="infoaug"):
+        cluster._log_failure({"folder": "clip", "window": 0}, {"reason": ""}, set())
+    assert not caplog.records

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime.store import Stage, Store, arrays, digest_of, file_name, tensors
+from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays, digest_of, file_name, tensors
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_broken_file_is_named_with_the_remedy(store: Store) -> None:
     broken = {"empty": b"", "junk": b"junk" * 20, "cut": good[:-9], "zeroed": good[:4] + bytes(60) + good[64:]}
     for name, content in broken.items():
         store.write_bytes(name, content)
-        with pytest.raises(StageError, match=f"'{name}' of the store .* is broken, delete it to have it made again: "):
+        with pytest.raises(StageError, match=f"'{name}' of the store .* is broken, delete it"):
             store.read_table(name)
     for content in (b"{", b"", b"\xff\x00"):
         store.write_bytes("x.json", content)
@@ -234,20 +234,20 @@ def test_more_text_takes_part_in_a_name_s_uniqueness_only() -> None:
 def test_a_stage_is_the_same_for_the_same_key_in_any_order_and_another_for_any_other(store: Store) -> None:
     key = {"k": 5, "estimator": "ksg", "nested": {"a": 1, "b": [1, 2]}}
     same = {"nested": {"b": [1, 2], "a": 1}, "estimator": "ksg", "k": 5}
-    stage = Stage(store, "score", key)
-    assert stage.folder == Stage(store, "score", same).folder == f"score/{stage.hash}"
+    stage = StageFolder(store, "score", key)
+    assert stage.folder == StageFolder(store, "score", same).folder == f"score/{stage.hash}"
     others = [
-        Stage(store, "extract", key),
-        Stage(store, "score", {**key, "k": 6}),
-        Stage(store, "score", {**key, "nested": {"a": 1, "b": [2, 1]}}),
-        Stage(store, "score", {**key, "more": None}),
+        StageFolder(store, "extract", key),
+        StageFolder(store, "score", {**key, "k": 6}),
+        StageFolder(store, "score", {**key, "nested": {"a": 1, "b": [2, 1]}}),
+        StageFolder(store, "score", {**key, "more": None}),
     ]
     assert len({stage.hash, *(other.hash for other in others)}) == 5
     assert stage.path("twins", "x", "0.parquet") == f"score/{stage.hash}/twins/x/0.parquet"
 
 
 def test_a_stage_leaves_its_config_and_key_once(store: Store) -> None:
-    stage = Stage(store, "score", {"k": 5})
+    stage = StageFolder(store, "score", {"k": 5})
     stage.record("first")
     stage.record("second")
     assert store.read_bytes(stage.path("config.yaml")) == b"first"
@@ -255,7 +255,7 @@ def test_a_stage_leaves_its_config_and_key_once(store: Store) -> None:
 
 
 def test_a_stage_travels_to_a_worker(store: Store) -> None:
-    stage = Stage(store, "score", {"k": 5})
+    stage = StageFolder(store, "score", {"k": 5})
     there = pickle.loads(pickle.dumps(stage))  # noqa: S301
     assert (there.folder, there.store.uri) == (stage.folder, store.uri)
 

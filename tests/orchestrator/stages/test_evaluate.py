@@ -11,7 +11,7 @@ from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import datasets
-from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate
 from infoaug.orchestrator.stages.evaluate import check, measure
 from tests.orchestrator.conftest import write_domains
@@ -32,9 +32,9 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def pretrained(store: Store, seed: int) -> Stage:
+def pretrained(store: Store, seed: int) -> StageFolder:
     """As the pretrain stage leaves it."""
-    place = Stage(store, "pretrain", {"seed": seed})
+    place = StageFolder(store, "pretrain", {"seed": seed})
     torch.manual_seed(seed)
     assert store.local
     save_backbone(create_backbone("resnet18", 16, **SMALL), store.local / place.folder, mean=[0.5] * 3, std=[0.2] * 3)

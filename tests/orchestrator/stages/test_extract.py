@@ -9,7 +9,7 @@ import pytest
 
 from infoaug.estimators.video.manifest import find_clips
 from infoaug.orchestrator.config import ExperimentConfig, load
-from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import extract
 
 
@@ -26,7 +26,7 @@ def settings(*overrides: str) -> ExperimentConfig:
     return load(None, ["extract.window=4", "extract.patch_size=16", "extract.image_size=16", *overrides])
 
 
-def scanned(place: Stage, config: ExperimentConfig, path: Path) -> dict[str, dict[str, Any]]:
+def scanned(place: StageFolder, config: ExperimentConfig, path: Path) -> dict[str, dict[str, Any]]:
     rows = [{"clip_id": clip.clip_id, "path": clip.path} for clip in find_clips(path)]
     statuses = extract._scan(place, config.extract, rows)
     return {row["clip_id"]: status for row, status in zip(rows, statuses, strict=True)}
@@ -38,11 +38,11 @@ def outside(folder: Path) -> set[Path]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Stage:
+def place(tmp_path: Path) -> StageFolder:
     return extract.stage(settings(), Store(str(tmp_path / "store")))
 
 
-def test_clips_whose_names_lead_elsewhere_leave_nothing_outside_the_store(tmp_path: Path, place: Stage) -> None:
+def test_clips_whose_names_lead_elsewhere_leave_nothing_outside_the_store(tmp_path: Path, place: StageFolder) -> None:
     clip = write_clip(tmp_path / "clips" / "one")
     names = ["../../../escaped", str(tmp_path / "absolute"), "..", "a/../../b", "[/red]", "C:\\x", "~", "a\tb"]
     manifest = tmp_path / "clips" / "list.csv"
@@ -59,7 +59,7 @@ def test_clips_whose_names_lead_elsewhere_leave_nothing_outside_the_store(tmp_pa
     assert len(place.store.files(place.path("trajectories"))) == len(names)
 
 
-def test_a_bad_clip_is_a_row_with_its_reason_and_the_others_go_on(tmp_path: Path, place: Stage) -> None:
+def test_a_bad_clip_is_a_row_with_its_reason_and_the_others_go_on(tmp_path: Path, place: StageFolder) -> None:
     write_clip(tmp_path / "clips" / "good")
     (tmp_path / "clips" / "junk.mp4").write_bytes(b"junk" * 100)
     (tmp_path / "clips" / "loop.mp4").symlink_to(tmp_path / "clips" / "loop.mp4")
@@ -79,7 +79,7 @@ def test_a_bad_clip_is_a_row_with_its_reason_and_the_others_go_on(tmp_path: Path
     ],
 )
 def test_a_clip_that_is_too_large_or_small_is_refused_after_one_look(
-    tmp_path: Path, place: Stage, size: int, override: str, reason: str
+    tmp_path: Path, place: StageFolder, size: int, override: str, reason: str
 ) -> None:
     write_clip(tmp_path / "clips" / "one", size)
     row = scanned(place, settings(override), tmp_path / "clips" / "one")["one"]

@@ -14,7 +14,7 @@ from infoaug.estimators.information.mutual_information import pairwise_mutual_in
 from infoaug.orchestrator.config import ScoreConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster
-from infoaug.orchestrator.runtime.store import Stage, Store
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import score
 from infoaug.orchestrator.stages.extract import trajectories_table
 from infoaug.orchestrator.stages.score import _score, score_trajectories, score_window
@@ -284,7 +284,7 @@ def test_depth_is_scored_in_units_of_its_own_noise() -> None:
 
 def test_colour_that_is_not_there_is_asked_for() -> None:
     w = window()
-    with pytest.raises(ValueError, match="trajectory is 'both', but there are no colours"):
+    with pytest.raises(ValueError, match="trajectory is 'both'"):
         score_window(w.position, w.camera, w.visible, settings("trajectory=both"))
 
 
@@ -389,11 +389,11 @@ def test_each_clip_window_and_seed_draws_surrogates_of_its_own(clip_id: str, num
 
 def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    extracted, place = Stage(store, "extract", {}), Stage(store, "score", {})
+    extracted, place = StageFolder(store, "extract", {}), StageFolder(store, "score", {})
     whole = window().table("clip.mp4", 0)
     store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), whole)
     store.write_table(extracted.path("trajectories", "clip", "00001.parquet"), whole.slice(0, 0))
-    rows = [{"folder": "clip", "window": w, "there": there} for w, there in ((0, False), (1, False), (0, True))]
+    rows = [{"folder": "clip", "window": w, "present": present} for w, present in ((0, False), (1, False), (0, True))]
     done = list(_score(place, extracted, settings(), FRAMES, rows))
     assert done[1]["reason"], "a window that cannot be scored does not stop the others"
     assert done[0] == done[2], "a window that was scored before is summed up alike"
@@ -413,9 +413,9 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    rows = [{"folder": "clip", "window": 0, "there": False}]
+    rows = [{"folder": "clip", "window": 0, "present": False}]
     with pytest.raises(StageError, match=r"^cannot read '.*/trajectories/clip/00000\.parquet' of the store "):
-        list(_score(Stage(store, "score", {}), Stage(store, "extract", {}), settings(), FRAMES, rows))
+        list(_score(StageFolder(store, "score", {}), StageFolder(store, "extract", {}), settings(), FRAMES, rows))
 
 
 # ---- backends
@@ -447,7 +447,7 @@ def test_the_cuda_backend_is_refused_where_the_cluster_has_too_few_gpus(
     monkeypatch.setattr(cluster, "gpus", lambda: 0)
     monkeypatch.setattr(cluster, "map_windows", lambda *given: pytest.fail("Ray would wait for a GPU"))
     config = load(None, ["score.backend=cuda", "score.gpus_per_task=0.5"])
-    stages = (Stage(Store(str(tmp_path)), name, {}) for name in ("score", "extract"))
+    stages = (StageFolder(Store(str(tmp_path)), name, {}) for name in ("score", "extract"))
     clips = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0]]})
     with pytest.raises(UsageError, match=r"score\.backend.*0\.5 GPUs.*has 0"):
-        score._part(config, *stages, clips, score.LEDGER.empty_table())
+        score._score_clips(config, *stages, clips, score.LEDGER.empty_table())

@@ -16,7 +16,7 @@ from infoaug.models import frameworks
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import probes
-from infoaug.orchestrator.runtime.store import Stage
+from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import pairs, pretrain, training
 from infoaug.orchestrator.stages.pairs import Pairs
 from infoaug.orchestrator.stages.training import Training
@@ -143,7 +143,7 @@ def test_resident_images_and_mapped_ones_that_are_read_ahead_give_the_same_weigh
     alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
     monkeypatch.setattr("ray.train.get_context", lambda: alone)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    place = Stage(store, "pretrain", {})
+    place = StageFolder(store, "pretrain", {})
     chosen = [training._data(config(resident=kind), scored, place, CPU) for kind in (True, False)]
     assert not list((tmp_path / "temporary").iterdir())
     data = [pairs.load(scored, store), pairs.mapped(tmp_path / "scratch"), *chosen]

@@ -44,14 +44,20 @@ def leave_scored(trial: Trial, store: Store, patches: int = 100) -> None:
     store.write_table(place.path(f"ledger-{source}.parquet"), ledger)
 
 
+def scored_of(trial: Trial, store: Store) -> score.Scored:
+    """What `leave_scored` left for a trial."""
+    return score.load(trial.config, extract.load(trial.config, store))
+
+
 def leave_done(
     trial: Trial, store: Store, patches: int = 100, shares: tuple[float, ...] = (0.25, 0.25), **accuracies: float
 ) -> None:
     """What all stages leave for a trial that has come to its end: an epoch for each share of patches with a twin."""
     leave_scored(trial, store, patches)
-    place = pretrain.stage(trial.config, score.load(trial.config, store))
+    scored = scored_of(trial, store)
+    place = pretrain.stage(trial.config, scored)
     store.write_json(place.path("history.json"), [epoch(n + 1, share) for n, share in enumerate(shares)])
-    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, store).stage)
+    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, scored).stage)
     found = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3, **accuracies}
     for name in (*trial.config.evaluate.datasets, *trial.config.evaluate.domains):
         path = evaluate.result_path(evaluated, name, trial.config.evaluate)

@@ -21,7 +21,7 @@ from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.tracking import Tracked
 from infoaug.orchestrator.sweep.trials import Trial
 from tests.orchestrator.comparison import sweeps
-from tests.orchestrator.sweep.made import config, grid, leave_done, leave_scored
+from tests.orchestrator.sweep.made import config, grid, leave_done, leave_scored, scored_of
 
 BLOCK = {"policy": ["none", "random", "mutual-information"], "seed": [0, 1]}
 
@@ -53,7 +53,7 @@ def trained(of: dict[str, Any], store: Store, **done: Any) -> TrialResult:
     experiment = {"pretrain": {"batch_size": 16, "warmup_epochs": 0}}
     (trial,) = grid(of, experiment=experiment)
     leave_done(trial, store, **done)
-    found = compared.outcome_of(trial, store)
+    found = compared.outcome_of(trial, scored_of(trial, store))
     assert found is not None
     return found
 
@@ -87,14 +87,14 @@ def test_an_outcome_goes_through_json_unchanged(store: Store) -> None:
 
 def test_a_trial_that_has_not_come_to_its_end_has_no_outcome(store: Store) -> None:
     (trial,) = grid({"policy": "none"})
-    assert compared.outcome_of(trial, store) is None
     leave_scored(trial, store)
-    assert compared.outcome_of(trial, store) is None
+    scored = scored_of(trial, store)
+    assert compared.outcome_of(trial, scored) is None
     (other,) = grid({"policy": "none", "seed": 1})
     leave_done(other, store)
-    assert compared.outcome_of(trial, store) is None
+    assert compared.outcome_of(trial, scored) is None
     leave_done(trial, store)
-    assert compared.outcome_of(trial, store) is not None
+    assert compared.outcome_of(trial, scored) is not None
 
 
 # ---- a comparison
@@ -127,9 +127,9 @@ def test_tables_are_at_the_config_s_weight_or_else_at_one_that_there_is(store: S
 
 def test_where_no_trial_has_come_to_its_end_that_is_told_with_the_first_reason(store: Store) -> None:
     of = config({"name": "mine"}, grid=[BLOCK])
-    with pytest.raises(StageError, match=r"no trial of the sweep 'mine' has come to its end$"):
+    with pytest.raises(StageError, match=r"no trial of the sweep 'mine' is complete$"):
         compared.compare(of, [], {}, {}, 6, store)
-    with pytest.raises(StageError, match="'mine' has come to its end: out of memory"):
+    with pytest.raises(StageError, match="'mine' is complete: out of memory"):
         compared.compare(of, [], {"x": "out of memory"}, {}, 6, store)
 
 
@@ -265,7 +265,7 @@ def test_a_sweep_of_which_nothing_came_is_told_with_its_reason(
     leave: Callable[..., SweepConfig], tmp_path: Path
 ) -> None:
     of = leave(failed=6)
-    with pytest.raises(StageError, match="has come to its end: out of memory"):
+    with pytest.raises(StageError, match="is complete: out of memory"):
         compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out")
 
 

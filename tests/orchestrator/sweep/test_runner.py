@@ -1,0 +1,30 @@
+"""What a failed trial is reported to have failed of."""
+
+from pathlib import Path
+
+import pytest
+
+from infoaug.orchestrator.sweep import runner
+
+
+@pytest.mark.parametrize(
+    ("last", "again"),
+    [
+        ("ray.exceptions.ActorDiedError: The actor died unexpectedly. Its node was lost.", True),
+        ("TypeError: 'NoneType' object is not callable", False),
+    ],
+)
+def test_a_trial_that_could_not_report_its_end_is_judged_by_what_tune_wrote(
+    last: str, again: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "error.txt").write_text(f"Failure # 1\nTraceback:\n  frames\n{last}\n\n")
+    death = runner._death(str(tmp_path / "error.txt"))
+    assert death["retry"] is again
+    assert last.partition(". ")[0] in death["why"] and "\n" not in death["why"]
+    assert "frames" in death["traceback"]
+
+
+@pytest.mark.parametrize("path", [None, "/no/such/file"])
+def test_a_trial_of_which_nothing_is_known_is_worth_another_try(path: str | None) -> None:
+    death = runner._death(path)
+    assert death["retry"] and death["why"] and death["traceback"] == ""
