@@ -310,8 +310,12 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
         status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
         status |= {"cuts": [], "first_frames": []}
         try:
-            # The content's digest is in the folder's name: a clip that has changed is another clip.
-            status["folder"] = file_name(clip_id, clips.digest(path, settings.read_timeout))
+            # The content's digest is in the folder's name: a clip that has changed is another clip. So are frames that
+            # the versions before 0.2 stored as they were, interlaced or squeezed.
+            digest = clips.digest(path, settings.read_timeout)
+            status["folder"] = file_name(clip_id, digest)
+            if converted := clips.conversions(path, settings.read_timeout):
+                status["folder"] = file_name(clip_id, digest, *converted)
             stored = stage_folder.path("clips", f"{status['folder']}.json")
             if store.exists(stored):
                 scan = shots.Scan(**store.read_json(stored))

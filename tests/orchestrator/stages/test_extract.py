@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from infoaug.estimators.video import clips
 from infoaug.estimators.video.manifest import find_clips
 from infoaug.orchestrator.config import ExperimentConfig, load
-from infoaug.orchestrator.runtime.store import StageFolder, Store
+from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.stages import extract
 
 
@@ -86,3 +87,13 @@ def test_a_clip_that_is_too_large_or_small_is_refused_after_one_look(
     assert row["first_frames"] == []
     with pytest.raises(ValueError, match=reason):
         raise ValueError(row["reason"])
+
+
+def test_a_clip_whose_frames_are_converted_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, place = write_clip(tmp_path / "clip"), StageFolder(Store(str(tmp_path / "store")), "extract", {})
+    ordinary = scanned(place, settings(), clip)["clip"]["folder"]
+    assert ordinary == file_name("clip", clips.digest(clip))
+    monkeypatch.setattr(clips, "conversions", lambda path, read_timeout: ["deinterlaced"])
+    assert scanned(place, settings(), clip)["clip"]["folder"] not in ("", ordinary)
