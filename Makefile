@@ -4,7 +4,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 CONFIG ?= configs/demo.yaml
 
-.PHONY: setup demo test test-ray test-alone faults lint bench clean
+# Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
+PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
+
+.PHONY: setup demo test test-ray test-alone faults lint bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
@@ -43,6 +46,13 @@ bench: setup
 	$(BIN)/python benchmarks/tracking.py --ray
 	$(BIN)/python benchmarks/long_video.py
 	$(BIN)/python benchmarks/scaling.py --plot docs/scaling.png
+
+# Checks and speeds on an NVIDIA GPU, into benchmarks/results/gpu.json; gpu-dry: the same at toy size on the CPU.
+gpu:
+	PYTHONPATH=. $(PLAIN_PYTHON) benchmarks/gpu.py
+
+gpu-dry:
+	PYTHONPATH=. $(PLAIN_PYTHON) benchmarks/gpu.py --dry
 
 clean:
 	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache *.egg-info

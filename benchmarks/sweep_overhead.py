@@ -22,12 +22,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from infoaug.models.training import Training
 from infoaug.orchestrator import config
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.runtime import cluster
 from infoaug.orchestrator.runtime.store import StageFolder, Store
-from infoaug.orchestrator.stages import evaluate, extract, pairs, pretrain, score
-from infoaug.orchestrator.stages.training import Training
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, ray_training, score
 from infoaug.orchestrator.sweep import config as sweep_config
 from infoaug.orchestrator.sweep import runner
 from infoaug.orchestrator.sweep.config import SweepConfig
@@ -54,7 +54,8 @@ def sweep(places: list[str], seeds: range) -> SweepConfig:
 
 def directly(one: ExperimentConfig, scored: score.Scored, backbone: StageFolder) -> None:
     """A training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
-    training = Training(one, pairs.load(scored, scored.stage.store), torch.device("cpu"))
+    patches = ray_training.read_pairs(scored, scored.stage.store)
+    training = Training(pretrain.training_settings(one), patches, torch.device("cpu"))
     for _ in range(one.pretrain.epochs):
         training.epoch()
     evaluate.measure(one, backbone, "scenes")

@@ -1,24 +1,24 @@
-"""How fast is a training step, beside lightly's loop and beside the backbone alone? And as accurate?
+"""Speed of a training step, compared with lightly's loop and with the bare backbone; accuracy compared with lightly.
 
     pip install -e '.[bench]'
     python benchmarks/training.py [--batch 64] [--rounds 8] [--backbone resnet18] [--json FILE]
     python benchmarks/training.py --accuracy path/to/cifar10 [--images 5000] [--epochs 10] [--seeds 3] [--frameworks …]
 
-Images are random, of 32 pixels; every patch has a twin. What is compared takes turns, step by step, and a ratio is the
-median of the rounds' ratios, so that other work on the machine falls on both sides alike; its spread is between the
-quarters. Augmentation is compared by the process's CPU time.
+Images are random, of 32 pixels; every patch has a twin. The two sides of a comparison alternate step by step, so that
+other load on the machine affects both. A ratio is the median over rounds, its spread the quartiles. Augmentation is
+compared by the CPU time of the process.
 
-1. `same settings`: SimCLR's step by lightly's heads and loss in a plain loop, and by ours without twins; the backbone,
-   the batch, its layout, precision and augmentation (ours) are the same.
-2. `default recipes`: our default, without the twins that lightly does not have, and lightly's: PIL transforms in its
-   own order, a DataLoader with as many workers as CPUs, float32, channels first.
-3. `limit`: our default step with twins, and forward and backward through the backbone alone of as many resident images.
-4. `twin branch`: our default step with twins, and without.
-5. `augmentation`: images a CPU-second, ours and lightly's SimCLR for 32 pixels.
+1. `same settings`: a step of SimCLR with lightly's heads and loss in a plain loop, against ours without twins.
+   Backbone, batch, memory layout, precision and augmentation (ours) are the same.
+2. `default recipes`: lightly's (PIL transforms, a DataLoader with a worker per CPU, float32, channels first) against
+   ours without twins, which lightly does not have.
+3. `limit`: our default step with twins against forward and backward passes of the bare backbone on as many images.
+4. `twin branch`: our default step with twins against without.
+5. `augmentation`: images per CPU-second, lightly's SimCLR transform for 32 pixels against ours.
 
-`--accuracy`: weighted kNN on a folder `train/CLASS/…`, `test/CLASS/…`, SimCLR and BYOL, by configs/recipes and by the
-recipes of lightly's CIFAR-10 benchmark; the same backbone, images, batch and epochs. Means over seeds and their 95 %
-intervals; `ours − lightly` is that of the differences seed by seed, in points.
+`--accuracy`: weighted kNN on a folder `train/CLASS/…`, `test/CLASS/…` for SimCLR and BYOL, with configs/recipes and
+with the recipes of lightly's CIFAR-10 benchmark; backbone, images, batch and epochs are the same. Means over seeds with
+95 % intervals; `ours − lightly` is the mean of the differences seed by seed, in points.
 """
 
 import argparse
@@ -46,11 +46,11 @@ from torch.utils.data import DataLoader, Dataset
 from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD, Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.settings import AugmentSettings
-from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, load
+from infoaug.models.training import Pairs, Training, TrainingSettings
+from infoaug.models.training.optimisation import autocast
+from infoaug.orchestrator.config import EvaluateConfig, load
 from infoaug.orchestrator.evaluation import datasets, probes
 from infoaug.orchestrator.reporting.statistics import percent, points, summary
-from infoaug.orchestrator.stages.pairs import Pairs
-from infoaug.orchestrator.stages.training import Training, _autocast
 
 try:
     from lightly.loss import NegativeCosineSimilarity, NTXentLoss
@@ -59,7 +59,7 @@ try:
     from lightly.transforms import BYOLTransform, SimCLRTransform
     from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
 except ImportError as error:
-    raise SystemExit(f"lightly is not there ({error}): pip install 'lightly>=1.6,<1.7'") from None
+    raise SystemExit(f"lightly is missing ({error}): pip install 'lightly>=1.6,<1.7'") from None
 
 SIZE = 32
 RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
@@ -67,7 +67,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Lightly(nn.Module):
-    """SimCLR or BYOL as lightly's CIFAR-10 benchmark has them: heads, losses, optimiser and its numbers."""
+    """SimCLR or BYOL with the heads, losses, optimiser and settings of lightly's CIFAR-10 benchmark."""
 
     def __init__(self, framework: str, backbone: nn.Module, batch: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Lightly(nn.Module):
         self.optimizer = torch.optim.SGD(trained, lr=0.06 * batch / 128, momentum=0.9, weight_decay=5e-4)
 
     def step(self, first: Tensor, second: Tensor, autocast: Any) -> Tensor:
-        """One step of the optimiser; the loss."""
+        """Take one step of the optimiser and return the loss."""
         with autocast:
             if self.framework == "simclr":
                 outputs = [self.head(self.backbone(view)) for view in (first, second)]
@@ -110,7 +110,7 @@ def _copy(module: nn.Module) -> nn.Module:
 
 
 class Pictures(Dataset):
-    """Images u8[N, 3, S, S] as PIL images, each with a transform's views."""
+    """Views of images u8[N, 3, S, S], made by a transform of PIL images."""
 
     def __init__(self, images: Tensor, transform: Callable[[Image.Image], list[Tensor]]) -> None:
         self.images, self.transform = images.permute(0, 2, 3, 1).numpy(), transform
@@ -123,7 +123,7 @@ class Pictures(Dataset):
 
 
 def transform(framework: str) -> Callable[[Image.Image], list[Tensor]]:
-    """lightly's for 32 pixels: SimCLR's colours at half strength, no blur; normalised as the features are tested."""
+    """lightly's transform for 32 pixels: for SimCLR half the colour strength, no blur; CIFAR's normalisation."""
     normal = {"mean": list(CIFAR_MEAN), "std": list(CIFAR_STD)}
     if framework == "simclr":
         return SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0, normalize=normal)
@@ -134,7 +134,7 @@ def transform(framework: str) -> Callable[[Image.Image], list[Tensor]]:
 
 
 def loader(images: Tensor, framework: str, batch: int) -> DataLoader:
-    """lightly's way to its batches."""
+    """lightly's data loading, with a worker per CPU."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return DataLoader(
         Pictures(images, transform(framework)),
@@ -146,14 +146,13 @@ def loader(images: Tensor, framework: str, batch: int) -> DataLoader:
     )
 
 
-def ours(arguments: argparse.Namespace, **pretrain: Any) -> Callable[[], Any]:
-    """A function that does one step of our default training."""
+def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[], Any]:
+    """One step of our default training, as a function."""
     random_images = torch.Generator().manual_seed(0)
     count = 8 * arguments.batch
     images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=random_images)
-    settings = {"backbone": arguments.backbone, "batch_size": arguments.batch, **pretrain}
-    config = ExperimentConfig.model_validate({"extract": {"image_size": SIZE}, "pretrain": settings})
-    training = Training(config, Pairs(images.to(DEVICE), (torch.arange(count) + 1) % count), DEVICE)
+    settings = TrainingSettings(backbone=arguments.backbone, batch_size=arguments.batch, image_size=SIZE, **changes)
+    training = Training(settings, Pairs(images, (torch.arange(count) + 1) % count), DEVICE)
     training.model.train()
     random = torch.Generator(DEVICE).manual_seed(0)
     twins = training.model.twin_branch is not None
@@ -166,7 +165,7 @@ def ours(arguments: argparse.Namespace, **pretrain: Any) -> Callable[[], Any]:
 
 
 def lightly_same(arguments: argparse.Namespace) -> Callable[[], Any]:
-    """The same by lightly's parts in a plain loop, fed by our augmentation."""
+    """The same with lightly's heads and loss in a plain loop, and our augmentation."""
     backbone = create_backbone(arguments.backbone, SIZE)
     model = Lightly("simclr", backbone, arguments.batch).to(DEVICE, memory_format=torch.channels_last).train()
     images = torch.randint(0, 256, (8 * arguments.batch, 3, SIZE, SIZE), dtype=torch.uint8).to(DEVICE)
@@ -175,20 +174,20 @@ def lightly_same(arguments: argparse.Namespace) -> Callable[[], Any]:
     def step() -> None:
         chosen = images[torch.randperm(len(images))[: arguments.batch].to(DEVICE)]
         views = [augment(chosen, generator=random).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-        model.step(views[0], views[1], _autocast("auto", DEVICE))
+        model.step(views[0], views[1], autocast("auto", DEVICE))
 
     return step
 
 
 def lightly_default(arguments: argparse.Namespace) -> Callable[[], Any]:
-    """lightly's recipe as it comes: its loader, float32, channels first."""
+    """lightly's own recipe: its loader, float32, channels first."""
     images = torch.randint(0, 256, (64 * arguments.batch, 3, SIZE, SIZE), dtype=torch.uint8)
     model = Lightly("simclr", create_backbone(arguments.backbone, SIZE), arguments.batch).to(DEVICE).train()
     batches = _endless(loader(images, "simclr", arguments.batch))
 
     def step() -> None:
         first, second = next(batches)
-        model.step(first.to(DEVICE), second.to(DEVICE), _autocast("float32", DEVICE))
+        model.step(first.to(DEVICE), second.to(DEVICE), autocast("float32", DEVICE))
 
     return step
 
@@ -199,14 +198,14 @@ def _endless(batches: DataLoader) -> Iterator[list[Tensor]]:
 
 
 def backbone_alone(arguments: argparse.Namespace, views: int) -> Callable[[], Any]:
-    """Forward and backward of one resident batch of `views` · batch images."""
+    """Forward and backward passes on one batch of `views` · batch images in the device's memory."""
     backbone = create_backbone(arguments.backbone, SIZE).to(DEVICE, memory_format=torch.channels_last).train()
     images = torch.randn(views * arguments.batch, 3, SIZE, SIZE, device=DEVICE)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step() -> None:
         backbone.zero_grad(set_to_none=True)
-        with _autocast("auto", DEVICE):
+        with autocast("auto", DEVICE):
             features = backbone(images)
         features.float().square().mean().backward()
 
@@ -214,7 +213,7 @@ def backbone_alone(arguments: argparse.Namespace, views: int) -> Callable[[], An
 
 
 def seconds(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """What one step takes."""
+    """Time of one step, seconds."""
     started = clock()
     step()
     if DEVICE.type == "cuda":
@@ -223,7 +222,7 @@ def seconds(step: Callable[[], Any], clock: Callable[[], float] = time.perf_coun
 
 
 def compare(name: str, top: Callable[[], Any], bottom: Callable[[], Any], rounds: int, clock: Any) -> dict[str, Any]:
-    """Seconds of both, and the ratio top / bottom with its quarters, taking turns."""
+    """Median times of both, alternating, and quartiles of the ratio top / bottom."""
     for step in (top, bottom) * 2:
         seconds(step)
     pairs = [(seconds(top, clock), seconds(bottom, clock)) for _ in range(rounds)]
@@ -244,7 +243,7 @@ def augmentation(arguments: argparse.Namespace) -> tuple[Callable[[], Any], Call
 
 
 def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure the five ratios; more is better for us in 1, 2 and 5, less in 3 and 4."""
+    """Measure the five ratios; higher is better for us in 1, 2 and 5, lower in 3 and 4."""
     wall = time.perf_counter
     no_twins = ours(arguments, twin_weight=0.0)
     rows = [compare("1 same settings: lightly / ours", lightly_same(arguments), no_twins, arguments.rounds, wall)]
@@ -260,7 +259,7 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """kNN accuracy of both sides, framework by framework and seed by seed."""
+    """kNN accuracy of both recipes for every framework and seed."""
     settings = EvaluateConfig(limit=arguments.images)
     train, test = datasets.load(arguments.accuracy, settings, SIZE)
     rows = []
@@ -269,21 +268,21 @@ def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         started = time.perf_counter()
         backbone = (_our_backbone if side == "ours" else _lightly_backbone)(arguments, framework, train.images, seed)
         took = time.perf_counter() - started
-        seen, unseen = (probes.features(backbone, split.images, 256, DEVICE) for split in (train, test))
-        knn = probes.knn_accuracy(seen, train.labels.numpy(), unseen, test.labels.numpy(), settings)
+        x_train, x_test = (probes.features(backbone, split.images, 256, DEVICE) for split in (train, test))
+        knn = probes.knn_accuracy(x_train, train.labels.numpy(), x_test, test.labels.numpy(), settings)
         rows.append({"framework": framework, "side": side, "seed": seed, "knn": knn, "seconds": took})
         print(rows[-1], flush=True)
     return rows
 
 
 def accuracy_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """Means over seeds of each framework by each recipe, and of the differences seed by seed."""
+    """Means over seeds for every framework and recipe, and means of the differences seed by seed."""
     table = Table("framework", "recipe", "kNN, mean ± 95 %", "seeds", "seconds", title=title)
     for framework, group in itertools.groupby(rows, lambda row: row["framework"]):
-        found = list(group)
-        knn = {side: np.array([row["knn"] for row in found if row["side"] == side]) for side in ("ours", "lightly")}
+        runs = list(group)
+        knn = {side: np.array([row["knn"] for row in runs if row["side"] == side]) for side in ("ours", "lightly")}
         for side, each in knn.items():
-            took = statistics.mean(row["seconds"] for row in found if row["side"] == side)
+            took = statistics.mean(row["seconds"] for row in runs if row["side"] == side)
             by_seed = " ".join(f"{100 * value:.1f}" for value in each)
             table.add_row(framework, side, percent(summary(each)), by_seed, f"{took:.0f}")
         difference = knn["ours"] - knn["lightly"]
@@ -301,8 +300,10 @@ def _our_backbone(arguments: argparse.Namespace, framework: str, images: Tensor,
         f"pretrain.epochs={arguments.epochs}",
         f"pretrain.warmup_epochs={arguments.epochs // 10}",
     ]
-    data = Pairs(images.to(DEVICE), torch.full((len(images),), -1))
-    training = Training(load(RECIPES / f"{framework}.yaml", overrides), data, DEVICE)
+    from infoaug.orchestrator.stages import pretrain  # imports Ray, which the comparison of speed does not need
+
+    settings = pretrain.training_settings(load(RECIPES / f"{framework}.yaml", overrides))
+    training = Training(settings, Pairs(images, torch.full((len(images),), -1)), DEVICE)
     for _ in range(arguments.epochs):
         training.epoch()
     return training.model.backbone
@@ -314,13 +315,13 @@ def _lightly_backbone(arguments: argparse.Namespace, framework: str, images: Ten
     batches = loader(images, framework, arguments.batch)
     for _ in range(arguments.epochs):
         for first, second in batches:
-            model.step(first.to(DEVICE), second.to(DEVICE), _autocast("float32", DEVICE))
+            model.step(first.to(DEVICE), second.to(DEVICE), autocast("float32", DEVICE))
         schedule.step()
     return model.backbone
 
 
 def main() -> None:
-    """Print the table, and write it as JSON if asked."""
+    """Print the table; write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=8)
@@ -342,10 +343,10 @@ def main() -> None:
         table = accuracy_table(rows, title)
     else:
         rows = speed(arguments)
-        table = Table("what", "top, s", "bottom, s", "ratio", "quarters", title=title)
+        table = Table("what", "top, s", "bottom, s", "ratio", "quartiles", title=title)
         for row in rows:
-            quarters = f"{row['low']:.2f}–{row['high']:.2f}"
-            table.add_row(row["name"], f"{row['top']:.3f}", f"{row['bottom']:.3f}", f"{row['ratio']:.2f}", quarters)
+            quartiles = f"{row['low']:.2f}–{row['high']:.2f}"
+            table.add_row(row["name"], f"{row['top']:.3f}", f"{row['bottom']:.3f}", f"{row['ratio']:.2f}", quartiles)
     Console(width=120).print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": title, "rows": rows}, indent=1) + "\n")

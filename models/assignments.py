@@ -9,17 +9,26 @@ from infoaug.models.ranks import gather_across_ranks, mean_over_ranks
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor | None = None) -> Tensor:
-    """Assign rows to prototypes, all prototypes about as often (Caron et al. 2020, eq. 3): [B, K], rows sum to 1.
+    """Assign rows to prototypes softly and evenly by Sinkhorn–Knopp (Caron et al. 2020, eq. 3).
 
-    scores: float[B, K], similarity of row and prototype; epsilon: how soft; iterations: of Sinkhorn–Knopp, each of
-    which first scales prototypes, then rows, to equal mass over the rows of all ranks that count (`valid` bool[B]). The
-    others get an assignment too, but have no say in anyone's. In logarithms and float32 at least, so a small epsilon
-    does not overflow. Every rank must call it. Raises ValueError for an epsilon not above 0 or no iteration.
+    It computes with logarithms in at least float32, so that a small epsilon does not overflow. Every rank must call it.
+
+    Args:
+        scores: float[B, K], similarity of row and prototype.
+        epsilon: weight of the entropy; the higher, the softer the assignments.
+        iterations: each normalises prototypes, then rows, to equal mass over the valid rows of all ranks.
+        valid: bool[B]; invalid rows get an assignment, but do not influence any other.
+
+    Returns:
+        [B, K], rows sum to 1.
+
+    Raises:
+        ValueError: epsilon is not above 0, or there is no iteration.
     """
     if not (epsilon > 0 and iterations >= 1):
         raise ValueError(f"sinkhorn needs an epsilon above 0 and an iteration at least, not {epsilon}, {iterations}.")
     plan = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
-    # A finite value to hide rows: with −∞, ranks without a row that counts would end in ∞ − ∞.
+    # Rows are hidden by a finite value: with −∞, a rank without valid rows would compute ∞ − ∞.
     hidden, hide = ~counting(scores, valid)[:, None], torch.finfo(plan.dtype).min / 2
     for _ in range(iterations):
         mass = gather_across_ranks(plan.masked_fill(hidden, hide).logsumexp(dim=0)).logsumexp(dim=0)
@@ -28,9 +37,9 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor |
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Mean over the rows of all ranks that count of −Σₖ targetₖ · log softmax(logits)ₖ, both float[B, K].
+    """Mean over the valid rows of all ranks of −Σₖ targetₖ · log softmax(logits)ₖ, both float[B, K].
 
-    In float32 at least; scaled over ranks as all losses in `models.losses`. Raises ValueError for unlike shapes.
+    In at least float32; scaled over ranks like all losses in `models.losses`. Raises ValueError if shapes differ.
     """
     check_pairs(logits, target, valid)
     with torch.autocast(logits.device.type, enabled=False):

@@ -1,9 +1,9 @@
-"""Batched augmentations on tensors, on the images' device, every sample with random numbers of its own.
+"""Augmentation of a batch of images on their device, with independent random numbers for every image.
 
-One `grid_sample` does crop, resize and flip; one 3×3 matrix and one offset per sample do brightness, contrast,
-saturation, hue and grey. Two deliberate approximations against torchvision: the colour steps run in a fixed order
-without clamping in between, and hue is a rotation about the grey axis in YIQ instead of a shift in HSV. Anti-aliasing
-is not needed: a crop is never larger than the output, so it is only ever enlarged.
+One `grid_sample` does crop, resize and flip; one 3×3 matrix and one offset per image do brightness, contrast,
+saturation, hue and grey. Two deliberate differences from torchvision: the colour steps run in a fixed order without
+clamping in between, and hue is a rotation about the grey axis in YIQ instead of a shift in HSV. Anti-aliasing is not
+needed: a crop is never larger than the output, so it is only enlarged.
 """
 
 import math
@@ -27,8 +27,8 @@ _CROP_TRIES = 10
 class Augment(nn.Module):
     """Random view of every image of a batch: crop, flip, colour, blur, solarise, then normalised by `mean` and `std`.
 
-    Call: `augment(images, generator=g)` with images u8[B, 3, S, S] or float[B, 3, S, S] in 0–1 gives f32[B, 3, S, S] on
-    the same device. The same generator state gives the same views; a CPU generator also serves an accelerator's images.
+    `augment(images, generator=g)` maps images u8[B, 3, S, S], or float[B, 3, S, S] in 0–1, to f32[B, 3, S, S] on the
+    same device. The same generator state gives the same views. A CPU generator also works for images on an accelerator.
     """
 
     mean: Tensor
@@ -91,14 +91,14 @@ def random_crops(draws: Tensor, size: int, *, scale: tuple[float, float], ratio:
     Distributed as torchvision's RandomResizedCrop on a square image: ten tries at an area uniform in `scale` and a
     log-uniform aspect ratio, the first that fits is taken; if none fits, the whole image.
     """
-    area_draws, ratio_draws, place = draws.split([_CROP_TRIES, _CROP_TRIES, 2], dim=1)
+    area_draws, ratio_draws, corner_draws = draws.split([_CROP_TRIES, _CROP_TRIES, 2], dim=1)
     area = size * size * (scale[0] + (scale[1] - scale[0]) * area_draws)
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * ratio_draws)
     sides = torch.stack([torch.sqrt(area * aspect), torch.sqrt(area / aspect)], dim=-1).round()  # [B, tries, 2]
     fits = ((sides > 0) & (sides <= size)).all(dim=-1)
     first = fits.to(torch.uint8).argmax(dim=1).view(-1, 1, 1).expand(-1, 1, 2)
     chosen = torch.where(fits.any(dim=1, keepdim=True), sides.gather(1, first).squeeze(1), float(size))
-    corner = torch.minimum(torch.floor(place * (size - chosen + 1)), size - chosen)
+    corner = torch.minimum(torch.floor(corner_draws * (size - chosen + 1)), size - chosen)
     return torch.cat([corner, chosen], dim=1)
 
 
@@ -156,8 +156,8 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     The blur is separable, so it is one S×S matrix per image, applied to columns and rows; weights sum to 1 also at the
     border.
     """
-    place = torch.arange(images.shape[-1], device=images.device, dtype=torch.float32)
-    distance = (place[:, None] - place).square()
+    position = torch.arange(images.shape[-1], device=images.device, dtype=torch.float32)
+    distance = (position[:, None] - position).square()
     spread = sigma.clamp(min=1e-3).view(-1, 1, 1, 1)  # so narrow that only the pixel itself has weight
     kernel = torch.softmax(-distance / (2 * spread.square()), dim=-1)  # [B, 1, S, S]
     return kernel @ images @ kernel.transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""Backbones from timm with the stem fitted to small images, and their files on disk."""
+"""Backbones from timm with a stem adapted to small images, and their files on disk."""
 
 import difflib
 import json
@@ -19,16 +19,17 @@ from torch import nn
 
 WEIGHTS_FILE = "backbone.safetensors"
 RECIPE_FILE = "backbone.json"
-# Far more than a recipe needs; what is beyond would cost minutes or all memory before its weights are found not to fit.
+# Far more than a recipe needs. Without limits, a hostile recipe could cost minutes or all memory before its weights are
+# compared.
 _LONGEST_RECIPE, _LARGEST_SUM = 1 << 16, 100_000
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What timm needs to build a backbone again, and how its input pixels are normalised.
+    """How timm rebuilds a backbone, and how the pixels of its input are normalised.
 
-    `name`: timm model name; `image_size`: pixels; `kwargs`: what else went to timm; `num_features`: length of a feature
-    vector; `mean`, `std`: per channel, of pixels in 0–1, None until the backbone is saved.
+    `name`: timm model name; `image_size`: pixels; `kwargs`: further arguments of timm; `num_features`: length of a
+    feature vector; `mean`, `std`: per channel, of pixels in 0–1, None until the backbone is saved.
     """
 
     name: str
@@ -44,8 +45,8 @@ def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
 
     ResNets keep at least 4×4 positions in the last stage: the stem reduces by 4 (timm's own), 2 (3×3 convolution of
     stride 2, no max-pool) or 1 (stride 1, no max-pool). Below 128 pixels ViTs get the patch size that gives 8×8 tokens.
-    Other families are built as timm builds them. `kwargs` go to timm (`layers`, `channels`, `patch_size`, …) and win
-    over what is fitted here. The result carries `.num_features` and `.recipe` (`Recipe`). Nothing is downloaded.
+    Other families are built as timm builds them. `kwargs` are passed to timm (`layers`, `channels`, `patch_size`, …)
+    and take precedence. The result has `.num_features` and `.recipe` (`Recipe`). Nothing is downloaded.
 
     Raises ValueError for an unknown name, an image size that does not fit, or arguments that timm refuses.
     """
@@ -66,9 +67,9 @@ def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
             fitted.setdefault("patch_size", image_size // 8)
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, **fitted)
-        # What the pooled output has: with `catavgmax` pooling, or in MobileNets, timm's num_features is shorter.
+        # The length of the pooled output: with `catavgmax` pooling, or in MobileNets, timm's num_features is smaller.
         model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
-    except Exception as error:  # whatever a network does with arguments that it does not expect
+    except Exception as error:  # any error that a network raises for arguments that it does not expect
         raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {_short(error)}") from error
 
     if isinstance(model, ResNet):
@@ -96,7 +97,7 @@ def _fit_resnet_stem(model: Any, name: str, image_size: int) -> None:
 
 
 def _check_tokens(model: Any, name: str) -> None:
-    """Refuse a patch size that would leave pixels at the border unseen."""
+    """Refuse a patch size that does not divide the image size: pixels at the border would be ignored."""
     sides = zip(model.patch_embed.img_size, model.patch_embed.patch_size, strict=True)
     if any(pixels % patch for pixels, patch in sides):
         raise ValueError(
@@ -169,7 +170,7 @@ def load_backbone(path: str | Path) -> nn.Module:
 
 
 def _recipe(file: Path) -> Recipe:
-    """Read a recipe. Raises ValueError, TypeError, AttributeError or RecursionError for what is none."""
+    """Read a recipe. Raises ValueError, TypeError, AttributeError or RecursionError if the file holds none."""
     with file.open("rb") as opened:
         content = opened.read(_LONGEST_RECIPE + 1)
     if len(content) > _LONGEST_RECIPE:
@@ -199,13 +200,13 @@ def _sizes(value: Any) -> Iterator[float]:
 
 
 def _short(error: Exception) -> str:
-    """The beginning of an error's words, on one printable line."""
+    """The beginning of an error message, on one printable line."""
     line = " ".join(str(error).split())[:300] or type(error).__name__
     return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _tuples(value: Any) -> Any:
-    """Give JSON's lists back as the tuples that timm's signatures name."""
+    """Turn JSON's lists back into the tuples that timm's signatures expect."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the global batch, on any device (torch's own needs an accelerator)."""
+"""Batch norm with the statistics of the global batch on any device; torch's own needs an accelerator."""
 
 from typing import TypeVar
 
@@ -13,16 +13,16 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """Batch norm over all ranks, in training: [B, C] or [B, C, …], B ≥ 0 of each rank's own.
+    """Batch norm over the rows of all ranks: [B, C] or [B, C, …], where B ≥ 0 may differ between ranks.
 
-    Mean and variance are those of all ranks' rows together, every row with the same weight, and gradients flow through
-    them across ranks. The running statistics are the same on all ranks, with the unbiased variance of the global count.
-    In evaluation, and in training with one process, it is torch's batch norm. Computed in float32 at least, given in
-    the input's dtype and memory format. Raises ValueError for an input without channels.
+    In training, mean and variance are those of all ranks' rows together, each with the same weight, and gradients flow
+    through them across ranks. The running statistics are the same on all ranks, with the unbiased variance of the
+    global count. In evaluation, and with one process, it is torch's batch norm. It computes in at least float32 and
+    returns the input's dtype and memory format. Raises ValueError for an input without channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise; every rank has to call it."""
+        """Normalise; every rank must call it."""
         if not self.training or world()[0] == 1:
             return super().forward(input)
         self._check_input_dim(input)
@@ -33,7 +33,7 @@ class GlobalBatchNorm(_BatchNorm):
             own_count = x.numel() // x.shape[1]
             own_mean = x.sum(axes) / max(own_count, 1)
             own_spread = (x - own_mean.view(shape)).square().sum(axes)
-            # Spreads about the ranks' own means, put together: squares of large values would cancel (Chan et al. 1979).
+            # Combined from sums of squares about each rank's mean (Chan et al. 1979): E[x²] − E[x]² loses precision.
             gathered = gather_across_ranks(torch.cat([own_mean, own_spread, own_mean.new_full((1,), own_count)]))
             means, spreads, counts = gathered.split([x.shape[1], x.shape[1], 1], dim=1)
             count = counts.sum().clamp(min=1)
@@ -59,7 +59,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 class GlobalBatchNormAct(GlobalBatchNorm):
-    """The same with timm's dropout and activation behind it, for its `BatchNormAct2d`."""
+    """The same, followed by dropout and activation, in place of timm's `BatchNormAct2d`."""
 
     drop: nn.Module
     act: nn.Module
@@ -72,8 +72,9 @@ class GlobalBatchNormAct(GlobalBatchNorm):
 def synchronise(model: Module) -> Module:
     """Replace every batch norm of a model by one over all ranks, and return the model (or its replacement).
 
-    Parameters and buffers are the same tensors under the same names, so optimisers and checkpoints go on fitting. A
-    model on CUDA gets torch's and timm's kernels, any other `GlobalBatchNorm`. Wrap in DistributedDataParallel after.
+    Parameters and buffers stay the same tensors under the same names, so optimisers and checkpoints remain valid. A
+    model on CUDA gets torch's and timm's implementation, any other gets `GlobalBatchNorm`. Call it before wrapping the
+    model in DistributedDataParallel.
     """
     if any(tensor.is_cuda for tensor in model.state_dict(keep_vars=True).values()):
         return convert_sync_batchnorm(model)
@@ -87,5 +88,5 @@ def synchronise(model: Module) -> Module:
     return norm  # type: ignore[return-value]
 
 
-# What nn.Module keeps of a module, whatever its class: taken over whole, tensors and children stay the same objects.
+# The state of any nn.Module. It is taken over as a whole, so that tensors and children stay the same objects.
 _STATE = {"_parameters", "_buffers", "_modules", "training"}

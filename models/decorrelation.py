@@ -1,9 +1,10 @@
-"""Losses on the moments of a batch: they keep the dimensions of embeddings apart, without negatives.
+"""Losses on the moments of a batch: they decorrelate the dimensions of embeddings and need no negatives.
 
-They compute in float32 at least, under autocast too, and count the rows that `valid` bool[B] names (None: all). Moments
-are those of the rows of all ranks, so each rank's value is that of the global batch, and DDP's average of the gradients
-is its gradient. Every rank must call them, with the same shapes. Moments need two rows that count: with fewer, what
-depends on them is a differentiable 0. Wrong input raises ValueError.
+- They compute in at least float32, also under autocast, over the rows that `valid` bool[B] marks (None: all).
+- Moments are over the rows of all ranks: each rank's value is that of the global batch, and DDP's average of the
+  gradients is its gradient. Every rank must call them, with the same shapes.
+- Moments need two valid rows; with fewer, terms that depend on them are a differentiable 0.
+- Wrong input raises ValueError.
 """
 
 import torch
@@ -16,11 +17,11 @@ NORM_EPSILON = 1e-5  # the authors of Barlow Twins standardise with a batch norm
 
 
 def cross_correlation(first: Tensor, second: Tensor, *, off_diagonal: float, valid: Tensor | None = None) -> Tensor:
-    """Barlow Twins' distance of the sides' cross-correlation from the identity (Zbontar et al. 2021, eq. 1).
+    """Barlow Twins: distance of the cross-correlation matrix from the identity (Zbontar et al. 2021, eq. 1).
 
-    Σᵢ (1 − Cᵢᵢ)² + off_diagonal · Σᵢ Σⱼ≠ᵢ Cᵢⱼ², where Cᵢⱼ correlates, over the batch, dimension i of first with
-    dimension j of second (eq. 2), both float[B, D]. 1e-5 is added to variances: a collapsed dimension correlates with
-    nothing.
+    Σᵢ (1 − Cᵢᵢ)² + off_diagonal · Σᵢ Σⱼ≠ᵢ Cᵢⱼ², where Cᵢⱼ is the correlation, over the batch, of dimension i of first
+    with dimension j of second (eq. 2), both float[B, D]. 1e-5 is added to variances, so that the correlation of a
+    collapsed dimension is 0.
     """
     check_pairs(first, second, valid)
     with torch.autocast(first.device.type, enabled=False):
@@ -35,13 +36,14 @@ def cross_correlation(first: Tensor, second: Tensor, *, off_diagonal: float, val
 def variance_covariance(
     first: Tensor, second: Tensor, *, epsilon: float = 1e-4, valid: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """VICReg's three terms, not yet weighted (Bardes et al. 2022, section 4.1), of first and second, float[B, D].
+    """VICReg's three terms without their weights (Bardes et al. 2022, section 4.1), for first and second, float[B, D].
 
-    `invariance`: mean square of their differences (eq. 5). `variance`: mean over dimensions of
-    max(0, 1 − √(variance + epsilon)) (eq. 1 and 2). `covariance`: squares of the covariances of unlike dimensions,
-    summed, over D (eq. 3 and 4). Both moments are divided by n − 1; the variance term is the mean of the two sides, the
-    covariance term their sum. Where eq. 5 and 6 sum over dimensions and sides, the means here are those of the authors'
-    code, which their weights belong to.
+    - `invariance`: mean squared difference (eq. 5).
+    - `variance`: mean over dimensions of max(0, 1 − √(variance + epsilon)) (eq. 1 and 2); the mean of both sides.
+    - `covariance`: sum of the squared off-diagonal covariances, divided by D (eq. 3 and 4); the sum of both sides.
+
+    Moments are divided by n − 1. Deviation from the paper: eq. 5 and 6 sum over dimensions and sides; the means here
+    are those of the authors' code, for which their weights are meant.
     """
     check_pairs(first, second, valid)
     with torch.autocast(first.device.type, enabled=False):
@@ -50,7 +52,7 @@ def variance_covariance(
         moments = sum_over_ranks(sides.mT @ sides) / (number - 1).clamp(min=1)  # [2, D, D]
         hinge = (1 - (moments.diagonal(dim1=1, dim2=2) + epsilon).sqrt()).relu().mean()
         spread = _off_diagonal(moments) / first.shape[1]
-        # Differences of the embeddings, not of the centred ones: their means have to agree too.
+        # Differences of the embeddings, not of the centred ones: the means of both sides have to agree as well.
         difference = torch.where(counts[:, None], first.to(sides.dtype) - second, 0.0)
         alike = mean_over_ranks(difference.square().mean(dim=1), counts)
         enough = number > 1
@@ -58,7 +60,7 @@ def variance_covariance(
 
 
 def _centred(first: Tensor, second: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides less their mean over all ranks, [2, B, D], zeros in rows that do not count; how many rows count."""
+    """Both sides minus their mean over all ranks, [2, B, D], zeros in invalid rows; and the number of valid rows."""
     sides = torch.stack([first, second])
     sides = torch.where(counts[:, None], sides.to(torch.promote_types(sides.dtype, torch.float32)), 0.0)
     number = sum_over_ranks(counts.sum())
@@ -67,6 +69,6 @@ def _centred(first: Tensor, second: Tensor, counts: Tensor) -> tuple[Tensor, Ten
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
-    """Sum of the squares beside the diagonal of [..., D, D]."""
+    """Sum of the squared off-diagonal entries of [..., D, D]."""
     beside = ~torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
     return (matrix.square() * beside).sum()

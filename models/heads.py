@@ -1,4 +1,4 @@
-"""Projection heads and predictors: stacks of linear layers, and prototypes to compare embeddings with."""
+"""Projection heads and predictors (multilayer perceptrons), and prototypes."""
 
 import itertools
 from collections.abc import Callable
@@ -17,11 +17,18 @@ def mlp(
     last_batch_norm: bool = False,
     activation: Callable[[], nn.Module] = RELU,
 ) -> nn.Sequential:
-    """Stack Linear–BatchNorm–ReLU for every width but the first and last, then one Linear: float[B, widths[0]] in.
+    """A multilayer perceptron: Linear–BatchNorm–ReLU for every hidden width, then Linear.
 
-    `batch_norm=False` leaves the batch norms out; `last_batch_norm` puts one without scale and shift behind the last
-    layer; `activation` makes what stands for the ReLU. A linear layer has a bias where no batch norm follows it. Raises
-    ValueError for fewer than two widths.
+    A linear layer has a bias only where no batch norm follows it.
+
+    Args:
+        widths: of the input, of every hidden layer, and of the output.
+        batch_norm: False leaves the hidden batch norms out.
+        last_batch_norm: True appends a batch norm without scale and shift to the last layer.
+        activation: makes the activation in place of ReLU.
+
+    Raises:
+        ValueError: fewer than two widths.
     """
     if len(widths) < 2:
         raise ValueError(f"A head needs the widths of its input and its output, not only {list(widths)}.")
@@ -38,9 +45,9 @@ def mlp(
 
 
 class Prototypes(nn.Module):
-    """Learned directions that embeddings are compared with: a linear layer of unit weights, without bias.
+    """Learned prototypes: a linear layer without bias whose weights are normalised.
 
-    `weight`: float[number, dim], at first random unit vectors; only its rows' directions matter.
+    `weight`: float[number, dim], initially random unit vectors; only the directions of its rows matter.
     """
 
     def __init__(self, dim: int, number: int) -> None:
@@ -48,9 +55,9 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(F.normalize(torch.randn(number, dim), dim=1))
 
     def forward(self, embeddings: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """Cosine of every embedding, float[B, dim], with every prototype: [B, number], in float32 at least.
+        """Cosine similarity of every embedding, float[B, dim], and every prototype: [B, number], at least float32.
 
-        frozen: bool[], whether the prototypes' gradient is zero, without a wait for the device.
+        frozen: bool[] on the device; True makes the prototypes' gradient zero.
         """
         weight = self.weight if frozen is None else torch.where(frozen, self.weight.detach(), self.weight)
         with torch.autocast(embeddings.device.type, enabled=False):

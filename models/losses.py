@@ -1,10 +1,11 @@
-"""Losses on pairs of embeddings, exact across ranks: one function a loss.
+"""Losses on pairs of embeddings, exact across ranks; one function per loss.
 
-They compute in float32 at least, under autocast too, and take `valid` bool[B], the rows that count: the others are
-neither anchors nor negatives, whatever they hold. What they give is a mean over the rows of all ranks that count, a
-differentiable 0 if there are none. A rank's value is its share of that times the number of ranks (`mean_over_ranks`),
-so values and DDP gradients averaged over the ranks equal those of one process with the global batch. Every rank must
-call them, with the same shapes. Wrong input raises ValueError.
+- They compute in at least float32, also under autocast.
+- `valid` bool[B] marks the valid rows (None: all). The others are neither anchors nor negatives, whatever they hold.
+- A loss is the mean over the valid rows of all ranks, or a differentiable 0 if no row is valid. A rank's value is its
+  share of that mean times the number of ranks (`mean_over_ranks`). The average over ranks, of values and of DDP's
+  gradients, therefore equals that of one process with the global batch.
+- Every rank must call them, with the same shapes. Wrong input raises ValueError.
 """
 
 import torch
@@ -31,15 +32,24 @@ def nt_xent(
 ) -> dict[str, Tensor]:
     """SimCLR's normalised, temperature-scaled cross entropy of positive pairs (Chen et al. 2020, eq. 1).
 
-    first, second: float[B, D], row i of both is a positive pair, both rows anchors; they are L2-normalised here. The
-    embeddings of the global batch's other rows are the negatives, save those that show the anchor's image or its twin
-    by `first_identity`, `second_identity` (int64[B, 2]: image and twin, −1 for none; without them every row shows an
-    image of its own), and save those that `negatives` leaves out at this `progress` of training (0–1). `decoupled`: the
-    positive is left out of the denominator (Yeh et al. 2022, eq. 6), and anchors without negatives do not count.
+    The negatives of an anchor are the other embeddings of the global batch, except those that show the anchor's image
+    or its twin, and except those that `negatives` leaves out.
 
-    Gives `loss` and `mutual_information` (nats, no gradient), the mean of log(negatives + 1) − cross entropy: InfoNCE's
-    lower bound, at most log(negatives + 1) (van den Oord et al. 2018, eq. 5). With ball or ring the negatives are on
-    average harder than random ones, so the estimate is lower still (2010.02037); leaving twins out raises it.
+    Args:
+        first, second: float[B, D], normalised here; row i of both is a positive pair, and both rows are anchors.
+        temperature: of the similarities, above 0.
+        valid: bool[B], see above.
+        first_identity, second_identity: int64[B, 2], the image that a row shows and that image's twin, −1 for none;
+            None: every row shows another image, and has no twin.
+        negatives: which negatives an anchor keeps.
+        progress: share of training that is complete, 0–1; `negatives` may depend on it.
+        decoupled: leave the positive out of the denominator (Yeh et al. 2022, eq. 6), and anchors without negatives
+            out of the mean.
+
+    Returns:
+        `loss`, and `mutual_information` (nats, no gradient): the mean of log(negatives + 1) − cross entropy, InfoNCE's
+        lower bound, at most log(negatives + 1) (van den Oord et al. 2018, eq. 5). The negatives of a ball or ring are
+        harder than random ones, which lowers the estimate (2010.02037); leaving twins out raises it.
     """
     check_pairs(first, second, valid, temperature)
     rows = len(first)
@@ -50,10 +60,10 @@ def nt_xent(
             numbers = row_numbers(rows, first.device)
             first_identity = second_identity = torch.stack([numbers, torch.full_like(numbers, -1)], dim=1)
         identity = torch.stack([first_identity, second_identity])
-        everyone, image, there = _everyone(own), _everyone(identity[..., 0]), _everyone(counts)
+        everyone, image, present = _everyone(own), _everyone(identity[..., 0]), _everyone(counts)
         positive = (own[0] * own[1]).sum(dim=1).repeat(2) / temperature
         similarity = own.flatten(0, 1) @ everyone.T / temperature
-        admissible = valid_negatives(identity.flatten(0, 1), image) & there
+        admissible = valid_negatives(identity.flatten(0, 1), image) & present
         keep = keep_negatives(similarity, admissible, negatives, progress)
         return _contrast(positive, similarity, keep, counts.flatten(), decoupled)
 
@@ -71,14 +81,24 @@ def info_nce(
     negatives: Negatives = ALL,
     progress: Tensor | float = 1.0,
 ) -> dict[str, Tensor]:
-    """Cross entropy of telling an anchor's positive from other embeddings (He et al. 2020, eq. 1): one direction.
+    """InfoNCE, the cross entropy of classifying an anchor's positive among negatives, in one direction.
 
-    anchor, positive: float[B, D], L2-normalised here. The negatives come from `bank` float[M, D] of unit vectors, the
-    same on all ranks, which show the images `bank_image` int64[M] (−1: unknown); without a bank they are the positives
-    of the global batch's other rows, which show `positive_image` int64[B]. Those that show the anchor's image or its
-    twin by `anchor_identity` (int64[B, 2], as in `nt_xent`, or more columns) are left out, and what `negatives` leaves
-    out.
-    Gives `loss` and `mutual_information` as `nt_xent` does.
+    He et al. 2020, eq. 1. Negatives that show the anchor's image or its twin are left out, and those that `negatives`
+    leaves out.
+
+    Args:
+        anchor, positive: float[B, D], normalised here; row i of both is a positive pair.
+        temperature: of the similarities, above 0.
+        bank: float[M, D], the negatives, unit vectors that are the same on all ranks; None: the positives of the global
+            batch's other rows.
+        bank_image: int64[M], the images that the bank shows, −1 where unknown.
+        valid: bool[B], see above.
+        anchor_identity: int64[B, 2 or more], images that are not negatives of an anchor, as in `nt_xent`.
+        positive_image: int64[B], the images that the positives show.
+        negatives, progress: as in `nt_xent`.
+
+    Returns:
+        `loss` and `mutual_information`, as `nt_xent`.
     """
     check_pairs(anchor, positive, valid, temperature)
     with torch.autocast(anchor.device.type, enabled=False):
@@ -86,14 +106,14 @@ def info_nce(
         own, other = unit(anchor, counts), unit(positive, counts)
         if bank is not None:
             candidates, image = bank.to(own.dtype), bank_image
-            there = torch.ones(len(bank), dtype=torch.bool, device=own.device)
+            present = torch.ones(len(bank), dtype=torch.bool, device=own.device)
         else:
             numbers = row_numbers(len(anchor), anchor.device)
             if anchor_identity is None or positive_image is None:
                 anchor_identity, positive_image = numbers[:, None], numbers
-            candidates, image, there = gather_rows(other), gather_rows(positive_image), gather_rows(counts)
+            candidates, image, present = gather_rows(other), gather_rows(positive_image), gather_rows(counts)
         similarity = own @ candidates.T / temperature
-        admissible = there.expand_as(similarity)
+        admissible = present.expand_as(similarity)
         if anchor_identity is not None and image is not None:
             admissible = admissible & valid_negatives(anchor_identity, image)
         keep = keep_negatives(similarity, admissible, negatives, progress)
@@ -101,10 +121,10 @@ def info_nce(
 
 
 def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Mean of 1 − cosine of prediction and target, both float[B, D]: 0 where they point alike, 2 where opposite.
+    """Mean of 1 − cosine similarity of prediction and target, both float[B, D]; 0 to 2.
 
-    Half of BYOL's squared distance of unit vectors (Grill et al. 2020, eq. 2), SimSiam's D plus 1 (Chen & He 2021,
-    eq. 1). Stop the gradient of the target before, where the method does.
+    Half of BYOL's squared distance of unit vectors (Grill et al. 2020, eq. 2), and SimSiam's D plus 1 (Chen & He 2021,
+    eq. 1). The caller stops the target's gradient where the method does.
     """
     check_pairs(prediction, target, valid)
     with torch.autocast(prediction.device.type, enabled=False):
@@ -116,8 +136,8 @@ def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None 
 def _contrast(
     positive: Tensor, similarity: Tensor, keep: Tensor, counts: Tensor, decoupled: bool = False
 ) -> dict[str, Tensor]:
-    """Cross entropy of positive float[A] against the kept entries of similarity float[A, M], and its bound."""
-    # A large finite value: its exponential is exactly 0, and a row hidden altogether still has finite gradients.
+    """Cross entropy of positive float[A] against the kept entries of similarity float[A, M], and its bound on MI."""
+    # A large finite value instead of −∞: its exponential is 0 too, and rows without negatives have finite gradients.
     hide = torch.finfo(similarity.dtype).min / 2
     excess = similarity.masked_fill(~keep, hide).logsumexp(dim=1) - positive
     number = keep.sum(dim=1)
@@ -128,17 +148,17 @@ def _contrast(
 
 
 def _everyone(part: Tensor) -> Tensor:
-    """Gather [2, B, …] from all ranks to [2 · world · B, …], as one process with the global batch orders it."""
+    """Gather [2, B, …] from all ranks to [2 · world · B, …], in the order of one process with the global batch."""
     return gather_across_ranks(part).transpose(0, 1).flatten(0, 2)
 
 
 def counting(rows: Tensor, valid: Tensor | None) -> Tensor:
-    """Say which rows count, bool[B]: all of them where `valid` does not say."""
+    """The valid rows as bool[B]; all of them if `valid` is None."""
     return torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
 
 
 def unit(embeddings: Tensor, counts: Tensor) -> Tensor:
-    """Embeddings of length 1 in float32 at least, zeros in rows that do not count."""
+    """Normalise embeddings to length 1 in at least float32; zeros in rows that are not valid."""
     embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     return F.normalize(torch.where(counts[..., None], embeddings, 0.0), dim=-1)  # not by multiplying: 0 · NaN is NaN
 
@@ -146,7 +166,9 @@ def unit(embeddings: Tensor, counts: Tensor) -> Tensor:
 def check_pairs(first: Tensor, second: Tensor, valid: Tensor | None, temperature: float = 1.0) -> None:
     """Raise ValueError for wrong shapes, a mask that is not bool, or a temperature that is not above 0."""
     if first.ndim != 2 or first.shape != second.shape or first.shape[0] == 0:
-        raise ValueError(f"The embeddings must be [B, D] alike, not {list(first.shape)} and {list(second.shape)}.")
+        raise ValueError(
+            f"Embeddings must have the same shape [B, D], not {list(first.shape)} and {list(second.shape)}."
+        )
     if not (first.is_floating_point() and second.is_floating_point()):
         raise ValueError(f"Embeddings must be floating point, not {first.dtype} and {second.dtype}.")
     if not 0 < temperature < float("inf"):

@@ -10,12 +10,19 @@ from infoaug.models.settings import Negatives
 def keep_negatives(
     similarity: Tensor, admissible: Tensor, negatives: Negatives, progress: Tensor | float = 1.0
 ) -> Tensor:
-    """Say which candidates are an anchor's negatives: bool[A, M], a part of `admissible`.
+    """Choose every anchor's negatives among the admissible candidates, without waiting for the device.
 
-    similarity: float[A, M] of anchor and candidate, higher is harder; admissible: bool[A, M], candidates that may be
-    negatives at all; progress: 0–1, the share of training that is done. Of an anchor's n admissible candidates those
-    with rank round(inner · n) ≤ r < round(outer · n) are kept, rank 0 being the most similar; at least one if there is
-    any. Equal similarities rank in the order of the candidates, so counts are exact. No wait for the device.
+    Of an anchor's n admissible candidates, those of rank round(inner · n) ≤ r < round(outer · n) are kept, where rank 0
+    is the most similar; at least one, if n > 0. Ties are ranked in the order of the candidates, so counts are exact.
+
+    Args:
+        similarity: float[A, M], of anchor and candidate; the higher, the harder the negative.
+        admissible: bool[A, M], which candidates may be negatives.
+        negatives: the choice.
+        progress: share of training that is complete, 0–1.
+
+    Returns:
+        bool[A, M], a subset of `admissible`.
     """
     if negatives.kind == "all":
         return admissible
@@ -25,8 +32,8 @@ def keep_negatives(
     first = torch.minimum((number * inner).round(), last - 1)
 
     hardest_first = similarity.masked_fill(~admissible, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(similarity.shape[1], device=similarity.device).expand_as(hardest_first)
-    rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, place)
+    order = torch.arange(similarity.shape[1], device=similarity.device).expand_as(hardest_first)
+    rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, order)
     return admissible & (rank >= first) & (rank < last)
 
 
@@ -40,10 +47,12 @@ def _outer_share(negatives: Negatives, progress: Tensor | float) -> Tensor | flo
 
 
 def valid_negatives(identity: Tensor, image: Tensor) -> Tensor:
-    """Say which candidates show neither an anchor's image nor its twin: bool[A, M].
+    """Mark the candidates that show neither an anchor's image nor its twin: bool[A, M].
 
-    identity: int64[A, n], the image that an anchor shows, that image's twin, and whatever else is no stranger (−1:
-    none); image: int64[M], what the candidates show (−1: unknown, a stranger to all).
+    Args:
+        identity: int64[A, n], the image that an anchor shows, its twin, and further images that are not its negatives;
+            −1 for none.
+        image: int64[M], the image that a candidate shows; −1 where unknown, which may be a negative of any anchor.
     """
     known = (identity[:, :, None] == image) & (image >= 0)
     return ~known.any(dim=1)

@@ -8,10 +8,10 @@ from infoaug.models.ranks import gather_rows
 
 
 class Queue(nn.Module):
-    """The last `size` embeddings that were pushed, and the images they show; all of it in state_dict.
+    """The last `size` embeddings that were pushed, and the images that they show; all of it is in state_dict.
 
-    Buffers: `keys` float[size, dim], unit vectors, at first random ones; `image` int64[size], −1 where unknown;
-    `position` int64[], where the next one goes. Raises ValueError for a size or width below 1.
+    Buffers: `keys` float[size, dim], unit vectors, initially random; `image` int64[size], −1 where unknown; `position`
+    int64[], the slot of the next key. Raises ValueError for a size or width below 1.
     """
 
     keys: Tensor
@@ -28,23 +28,29 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def nearest(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the key of the greatest cosine with each embedding, float[B, dim], and what it shows, int64[B]."""
-        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would take neighbours for equals
-            place = (embeddings.to(self.keys.dtype) @ self.keys.T).argmax(dim=1)
-        return self.keys[place], self.image[place]
+        """Each embedding's nearest key by cosine similarity, float[B, dim], and the image that it shows, int64[B]."""
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 could not tell near neighbours apart
+            index = (embeddings.to(self.keys.dtype) @ self.keys.T).argmax(dim=1)
+        return self.keys[index], self.image[index]
 
     @torch.no_grad()
     def push(self, keys: Tensor, image: Tensor | None = None, valid: Tensor | None = None) -> None:
-        """Let the keys of all ranks in and as many of the oldest out: float[B, dim], normalised here.
+        """Replace the oldest keys by the valid ones of all ranks, without waiting for the device.
 
-        image: int64[B], what they show; valid: bool[B], those that go in. Ranks follow each other, so one process with
-        the global batch has the same queue. B and size need not fit; of more than `size` keys the last ones stay. The
-        tensors are replaced, not written into: what a loss has read stays as it was. No wait for the device.
+        Keys enter in the order of the ranks, so one process with the global batch has the same queue. Of more than
+        `size` keys the last ones stay. Buffers are replaced rather than written to: a loss that has read them can still
+        be differentiated.
+
+        Args:
+            keys: float[B, dim], normalised here; B is independent of `size`.
+            image: int64[B], the images that they show; None: unknown.
+            valid: bool[B], which of them enter; None: all.
         """
         keys = gather_rows(F.normalize(keys.to(self.keys.dtype), dim=1))
         image = gather_rows(torch.full_like(keys[:, 0], -1, dtype=torch.int64) if image is None else image)
         valid = torch.ones_like(image, dtype=torch.bool) if valid is None else gather_rows(valid)
-        # Every slot asks which key lands in it: how many come is not known here, so shapes must not depend on it.
+        # For every slot, find the key that lands in it. The number of keys is known to the device only, so no shape may
+        # depend on it.
         size, number = len(self.image), valid.sum()
         arrival = valid.argsort(descending=True, stable=True)
         turn = (torch.arange(size, device=keys.device) - self.position) % size

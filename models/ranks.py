@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run share: rows gathered with gradients, sums and means over all of them."""
+"""Collective operations with gradients: rows gathered from all ranks, sums and means over them."""
 
 from typing import Any
 
@@ -8,42 +8,43 @@ from torch import Tensor
 
 
 def world() -> tuple[int, int]:
-    """Number of ranks, and which one this is; (1, 0) without torch.distributed."""
+    """Number of ranks and this process's rank; (1, 0) without torch.distributed."""
     return (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
 
 
 def gather_across_ranks(tensor: Tensor) -> Tensor:
     """Stack a tensor of every rank along a new first axis: [world, *tensor.shape]; with one process [1, …].
 
-    Gradients flow back to the rank that a row came from, summed over the ranks that used it. The shape must be the same
-    on all ranks.
+    Gradients flow back to the rank that a tensor came from, summed over all ranks. The shape must be the same on all
+    ranks.
     """
     return _Gather.apply(tensor) if world()[0] > 1 else tensor.unsqueeze(0)
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """Rows [B, …] of every rank one below the other, in the order of the ranks: [world · B, …], with gradients."""
+    """Concatenate the rows [B, …] of all ranks in the order of the ranks: [world · B, …], with gradients."""
     return gather_across_ranks(tensor).flatten(0, 1)
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum of a tensor over all ranks, the same on every rank; with one process the tensor itself.
 
-    Gradients are summed over the ranks too, as those of `gather_across_ranks`. The shape must be the same on all ranks.
+    Gradients are summed over the ranks as well. The shape must be the same on all ranks.
     """
     return _Sum.apply(tensor) if world()[0] > 1 else tensor
 
 
 def row_numbers(rows: int, device: torch.device) -> Tensor:
-    """Number in the global batch of each of this rank's rows, int64[rows]; every rank has as many."""
+    """Index in the global batch of each of this rank's rows, int64[rows]; every rank has the same number of rows."""
     return torch.arange(rows, device=device) + world()[1] * rows
 
 
 def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Mean of values float[A] over the entries of all ranks that count (bool[A]; None: all); 0 if there are none.
+    """Mean of values float[A] over the entries of all ranks for which counts bool[A] is True (None: all).
 
-    What a rank gets is its own part of that mean times the number of ranks. So the ranks' average is the global mean,
-    and DDP's average of their gradients is the global gradient, also if the ranks count unlike numbers of entries.
+    Returns this rank's share of that mean times the number of ranks; 0 if no entry counts. The average over ranks is
+    the global mean, and DDP's average of the gradients is the global gradient, also where ranks have different numbers
+    of such entries.
     """
     if counts is None:
         counts = torch.ones_like(values, dtype=torch.bool)
@@ -52,7 +53,7 @@ def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce whose backward is one too."""
+    """All-reduce; its backward pass is an all-reduce as well."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -64,11 +65,11 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward sums the ranks' gradients (torch's own is deprecated from 2.14 on)."""
+    """All-gather; its backward pass sums the ranks' gradients (torch's own is deprecated from 2.14 on)."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        # Bytes instead of bool: not every backend sends bool.
+        # As bytes: not every backend can send bool.
         sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
         received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
         dist.all_gather(received, sent)

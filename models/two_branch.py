@@ -21,7 +21,7 @@ class TwoBranch(nn.Module):
     framework's loss. With `twin_weight=0` there is no twin branch (`twin_branch` is None): the baseline. A framework
     that reads features of a momentum encoder gets one `momentum_backbone`, shared by the branches (None otherwise).
 
-    Raises ValueError if twin_weight is negative or not finite, or if a framework reads what there is not.
+    Raises ValueError if twin_weight is negative or not finite, or if a framework reads unknown features.
     """
 
     def __init__(self, framework: Framework, twin_weight: float = 0.5) -> None:
@@ -42,7 +42,7 @@ class TwoBranch(nn.Module):
         settings = framework.settings
         self.momentum = settings.momentum if isinstance(settings, MomentumSettings) else None
         if self.momentum is None and any(True for _ in self._followed()):
-            raise ValueError(f"{type(settings).__name__} must be MomentumSettings: something follows with momentum.")
+            raise ValueError(f"{type(settings).__name__} must be MomentumSettings: there is a momentum encoder.")
 
     def forward(
         self,
@@ -53,21 +53,28 @@ class TwoBranch(nn.Module):
         image: Tensor | None = None,
         twin_image: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch, as scalars with gradients: `loss`, `view_loss`, `twin_loss`; no wait for the device.
+        """Compute the losses of a batch, without waiting for the device.
 
-        first, second: views float[B, C, S, S] of the same patches; twin: views float[M, C, S, S] of the twins there
-        are, 0 ≤ M ≤ B; twin_rows: int64[M], distinct, row i of `twin` is the twin of row twin_rows[i] of `first`. Leave
-        both out for M = 0. image: int64[B], which patch every row shows; twin_image: int64[B], which one is its twin,
-        −1 where it has none: what keeps both out of a row's negatives. Leave both out where all patches of the global
-        batch differ and twins may be negatives. Whatever else the branches give comes with `view_` or `twin_` before
-        its name, without gradient, such as `view_mutual_information` (nats).
+        All images pass through the backbone together, and through the momentum backbone likewise, so that batch
+        statistics are those of the whole step, however few twins it has. Only features that a branch reads are
+        computed. M may differ between ranks (and may be 0), B may not: every rank runs the same collectives, and every
+        parameter gets a gradient. Without a twin branch, twins are ignored.
 
-        All images go through the backbone once and together, and through the momentum backbone likewise, so batch
-        statistics are those of the whole step, however few twins there are; only what a branch reads is computed.
-        M may differ between ranks (0 included), B may not: every rank runs the same collectives, and every parameter
-        gets a gradient. Without a twin branch, twins are not looked at.
+        Args:
+            first, second: float[B, C, S, S], views of the same patches.
+            twin: float[M, C, S, S], views of twins, 0 ≤ M ≤ B; None for M = 0.
+            twin_rows: int64[M], distinct: row i of `twin` is the twin of row twin_rows[i] of `first`; None for M = 0.
+            image: int64[B], the patch that every row shows.
+            twin_image: int64[B], that patch's twin, −1 where it has none. With `image` and `twin_image`, neither the
+                patch nor its twin is a negative of the row. Leave both out where all patches of the global batch differ
+                and twins may be negatives.
 
-        Raises ValueError for shapes, dtypes or rows that do not fit.
+        Returns:
+            Scalars with gradients `loss`, `view_loss`, `twin_loss`, and scalars without gradients that the branches
+            report, prefixed by `view_` or `twin_`, such as `view_mutual_information` (nats).
+
+        Raises:
+            ValueError: wrong shapes, dtypes or rows.
         """
         twin, rows = self._check(first, second, twin, twin_rows)
         own, partner = self._identities(len(first), rows, image, twin_image)
@@ -78,7 +85,8 @@ class TwoBranch(nn.Module):
         if self.twin_branch is None:
             return output
 
-        # Rows without a twin hold the second view: natural values for a head's batch statistics, no gradient.
+        # Rows without a twin hold the second view instead: realistic values for the batch statistics of a head, and no
+        # gradient.
         paired = {name: views[name].detach().index_copy(0, rows, features) for name, features in twins.items()}
         valid = torch.zeros(len(first), dtype=torch.bool, device=first.device).index_fill(0, rows, True)
         pairs = Pairs(**{**views, **paired}, valid=valid, first_identity=own, second_identity=partner)
@@ -88,10 +96,9 @@ class TwoBranch(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Call once after every optimiser step, with the share of training that is done by then, 0–1.
+        """Update the momentum encoder and tell the branches the progress; call it once after every optimiser step.
 
-        The momentum encoder follows the trained one, backbone and heads, and the branches learn how far training is.
-        Raises ValueError for progress outside 0–1.
+        progress: share of training that is complete, 0–1. Raises ValueError for a value outside.
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress is a share of training, 0 to 1, not {progress}.")
@@ -108,14 +115,14 @@ class TwoBranch(nn.Module):
         return [self.view_branch] if self.twin_branch is None else [self.view_branch, self.twin_branch]
 
     def _followed(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """All that is trained and followed, with its momentum copy."""
+        """Trained modules, each with its momentum copy."""
         if self.momentum_backbone is not None:
             yield self.backbone, self.momentum_backbone
         for branch in self._branches():
             yield from branch.followed()
 
     def _features(self, first: Tensor, second: Tensor, twin: Tensor | None) -> tuple[Features, Features]:
-        """Features that the branches read, by their names in `Pairs`: of the views, and of the twins as `second`."""
+        """The features that the branches read, by their names in `Pairs`: of views, and of twins under `second`."""
         views: Features = {}
         twins: Features = {}
         for prefix, backbone in (("", self.backbone), ("momentum_", self.momentum_backbone)):
@@ -131,7 +138,7 @@ class TwoBranch(nn.Module):
             features = backbone(torch.cat(list(images.values())))
             if features.ndim != 2:
                 raise ValueError(
-                    f"The backbone must give [rows, num_features], not {list(features.shape)}: pool its output."
+                    f"The backbone must return [rows, num_features], not {list(features.shape)}: pool its output."
                 )
             parts = dict(zip(images, features.split([len(part) for part in images.values()]), strict=True))
             if "twin" in parts:
@@ -142,7 +149,7 @@ class TwoBranch(nn.Module):
     def _identities(
         self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Image and twin of every patch, and of every patch's twin, int64[B, 2]; None where it was not said."""
+        """Image and twin of every patch, and of every patch's twin, int64[B, 2]; None where they are not given."""
         if (image is None) != (twin_image is None):
             raise ValueError("image and twin_image go together: pass both or neither.")
         if image is None or twin_image is None:
@@ -150,7 +157,7 @@ class TwoBranch(nn.Module):
         for name, part in (("image", image), ("twin_image", twin_image)):
             if part.dtype != torch.int64 or part.shape != (size,):
                 raise ValueError(f"{name} must be int64[{size}], not {part.dtype} {list(part.shape)}.")
-        if self.twin_branch is None:  # the baseline knows of no twins, among its negatives either
+        if self.twin_branch is None:  # the baseline uses no twins: they may be negatives
             twin_image = torch.full_like(image, -1)
         elif twin_image.device.type == "cpu" and bool((twin_image[rows] < 0).any()):
             raise ValueError("twin_rows names a row whose twin_image is -1: say which patch its twin is.")
@@ -159,10 +166,10 @@ class TwoBranch(nn.Module):
     def _check(
         self, first: Tensor, second: Tensor, twin: Tensor | None, twin_rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Check a batch; give twins and their rows, empty if there are none."""
+        """Check a batch; return twins and their rows, empty if it has none."""
         if first.ndim != 4 or first.shape != second.shape or len(first) == 0:
             raise ValueError(
-                f"first and second must be [B, C, S, S] alike, not {list(first.shape)} and {list(second.shape)}."
+                f"first and second must both be [B, C, S, S], not {list(first.shape)} and {list(second.shape)}."
             )
         if not (first.is_floating_point() and second.is_floating_point()):
             raise ValueError(f"Views must be floating point, not {first.dtype} and {second.dtype}: augment them first.")
@@ -177,7 +184,7 @@ class TwoBranch(nn.Module):
             )
         if twin_rows.dtype != torch.int64 or twin_rows.shape != twin.shape[:1]:
             raise ValueError(f"twin_rows must be int64[{len(twin)}], not {twin_rows.dtype} {list(twin_rows.shape)}.")
-        if twin_rows.device.type == "cpu":  # on an accelerator, looking at the values would wait for it
+        if twin_rows.device.type == "cpu":  # reading the values from an accelerator would wait for it
             if len(twin_rows) and not (int(twin_rows.min()) >= 0 and int(twin_rows.max()) < len(first)):
                 raise ValueError(f"twin_rows must lie in 0…{len(first) - 1}, the rows of first.")
             if len(twin_rows.unique()) < len(twin_rows):

@@ -17,7 +17,7 @@ from infoaug.orchestrator.evaluation import datasets
 from infoaug.orchestrator.reporting import figures, inspection, report
 from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
-from infoaug.orchestrator.stages import evaluate, extract, pretrain, score, training
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
@@ -215,7 +215,7 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
     return store.read_json(path) if store.exists(path) else {}
 
 
-def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: training.Epoch) -> None:
+def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: pretrain.Epoch) -> None:
     tracked.epochs([metrics])
     validated = f"  validation kNN {metrics['validation_knn']:.1%}" if "validation_knn" in metrics else ""
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]

@@ -18,7 +18,7 @@ class BarlowTwinsBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, a sum over dimensions; 0 for a single pair, which correlates with nothing."""
+        """Loss of the valid pairs, a sum over dimensions; 0 for a single pair, which correlates with nothing."""
         first, second = self.head(pairs.first), self.head(pairs.second)
         weight = self.settings.off_diagonal
         return {"loss": cross_correlation(first, second, off_diagonal=weight, valid=pairs.valid)}

@@ -20,12 +20,12 @@ class Pairs:
 
     Attributes:
         first, second: float[B, num_features], the two sides of each pair.
-        momentum_first, momentum_second: the same images' features by the momentum backbone; without gradient.
-        valid: bool[B] or None (all), the rows that count; the others hold natural features, for batch statistics.
-        first_identity, second_identity: int64[B, 2] or None, which image a row shows and which one is its twin, −1 for
-            none. What shows either is no negative of the row. None: every row shows an image of its own.
+        momentum_first, momentum_second: features of the same images from the momentum backbone, without gradient.
+        valid: bool[B], the valid rows (None: all); the others hold realistic features, for batch statistics.
+        first_identity, second_identity: int64[B, 2], the image that a row shows and that image's twin, −1 for none;
+            neither is a negative of the row. None: every row shows another image.
 
-    Only the features named in the branch's `reads` are there, the others are None.
+    Features that the branch does not name in `reads` are None.
     """
 
     first: Tensor
@@ -38,20 +38,20 @@ class Pairs:
 
     @property
     def first_image(self) -> Tensor | None:
-        """Which image `first` shows: int64[B], or None where it was not said."""
+        """The images that `first` shows, int64[B]; None where they are not given."""
         return None if self.first_identity is None else self.first_identity[:, 0]
 
     @property
     def second_image(self) -> Tensor | None:
-        """Which image `second` shows: int64[B], or None where it was not said."""
+        """The images that `second` shows, int64[B]; None where they are not given."""
         return None if self.second_identity is None else self.second_identity[:, 0]
 
 
 class Branch(nn.Module, ABC):
-    """Heads and loss of one of the two branches; it knows nothing of backbones, twins, devices or the training loop.
+    """Heads and loss of one of the two branches, independent of backbones, twins, devices and the training loop.
 
-    `reads`: the features of `Pairs` that it needs; the momentum backbone exists, and an image passes through a
-    backbone, only where a feature is read. `progress`: 0-dim buffer, the share of training that is done.
+    `reads`: the features of `Pairs` that it needs; only those are computed, and without them there is no momentum
+    backbone. `progress`: 0-dim buffer, the share of training that is complete.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("first", "second")
@@ -64,24 +64,24 @@ class Branch(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Give `loss`, a scalar, and whatever scalars without gradient are worth logging; only `valid` rows count.
+        """Compute the scalar `loss` of the valid rows, and scalars without gradient for the log.
 
-        With no row that counts the loss is a differentiable 0. Every rank runs the same collectives whatever `valid`
-        says, and all values are such that their mean over the ranks is that of the global batch (`mean_over_ranks`).
+        Without valid rows the loss is a differentiable 0. Every rank runs the same collectives, whatever `valid` is.
+        The mean of every value over the ranks is that of the global batch (`mean_over_ranks`).
         """
 
     def momentum_copy(self, module: nn.Module) -> nn.Module:
-        """Copy one of the branch's modules; the copy takes no gradient and follows it from step to step."""
+        """Copy one of the branch's modules; the copy has no gradient and follows the module with momentum."""
         follower = copy.deepcopy(module).requires_grad_(False)
         self._followed.append((module, follower))
         return follower
 
     def followed(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """Modules of this branch, each with its momentum copy."""
+        """The modules of this branch that have a momentum copy, with that copy."""
         return iter(self._followed)
 
     def after_step(self, progress: float) -> None:
-        """Called once after every optimiser step with the share of training that is done; extend where needed."""
+        """Called once after every optimiser step with the share of training that is complete; may be extended."""
         self.progress.fill_(progress)
 
 
@@ -101,5 +101,5 @@ class Framework(nn.Module):
         self.settings = settings
 
     def make_branch(self) -> Branch:
-        """Give a fresh branch: parameters of its own, drawn anew from torch's global random state."""
+        """Make a branch with its own parameters, drawn from torch's global random state."""
         return self.branch_type(self.num_features, self.settings)

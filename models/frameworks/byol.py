@@ -20,7 +20,7 @@ class BYOLBranch(Branch):
         self.momentum_head = self.momentum_copy(self.head)
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, 0–8."""
+        """Loss of the valid pairs, 0–8."""
         first, second = (self.predictor(self.head(features)) for features in (pairs.first, pairs.second))
         first_target, second_target = map(self.momentum_head, (pairs.momentum_first, pairs.momentum_second))
         distance = cosine_distance(first, second_target, valid=pairs.valid)

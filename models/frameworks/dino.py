@@ -31,7 +31,7 @@ class DINOBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count; the centre moves after, by the teacher's outputs for those pairs."""
+        """Loss of the valid pairs; the centre moves after, by the teacher's outputs for those pairs."""
         student = self.head(torch.cat([pairs.first, pairs.second]))
         student = self.prototypes(student, frozen=self.progress < self.settings.frozen_share)
         teacher = self.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second]))
@@ -52,7 +52,7 @@ class DINOBranch(Branch):
 
     @torch.no_grad()
     def _move_center(self, outputs: Tensor, counts: Tensor) -> None:
-        """Let the centre follow the mean of the outputs of all ranks that count; without any it stays."""
+        """Update the centre by the mean of the valid outputs of all ranks; without valid outputs it stays."""
         number = sum_over_ranks(counts.sum())
         mean = sum_over_ranks(torch.where(counts[:, None], outputs, 0.0).sum(dim=0)) / number.clamp(min=1)
         mean = torch.where(number > 0, mean, self.center)

@@ -26,9 +26,9 @@ class MoCoBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, and the lower bound of their mutual information; keys join the queue after.
+        """Loss of the valid pairs, and the lower bound of their mutual information; keys join the queue after.
 
-        While the queue still holds the random keys it starts with, the bound is none: they are too easy to tell apart.
+        While the queue still holds its initial random keys, it is not a bound: they are too easy to tell apart.
         """
         keys = self.momentum_head(pairs.momentum_second)
         output = info_nce(

@@ -13,8 +13,8 @@ from infoaug.models.queue import Queue
 class NNCLRBranch(Branch):
     """Projector with a batch norm on its output, predictor, support set, and eq. 4 both ways (its algorithm 1).
 
-    A neighbour may be an earlier projection of the same image or of its twin: the paper draws the support set from all
-    images too. The anchor being the neighbour, what shows the neighbour's image is no negative either.
+    A neighbour may be an earlier projection of the same image or of its twin: the paper's support set is of all images
+    as well. As the anchor is the neighbour, embeddings that show the neighbour's image are not negatives either.
     """
 
     def __init__(self, num_features: int, settings: NNCLRSettings) -> None:
@@ -26,16 +26,16 @@ class NNCLRBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, and the lower bound of the mutual information of neighbour and prediction.
+        """Loss of the valid pairs, and the lower bound of the mutual information of neighbour and prediction.
 
-        The projections of `first` join the support set after.
+        Afterwards the projections of `first` join the support set.
         """
         first, second = self.head(pairs.first), self.head(pairs.second)
-        there = self._contrast(first, pairs.first_identity, second, pairs.second_image, pairs.valid)
-        back = self._contrast(second, pairs.second_identity, first, pairs.first_image, pairs.valid)
+        forward = self._contrast(first, pairs.first_identity, second, pairs.second_image, pairs.valid)
+        backward = self._contrast(second, pairs.second_identity, first, pairs.first_image, pairs.valid)
         if self.training:
             self.queue.push(first.detach(), pairs.first_image, pairs.valid)
-        return {name: (there[name] + back[name]) / 2 for name in there}
+        return {name: (forward[name] + backward[name]) / 2 for name in forward}
 
     def _contrast(
         self, own: Tensor, identity: Tensor | None, other: Tensor, other_image: Tensor | None, valid: Tensor | None

@@ -20,7 +20,7 @@ class SimCLRBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, and the lower bound of their mutual information."""
+        """Loss of the valid pairs, and the lower bound of their mutual information."""
         first, second = self.head(torch.cat([pairs.first, pairs.second])).chunk(2)
         return nt_xent(
             first,

@@ -17,7 +17,7 @@ class SimSiamBranch(Branch):
         self.predictor = mlp(settings.output_dim, settings.predictor_dim, settings.output_dim)
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, 0–2: the paper's plus 1, so that no pairs cost 0."""
+        """Loss of the valid pairs, 0–2: the paper's plus 1, so that no pairs cost 0."""
         first, second = self.head(pairs.first), self.head(pairs.second)
         distance = cosine_distance(self.predictor(first), second.detach(), valid=pairs.valid)
         distance = distance + cosine_distance(self.predictor(second), first.detach(), valid=pairs.valid)

@@ -23,7 +23,7 @@ class SwAVBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count; the prototypes share out the pairs that count."""
+        """Loss of the valid pairs; the prototypes share out the valid pairs."""
         settings = self.settings
         embeddings = self.head(torch.cat([pairs.first, pairs.second]))
         scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share).chunk(2)

@@ -18,7 +18,7 @@ class VICRegBranch(Branch):
         self.settings = settings
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
-        """Loss of the pairs that count, and its three terms before they are weighted."""
+        """Loss of the valid pairs, and its three terms before they are weighted."""
         terms = variance_covariance(self.head(pairs.first), self.head(pairs.second), valid=pairs.valid)
         loss = sum(getattr(self.settings, name) * term for name, term in terms.items())
         return {"loss": loss} | {name: term.detach() for name, term in terms.items()}

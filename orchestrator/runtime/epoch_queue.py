@@ -1,7 +1,7 @@
-"""How a training's epochs reach the process that started it.
+"""A queue that brings the metrics of a training's epochs to the process that started it.
 
-Ray Train's controller, a process of its own for every training, imports this file and of ours only the errors: it is
-quicker to start without PyTorch's whole surroundings.
+The controller of Ray Train, a process of its own for every training, imports this file. The file therefore imports
+nothing of PyTorch, so that the controller starts faster.
 """
 
 import uuid
@@ -19,38 +19,41 @@ from infoaug.orchestrator.errors import StageError
 
 
 class EpochQueue(UserCallback):
-    """Puts every epoch's metrics into a queue, from Ray Train's controller."""
+    """Puts every epoch's metrics into a queue, from Ray Train's controller; the driver takes them out."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue, self.training = queue, uuid.uuid4().hex
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Called by Ray Train with the metrics of all workers."""
-        with suppress(RayActorError):  # whom nobody hears trains on
+        """Called by Ray Train with the metrics of all workers; those of the first are put into the queue."""
+        with suppress(RayActorError):  # training continues without a driver that listens
             self.queue.put((self.training, metrics[0]))
 
     def get(self, timeout: float) -> dict[str, Any] | None:
-        """The next epoch's metrics of this training, None for those of an earlier one.
+        """Take out the next epoch's metrics; None if they are of an earlier training that shares the queue.
+
+        Args:
+            timeout: seconds to wait.
 
         Raises:
-            queue.Empty: none came in time.
-            StageError: none will come any more.
+            queue.Empty: none arrived in time.
+            StageError: the queue has died, so none will arrive.
         """
         try:
             training, metrics = self.queue.get(timeout=timeout)
         except RayActorError:
             _queue.cache_clear()
-            raise StageError("epochs are not heard of any more, their queue has died; training goes on") from None
+            raise StageError("the queue of epochs has died: training continues, its epochs are not shown") from None
         return metrics if training == self.training else None
 
 
-def forward() -> EpochQueue:
-    """What hands on a training's epochs to this process, by a queue that all its trainings share."""
+def create() -> EpochQueue:
+    """Create the queue of a training; all trainings that this process starts share one actor."""
     return EpochQueue(_queue(ray.get_runtime_context().get_node_id()))
 
 
 @cache
 def _queue(node: str) -> Queue:
-    # Here, or it would go with any node of the cluster.
+    # On the driver's node: elsewhere, the queue would be lost with any node of the cluster.
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})

@@ -1,4 +1,4 @@
-"""Pretrain: two-branch training on the patches and their twins, on Ray Train, from checkpoint to checkpoint."""
+"""Pretrain: two-branch training on the patches and their twins, on Ray Train, with checkpoints."""
 
 import os
 import re
@@ -17,125 +17,162 @@ from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.models.collapse import collapsed
+from infoaug.models.settings import AugmentSettings
+from infoaug.models.training import Epoch, TrainingSettings
+from infoaug.models.training.loop import build_model
+from infoaug.models.training.optimisation import create_optimizer
+from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
-from infoaug.orchestrator.stages import score, training
-from infoaug.orchestrator.stages.training import Epoch
+from infoaug.orchestrator.stages import ray_training, score
 
-VERSION = 3  # of the numbers: raised when the same config would give others
+VERSION = 3  # raised when the same config would give other numbers
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What the pretrain stage leaves: its folder with `backbone.safetensors` and `backbone.json`, and every epoch."""
+    """The result of the pretrain stage.
+
+    Attributes:
+        stage: its folder holds `backbone.safetensors` and `backbone.json`.
+        history: metrics of every epoch.
+        resumed: epochs that an earlier run trained.
+        computed: epochs that this run trained.
+    """
 
     stage: StageFolder
     history: list[Epoch]
-    resumed: int  # epochs that were there
-    computed: int  # epochs trained now
+    resumed: int
+    computed: int
 
 
 def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
-    """Where the model trained on these twins lives."""
-    settings = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
+    """The stage that holds the model trained on these twins."""
+    identifying = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
-    key = {"version": VERSION, **data, "seed": config.seed, **settings}
+    key = {"version": VERSION, **data, "seed": config.seed, **identifying}
     return StageFolder(scored.stage.store, "pretrain", key)
 
 
 def load(config: ExperimentConfig, scored: score.Scored) -> Pretrained:
-    """Read what an earlier training on these patches left.
+    """Load the result of a completed training on these patches.
 
     Raises:
-        StageError: no model was trained on them with this config.
+        StageError: this config was not trained to the end.
     """
-    place, store = stage(config, scored), scored.stage.store
-    if not store.exists(place.path("history.json")):
+    trained, store = stage(config, scored), scored.stage.store
+    if not store.exists(trained.path("history.json")):
         raise StageError("this model is not trained yet: run `infoaug pretrain` with the same config first")
-    history = store.read_json(place.path("history.json"))
-    return Pretrained(place, history, resumed=len(history), computed=0)
+    history = store.read_json(trained.path("history.json"))
+    return Pretrained(trained, history, resumed=len(history), computed=0)
 
 
 def run(
     config: ExperimentConfig, scored: score.Scored, on_epoch: Callable[[Epoch], None], resume: bool = True
 ) -> Pretrained:
-    """Train, or go on from the last checkpoint, or find that it was done.
+    """Train, from the last checkpoint if there is one; load the result if training is complete.
 
     Args:
         config: the experiment.
         scored: the patches and twins to train on.
-        on_epoch: called in this process with every epoch's metrics as they come; after a failure some come twice.
-        resume: False starts over and deletes what an earlier run of the same config left.
+        on_epoch: called in this process with every epoch's metrics as they arrive. Epochs that a failed worker repeats
+            arrive twice.
+        resume: False deletes the results and checkpoints of the same config first.
 
     Raises:
         UsageError: settings that do not fit each other, or this cluster.
-        StageError: training failed more often than `pretrain.max_failures`, or so that trying again is of no use.
+        StageError: training failed more often than `pretrain.max_failures`, or for a reason that would recur.
     """
-    place, store = stage(config, scored), scored.stage.store
+    trained, store = stage(config, scored), scored.stage.store
     if not resume:
-        store.delete(place.folder)
-    if store.exists(place.path("history.json")):
+        store.delete(trained.folder)
+    if store.exists(trained.path("history.json")):
         return load(config, scored)
     check(config)
-    place.record(config.to_yaml())
+    trained.record(config.to_yaml())
     cluster.connect(config.ray)
-    resumed = store.exists(place.path("train"))
+    resumed = store.exists(trained.path("train"))
     patches, twins = scored.counts["patches"], scored.counts["twin"]
     if patches < config.pretrain.batch_size:
         raise UsageError(
             f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
             "give more clips, or set pretrain.batch_size lower"
         )
-    console.say(f"pretrain: {patches} patches, {twins} with a twin; {'going on' if resumed else 'starting'}")
+    console.say(f"pretrain: {patches} patches, {twins} with a twin; {'resuming' if resumed else 'starting'}")
 
     computed: dict[float, Epoch] = {}
 
-    def seen(metrics: Epoch) -> None:
+    def receive(metrics: Epoch) -> None:
         if warning := collapse_warning(metrics, [*computed.values()]):
             console.say(warning)
         computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
 
-    forwarded = epoch_queue.forward()
+    epochs = epoch_queue.create()
+    job = ray_training.Job(config, training_settings(config), trained, scored)
     trainer = ray.train.torch.TorchTrainer(
-        # Bound, not given as the loop's config: that would be unpacked by the controller too, imports and all.
-        partial(training.train, {"config": config.model_dump(), "place": place, "scored": scored}),
+        # Bound by `partial` rather than passed as `train_loop_config`: the controller would unpickle that too, and
+        # would import PyTorch to do so.
+        partial(ray_training.train, job),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="train",
-            storage_path=store.url(place.folder),
+            storage_path=store.url(trained.folder),
             failure_config=FailureConfig(max_failures=config.pretrain.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[forwarded],
+            callbacks=[epochs],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     outcome = cluster.in_background(trainer.fit)
     try:
-        _listen(forwarded, outcome, seen)
+        _listen(epochs, outcome, receive)
         why = outcome.result().return_value
     except ray.train.TrainingFailedError as error:
         cause = _cause(error)
         raise StageError(f"training failed: {cause}; {remedy(cause)}", retry=worth_retrying(cause)) from error
     if why:
         raise StageError(f"training failed: {why}", retry=False)
-    history = store.read_json(place.path("history.json"))
-    return Pretrained(place, history, resumed=len(history) - len(computed), computed=len(computed))
+    history = store.read_json(trained.path("history.json"))
+    return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
+
+
+def training_settings(config: ExperimentConfig) -> TrainingSettings:
+    """The training that a config describes, without what depends on Ray or the store.
+
+    Raises:
+        UsageError: settings out of range, named as in the config.
+    """
+    first, second = augmentations(config)
+    names = TrainingSettings.model_fields.keys() - {"augment", "augment_second"}
+    values = config.pretrain.model_dump(include=set(names))
+    if config.score.policy == "none":
+        values["twin_weight"] = 0.0
+    values |= {"image_size": config.extract.image_size, "seed": config.seed, "augment": first, "augment_second": second}
+    if config.evaluate.every:
+        values["validate_every"] = config.evaluate.every
+    return settings.checked(TrainingSettings, values, prefix="pretrain.")
+
+
+def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSettings]:
+    """Settings for first views, and for second views and twins."""
+    first, second = config.pretrain.augment, config.pretrain.augment_second
+    return first, first.model_copy(update=second.written())
 
 
 def collapse_warning(metrics: Epoch, before: list[Epoch]) -> str:
-    """A sentence where the features of this epoch have collapsed and those of the epoch before had not, else nothing.
+    """Warn if the features collapsed in this epoch; empty if they did not, or had collapsed in the epoch before.
 
-    `before`: earlier epochs, the first of which is what the rank is compared with.
+    `before`: earlier epochs; the rank is compared with that of the first one.
     """
 
-    def has(epoch: Epoch) -> bool:
+    def has_collapsed(epoch: Epoch) -> bool:
         return collapsed(epoch["feature_std"], epoch["rank_me"], (before or [metrics])[0]["rank_me"])
 
-    if not has(metrics) or (before and has(before[-1])):
+    if not has_collapsed(metrics) or (before and has_collapsed(before[-1])):
         return ""
     return (
         f"[yellow]epoch {metrics['epoch']:.0f}: the features have collapsed, spread {metrics['feature_std']:.2f}, "
@@ -143,55 +180,64 @@ def collapse_warning(metrics: Epoch, before: list[Epoch]) -> str:
     )
 
 
-def files(place: StageFolder) -> dict[str, bytes]:
-    """The trained backbone's files: safetensors, and what timm needs to rebuild it.
+def files(trained: StageFolder) -> dict[str, bytes]:
+    """Read the trained backbone's files: safetensors, and what timm needs to rebuild it.
 
     Raises:
-        StageError: they are not there.
+        StageError: they are missing.
     """
-    return {name: place.store.read_bytes(place.path(name)) for name in (WEIGHTS_FILE, RECIPE_FILE)}
+    return {name: trained.store.read_bytes(trained.path(name)) for name in (WEIGHTS_FILE, RECIPE_FILE)}
 
 
 def check(config: ExperimentConfig) -> None:
-    """Find out before anything is started whether the training can be built.
+    """Check, before anything is started, that the training can be built.
 
     Raises:
         UsageError: unknown backbone, framework or augmentation settings, or sizes that do not fit.
     """
-    settings = config.pretrain
-    if settings.batch_size % settings.workers or settings.batch_size // settings.workers < 2:
+    asked = config.pretrain
+    if asked.batch_size % asked.workers or asked.batch_size // asked.workers < 2:
         raise UsageError(
-            f"pretrain.batch_size {settings.batch_size} is the global one: it must divide by {settings.workers} workers"
+            f"pretrain.batch_size {asked.batch_size} is that of all workers: it must be a multiple of the "
+            f"{asked.workers} workers, with at least 2 patches each"
         )
-    if settings.warmup_epochs >= settings.epochs:
-        raise UsageError(f"pretrain.warmup_epochs {settings.warmup_epochs} must be below epochs {settings.epochs}")
+    if asked.warmup_epochs >= asked.epochs:
+        raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
-        training.build(config)
-        training.augmentations(config)
-        training.optimizer_for(config, nn.Linear(1, 1))
+        built = training_settings(config)
+        build_model(built)
+        create_optimizer(built, nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
 
 
 def _scaling(config: ExperimentConfig) -> ScalingConfig:
-    settings, resources = config.pretrain, ray.cluster_resources()
-    each, gpu = cluster.share(settings.workers, settings.cpus_per_worker, settings.gpu)
-    # Another cluster may grow on demand; this machine will not.
-    for what, needed in (("CPU", each * settings.workers), ("GPU", settings.workers if gpu else 0)):
+    """Resources of each worker.
+
+    Raises:
+        UsageError: this machine has too few of them.
+    """
+    asked, resources = config.pretrain, ray.cluster_resources()
+    each, gpu = cluster.share(asked.workers, asked.cpus_per_worker, asked.gpu)
+    # A cluster may grow on demand; this machine will not.
+    for what, needed in (("CPU", each * asked.workers), ("GPU", asked.workers if gpu else 0)):
         if needed > resources.get(what, 0) and cluster.address_of(config.ray) == "local":
             raise UsageError(
-                f"{settings.workers} training workers need {needed} {what}s, there are {resources.get(what, 0):.0f}: "
+                f"{asked.workers} training workers need {needed} {what}s, there are {resources.get(what, 0):.0f}: "
                 "set pretrain.workers, cpus_per_worker or gpu"
             )
-    return ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker={"CPU": each})
+    return ScalingConfig(num_workers=asked.workers, use_gpu=gpu, resources_per_worker={"CPU": each})
 
 
-def _listen(forwarded: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
-    """Hand on epochs as they come, until training has ended and none is left; the caller finds all in the result."""
+def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
+    """Pass epochs on until training has ended and the queue is empty.
+
+    Errors of the queue and of `on_epoch` become warnings: training continues, and its result has all epochs.
+    """
     while True:
-        ended = outcome.done()
+        ended = outcome.done()  # before the queue is read, so that no epoch can arrive after the last read
         try:
-            metrics = forwarded.get(timeout=0.5)
+            metrics = epochs.get(timeout=0.5)
         except Empty:
             if ended:
                 return
@@ -202,16 +248,16 @@ def _listen(forwarded: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: C
         try:
             if metrics:
                 on_epoch(metrics)
-        except StageError as error:  # training goes on
+        except StageError as error:
             console.say(f"[yellow]{escape(str(error))}[/]")
 
 
 def _cause(error: BaseException) -> str:
-    """The workers' own words, less the traceback; an error's number is what it means, which pyarrow does not say."""
+    """The last error of a worker's traceback, in one sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
     cause = (named or lines or [type(error).__name__])[-1].partition(". ")[0]
-    if found := re.search(r"\[Errno (\d+)\] ", cause):
-        meaning = os.strerror(int(found[1]))
-        cause = cause.replace(found[0], "" if meaning in cause else f"{meaning}: ")
+    if number := re.search(r"\[Errno (\d+)\] ", cause):
+        meaning = os.strerror(int(number[1]))  # pyarrow gives only the number
+        cause = cause.replace(number[0], "" if meaning in cause else f"{meaning}: ")
     return cause[:300]

@@ -9,11 +9,12 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from infoaug.models.training.loop import build_model
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import extract, score, training
+from infoaug.orchestrator.stages import extract, pretrain, score
 from infoaug.orchestrator.sweep import runner, search, trials
 from infoaug.orchestrator.sweep.compared import outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
@@ -70,7 +71,7 @@ def _counted(model: str) -> float:
     """Operations for a patch, by the JSON of the settings they depend on. Takes seconds for a large model on a CPU."""
     config = ExperimentConfig.model_validate_json(model)
     size = config.extract.image_size
-    built = training.build(config).train()
+    built = build_model(pretrain.training_settings(config)).train()
     views = torch.randn(COUNTED, 3, size, size)
     twins = [] if config.score.policy == "none" else [views, torch.arange(COUNTED)]
     with FlopCounterMode(display=False) as counter:

@@ -12,9 +12,9 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 
 from infoaug.models import frameworks
-from infoaug.orchestrator.config import ExperimentConfig, load
-from infoaug.orchestrator.stages.pairs import Pairs
-from infoaug.orchestrator.stages.training import Training
+from infoaug.models.training import Pairs, Training
+from infoaug.orchestrator.config import load
+from infoaug.orchestrator.stages import pretrain
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 # The recipes' heads on a backbone of a thousandth of a ResNet-18's work, two steps an epoch.
@@ -30,7 +30,8 @@ SMALL = [
 def workers(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two workers have left what their tests look at, a file for each framework and worker."""
     folder = tmp_path_factory.mktemp("workers")
-    configs = {name: load(RECIPES / f"{name}.yaml", SMALL).model_dump() for name in frameworks.available()}
+    recipes = {name: load(RECIPES / f"{name}.yaml", SMALL) for name in frameworks.available()}
+    settings = {name: pretrain.training_settings(config) for name, config in recipes.items()}
 
     def train() -> None:  # in here, as the workers cannot import this file
         def digest(value: torch.Tensor) -> str:
@@ -40,8 +41,8 @@ def workers(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path
         random = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (18, 3, 32, 32), dtype=torch.uint8, generator=random)
         data = Pairs(images, torch.randint(-1, 18, (18,), generator=random))
-        for name, config in configs.items():
-            training = Training(ExperimentConfig.model_validate(config), data, torch.device("cpu"))
+        for name in settings:
+            training = Training(settings[name], data, torch.device("cpu"))
             # Matrices and kernels: a norm's scale of 1 rounds steps as small as a recipe's away.
             weights = {key: value for key, value in training.model.backbone.named_parameters() if value.ndim > 1}
             before = {key: value.detach().clone() for key, value in weights.items()}

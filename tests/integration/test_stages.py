@@ -14,7 +14,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, epoch_queue
 from infoaug.orchestrator.runtime.store import Store, arrays
-from infoaug.orchestrator.stages import extract, pairs, pretrain, score, training
+from infoaug.orchestrator.stages import extract, pretrain, ray_training, score
 from infoaug.orchestrator.synthetic import scenes
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -187,7 +187,7 @@ def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
         bad[0]: "failed",
         good[0]: "ok",
     }
-    assert scored.counts["patches"] == len(pairs.load(scored, store).twin) == len(table)
+    assert scored.counts["patches"] == len(ray_training.read_pairs(scored, store).twin) == len(table)
     again = score.load(tiny, extract.load(tiny, store))
     assert again.extracted.ledger.equals(scored.extracted.ledger) and again.resumed == 1
     left_out = pretrain.stage(tiny, scored).hash
@@ -247,7 +247,7 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
     twins, scored = {}, {}
     for policy in ("mutual-information", "random", "nearest", "none"):
         scored[policy] = score.run(config_of(tiny, policy), extracted)
-        twins[policy] = pairs.load(scored[policy], store).twin.numpy()
+        twins[policy] = ray_training.read_pairs(scored[policy], store).twin.numpy()
     assert [done.computed for done in scored.values()] == [2, 0, 0, 0], "all policies share one scoring"
     assert len({pretrain.stage(tiny, done).hash for done in scored.values()}) == 4
     assert scored["none"].counts["twin"] == 0 < scored["random"].counts["twin"]
@@ -256,18 +256,18 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny: Exp
     for control in ("random", "nearest"):
         np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins[control] >= 0)
         assert (twins["mutual-information"] != twins[control]).any()
-    other = pairs.load(score.load(config_of(tiny, "random", seed=1), extracted), store).twin.numpy()
+    other = ray_training.read_pairs(score.load(config_of(tiny, "random", seed=1), extracted), store).twin.numpy()
     np.testing.assert_array_equal(other >= 0, twins["random"] >= 0)
     assert (other != twins["random"]).any(), "every seed of the training has random twins of its own"
 
 
 def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny: ExperimentConfig) -> None:
-    settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1, "resident": False})
+    settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1, "images_on_device": False})
     evaluation = tiny.evaluate.model_copy(update={"every": 2})
     config = tiny.model_copy(update={"pretrain": settings, "evaluate": evaluation})
     store = Store(config.store)
     scored = score.run(config, extract.run(config, store))
-    seen: list[training.Epoch] = []
+    seen: list[pretrain.Epoch] = []
     trained = pretrain.run(config, scored, seen.append)
     assert [epoch["epoch"] for epoch in trained.history] == [1, 2]
     assert trained.history == seen
@@ -279,21 +279,21 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
     assert (again.computed, again.resumed, len(seen)) == (0, 2, 2)
 
 
-def test_training_goes_on_where_its_epochs_are_not_heard_of(
+def test_training_continues_when_the_queue_of_its_epochs_dies(
     tiny: ExperimentConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    queue = epoch_queue.forward().queue
-    heard: list[training.Epoch] = []
+    queue = epoch_queue.create().queue
+    received: list[pretrain.Epoch] = []
 
-    def kill(epoch: training.Epoch) -> None:
-        heard.append(epoch)
+    def kill(epoch: pretrain.Epoch) -> None:
+        received.append(epoch)
         ray.kill(queue.actor)
 
     scored = score.run(tiny, extract.run(tiny, Store(tiny.store)))
     trained = pretrain.run(tiny, scored, kill)
-    assert len(heard) == 1 and [epoch["epoch"] for epoch in trained.history] == [1, 2]
-    assert "epochs are not heard of any more" in capsys.readouterr().err
-    assert epoch_queue.forward().queue.actor != queue.actor, "the next training has a queue of its own"
+    assert len(received) == 1 and [epoch["epoch"] for epoch in trained.history] == [1, 2]
+    assert "queue of epochs has died" in capsys.readouterr().err
+    assert epoch_queue.create().queue.actor != queue.actor, "the next training has a queue of its own"
 
 
 def test_more_workers_than_the_machine_has_cpus_for_is_refused_before_training(tiny: ExperimentConfig) -> None:

@@ -84,5 +84,5 @@ def test_settings_that_give_no_assignment_are_refused(wrong):
 
 
 def test_codes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="same shape"):
         soft_cross_entropy(cosines(), cosines()[:, :2])

@@ -424,8 +424,8 @@ def test_a_weight_below_zero_or_not_finite_is_refused(weight):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"second": torch.zeros(4, 3, SIZE, SIZE)}, "alike"),
-        ({"first": torch.zeros(0, 3, SIZE, SIZE), "second": torch.zeros(0, 3, SIZE, SIZE)}, "alike"),
+        ({"second": torch.zeros(4, 3, SIZE, SIZE)}, "first and second"),
+        ({"first": torch.zeros(0, 3, SIZE, SIZE), "second": torch.zeros(0, 3, SIZE, SIZE)}, "first and second"),
         ({"first": torch.zeros(ROWS, 3, SIZE, SIZE, dtype=torch.uint8)}, "augment"),
         ({"twin_rows": None}, "both or neither"),
         ({"twin": torch.zeros(2, 3, SIZE, SIZE + 1)}, "twin must be"),

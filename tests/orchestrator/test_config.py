@@ -20,7 +20,7 @@ from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, PretrainConfi
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.mlflow_runs import identity
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import extract, pretrain, score, training
+from infoaug.orchestrator.stages import extract, pretrain, score
 from infoaug.orchestrator.sweep import config as sweep_config
 from infoaug.orchestrator.sweep import trials
 
@@ -102,7 +102,7 @@ def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(fr
     config = load(path, ["pretrain.batch_size=64", "pretrain.augment.flip=0.25"])
     assert (config.pretrain.framework, config.extract.image_size) == (framework, 32)
     pretrain.check(config)
-    assert training.augmentations(config)[1].flip == 0.25
+    assert pretrain.augmentations(config)[1].flip == 0.25
     settings = load(path).pretrain
     assert settings.framework_settings.written() and settings.augment.written(), (
         "named, so that a new default does not change a recipe"

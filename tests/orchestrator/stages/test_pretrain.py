@@ -1,14 +1,27 @@
-"""What a failed training is said to have failed of."""
+"""Settings of a training, and messages about it, without Ray."""
 
 import errno
+import json
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from infoaug.models.training import Training, TrainingSettings
+from infoaug.orchestrator.config import ExperimentConfig, PretrainConfig, load
+from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.stages import pretrain
+from tests.models.training.trainings import CPU, random_pairs, small_settings
+
+
+def config(**pretrain: Any) -> ExperimentConfig:
+    values = small_settings().model_dump(include={"backbone_settings", "epochs", "warmup_epochs", "batch_size"})
+    return load(None).model_validate({"extract": {"image_size": 16}, "pretrain": values | pretrain})
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("message", "cause"),
     [
         ("Training failed\n  File 'x'\nValueError: the loss is nan. Much more", "ValueError: the loss is nan"),
         (f"OSError: [Errno {errno.ENOSPC}] Error writing", "OSError: No space left on device: Error writing"),
@@ -16,5 +29,75 @@ from infoaug.orchestrator.stages import pretrain
         ("", "RuntimeError"),
     ],
 )
-def test_the_cause_is_the_workers_own_words_and_numbers_are_told_as_what_they_mean(told: str, said: str) -> None:
-    assert pretrain._cause(RuntimeError(told)) == said
+def test_the_cause_of_a_failure_is_the_last_error_with_its_number_in_words(message: str, cause: str) -> None:
+    assert pretrain._cause(RuntimeError(message)) == cause
+
+
+def test_the_training_has_the_settings_of_the_config() -> None:
+    described = config(learning_rate=0.3, twin_weight=0.7).model_copy(update={"seed": 5})
+    settings = pretrain.training_settings(described)
+    assert (settings.learning_rate, settings.twin_weight, settings.seed, settings.image_size) == (0.3, 0.7, 5, 16)
+    shared = TrainingSettings.model_fields.keys() & PretrainConfig.model_fields.keys()
+    shared -= {"augment", "augment_second", "framework_settings"}  # typed differently
+    assert len(shared) > 10
+    assert all(getattr(settings, name) == getattr(described.pretrain, name) for name in shared)
+
+
+def test_without_a_policy_of_twins_the_baseline_is_trained() -> None:
+    described = config().model_validate({"score": {"policy": "none"}})
+    assert pretrain.training_settings(described).twin_weight == 0
+
+
+def test_defaults_of_the_config_and_of_a_training_are_the_same() -> None:
+    assert pretrain.training_settings(load(None)).model_dump(exclude={"augment_second"}) == (
+        TrainingSettings().model_dump(exclude={"augment_second"})
+    )
+
+
+def test_second_views_and_twins_have_settings_of_their_own_on_top_of_the_first() -> None:
+    settings = pretrain.training_settings(config(augment={"flip": 0.0, "blur": 0.3}, augment_second={"blur": 0.1}))
+    first, second = settings.augment, settings.augment_second
+    assert second
+    assert (first.flip, first.blur, second.flip, second.blur) == (0.0, 0.3, 0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer_settings": {"trust": 1}}, "trust"),
+        ({"optimizer": "nonsense"}, "nonsense"),
+        ({"warmup_epochs": 3}, "pretrain.warmup_epochs"),
+        ({"batch_size": 9, "workers": 2}, "pretrain.batch_size"),
+        ({"augment": {"flip": 2.0}}, r"pretrain\.augment\.flip: .* 1 \(got 2\.0\)"),
+        ({"augment": {"flip": 0.0}, "augment_second": {"flip": 2.0}}, r"pretrain\.augment_second\.flip: "),
+        ({"augment_second": {"hue": "red"}}, r"pretrain\.augment_second\.hue: .* number.* \(got 'red'\)"),
+        ({"augment_second": {"crop_scale": [1.0, 0.5]}}, r"pretrain\.augment_second: crop_scale must be \(low, high\)"),
+        ({"augment_second": {"solarize": 0.2}}, r"did you mean 'pretrain\.augment_second\.solarise'\?"),
+        ({"augment": {"xyz": 0.2}}, r"unknown key 'pretrain\.augment\.xyz'; .* crop_scale, .*, solarise"),
+    ],
+)
+def test_wrong_settings_are_found_before_training(wrong: dict[str, Any], message: str) -> None:
+    values = (
+        config().pretrain.model_dump(include={"backbone_settings", "epochs", "warmup_epochs", "batch_size"}) | wrong
+    )
+    overrides = [f"pretrain.{name}={json.dumps(value)}" for name, value in values.items()]
+    with pytest.raises(UsageError, match=message):
+        pretrain.check(load(None, ["extract.image_size=16", *overrides]))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_features_that_collapse_are_warned_of_once() -> None:
+    plain = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+    training = Training(small_settings(backbone_settings=plain, learning_rate=1e-6), random_pairs(), CPU)
+    history = [training.epoch()]
+    assert pretrain.collapse_warning(history[0], []) == ""
+    with torch.no_grad():
+        for module in training.model.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.zeros_(module.weight)
+                nn.init.ones_(module.bias)
+    history += [training.epoch(), training.epoch()]
+    assert history[1]["feature_std"] < 0.1 < history[0]["feature_std"]
+    warning = pretrain.collapse_warning(history[1], history[:1])
+    assert "epoch 2" in warning and "pretrain.learning_rate" in warning
+    assert pretrain.collapse_warning(history[2], history[:2]) == ""

@@ -1,0 +1,247 @@
+"""The training loop of one rank: two branches, epoch by epoch."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from infoaug.models import frameworks
+from infoaug.models.augment import Augment
+from infoaug.models.backbones import create_backbone
+from infoaug.models.batch_norm import synchronise
+from infoaug.models.collapse import feature_std, rank_me
+from infoaug.models.ranks import gather_rows, world
+from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
+from infoaug.models.training.pairs import Batch, Batches, Pairs
+from infoaug.models.training.settings import TrainingSettings
+from infoaug.models.two_branch import TwoBranch
+
+Epoch = dict[str, float]  # the metrics of an epoch
+
+
+class Training:
+    """Model, optimiser, schedule and augmentation of one rank; every rank of a process group holds the same.
+
+    A training resumed from a `state` ends with the weights of an uninterrupted one, bit for bit on CPUs and with the
+    same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number.
+
+    Attributes:
+        model: the model that is trained; `model.backbone` is what remains of it after training.
+        history: metrics of all completed epochs.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        data: Pairs,
+        device: torch.device | None = None,
+        validate: Callable[[nn.Module], Epoch] | None = None,
+    ) -> None:
+        """Build the untrained model and its optimiser.
+
+        Args:
+            settings: of the training.
+            data: all patches, the same on every rank.
+            device: where to train; None: the GPU if there is one, else the CPU.
+            validate: maps the backbone to further metrics, every `settings.validate_every` epochs; it must leave the
+                backbone as it was. Ranks may differ in it.
+
+        Raises:
+            ValueError: images of another size than `settings.image_size`, fewer of them than a batch, a batch that the
+                ranks cannot share, or settings that do not fit the framework or the backbone.
+        """
+        self.world, self.rank = world()
+        if data.images.shape[-1] != settings.image_size:
+            raise ValueError(f"images are of {data.images.shape[-1]} pixels, image_size is {settings.image_size}")
+        if len(data.twin) < settings.batch_size:
+            raise ValueError(f"{len(data.twin)} patches are fewer than a batch of {settings.batch_size}")
+        if settings.batch_size % self.world or settings.batch_size // self.world < 2:
+            raise ValueError(f"{self.world} ranks cannot share a batch of {settings.batch_size}")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.settings, self.device, self.validate = settings, device, validate
+        self.data = data.to(device) if data.on_device else data
+        self.steps = len(data.twin) // settings.batch_size  # of an epoch
+        self.history: list[Epoch] = []
+        torch.manual_seed(settings.seed)
+        model = build_model(settings).to(device)
+        self.layout = memory_format(model, device)
+        model = model.to(memory_format=self.layout)
+        self.model = synchronise(model) if self.world > 1 else model
+        self.optimizer = create_optimizer(settings, self.model)
+        self.schedule = create_schedule(settings, self.optimizer, self.steps)
+        self.augment = Augment(settings.augment).to(device)
+        self.augment_second = Augment(settings.augment_second or settings.augment).to(device)
+        self.autocast = autocast(settings.precision, device)
+        self.features = torch.empty(0)
+        self.model.backbone.register_forward_hook(self._keep_features)
+        if settings.compile:
+            # Without the option the compiler chooses the layout, and takes the one in which a CPU crashes.
+            keep = {"options": {"layout_optimization": False}} if self.layout == torch.contiguous_format else {}
+            for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
+                backbone.compile(dynamic=True, **keep)  # in place, so that the weights keep their names
+        self.parallel: nn.Module = self.model
+        if self.world > 1:
+            self.parallel = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                # Buffers are equal on all ranks already: statistics are synchronised, queues take the keys of all.
+                broadcast_buffers=False,
+                # Without it DDP reorders gradients after the first step, also after that of a resumed training, and
+                # with their order changes how gloo rounds sums over more than two ranks.
+                find_unused_parameters=device.type == "cpu",
+            )
+
+    def epoch(self) -> Epoch:
+        """Train for one epoch.
+
+        Returns:
+            Metrics, which also join `history`. Losses are means over steps and ranks.
+
+            - `epoch`: its number, from 1.
+            - `loss`, `view_loss`, `twin_loss`, and what else the branches report.
+            - `learning_rate`: that of the last step's successor.
+            - `seconds`, `images_per_second`: patches of all ranks.
+            - `data_wait_fraction`: share of the time that this rank's host waited for batches.
+            - `peak_memory_mb`: MiB of the device, or on a CPU of the process since it started; the largest of any rank.
+            - `share_with_twin`: share of the epoch's patches that have a twin.
+            - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
+              models/collapse.py).
+            - What `validate` returned, where it was called.
+
+        Raises:
+            FloatingPointError: the mean loss is not finite.
+        """
+        number, started, settings = len(self.history), time.perf_counter(), self.settings
+        self._prepare(number)
+        local = settings.batch_size // self.world
+        order = torch.randperm(len(self.data.twin), generator=_generator(settings.seed, number))
+        # Every rank draws the same order and takes its own part of every global batch.
+        parts = order[: self.steps * settings.batch_size].view(self.steps, self.world, local)[:, self.rank]
+        batches = Batches(self.data, [*parts], self.device, twins=self.model.twin_branch is not None)
+        random = _generator(settings.seed, number, self.rank + 1, device=self.device)
+        totals: dict[str, Tensor] = {}
+        for step, batch in enumerate(batches):
+            losses = self.step(batch, random, progress=(number + (step + 1) / self.steps) / settings.epochs)
+            totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
+        rate = self.optimizer.param_groups[0]["lr"]
+        means = self._means(totals)
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"the loss is {means['loss']} in epoch {number + 1}: set learning_rate lower")
+        seconds, count = time.perf_counter() - started, self.steps * settings.batch_size
+        features = gather_rows(self.features[:local].float())  # first views come first
+        metrics = {
+            "epoch": number + 1,
+            **means,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "images_per_second": count / seconds,
+            "data_wait_fraction": batches.waited / seconds,
+            "peak_memory_mb": self._peak_memory() / 2**20,
+            "share_with_twin": (self.data.twin[order[:count]] >= 0).double().mean().item(),
+            "feature_std": feature_std(features).item(),
+            "rank_me": rank_me(features).item(),
+        }
+        done = number + 1
+        if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
+            metrics |= self.validate(self.model.backbone)
+        self.history = [*self.history, metrics]
+        return metrics
+
+    def step(self, batch: Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:
+        """Take one step of the optimiser, without waiting for the device.
+
+        Args:
+            batch: this rank's part of the global batch.
+            random: draws the augmentations; on the CPU or on the device.
+            progress: share of the training that is complete after this step, 0–1.
+
+        Returns:
+            Losses, detached, on the device.
+        """
+        first = self.augment(batch.images, generator=random).contiguous(memory_format=self.layout)
+        # Second views and twins share their settings, so they are augmented together.
+        others = self.augment_second(torch.cat([batch.images, batch.twins]), generator=random)
+        others = others.contiguous(memory_format=self.layout)
+        second, twin = others[: len(first)], others[len(first) :]
+        with self.autocast:
+            losses = self.parallel(first, second, twin, batch.twin_rows, batch.image, batch.twin_image)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        if self.settings.clip_gradients:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradients)
+        self.optimizer.step()
+        self.schedule.step()
+        self.model.after_step(progress)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def state(self) -> dict[str, Any]:
+        """All that `load_state` needs to resume after the last completed epoch; `torch.save` writes it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from the `state` of a training with the same settings and patches."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = state["history"]
+
+    def _prepare(self, epoch: int) -> None:
+        self.model.train()
+        # Dropout, where a backbone has it, draws from torch's global random state.
+        torch.manual_seed(_seed(self.settings.seed, epoch, self.rank + 1, 1))
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _keep_features(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
+        self.features = features.detach()
+
+    def _means(self, totals: dict[str, Tensor]) -> Epoch:
+        sums = torch.stack([*totals.values()])
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return dict(zip(totals, (sums / (self.steps * self.world)).tolist(), strict=True))
+
+    def _peak_memory(self) -> float:
+        """Bytes, the largest of any rank."""
+        if self.device.type == "cuda":
+            own = torch.cuda.max_memory_allocated(self.device)
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peak = torch.tensor(float(own), dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(peak, dist.ReduceOp.MAX)
+        return peak.item()
+
+
+def build_model(settings: TrainingSettings) -> TwoBranch:
+    """Build the untrained model, its weights drawn from torch's global random state.
+
+    Raises:
+        ValueError: unknown names or settings; see `create_backbone`, `frameworks.create` and `TwoBranch`.
+    """
+    backbone = create_backbone(settings.backbone, settings.image_size, **settings.backbone_settings)
+    framework = frameworks.create(settings.framework, backbone, **settings.framework_settings)
+    return TwoBranch(framework, settings.twin_weight)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _generator(*seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose in one epoch, so that a resumed training draws what an uninterrupted one draws."""
+    return torch.Generator(device=device).manual_seed(_seed(*seed))

@@ -1,0 +1,69 @@
+"""Optimiser, learning-rate schedule, numerical precision and memory layout of a training."""
+
+import inspect
+import math
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from infoaug.models.training.settings import TrainingSettings
+
+REFERENCE_BATCH = 256  # at which the learning rate is `learning_rate`
+
+
+def create_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """Create timm's optimiser of that name, with no weight decay for biases and norms.
+
+    The learning rate scales linearly with the global batch (Goyal et al. 2017). The fused implementation is chosen, or
+    else the one over lists of tensors, where the optimiser has it.
+
+    Raises:
+        ValueError, AssertionError, TypeError: timm knows no such optimiser, or it has no such setting.
+    """
+    parameters = inspect.signature(get_optimizer_class(settings.optimizer)).parameters
+    fastest = [name for name in ("fused", "foreach") if name in parameters][:1]
+    return create_optimizer_v2(
+        model,
+        opt=settings.optimizer,
+        lr=settings.learning_rate * settings.batch_size / REFERENCE_BATCH,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        **dict.fromkeys(fastest, True) | settings.optimizer_settings,
+    )
+
+
+def create_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+    """Warm up linearly, then follow half a cosine down to 0, step by step; `steps` is the number in an epoch."""
+    warmup, total = (epochs * steps for epochs in (settings.warmup_epochs, settings.epochs))
+    return LambdaLR(optimizer, partial(_warmup_cosine, warmup=warmup, total=total))
+
+
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Choose channels last, the faster layout, unless a CPU would crash in it.
+
+    oneDNN writes past its workspace in the backward pass of a strided 1×1 convolution with fewer input channels than a
+    SIMD register holds (github.com/uxlfoundation/oneDNN issue 6035).
+    """
+    narrow = any(
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16
+        for m in model.modules()
+    )
+    return torch.contiguous_format if narrow and device.type == "cpu" else torch.channels_last
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Cast to bfloat16 if `precision` says so, or if it is `auto` and the hardware multiplies bfloat16 natively."""
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    wanted = precision == "bfloat16" or (precision == "auto" and native)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+def _warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the peak learning rate at a step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -1,0 +1,66 @@
+"""The settings of a training."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from infoaug.models.settings import AugmentSettings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
+    """Model, data augmentation, optimiser and schedule of a training.
+
+    Attributes:
+        framework: one of `models.frameworks.available()`.
+        framework_settings: the framework's own settings, checked when the model is built.
+        backbone: timm's name of the architecture.
+        backbone_settings: passed on to `timm.create_model`.
+        image_size: side of the images, pixels.
+        twin_weight: λ in L = L_view + λ · L_twin; 0 trains without a twin branch, which is the baseline.
+        epochs: length of the training; the learning rate's schedule depends on it.
+        batch_size: patches in a step, over all ranks together.
+        learning_rate: peak learning rate at a batch of 256; it scales linearly with the batch.
+        optimizer: as `timm.optim` names it; `sgd` is with Nesterov's momentum, `momentum` without.
+        optimizer_settings: passed on to the optimiser, such as `trust_coeff` of `lars`.
+        warmup_epochs: epochs over which the learning rate rises linearly; fewer than `epochs`.
+        momentum: of the optimiser, 0–1.
+        weight_decay: applied neither to biases nor to norms.
+        clip_gradients: largest norm of all gradients together; None: no clipping.
+        precision: `auto` takes bfloat16 where the hardware multiplies it natively.
+        augment: augmentation of first views.
+        augment_second: augmentation of second views and of twins; None: as of first views.
+        compile: whether `torch.compile` compiles the backbone.
+        seed: determines initial weights, order of the patches and augmentations.
+        validate_every: epochs between two calls of the `validate` that `Training` is given; it is also called after the
+            last epoch.
+    """
+
+    framework: str = "simclr"
+    framework_settings: dict[str, Any] = {}
+    backbone: str = "resnet18"
+    backbone_settings: dict[str, Any] = {}
+    image_size: Annotated[int, Field(ge=8)] = 32
+    twin_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    epochs: Count = 100
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.12
+    optimizer: str = "sgd"
+    optimizer_settings: dict[str, Any] = {}
+    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    clip_gradients: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augment: AugmentSettings = AugmentSettings()
+    augment_second: AugmentSettings | None = None
+    compile: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    validate_every: Count = 1
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "TrainingSettings":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be below epochs {self.epochs}")
+        return self

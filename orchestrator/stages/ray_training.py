@@ -1,0 +1,153 @@
+"""Training on the workers of Ray Train: windows from the store in, checkpoints and the trained backbone out.
+
+The training itself is `infoaug.models.training`.
+"""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from torch import nn
+
+from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
+from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
+from infoaug.models.training.pairs import Window, fits, write_mapped
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
+from infoaug.orchestrator.stages import extract, score
+
+READERS = 8  # threads that read windows
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know.
+
+    Attributes:
+        config: the experiment.
+        settings: its training.
+        stage: where the trained backbone is written.
+        scored: the patches and their twins.
+    """
+
+    config: ExperimentConfig
+    settings: TrainingSettings
+    stage: StageFolder
+    scored: score.Scored
+
+
+def train(job: Job) -> str:
+    """Train on one worker of Ray Train, from the last checkpoint if there is one.
+
+    Returns:
+        Why training ended early, if another attempt would end in the same way; else nothing. Ray Train would try again
+        after an exception.
+    """
+    config, settings, stage = job.config, job.settings, job.stage
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    first = ray.train.get_context().get_world_rank() == 0
+    validate = _validation(config, device) if config.evaluate.every and first else None
+    training = Training(settings, _read(config, job.scored, stage, device), device, validate)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
+
+    while len(training.history) < settings.epochs:
+        try:
+            metrics = training.epoch()
+        except FloatingPointError as error:  # the loss is the mean of all workers, so all of them return
+            return str(error).replace("learning_rate", "pretrain.learning_rate")
+        done = len(training.history)
+        due = done % config.pretrain.checkpoint_every == 0 or done == settings.epochs
+        with tempfile.TemporaryDirectory() as folder:
+            saved = None
+            if due and first:
+                torch.save(training.state(), Path(folder) / "state.pt")
+                saved = Checkpoint.from_directory(folder)
+            ray.train.report(dict(metrics), checkpoint=saved)
+
+    if first:
+        with tempfile.TemporaryDirectory() as folder:
+            mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
+            save_backbone(training.model.backbone.cpu(), folder, mean=mean, std=std)
+            for name in (WEIGHTS_FILE, RECIPE_FILE):
+                stage.store.write_bytes(stage.path(name), (Path(folder) / name).read_bytes())
+        stage.store.write_json(stage.path("history.json"), training.history)
+    return ""
+
+
+def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
+    """Read the scored windows in the order clip, window; a few are read ahead."""
+
+    def read(unit: tuple[str, str, int]) -> Window:
+        _, folder, number = unit
+        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, number), ["image"])
+        images = np.ascontiguousarray(arrays(trajectories, "image").transpose(0, 3, 1, 2))
+        return images, score.twins_of(scored, folder, number)
+
+    units, ahead = scored.extracted.windows, 4 * READERS
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(units), ahead):
+            yield from pool.map(read, units[start : start + ahead])
+
+
+def read_pairs(scored: score.Scored, store: Store) -> Pairs:
+    """Read every patch of the scored windows, and the row of its twin, into memory."""
+    return Pairs.from_windows(windows(scored, store))
+
+
+def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, device: torch.device) -> Pairs:
+    """Read the patches into the device's memory if asked to or if they fit, else into a file of this node.
+
+    The file lies where TMPDIR says. It is deleted as soon as all workers have mapped it, so none is left behind.
+    """
+    context, on_device = ray.train.get_context(), config.pretrain.images_on_device
+    if on_device == "auto":
+        count, workers = scored.counts["patches"], context.get_local_world_size()
+        room = torch.tensor(fits(count, config.extract.image_size, device, workers), device=device).int()
+        if dist.is_initialized():
+            # All workers must decide alike, or some would wait at the barriers below for ever.
+            dist.all_reduce(room, dist.ReduceOp.MIN)
+        on_device = bool(room)
+    if on_device:
+        return read_pairs(scored, stage.store)
+    name = [uuid.uuid4().hex]
+    if dist.is_initialized():
+        dist.broadcast_object_list(name)
+    folder = Path(tempfile.gettempdir()) / f"infoaug-{name[0]}"
+    writes = context.get_local_rank() == 0
+    if writes:
+        write_mapped(folder, windows(scored, stage.store))
+    _barrier()
+    data = Pairs.mapped(folder)
+    _barrier()
+    if writes:
+        shutil.rmtree(folder)
+    return data
+
+
+def _barrier() -> None:
+    """Wait for the other workers."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _validation(config: ExperimentConfig, device: torch.device) -> Callable[[nn.Module], Epoch]:
+    """What `Training` calls between epochs."""
+    from infoaug.orchestrator.evaluation import probes  # imports scikit-learn, which the other workers do not need
+
+    validation = probes.Validation(config, device)
+    return lambda backbone: {"validation_knn": validation.knn(backbone)}

@@ -1,0 +1,244 @@
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from infoaug.models import frameworks
+from infoaug.models.training import Pairs, Training, TrainingSettings, loop
+from infoaug.models.training.pairs import write_mapped
+from tests.models.training.trainings import CPU, PARTS, SMALL, random_pairs, same, small_settings, trained
+
+
+def test_every_framework_has_small_settings_here() -> None:
+    assert sorted(SMALL) == frameworks.available()
+
+
+@pytest.mark.parametrize("framework", frameworks.available())
+def test_a_framework_trains_and_resumed_after_any_epoch_ends_with_the_same_weights_to_the_last_bit(
+    framework: str, tmp_path: Any
+) -> None:
+    settings, data = small_settings(framework), random_pairs()
+    whole = Training(settings, data, CPU)
+    before = {name: value.clone() for name, value in whole.model.backbone.named_parameters()}
+    for epoch in range(2):
+        torch.save(whole.state(), tmp_path / f"{epoch}.pt")
+        metrics = whole.epoch()
+        assert all(math.isfinite(value) for value in metrics.values())
+    assert all(not torch.equal(value, before[name]) for name, value in whole.model.backbone.named_parameters())
+
+    for epoch in range(2):
+        resumed = Training(settings, data, CPU)
+        torch.rand(epoch + 1)  # another state of torch's own random numbers
+        resumed.load_state(torch.load(tmp_path / f"{epoch}.pt", weights_only=True))
+        while len(resumed.history) < 2:
+            resumed.epoch()
+        for part in PARTS:
+            assert same(resumed.state()[part], whole.state()[part]), part
+
+
+def test_the_example_in_the_docstring_trains_numpy_images_with_their_twins() -> None:
+    random = np.random.default_rng(0)
+    images, twins = random.integers(0, 256, (24, 32, 32, 3), np.uint8), random.integers(-1, 24, 24)
+
+    settings = TrainingSettings(
+        framework="simclr", backbone="resnet18", image_size=32, batch_size=8, epochs=2, warmup_epochs=0
+    )
+    training = Training(settings, Pairs.from_arrays(images, twins), CPU)
+    before = training.model.backbone.conv1.weight.detach().clone()
+    for _ in range(settings.epochs):
+        assert math.isfinite(training.epoch()["loss"])
+    backbone = training.model.backbone.eval()
+
+    assert not torch.equal(backbone.conv1.weight, before)
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, backbone.num_features)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"image_size": 32}, "image_size"), ({"batch_size": 32}, "batch"), ({"batch_size": 2}, None)]
+)
+def test_images_that_do_not_fit_the_settings_are_refused(changes: dict[str, Any], named: str | None) -> None:
+    settings = small_settings(**changes)
+    if named is None:
+        assert Training(settings, random_pairs(), CPU).steps == 14
+        return
+    with pytest.raises(ValueError, match=named):
+        Training(settings, random_pairs(), CPU)
+
+
+def test_validation_is_called_when_it_is_due_and_after_the_last_epoch_and_joins_the_history() -> None:
+    backbones: list[nn.Module] = []
+
+    def validate(backbone: nn.Module) -> dict[str, float]:
+        backbones.append(backbone)
+        return {"validation": float(len(backbones))}
+
+    training = Training(small_settings(validate_every=2), random_pairs(), CPU, validate)
+    for _ in range(3):
+        training.epoch()
+    assert [epoch.get("validation") for epoch in training.history] == [None, 1.0, 2.0]
+    assert all(backbone is training.model.backbone for backbone in backbones)
+
+
+def test_images_in_memory_and_mapped_ones_give_the_same_weights(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    windows = [(random.integers(0, 256, (9, 3, 16, 16), np.uint8), random.integers(-1, 9, 9)) for _ in range(3)]
+    write_mapped(tmp_path, windows)
+    in_memory, mapped = (
+        trained(small_settings("moco"), data, 2).state()
+        for data in (Pairs.from_windows(windows), Pairs.mapped(tmp_path))
+    )
+    assert all(same(in_memory[part], mapped[part]) for part in PARTS)
+
+
+def test_second_views_and_twins_have_an_augmentation_of_their_own() -> None:
+    settings = small_settings(augment={"flip": 0.0, "blur": 0.3}, augment_second={"flip": 0.0, "blur": 0.1})
+    training = Training(settings, random_pairs(), CPU)
+    assert (training.augment.settings.blur, training.augment_second.settings.blur) == (0.3, 0.1)
+    alone = Training(small_settings(augment={"blur": 0.3}), random_pairs(), CPU)
+    assert alone.augment_second.settings == alone.augment.settings
+
+
+def test_another_seed_gives_other_weights() -> None:
+    one, other = (trained(small_settings(seed=seed), random_pairs(), 1) for seed in (0, 1))
+    assert not same(one.model.state_dict(), other.model.state_dict())
+
+
+def test_an_epoch_reports_losses_speed_memory_and_how_far_features_are_from_collapse() -> None:
+    metrics = Training(small_settings(), random_pairs(), CPU).epoch()
+    assert metrics["epoch"] == 1
+    assert metrics["loss"] == pytest.approx(metrics["view_loss"] + 0.5 * metrics["twin_loss"], rel=1e-5)
+    assert metrics["images_per_second"] == pytest.approx(24 / metrics["seconds"])
+    assert 0 <= metrics["data_wait_fraction"] < 1
+    assert 20 < metrics["peak_memory_mb"] < 1e6
+    assert 0 < metrics["feature_std"] <= 1 and 1 <= metrics["rank_me"] <= 8
+    assert 0 < metrics["share_with_twin"] < 1
+
+
+def test_collapse_is_measured_on_the_first_views_of_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(loop, "rank_me", lambda features: seen.append(features) or torch.ones(()))
+    run = Training(small_settings(), random_pairs(), CPU)
+    given: list[torch.Tensor] = []
+    run.model.view_branch.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].first.detach()))
+    run.epoch()
+    assert torch.equal(seen[0], given[-1]) and seen[0].shape == (8, 16)
+
+
+def test_without_a_twin_branch_no_twin_is_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    run = Training(small_settings(twin_weight=0.0), random_pairs(), CPU)
+    run.augment_second.register_forward_pre_hook(lambda module, inputs: counts.append(len(inputs[0])))
+    metrics = run.epoch()
+    assert counts == [8, 8, 8]
+    assert metrics["twin_loss"] == 0 and metrics["loss"] == metrics["view_loss"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_learning_rate() -> None:
+    run = Training(small_settings(), random_pairs(), CPU)
+    with torch.no_grad():
+        next(run.model.view_branch.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        run.epoch()
+
+
+# ---- ranks
+
+
+def trained_on_rank(rank: int, framework: str, file: Path, epochs: int) -> dict[str, Any]:
+    """Train to this epoch, from the state in `file` if there is one; rank 0 writes its own into it."""
+    run = Training(small_settings(framework), random_pairs(), CPU)
+    torch.rand(rank + epochs)  # another state of torch's own random numbers
+    if file.exists():
+        run.load_state(torch.load(file, weights_only=True))
+    while len(run.history) < epochs:
+        run.epoch()
+    if rank == 0:
+        torch.save(run.state(), file)
+    return run.state()
+
+
+@pytest.mark.parametrize(
+    ("framework", "parts"),
+    [("moco", ["queue.keys", "momentum_backbone", "twin_branch"]), ("barlow_twins", ["twin_branch", "running_var"])],
+)
+def test_two_resumed_ranks_end_like_two_uninterrupted_ones_to_the_last_bit(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]], framework: str, parts: list[str], tmp_path: Path
+) -> None:
+    whole, cut, resumed = (
+        two_ranks(partial(trained_on_rank, framework=framework, file=tmp_path / name, epochs=epochs))
+        for name, epochs in (("whole", 3), ("cut", 1), ("cut", 3))
+    )
+    assert all(any(part in name for name in whole[0]["model"]) for part in parts)
+    assert not same(cut[0]["model"], whole[0]["model"])
+    for rank, state in enumerate([whole[1], *resumed]):
+        for part in PARTS:
+            assert same(state[part], whole[0][part]), (rank, part)
+
+
+def orders_on_rank(rank: int) -> list[list[str]]:
+    """Names of the weights in the order in which their gradients are summed over ranks, step by step."""
+    run = Training(small_settings("moco"), random_pairs(), CPU)
+    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    orders: list[list[str]] = []
+
+    def hook(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        orders.append([names[parameter] for parameter in bucket.parameters()])
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    run.parallel.register_comm_hook(None, hook)  # type: ignore[operator]
+    run.epoch()
+    return orders
+
+
+def test_ranks_sum_gradients_in_the_same_order_in_the_first_step_and_in_later_ones(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+) -> None:
+    first, *later = two_ranks(orders_on_rank)[0]
+    assert len(first) > 10 and len(later) == 2
+    assert all(order == first for order in later)
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
+    def largest(clip: float | None) -> float:
+        run = Training(small_settings(clip_gradients=clip, learning_rate=1e-9), random_pairs(), CPU)
+        norms: list[float] = []
+
+        def keep(*_: Any) -> None:
+            gradients = [p.grad.flatten() for p in run.model.parameters() if p.grad is not None]
+            norms.append(torch.cat(gradients).norm().item())
+
+        run.optimizer.register_step_pre_hook(keep)
+        run.epoch()
+        return max(norms)
+
+    assert largest(None) > 0.1
+    assert largest(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    chosen: list[Any] = []
+    real = nn.Module.compile
+
+    def record(module: nn.Module, **options: Any) -> None:
+        compiled.append(module)
+        chosen.append(options.get("options"))
+        real(module, backend="eager", dynamic=options["dynamic"])
+
+    monkeypatch.setattr(nn.Module, "compile", record)
+    run = Training(small_settings("byol", compile=True), random_pairs(), CPU)
+    assert compiled == [run.model.backbone, run.model.momentum_backbone]
+    assert chosen == [{"layout_optimization": False}] * 2, "its convolutions are too narrow for channels last"
+    plain = Training(small_settings("byol"), random_pairs(), CPU)
+    one, other = run.epoch(), plain.epoch()
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert one["feature_std"] == pytest.approx(other["feature_std"], rel=1e-2)
+    assert run.model.state_dict().keys() == plain.model.state_dict().keys()

@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from infoaug.models.training import Training, TrainingSettings
+from infoaug.models.training.optimisation import create_optimizer, memory_format
+from tests.models.training.trainings import CPU, random_pairs, small_settings, trained
+
+
+@pytest.mark.parametrize(("optimizer", "settings"), [("sgd", {}), ("adamw", {}), ("lars", {"trust_coeff": 0.02})])
+def test_one_kernel_for_all_weights_steps_as_one_for_each(optimizer: str, settings: dict[str, float]) -> None:
+    one_by_one = {"foreach": False} | ({} if optimizer == "lars" else {"fused": False})
+    moved = [
+        trained(
+            small_settings(optimizer=optimizer, optimizer_settings=settings | more), random_pairs(), 1
+        ).model.state_dict()
+        for more in ({}, one_by_one)
+    ]
+    for name, value in moved[0].items():
+        torch.testing.assert_close(value, moved[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_optimiser_is_fused_where_it_can_be() -> None:
+    model = nn.Linear(2, 2)
+    assert create_optimizer(small_settings(), model).defaults["fused"]
+    assert "fused" not in create_optimizer(small_settings(optimizer="lars"), model).defaults
+
+
+def test_the_learning_rate_scales_with_the_batch_and_biases_and_norms_do_not_decay() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    groups = create_optimizer(small_settings(learning_rate=0.1, batch_size=512, weight_decay=1e-2), model).param_groups
+    assert {group["lr"] for group in groups} == {0.2}
+    decayed = {group["weight_decay"]: sorted(tuple(p.shape) for p in group["params"]) for group in groups}
+    assert decayed == {0.0: [(4,), (4,), (4,)], 1e-2: [(4, 3)]}
+
+
+def test_the_learning_rate_rises_during_the_warm_up_and_follows_half_a_cosine_to_zero() -> None:
+    run = Training(small_settings(learning_rate=1.0, epochs=4, batch_size=8), random_pairs(16), CPU)
+    rates = [run.schedule.lr_lambdas[0](step) for step in range(9)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(7)])
+    assert run.epoch()["learning_rate"] == pytest.approx(8 / 256)
+
+
+def test_layout_is_channels_last_unless_a_cpu_would_crash_in_it() -> None:
+    wide, narrow = nn.Conv2d(16, 16, 1, stride=2), nn.Conv2d(8, 16, 1, stride=2)
+    assert memory_format(wide, CPU) is torch.channels_last
+    assert memory_format(narrow, CPU) is torch.contiguous_format
+    assert memory_format(narrow, torch.device("cuda")) is torch.channels_last
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup_epochs"):
+        TrainingSettings(epochs=10, warmup_epochs=10)

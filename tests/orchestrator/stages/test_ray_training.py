@@ -1,0 +1,81 @@
+"""What a worker of Ray Train does around the training, without Ray Train."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from infoaug.models.training import Training
+from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, PretrainConfig
+from infoaug.orchestrator.evaluation import probes
+from infoaug.orchestrator.runtime.store import StageFolder
+from infoaug.orchestrator.stages import ray_training, score
+from tests.models.training.trainings import CPU, PARTS, random_pairs, same, small_settings, trained
+from tests.orchestrator.conftest import scored_windows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TWINS = [[1, -1, 0], [2, 0, -1], [-1, -1, 1]]  # rows of their windows
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> score.Scored:
+    """Three windows of three patches: image number n is n everywhere, except for its first channel, n + 100."""
+    numbers = np.arange(9, dtype=np.uint8).reshape(3, 3, 1, 1, 1)
+    images = np.broadcast_to(numbers, (3, 3, 4, 4, 3)) + np.array([100, 0, 0], np.uint8)
+    windows = list(zip(images, TWINS, strict=True))
+    return scored_windows(tmp_path / "store", {"a": windows[:2], "b": windows[2:]})
+
+
+def test_patches_are_in_the_order_of_clips_windows_and_patches_with_the_rows_of_their_twins(
+    scored: score.Scored,
+) -> None:
+    loaded = ray_training.read_pairs(scored, scored.stage.store)
+    assert (loaded.images.shape, loaded.images.dtype) == ((9, 3, 4, 4), torch.uint8)
+    assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
+    assert (loaded.images[:, 0] == loaded.images[:, 1] + 100).all()
+    assert loaded.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
+
+
+def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
+    scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    stage = StageFolder(scored.stage.store, "pretrain", {})
+    for asked, on_device in ((True, True), (False, False)):
+        config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=asked))
+        data = ray_training._read(config, scored, stage, CPU)
+        assert data.on_device == on_device
+        assert torch.equal(data.images, ray_training.read_pairs(scored, scored.stage.store).images)
+        assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("settings", [{}, {"framework": "byol"}, {"framework": "simsiam", "precision": "bfloat16"}])
+def test_validation_between_epochs_leaves_the_training_as_it_is_to_the_last_bit(settings: dict[str, Any]) -> None:
+    plain = trained(small_settings(**settings), random_pairs(), 3)
+    config = ExperimentConfig.model_validate(
+        {
+            "extract": {"image_size": 16},
+            "pretrain": {"backbone_settings": small_settings().backbone_settings},
+            "evaluate": EvaluateConfig(every=1, limit=60),
+        }
+    )
+    training = Training(small_settings(**settings), random_pairs(), CPU)
+    validation = probes.Validation(config, CPU)
+    modes = {name: module.training for name, module in training.model.named_modules()}
+    for _ in range(3):
+        training.epoch()
+        training.model.train()
+        layouts = {name: value.stride() for name, value in training.model.state_dict().items()}
+        random = torch.get_rng_state()
+        assert 0 <= validation.knn(training.model.backbone) <= 1
+        assert torch.equal(torch.get_rng_state(), random)
+        assert {name: value.stride() for name, value in training.model.state_dict().items()} == layouts
+        assert {name: module.training for name, module in training.model.named_modules()} == modes
+    for part in PARTS:
+        assert same(training.state()[part], plain.state()[part]), part
