@@ -7,7 +7,7 @@ CONFIG ?= configs/demo.yaml
 # Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
 PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
 
-.PHONY: setup demo test test-ray test-alone faults lint bench gpu gpu-dry clean
+.PHONY: setup demo test test-experiments test-stages test-modules test-slow coverage faults lint bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
@@ -20,15 +20,36 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
-# Tests on Ray wait for processes much of the time: the others run beside them.
+# Processes side by side and tensors that are small: more threads would only get into each other's way.
+test test-experiments test-stages test-modules test-slow coverage: export OMP_NUM_THREADS = 1
+
+# Tests on Ray wait for processes much of the time: two parts of them, each on a Ray of its own, run beside the others.
+EXPERIMENTS := tests/integration/test_experiment.py tests/integration/test_submit.py \
+	$(wildcard tests/integration/test_sweep*.py)
+
 test: setup
-	@$(MAKE) --no-print-directory --jobs 2 test-ray test-alone
+	@$(MAKE) --no-print-directory --jobs 3 test-experiments test-stages test-modules
 
-test-ray: setup
-	$(BIN)/python -m pytest tests/integration
+test-experiments: setup
+	$(BIN)/python -m pytest $(EXPERIMENTS)
 
-test-alone: setup
-	$(BIN)/python -m pytest --ignore tests/integration
+test-stages: setup
+	$(BIN)/python -m pytest tests/integration $(EXPERIMENTS:%=--ignore=%)
+
+test-modules: setup
+	$(BIN)/python -m pytest --ignore=tests/integration
+
+# All tests but the faults, with more examples and with what is marked slow.
+test-slow: setup
+	$(BIN)/python -m pytest -m "not faults" --hypothesis-profile full
+
+# Lines and branches that the fast tests run, those in Ray's workers included.
+coverage: export COVERAGE_ROOT = $(CURDIR)
+coverage: setup
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults -m faults --table docs/reliability.md
@@ -55,4 +76,4 @@ gpu-dry:
 	PYTHONPATH=. $(PLAIN_PYTHON) benchmarks/gpu.py --dry
 
 clean:
-	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache .coverage* *.egg-info

@@ -10,9 +10,21 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from hypothesis import HealthCheck, settings
 
 from tests import s3_server
 from tests.rank_process import WORLD, serve
+
+# Budgets of the tests in tests/fuzz, chosen with --hypothesis-profile. The default profile tries a few fixed examples,
+# `full` (make test-slow) some times as many, and `long` new ones in every run.
+settings.register_profile("full")
+settings.register_profile(
+    "long",
+    max_examples=10_000,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ SETTINGS = [
     f"pretrain.epochs={EPOCHS}",
     "extract.window=24",
     "score.surrogates=1000",
-    "extract.patience=5",
+    "extract.read_timeout=5",
 ]
 BEGIN, END = "<!-- begin: what `make faults` measured -->", "<!-- end -->"
 ROWS = pytest.StashKey[list[list[str]]]()
@@ -189,7 +189,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Iterat
     folder = tmp_path_factory.mktemp("undisturbed")
 
     def begin(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "orchestrator", *arguments]
+        command = [sys.executable, "-m", "infoaug", *arguments]
         with log.open("wb") as out:
             return subprocess.Popen(command, stdout=out, stderr=out, cwd=Path(__file__).parents[2])
 

@@ -11,13 +11,23 @@ from hypothesis import strategies as st
 LONGEST_SENTENCE = 2000
 
 
-def examples(few: int, *, of_many: float = 1.0) -> settings:
-    """So many examples, always the same ones; with the profile `long` new ones, this share of its number of them."""
-    if settings.get_current_profile_name() == "long":
+# The fast suite tries this share of the examples of `make test-slow`.
+FAST_SHARE = 0.3
+
+
+def examples(full: int, *, of_many: float = 1.0) -> settings:
+    """How many examples a test tries; the profile of Hypothesis decides.
+
+    Args:
+        full: number with the profile `full`, always the same examples. The default profile tries `FAST_SHARE` of them.
+        of_many: share of the number of the profile `long`, whose examples are new in every run.
+    """
+    profile = settings.get_current_profile_name()
+    if profile == "long":
         long = settings.get_profile("long")
         return settings(long, max_examples=max(1, int(long.max_examples * of_many)))
     return settings(
-        max_examples=few,
+        max_examples=full if profile == "full" else max(1, int(full * FAST_SHARE)),
         deadline=None,
         derandomize=True,
         database=None,

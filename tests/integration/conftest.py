@@ -1,6 +1,7 @@
 """One real, small Ray for all integration tests of a process, and commands that tests start and end."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,10 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from infoaug.estimators.information import mutual_information
 from infoaug.orchestrator.config import ExperimentConfig, RayConfig, load
 from infoaug.orchestrator.runtime import cluster
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import extract, score
 
 # A whole experiment in seconds: two scenes of one window, a backbone of a thousandth of a ResNet-18's work.
 TINY = [
@@ -50,6 +55,29 @@ def ray_cluster() -> Iterator[None]:
 def tiny(tmp_path: Path) -> ExperimentConfig:
     """A tiny experiment whose store and database lie in the test's own folder."""
     return load(None, [*TINY, f"store={tmp_path / 'store'}", f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"])
+
+
+@pytest.fixture(scope="session")
+def scored_once(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the tiny experiment is extracted and scored. Tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("scored") / "store"
+    config = load(None, [*TINY, f"store={folder}"])
+    # The kernel is compiled here and cached. Otherwise both workers compile it, side by side.
+    mutual_information.pairwise_mutual_information(np.random.default_rng(0).normal(size=(3, 60, 2)), k=config.score.k)
+    score.run(config, extract.run(config, Store(config.store)))
+    return folder
+
+
+@pytest.fixture
+def scored_store(scored_once: Path, tmp_path: Path) -> Path:
+    """The test's own copy of the extracted and scored store, at `tmp_path / "store"`, where `tiny` looks for it."""
+    return Path(shutil.copytree(scored_once, tmp_path / "store"))
+
+
+@pytest.fixture
+def tiny_scored(tiny: ExperimentConfig, scored_store: Path) -> ExperimentConfig:
+    """The tiny experiment, extracted and scored already."""
+    return tiny
 
 
 @pytest.fixture

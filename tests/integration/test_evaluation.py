@@ -16,8 +16,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def test_training_is_validated_as_asked_and_ends_with_the_validation_that_evaluation_finds(
-    tiny: ExperimentConfig, tmp_path: Path
+    tiny_scored: ExperimentConfig, tmp_path: Path
 ) -> None:
+    tiny = tiny_scored
     write_domains(tmp_path / "pacs", count=60)
     domains = str(tmp_path / "pacs")
     settings = tiny.evaluate.model_copy(update={"every": 2, "domains": [domains]})

@@ -67,9 +67,10 @@ def test_a_job_is_sent_the_code_and_what_the_config_sets_and_no_more(tmp_path: P
         {"name": "sent", "seed": 3, "score": {"k": 3}, "ray": {"address": "here", "cpus": 2}}
     )
     submit.pack(made, tmp_path, without=["seed"])
-    sent = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")}
-    assert sent == {"orchestrator", "models", "estimators", "config.yaml"}
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".py", ".yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"infoaug", "config.yaml"}
+    folders = {path.name for path in (tmp_path / "infoaug").iterdir() if path.is_dir()}
+    assert folders == {"configs", "orchestrator", "models", "estimators"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".py", ".yaml", ".typed"}
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "name": "sent", "score": {"k": 3}, "ray": {"cpus": 2}
     }  # fmt: skip

@@ -15,11 +15,11 @@ from infoaug.orchestrator.sweep import compared, runner
 from infoaug.orchestrator.sweep.config import SweepConfig, load
 from tests.integration.conftest import TINY
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("ray_cluster", "scored_store")
 
 
 def config_of(folder: Path, *settings: str) -> SweepConfig:
-    """A tiny sweep whose store and database lie in a folder."""
+    """A tiny sweep whose store, which `scored_store` puts there, and database lie in a folder."""
     places = [f"store={folder / 'store'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
     return load(None, [*TINY, *places, *settings])
 
@@ -130,6 +130,7 @@ def test_asha_stops_what_lags_behind_and_frees_its_place_and_does_not_try_it_aga
     assert again.sweep.stopped == found.sweep.stopped and computed(config) == before
 
 
+@pytest.mark.slow
 def test_optuna_tries_as_many_as_asked_and_none_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(
         tmp_path,

@@ -24,6 +24,7 @@ def checkpoints(store: Path) -> int:
     return len({path.parts[-3] for path in store.glob("pretrain/*/train/checkpoint_*")})
 
 
+@pytest.mark.usefixtures("scored_store")
 def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(start: Start, tmp_path: Path) -> None:
     # An epoch is told of twice a second at most: there is time to stop a training of eight in its middle.
     config = config_of(tmp_path, "score.policy=none", "pretrain.epochs=8", "sweep.grid=[{seed: [0, 1]}]")
@@ -77,7 +78,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.end()
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "scored_store")
 def test_a_server_that_goes_while_a_sweep_runs_and_comes_back_has_every_metric(server: Server, tmp_path: Path) -> None:
     settings = ["score.policy=none", "pretrain.epochs=8", "sweep.grid=[{seed: [0]}]", f"tracking.uri={server.uri}"]
     config = config_of(tmp_path, *settings)
