@@ -70,7 +70,13 @@ def test_a_job_is_sent_the_code_and_what_the_config_sets_and_no_more(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"infoaug", "config.yaml"}
     folders = {path.name for path in (tmp_path / "infoaug").iterdir() if path.is_dir()}
     assert folders == {"configs", "orchestrator", "models", "estimators"}
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".py", ".yaml", ".typed"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        ".py",
+        ".yaml",
+        ".typed",
+        ".html",
+        ".css",
+    }
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "name": "sent", "score": {"k": 3}, "ray": {"cpus": 2}
     }  # fmt: skip

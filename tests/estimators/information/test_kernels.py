@@ -26,7 +26,9 @@ def all_seen(x: np.ndarray) -> np.ndarray:
     return np.ones(x.shape[:2], bool)
 
 
-@pytest.mark.parametrize("k", [pytest.param(1, marks=slow), 3, pytest.param(5, marks=slow)])
+@pytest.mark.parametrize(
+    "k", [pytest.param(1, marks=slow), 3, pytest.param(4, marks=slow), pytest.param(5, marks=slow)]
+)
 @some
 @given(seed=st.integers(0, 2**32 - 1), frames=st.integers(12, 140), dimensions=st.integers(1, 4))
 def test_every_pair_is_npeet_s_number(seed: int, frames: int, dimensions: int, k: int) -> None:

@@ -302,7 +302,7 @@ def test_the_command_exports_to_a_folder_of_the_run_s_name_and_prints_how_to_loa
         told = capsys.readouterr().out
         assert told.splitlines()[:2] == ["export/vit/model.safetensors", "export/vit/config.json"]
         assert '    backbone = timm.create_model("local-dir:export/vit", pretrained=True).eval()\n' in told
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert {path.name for path in tmp_path.iterdir()} == {"export", "logs"}
 
 
 @pytest.mark.parametrize(
