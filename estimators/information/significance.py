@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from infoaug.estimators.information.ties import break_ties
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+_log = logging.getLogger(__name__)
 
 METHODS = ("auto", "circular-shift")
 _SHIFTED_AT_ONCE = 2000  # trajectories in one call of the kernel: bounds its memory
@@ -116,6 +119,7 @@ def p_values(
     common = (seen[pairs[:, 0]] & seen[pairs[:, 1]]).sum(1)
     nearest, farthest = _shifts(common)
     drawn = int(min(surrogates, (farthest - nearest + common).sum()))
+    _log.debug("a null of %d surrogates for %d pairs of %d trajectories", drawn, len(pairs), len(x))
     if by_kernel(estimator, k, backend):
         null = _all_shifted(x, seen, z, np.isfinite(mi), options, drawn, generator, compiled(backend))
     else:

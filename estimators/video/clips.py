@@ -5,6 +5,7 @@ Frames are u8[H, W, 3] RGB, numbered from 0 in the order in which they are shown
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 Frame = NDArray[np.uint8]
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 # Skipping this many frames costs about as much as a seek, which decodes from the key frame before.
@@ -204,6 +207,7 @@ class Reader:
             try:
                 window = self._read(first, count, shared)
             except _AstrayError:
+                _log.warning("clip %s: a seek led to other frames than announced; decoding from the start", self.path)
                 self._seekable = False
                 self._in_time(self._restart)
                 window = self._read(first, count, shared[:0])
@@ -326,6 +330,8 @@ class Reader:
         status = self.path.stat()
         index = frame_index(str(self.path), status.st_size, status.st_mtime_ns)
         self._seekable = index is not None
+        if index is None:
+            _log.debug("clip %s: frames cannot be told by their time stamps; decoding from the start", self.path)
         if index is None or first >= len(index.times):
             return False
         number = self._video.seek(index, first)

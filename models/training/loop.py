@@ -1,5 +1,6 @@
 """The training loop of one rank: two branches, epoch by epoch."""
 
+import logging
 import math
 import resource
 import sys
@@ -23,6 +24,8 @@ from infoaug.models.training.optimisation import autocast, create_optimizer, cre
 from infoaug.models.training.pairs import Batch, Batches, Pairs
 from infoaug.models.training.settings import TrainingSettings
 from infoaug.models.two_branch import TwoBranch
+
+_log = logging.getLogger(__name__)
 
 Epoch = dict[str, float]  # the metrics of an epoch
 
@@ -99,6 +102,12 @@ class Training:
                 find_unused_parameters=device.type == "cpu",
             )
 
+        _log.info(
+            "%s on %s: %d patches, %d with a twin, %d steps an epoch; rank %d of %d on %s",
+            settings.framework, settings.backbone, len(data.twin), int((data.twin >= 0).sum()), self.steps, self.rank,
+            self.world, device,
+        )  # fmt: skip
+
     def epoch(self) -> Epoch:
         """Train for one epoch.
 
@@ -153,6 +162,7 @@ class Training:
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
             metrics |= self.validate(self.model.backbone)
         self.history = [*self.history, metrics]
+        _log.debug("epoch %d: %s", done, metrics)
         return metrics
 
     def step(self, batch: Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:

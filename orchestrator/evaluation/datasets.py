@@ -1,5 +1,6 @@
 """Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures."""
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.synthetic.textures import labelled_images
+
+_log = logging.getLogger(__name__)
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
 MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to more than the memory
@@ -81,6 +84,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, 
     if not len(train.labels) or not len(test.labels) or train.labels.unique().numel() < 2:
         raise UsageError(f"data set '{name}' needs training and test images of at least two classes")
     _check_validation(f"data set '{name}'", train.labels)
+    _log.debug("data set '%s': %d training and %d test images", name, len(train.labels), len(test.labels))
     return train, test
 
 
