@@ -7,7 +7,7 @@ CONFIG ?= configs/demo.yaml
 # Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
 PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
 
-.PHONY: setup demo test test-experiments test-stages test-modules test-slow coverage faults lint bench gpu gpu-dry clean
+.PHONY: setup demo test test-sweeps test-stages test-modules test-slow coverage faults lint bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
@@ -21,20 +21,19 @@ demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
 # Processes side by side and tensors that are small: more threads would only get into each other's way.
-test test-experiments test-stages test-modules test-slow coverage: export OMP_NUM_THREADS = 1
+test test-sweeps test-stages test-modules test-slow coverage: export OMP_NUM_THREADS = 1
 
 # Tests on Ray wait for processes much of the time: two parts of them, each on a Ray of its own, run beside the others.
-EXPERIMENTS := tests/integration/test_experiment.py tests/integration/test_submit.py \
-	$(wildcard tests/integration/test_sweep*.py)
+SWEEPS := $(wildcard tests/integration/test_sweep*.py)
 
 test: setup
-	@$(MAKE) --no-print-directory --jobs 3 test-experiments test-stages test-modules
+	@$(MAKE) --no-print-directory --jobs 3 test-sweeps test-stages test-modules
 
-test-experiments: setup
-	$(BIN)/python -m pytest $(EXPERIMENTS)
+test-sweeps: setup
+	$(BIN)/python -m pytest $(SWEEPS)
 
 test-stages: setup
-	$(BIN)/python -m pytest tests/integration $(EXPERIMENTS:%=--ignore=%)
+	$(BIN)/python -m pytest tests/integration $(SWEEPS:%=--ignore=%)
 
 test-modules: setup
 	$(BIN)/python -m pytest --ignore=tests/integration

@@ -286,6 +286,7 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
     assert (again.computed, again.resumed, len(seen)) == (0, 2, 2)
 
 
+@pytest.mark.slow
 def test_training_continues_when_the_queue_of_its_epochs_dies(
     tiny_scored: ExperimentConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

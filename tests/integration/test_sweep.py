@@ -96,6 +96,7 @@ def test_a_sweep_leaves_tracked_trials_and_a_comparison_and_run_again_trains_not
     assert (tmp_path / "compared" / "comparison.html").exists()
 
 
+@pytest.mark.slow
 def test_asha_stops_what_lags_behind_and_frees_its_place_and_does_not_try_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
