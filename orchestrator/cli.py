@@ -311,7 +311,7 @@ def _exit_code(show_traceback: bool) -> int:
         where = f" (log: {file})" if (file := logs.file()) else ""
         sentence, code, failure = f"{error}{where}", 1, error
     except Exception as error:
-        _log.critical("an error that nobody foresaw", exc_info=error)
+        _log.critical("unexpected error", exc_info=error)
         file = logs.file()
         first_line = str(error).strip().partition("\n")[0]
         where = f"the full traceback is in {file}" if file else "its traceback is above"

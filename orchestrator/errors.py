@@ -40,7 +40,7 @@ _PERMANENT = (
     ValueError,
 )
 # A RuntimeError is torch's and Ray's for everything. Only with one of these words is it the machine's or the network's.
-_PASSING = re.compile(
+_TRANSIENT = re.compile(
     r"out of memory|cuda error|cudnn error|nccl|gloo|process group|timed? ?out|connection|unreachable|"
     r"no space left|disk quota|\b(node|worker|actor)\b|killed|preempt",
     re.IGNORECASE,
@@ -74,7 +74,7 @@ def worth_retrying(cause: BaseException | str) -> bool:
         return True  # not Python's own: torch.OutOfMemoryError, ray.exceptions.NodeDiedError
     if issubclass(kind, _PERMANENT):
         return False
-    return kind is not RuntimeError or bool(_PASSING.search(text))
+    return kind is not RuntimeError or bool(_TRANSIENT.search(text))
 
 
 def remedy(cause: BaseException | str) -> str:

@@ -97,7 +97,7 @@ def parsed(text: str, name: str = "") -> Any:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise NoYAMLError(f"is not valid YAML: {error}") from None
+        raise NoYAMLError(f"is not valid YAML: {_yaml_problem(error)}") from None
     except RecursionError:
         raise NoYAMLError(f"is nested too deeply: {_DEEPEST} levels are allowed") from None
     except NoYAMLError:
@@ -107,6 +107,14 @@ def parsed(text: str, name: str = "") -> Any:
         raise NoYAMLError(f"is not valid YAML: {error}") from None
     _check_plain(value, name)
     return value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text, and where, without PyYAML's excerpt of it."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem or mark is None:
+        return str(error)
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def one_line(text: str) -> str:

@@ -61,10 +61,13 @@ def connect(config: RayConfig) -> None:
     _log.info("connecting to Ray at '%s'", address)
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).strip().partition("\n")[0]
+    except Exception as error:  # Ray raises errors of many classes here, a bare Exception among them
+        why = str(error).strip().partition("\n")[0].rstrip(".")
         if address == "local":
-            raise StageError(f"Ray did not start on this machine: {why}") from error
+            raise StageError(
+                f"Ray did not start on this machine ({why}): run the same command again when the machine is less busy, "
+                "or set ray.cpus lower"
+            ) from error
         raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({why})") from error
     _log.info("Ray %s with %s", ray.__version__, _summary(ray.cluster_resources()))
     # Ray Data prints its plans, and a traceback for each dead worker: the ledger has a sentence for each instead.
