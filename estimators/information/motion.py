@@ -110,8 +110,8 @@ def block_size(trajectory: ArrayLike, visible: ArrayLike) -> int:
         visible: bool[N, T].
 
     Returns:
-        The smallest of 1, 2, 4 and 8 frames with a share of at most a tenth and at least 24 displacements; 1 if there
-        is none.
+        The smallest of 1, 2, 4 and 8 frames with a share of at most a tenth and at least 24 displacements; 1 if no
+        size qualifies.
     """
     for size in _BLOCKS:
         steps, seen = displacement(*block_means(trajectory, visible, size))

@@ -309,7 +309,7 @@ def conversions(path: Path) -> list[str]:
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """Choose the stream to decode as FFmpeg does; ClipError if there is none."""
+    """Choose the stream to decode, as FFmpeg does. Raises ClipError if the file has no video."""
     stream = container.streams.best("video")
     # PyAV gives a stream without a decoder to a codec that it does not know.
     if not isinstance(stream, VideoStream) or stream.codec_context is None:

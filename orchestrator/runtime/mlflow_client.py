@@ -78,7 +78,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def connect_to_look(uri: str, nothing: str) -> MlflowClient:
-    """Connect for reading, without creating a database. Raises UsageError(`nothing`) if there is none."""
+    """Connect for reading. If the database does not exist, raise UsageError(`nothing`) instead of creating it."""
     if uri.startswith("sqlite:///") and not database(uri).is_file():
         raise UsageError(nothing)
     return connect(uri)
