@@ -29,11 +29,11 @@ def places(folder: Path) -> list[str]:
     return [f"store={folder / 'store'}", f"tracking.uri=sqlite:///{folder / 'mlflow.db'}"]
 
 
+@pytest.mark.usefixtures("scored_store")
 def test_a_job_runs_to_its_end_with_its_log_followed_and_is_not_started_twice(
     config: Path, address: str, tmp_path: Path
 ) -> None:
-    # The code of a job lies at a path of its own, where the kernel would be compiled once more.
-    overrides = [*TINY, *places(tmp_path), "pretrain.epochs=1", "score.estimator=npeet"]
+    overrides = [*TINY, *places(tmp_path), "pretrain.epochs=1"]
     job = submit.submit(config, overrides, address)
     assert not job.found and job.id.startswith("tiny-") and job.id.endswith("-1")
     assert submit.submit(config, overrides, address) == Job(job.id, address, found=True)

@@ -62,8 +62,9 @@ def test_a_sweep_leaves_tracked_trials_and_a_comparison_and_run_again_trains_not
 
     assert sorted(trial.policy for trial in found.sweep.trials) == ["mutual-information", "none"]
     assert all(trial.epochs == 2 and trial.seconds > 0 for trial in found.sweep.trials)
-    folders = {stage: len(list((tmp_path / "store" / stage).iterdir())) for stage in ("extract", "score", "pretrain")}
-    assert folders == {"extract": 1, "score": 1, "pretrain": 2}
+    stages = ("extract", "score", "pretrain", "floor")
+    folders = {stage: len(list((tmp_path / "store" / stage).iterdir())) for stage in stages}
+    assert folders == {"extract": 1, "score": 1, "pretrain": 2, "floor": 1}
     assert Path(found.page).read_bytes() == found.files["comparison.html"]
     page = Path(found.page).read_text()
     assert "SimCLR" in page and not re.findall(r"""(?:src|href)=["'](?!#|data:)""", page)
@@ -151,14 +152,15 @@ def test_optuna_tries_as_many_as_asked_and_none_again(tmp_path: Path, monkeypatc
     assert sorted(trial.twin_weight for trial in again.sweep.trials) == weights
 
 
+@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_trial_that_fails_keeps_no_other_from_its_end_and_is_tried_again_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    starts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tmp_path, "score.policy=none", "sweep.grid=[{pretrain.learning_rate: [1.0e+30, 0.1]}]")
     failing, whole = (f"simclr-none-learning_rate={rate}-s0" for rate in ("1e+30", "0.1"))
     reason = "the loss is nan in epoch 1: set pretrain.learning_rate lower"
     there: list[dict[str, int]] = []
-    for tried in (2, 1):
+    for tried in (2, 1)[:starts]:
         with pytest.raises(StageError) as told:
             runner.run(config)
         assert str(told.value).startswith(f"1 of 2 trials failed, first {failing}: training failed: {reason}; ")
@@ -171,4 +173,4 @@ def test_a_trial_that_fails_keeps_no_other_from_its_end_and_is_tried_again_alone
         assert capsys.readouterr().err.count("\ntrial ") == tried
         done = [f for f in computed(config) if re.search("/pretrain/.*/history.json|/evaluate/.*/scenes.*json", f)]
         there.append({file: computed(config)[file] for file in done})
-    assert len(there[0]) == 2 and there[0] == there[1], "the trial that was whole was repeated"
+    assert len(there[0]) == 2 and there[0] == there[-1], "the trial that was whole was repeated"
