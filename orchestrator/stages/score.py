@@ -20,7 +20,7 @@ from infoaug.estimators.information import entropy, motion, mutual_information, 
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import StageFolder, arrays, digest_of
+from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arrays, digest_of
 from infoaug.orchestrator.stages import extract
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
@@ -352,14 +352,19 @@ def _score(
     columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour"]
     for row in rows:
         window = row["folder"], row["window"]
-        path = twins_path(stage_folder, *window)
+        reading, path = extract.trajectory_path(trajectories, *window), twins_path(stage_folder, *window)
         try:
             if not row["present"]:
-                table = store.read_table(extract.trajectory_path(trajectories, *window), columns)
+                table = store.read_table(reading, columns)
                 seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
                 store.write_table(path, twin_table(table, score_trajectories(table, settings), seeds))
             # Counted from what is stored, so that scored and present windows are counted in the same way.
+            reading = path
             yield {"reason": "", "summary": summary(store.read_table(path, ["reason", "visible_frames"]), length)}
+        except BrokenFileError as error:  # this window's file: the next run computes it again
+            store.delete(reading)
+            reason = f"'{reading}' of the store was damaged and is deleted; run it again to compute it anew"
+            yield cluster.failure(error) | {"reason": reason}
         except StageError:  # the store failed: every window would
             raise
         except Exception as error:  # any error in one window must not stop the others

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from infoaug.orchestrator.runtime.store import move_into_place
 from infoaug.orchestrator.synthetic import textures
 
 __all__ = ["Scene", "render", "write"]
@@ -243,7 +244,7 @@ def write(scene: Scene, path: str | os.PathLike[str], fps: float = 25.0) -> None
             raise OSError(
                 f"{path} was not written without loss; check the free space and that OpenCV has the FFV1 codec."
             )
-        temporary.replace(path)
+        move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

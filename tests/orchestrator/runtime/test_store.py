@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays, digest_of, file_name, tensors
+from infoaug.orchestrator.runtime.store import (
+    BrokenFileError,
+    StageFolder,
+    Store,
+    arrays,
+    digest_of,
+    file_name,
+    tensors,
+)
 
 
 @pytest.fixture
@@ -89,6 +97,31 @@ def test_a_file_of_a_write_that_was_cut_off_is_not_listed(store: Store) -> None:
     assert store.files("a") == {"x"}
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_after(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, list[str]]] = []
+
+    def spy(file: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{file}").readlink().suffix, [Path(name).name for name in on_disk(store)]))
+
+    monkeypatch.setattr(os, "fsync", spy)
+    store.write_bytes("a/x", b"1")
+    assert [kind for kind, _ in synced] == [".part", ""]  # the file, the folder
+    assert "x" not in synced[0][1]
+    assert synced[1][1] == ["x"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses_folders(file: int) -> None:
+        if Path(f"/proc/self/fd/{file}").is_dir():
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuses_folders)
+    store.write_bytes("a/x", b"1")
+    assert store.read_bytes("a/x") == b"1"
+
+
 @pytest.mark.parametrize("path", ["taken/x", "n" * 300, "folder"])
 def test_a_place_that_cannot_be_written_is_one_sentence(store: Store, path: str) -> None:
     store.write_bytes("taken", b"a file where a folder should be")
@@ -125,6 +158,9 @@ def test_deleting_takes_a_folder_and_all_in_it_and_nothing_is_no_error(store: St
     store.delete("a")
     store.delete("a")
     assert store.files("") == {"c/x"}
+    store.delete("c/x")
+    assert store.files("") == set()
+    assert store.exists("c")
 
 
 # ---- what cannot be read
@@ -142,11 +178,11 @@ def test_a_broken_file_is_named_with_the_remedy(store: Store) -> None:
     broken = {"empty": b"", "junk": b"junk" * 20, "cut": good[:-9], "zeroed": good[:4] + bytes(60) + good[64:]}
     for name, content in broken.items():
         store.write_bytes(name, content)
-        with pytest.raises(StageError, match=f"'{name}' of the store .* is broken, delete it"):
+        with pytest.raises(BrokenFileError, match=f"'{name}' of the store .* is broken, delete it"):
             store.read_table(name)
     for content in (b"{", b"", b"\xff\x00"):
         store.write_bytes("x.json", content)
-        with pytest.raises(StageError, match=r"'x\.json' of the store .* is broken, delete it"):
+        with pytest.raises(BrokenFileError, match=r"'x\.json' of the store .* is broken, delete it"):
             store.read_json("x.json")
 
 

@@ -1,6 +1,7 @@
 """Scoring one window: who gets which twin, and why the others get none. No Ray."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -416,6 +417,29 @@ def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> Non
     rows = [{"folder": "clip", "window": 0, "present": False}]
     with pytest.raises(StageError, match=r"^cannot read '.*/trajectories/clip/00000\.parquet' of the store "):
         list(_score(StageFolder(store, "score", {}), StageFolder(store, "extract", {}), settings(), FRAMES, rows))
+
+
+@pytest.mark.parametrize("damaged", ["trajectories", "twins"])
+@pytest.mark.parametrize("content", [b"", b"junk" * 20, None], ids=["empty", "junk", "cut off"])
+def test_a_damaged_file_costs_its_window_and_is_computed_anew_next_time(
+    tmp_path: Path, damaged: str, content: bytes | None
+) -> None:
+    store = Store(str(tmp_path))
+    extracted, place = StageFolder(store, "extract", {}), StageFolder(store, "score", {})
+    for number in range(2):
+        store.write_table(extracted.path("trajectories", "clip", f"{number:05d}.parquet"), window().table("c.mp4", 0))
+    rows = [{"folder": "clip", "window": number, "present": False} for number in range(2)]
+    work = partial(_score, place, extracted, settings(), FRAMES)
+    whole = list(work(rows))
+    assert [row["reason"] for row in whole] == ["", ""]
+    path = {"trajectories": extracted, "twins": place}[damaged].path(damaged, "clip", "00000.parquet")
+    store.write_bytes(path, store.read_bytes(path)[:-9] if content is None else content)
+    again = list(work([row | {"present": damaged == "twins"} for row in rows]))
+    assert again[0]["reason"].startswith(f"'{path}' of the store was damaged and is deleted")
+    assert again[1]["reason"] == ""
+    assert not store.exists(path), "the next run finds it missing, and computes it"
+    if damaged == "twins":
+        assert [row["summary"] for row in work(rows)] == [row["summary"] for row in whole]
 
 
 # ---- backends
