@@ -94,7 +94,7 @@ def read_clip(
 
 
 def conversions(path: str | Path, read_timeout: float = READ_TIMEOUT) -> list[str]:
-    """Name what is done to a clip's frames beyond decoding: `deinterlaced`, `square pixels`; nothing for a folder.
+    """Name what is special about a clip's frames: `deinterlaced`, `square pixels`, `stream 1`; nothing for a folder.
 
     Args:
         path: a video file or a folder of frames.
@@ -127,6 +127,9 @@ class Reader:
     it decodes from the start instead. One case is not noticed: a damaged packet far before the window that gives no
     frame. What FFmpeg shows for damaged data may depend on where decoding started. Frames are turned upright,
     interlaced ones deinterlaced, and pixels made square. The decoder uses as many threads as OpenCV is set to.
+
+    A window with damaged frames is refused: those decoded with errors, and those after them up to the next key frame.
+    `frames` gives them.
 
     Folders. Images are in natural order (`2.png` before `10.png`); grey, 16-bit and four-channel images become 8-bit
     RGB.
@@ -193,7 +196,7 @@ class Reader:
             count: number of frames; by default all to the end.
 
         Raises:
-            ClipError: the clip has fewer frames, or they change size, or take more than `max_bytes`.
+            ClipError: the clip has fewer frames, or they are damaged, change size, or take more than `max_bytes`.
             ValueError: `first` is negative or `count` below 1.
         """
         if first < 0 or (count is not None and count < 1):
@@ -228,6 +231,7 @@ class Reader:
         if count is None:
             frames = [*shared]
             while (frame := self._in_time(self._decode)) is not None:
+                self._check_whole()
                 self._check_window(len(frames) + 1)
                 frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
             if not frames:
@@ -238,6 +242,7 @@ class Reader:
             frame = self._in_time(self._decode)
             if frame is None:
                 raise self._too_short(f"{first} to {first + count - 1}")
+            self._check_whole()
             if len(window) < count:
                 self._check_window(count)
                 window = np.empty((count, *frame.shape), np.uint8)
@@ -255,6 +260,14 @@ class Reader:
         else:
             return
         check_window(self.path, count, height, width, self.max_bytes)
+
+    def _check_whole(self) -> None:
+        """Raise ClipError if the frame that was decoded last is damaged."""
+        if self._video is not None and self._video.is_damaged:
+            raise ClipError(
+                f"clip {self.path} is damaged at frame {self._next - 1}: it is decoded with errors; copy it again, or "
+                "re-encode it"
+            )
 
     def _too_short(self, asked: str) -> ClipError:
         return ClipError(f"clip {self.path} has {self._next} frames, asked for {asked}; scan it for its true length")

@@ -15,6 +15,7 @@ import av
 import av.filter
 import cv2
 import numpy as np
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
@@ -43,8 +44,11 @@ _CHECKED_FRAMES = 8
 # An aspect ratio this close to 1 comes from rounding in an encoder; resizing would only blur.
 _SQUARE_WITHIN = 0.01
 _MAX_PIXEL_ASPECT = 4
+# Decoders that give a frame for every packet. With others, packets may hold a field, or a frame that is not shown.
+_FRAME_PER_PACKET = ("hevc", "libdav1d")
 # Of H.264: types of NAL units, and the type of an SEI message.
 _IDR_SLICE, _SEI, _RECOVERY_POINT = 5, 6, 6
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
 
@@ -68,6 +72,45 @@ class FrameIndex:
         return number if number < len(self.times) and self.times[number] == time else None
 
 
+class _Faults:
+    """Follows damage from one frame to the next: from a packet with errors up to the next key frame."""
+
+    def __init__(self, codec: str) -> None:
+        self._first: int | None = None  # numbers of packets, in the order in which they are decoded
+        self._last = 0
+        # Times of the packets whose frames have not come yet, by number.
+        self._awaited: dict[int, int] | None = {} if codec in _FRAME_PER_PACKET else None
+        self._shown = False
+
+    def read(self, packet: Any, number: int) -> None:
+        """Note a packet that is decoded next."""
+        if packet.is_corrupt:
+            self.add(number)
+        if self._awaited is not None and packet.pts is not None and not packet.is_discard:
+            self._awaited[number] = packet.pts
+
+    def add(self, number: int) -> None:
+        """Note an error in a packet."""
+        self._first = number if self._first is None else min(self._first, number)
+        self._last = max(self._last, number)
+
+    def reach(self, frame: VideoFrame, number: int) -> bool:
+        """Say whether the next frame in the order of showing, which a packet gave, is damaged or follows a gap."""
+        gap = False
+        if self._awaited is not None and frame.pts is not None:
+            missing = [other for other, time in self._awaited.items() if time < frame.pts]
+            gap = self._shown and bool(missing)  # at the start, frames may lack what they were predicted from
+            for other in (*missing, number):
+                self._awaited.pop(other, None)
+        self._shown = True
+        damaged = gap or frame.is_corrupt or (self._first is not None and number >= self._first)
+        if frame.is_corrupt or (gap and not frame.key_frame):
+            self.add(number)
+        elif frame.key_frame and number > self._last:
+            self._first = None
+        return damaged
+
+
 class VideoFile:
     """An open video file.
 
@@ -77,6 +120,8 @@ class VideoFile:
     Attributes:
         fps: frames per second as the file announces them; 0.0 if it does not.
         time: presentation time of the grabbed frame in units of the stream's time base; None if the file has none.
+        is_damaged: whether the grabbed frame was decoded with errors, or depends on one that was: no key frame has
+            followed.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -94,12 +139,13 @@ class VideoFile:
             if file.read(len(_PLAYLIST)) == _PLAYLIST:
                 raise ClipError(f"clip {path} is a list of other videos, not one; list them in a manifest")
         self.time: int | None = None
+        self.is_damaged = False
         self._convert = VideoReformatter()
         self._packets: Iterator[Any] = iter(())
-        self._frames: Iterator[VideoFrame] = iter(())
+        self._frames: Iterator[tuple[VideoFrame | None, bool]] = iter(())  # and whether it is damaged
         self._before: VideoFrame | None = None
         self._frame: VideoFrame | None = None
-        self._ahead: deque[VideoFrame | None] = deque()  # decoded before it was asked for, to deinterlace
+        self._ahead: deque[tuple[VideoFrame | None, bool]] = deque()  # decoded before it was asked for, to deinterlace
         try:
             # With the prefix a name such as `tcp:1` remains a file.
             self._container = av.open(f"file:{path.absolute()}", container_options=_OPTIONS, metadata_errors="replace")
@@ -108,6 +154,7 @@ class VideoFile:
         try:
             self._stream = _video_stream(path, self._container)
             codec = self._stream.codec_context
+            codec.flags |= Flags.copy_opaque
             codec.thread_count, codec.thread_type = threads, "AUTO" if threads > 1 else "NONE"
         except BaseException:
             self.close()
@@ -147,6 +194,17 @@ class VideoFile:
         return self._frame is not None and self._frame.interlaced_frame
 
     @property
+    def stream(self) -> int:
+        """Number of the decoded stream in the file."""
+        return self._stream.index
+
+    @property
+    def is_unusual_stream(self) -> bool:
+        """Whether FFmpeg would choose another stream of the file."""
+        best = self._container.streams.best("video")
+        return best is not None and best.index != self._stream.index
+
+    @property
     def is_resized(self) -> bool:
         """Whether frames are resized because the file announces pixels that are not square."""
         width = self._stream.codec_context.width
@@ -154,9 +212,10 @@ class VideoFile:
 
     def grab(self) -> bool:
         """Decode the next frame; False at the end of the video."""
-        frame = self._ahead.popleft() if self._ahead else next(self._frames, None)
+        frame, damaged = self._ahead.popleft() if self._ahead else next(self._frames, (None, False))
         if frame is None:
             return False
+        self.is_damaged = damaged
         self._before, self._frame, self.time = self._frame, frame, frame.pts
         return True
 
@@ -166,8 +225,8 @@ class VideoFile:
         assert frame is not None
         if frame.interlaced_frame:
             if not self._ahead:
-                self._ahead.append(next(self._frames, None))
-            frame = _deinterlaced(self._before, frame, self._ahead[0])
+                self._ahead.append(next(self._frames, (None, False)))
+            frame = _deinterlaced(self._before, frame, self._ahead[0][0])
         # OpenCV's VideoCapture converts with the same settings, so pixels are those of earlier versions.
         converted = self._convert.reformat(
             frame,
@@ -235,24 +294,37 @@ class VideoFile:
         self._frames = self._decoded()
         return landed
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Iterator[tuple[VideoFrame, bool]]:
+        """Decode the packets: each frame, and whether it is damaged."""
         without_frame = 0
-        for packet in self._packets:
+        faulty = _Faults(self.codec.name)
+        # Some decoders mark only the frame after the one with errors, so the one before a damaged frame counts as
+        # damaged, too.
+        held: tuple[VideoFrame, bool] | None = None
+        for number, packet in enumerate(chain(self._packets, [None])):
             without_frame += 1
             try:
-                frames = packet.decode()
+                if packet is None:
+                    frames = self._stream.codec_context.decode(None)
+                else:
+                    packet.opaque = number  # the decoder, which gives frames late, passes it on to the packet's frame
+                    faulty.read(packet, number)
+                    frames = packet.decode()
             except av.FFmpegError:
                 frames = []  # the decoder carries on with the next packet
+                faulty.add(number)
+            for frame in frames:
+                source = frame.opaque if isinstance(frame.opaque, int) else number
+                damaged = faulty.reach(frame, source)
+                if held is not None:
+                    yield held[0], held[1] or damaged
+                held = frame, damaged
             if frames:
                 without_frame = 0
-                yield from frames
             elif without_frame > _MAX_PACKETS_WITHOUT_FRAME:
-                return
-        try:
-            rest = self._stream.codec_context.decode(None)
-        except av.FFmpegError:
-            return
-        yield from rest
+                break
+        if held is not None:
+            yield held
 
     def _square_width(self, width: int) -> int:
         """Width in pixels of a frame once its pixels are square."""
@@ -298,25 +370,33 @@ def frame_index(path: str, size: int, modified: int) -> FrameIndex | None:
 
 
 def conversions(path: Path) -> list[str]:
-    """Name what is done to the frames of a video beyond decoding: `deinterlaced`, `square pixels`; often nothing.
+    """Name what is special about the frames of a video: `deinterlaced`, `square pixels`, `stream 1`; often nothing.
 
-    Judged by the first frames. Raises ClipError as `VideoFile` does.
+    `stream N` is a stream that FFmpeg would not choose. Judged by the first frames. Raises ClipError as `VideoFile`
+    does.
     """
     with VideoFile(path) as video:
-        found = ["square pixels"] if video.is_resized else []
+        found = [f"stream {video.stream}"] if video.is_unusual_stream else []
+        found += ["square pixels"] if video.is_resized else []
         interlaced = any(video.is_interlaced for _ in range(_CHECKED_FRAMES) if video.grab())
         return [*found, "deinterlaced"] if interlaced else found
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """Choose the stream to decode, as FFmpeg does. Raises ClipError if the file has no video."""
-    stream = container.streams.best("video")
+    """Choose the stream to decode: of those that the file marks as default, or else of all, the one of most pixels.
+
+    Raises ClipError if the file has no video.
+    """
     # PyAV gives a stream without a decoder to a codec that it does not know.
-    if not isinstance(stream, VideoStream) or stream.codec_context is None:
+    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if not streams:
         raise _undecodable(path)
-    if stream.disposition & Disposition.attached_pic:
+    streams = [stream for stream in streams if not stream.disposition & _PICTURES]
+    if not streams:
         raise ClipError(f"clip {path} is sound with a cover picture, not a video; leave it out")
-    return stream
+    marked = [stream for stream in streams if stream.disposition & Disposition.default] or streams
+    best = container.streams.best("video") or marked[0]
+    return max(marked, key=lambda one: (one.codec_context.width * one.codec_context.height, one.index == best.index))
 
 
 def _undecodable(path: Path) -> ClipError:

@@ -116,13 +116,19 @@ def test_a_frame_wider_than_its_pixels_counts_as_wide_before_it_is_decoded(tmp_p
 # ---- interlaced
 
 
-@pytest.fixture(scope="module")
-def interlaced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+INTERLACED = {
+    "mpeg2video": {"flags": "+ildct+ilme", "g": "8", "b": "4M"},
+    "libx264": {"x264-params": "tff=1:keyint=8:bframes=0:scenecut=0:crf=12:log=-1"},
+}
+
+
+@pytest.fixture(scope="module", params=INTERLACED)
+def interlaced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """An interlaced video of a pan, and the pan at the time of every field: u8[2T, H, W, 3]."""
     # Grey: an encoder of 4:2:0 mixes the colours of neighbouring lines.
     fields = np.repeat(panned(60).mean(axis=3, keepdims=True), 3, axis=3).astype(np.uint8)
     path = tmp_path_factory.mktemp("interlaced") / "tv.ts"
-    return encode(path, "mpeg2video", woven(fields), {"flags": "+ildct+ilme", "g": "8", "b": "4M"}), fields
+    return encode(path, request.param, woven(fields), INTERLACED[request.param]), fields
 
 
 def woven(fields: np.ndarray) -> np.ndarray:
@@ -213,6 +219,101 @@ def test_av1_is_decoded(tmp_path):
     assert np.abs(read_clip(path).astype(int) - frames).mean() < 12
 
 
+# ---- damaged
+
+
+def with_damage(video: Path, target: Path, number: int, flipped: int | None) -> Path:
+    """Copy a video with two bytes of a packet flipped, or with the whole packet set to zero."""
+    with av.open(str(video)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+        assert packet.pos is not None
+        content = bytearray(video.read_bytes())
+        at = packet.pos + packet.size // 2
+        if flipped is None:
+            content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+        else:
+            content[at] ^= flipped
+            content[at + 1] ^= 0x77
+    target.write_bytes(content)
+    return target
+
+
+GROUPS = {"x264-params": "keyint=30:bframes=3:scenecut=0:log=-1"}
+DAMAGED = {
+    "flipped.mp4": ("libx264", GROUPS, 0x55),
+    "gone.mp4": ("libx264", GROUPS, None),
+    "flipped.mpg": ("mpeg2video", {"bf": "2", "g": "15"}, 0x55),
+    "flipped.avi": ("mpeg4", {"g": "15"}, 0x55),
+    "gone.avi": ("mpeg4", {"g": "15"}, None),
+    "left-out.mkv": ("libx265", {"x265-params": "keyint=30:log-level=none"}, 0x55),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_window_that_is_decoded_with_errors_is_refused_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+    codec, options, flipped = DAMAGED[name]
+    whole = encode(tmp_path / f"whole{name[-4:]}", codec, panned(90), options)
+    path = with_damage(whole, tmp_path / name, 40, flipped)
+    frames, length = read_clip(whole), scan(path).frames
+    assert length > 60
+    with Reader(path) as reader:
+        assert np.array_equal(reader.read(0, 30), frames[:30])
+        for first, count in ((30, 15), (36, 8), (20, 40)):
+            with pytest.raises(ClipError, match=rf"clip .*{name} is damaged at frame \d\d: it is decoded with errors"):
+                reader.read(first, count)
+        assert np.array_equal(reader.read(length - 20, 20), frames[-20:])
+
+
+def test_no_frame_of_a_whole_video_counts_as_damaged(tmp_path: Path) -> None:
+    for name, (codec, options) in STREAMS.items():
+        if name != "hidden.webm":  # slow
+            with VideoFile(encode(tmp_path / name, codec, panned(70), options)) as video:
+                while video.grab():
+                    assert not video.is_damaged, name
+
+
+# ---- several streams
+
+
+def with_streams(path: Path, sizes: list[tuple[int, int]], default: int | None) -> Path:
+    """Write a video of several streams, of which one may be marked as default."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for number, (height, width) in enumerate(sizes):
+            stream: VideoStream = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = av.stream.Disposition(int(number == default))
+            streams.append(stream)
+        for stream, size in zip(streams, sizes, strict=True):
+            for frame in textured(0, 3, size):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "shown", "special"),
+    [
+        ("a.mkv", None, (96, 128), ["stream 1"]),
+        ("a.avi", None, (96, 128), ["stream 1"]),
+        ("a.mkv", 0, (48, 64), []),
+        ("a.mkv", 1, (96, 128), []),
+        ("a.mp4", 1, (96, 128), []),
+    ],
+)
+def test_of_two_streams_the_default_one_is_read_or_else_the_larger(
+    tmp_path: Path, name: str, default: int | None, shown: tuple[int, int], special: list[str]
+) -> None:
+    path = with_streams(tmp_path / name, [(48, 64), (96, 128)], default)
+    assert read_clip(path).shape == (3, *shown, 3)
+    assert conversions(path) == special
+
+
+def test_of_streams_of_one_size_the_first_is_read(tmp_path: Path) -> None:
+    path = with_streams(tmp_path / "a.mkv", [(96, 128), (48, 64), (96, 128)], None)
+    assert (scan(path).width, conversions(path)) == (128, [])
+
+
 # ---- refused
 
 
@@ -252,4 +353,6 @@ def test_frames_that_change_size_are_refused(tmp_path):
     large = encode(tmp_path / "large.ts", "mpeg2video", textured(0, 4, (192, 256)))
     path.write_bytes(small.read_bytes() + large.read_bytes())
     with pytest.raises(ClipError, match=r"changes size at frame [34] from 128x96 to 256x192"):
+        scan(path)
+    with pytest.raises(ClipError, match=r"changes size|damaged"):  # the container counts the seam as damage
         read_clip(path)
