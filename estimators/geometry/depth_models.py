@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infoaug.estimators.video.clips import natural_order
+from infoaug.estimators.video.clips import in_order
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -132,7 +132,7 @@ def stored_maps(folder: Path, clip: Path, first: int, count: int) -> Floats:
         )
     files: list[Path] = []
     for suffix in MAP_SUFFIXES:
-        files = files or sorted((f for f in map_folder.iterdir() if f.suffix.lower() == suffix), key=natural_order)
+        files = files or in_order(f for f in map_folder.iterdir() if f.suffix.lower() == suffix)
     if len(files) < first + count:
         raise ValueError(
             f"{map_folder} contains {len(files)} depth maps, but frames up to {first + count - 1} of clip {clip} need "

@@ -1,7 +1,5 @@
-"""Clips on disk: which files belong to one, its fingerprint, and errors for clips that cannot be read."""
+"""Clips on disk: which files may be one, and errors for clips that cannot be read."""
 
-import hashlib
-import os
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -12,7 +10,6 @@ from typing import TypeVar
 import av
 import cv2
 
-from infoaug.estimators.options import READ_TIMEOUT
 from infoaug.estimators.video.timed_calls import TimedCalls
 
 T = TypeVar("T")
@@ -23,7 +20,6 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
-_MIB = 1 << 20
 # `manifest` writes the bytes of a file name that is not UTF-8 like this.
 _NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")
 
@@ -39,26 +35,6 @@ class ClipError(ValueError):
         super().__init__(line if len(line) <= 1500 else f"{line[:1000]} … {line[-400:]}")
 
 
-def digest(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
-    """Fingerprint a clip: 16 hex digits, independent of its path and its modification time.
-
-    A file is fingerprinted by its size and its first and last MiB, a folder of frames by the names and sizes of all
-    frames and the bytes of the first and the last. A change in the middle that keeps every size is not noticed.
-
-    Args:
-        path: a video file or a folder of frames.
-        read_timeout: seconds to wait for the clip's disk.
-
-    Raises:
-        ClipError: the clip is missing, is an empty folder or no regular file, or its disk does not answer in time.
-    """
-    calls = TimedCalls(read_timeout)
-    try:
-        return in_time(calls, Path(path), lambda: _digest(Path(path)))
-    finally:
-        calls.end()
-
-
 def in_time(calls: TimedCalls, clip: Path, work: Callable[[], T], times: float = 1) -> T:
     """Call `work`, which may wait for a clip's disk; ClipError if it exceeds `times` the limit of `calls`."""
     try:
@@ -67,25 +43,6 @@ def in_time(calls: TimedCalls, clip: Path, work: Callable[[], T], times: float =
         raise ClipError(
             f"clip {clip} gave no answer for {calls.seconds:g} s; check that its disk is connected, or leave it out"
         ) from None
-
-
-def _digest(clip: Path) -> str:
-    mark = hashlib.blake2b(digest_size=8)
-    with readable(clip):
-        if is_folder(clip):
-            images = frames_of(clip)
-            for image in images:
-                mark.update(os.fsencode(image.name) + f"\0{image.stat().st_size}\0".encode())
-            for image in (images[0], images[-1]):
-                mark.update(image.read_bytes())
-            return mark.hexdigest()
-        size = clip.stat().st_size
-        mark.update(f"{size}\0".encode())
-        with clip.open("rb") as file:
-            mark.update(file.read(_MIB))
-            file.seek(max(size - _MIB, 0))
-            mark.update(file.read(_MIB))
-    return mark.hexdigest()
 
 
 @contextmanager
@@ -117,32 +74,6 @@ def is_folder(clip: Path) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def frames_of(folder: Path) -> list[Path]:
-    """List the images of a folder in natural order; ClipError if it has none, or one is not a regular file."""
-    images = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_a(entry.name, IMAGE_SUFFIXES):
-                if not _is_regular(entry):  # a pipe would block, a broken link has no content
-                    raise ClipError(f"frame {entry.path} is not a regular file; remove it or leave the clip out")
-                images.append(folder / entry.name)
-    if not images:
-        raise ClipError(f"clip {folder} holds no images; give a video file or a folder of frames")
-    return sorted(images, key=natural_order)
-
-
-def _is_regular(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a circle of links
-        return False
-
-
 def is_a(name: str, suffixes: frozenset[str]) -> bool:
     """Return whether a file name has one of the suffixes, in any case; hidden files never do."""
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
-
-
-def natural_order(file: Path) -> list[tuple[int, str]]:
-    """Key that sorts files by the numbers in their names: `2.png` comes before `10.png`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]

@@ -23,14 +23,13 @@ from infoaug.estimators.video.clip_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     ClipError,
-    digest,
-    frames_of,
     in_time,
     is_a,
     is_folder,
-    natural_order,
     readable,
 )
+from infoaug.estimators.video.fingerprints import content, digest, signature
+from infoaug.estimators.video.frame_folders import frames_of, in_order, read_frame
 from infoaug.estimators.video.timed_calls import TimedCalls
 from infoaug.estimators.video.video_file import FrameIndex, VideoFile, frame_index
 
@@ -40,12 +39,14 @@ __all__ = [
     "ClipError",
     "Reader",
     "check_window",
+    "content",
     "conversions",
     "digest",
+    "in_order",
     "is_a",
-    "natural_order",
     "quiet",
     "read_clip",
+    "signature",
 ]
 
 # OpenCV reads this when it first opens a video, and FFmpeg then writes nothing to stderr; errors are raised.
@@ -131,8 +132,8 @@ class Reader:
     A window with damaged frames is refused: those decoded with errors, and those after them up to the next key frame.
     `frames` gives them.
 
-    Folders. Images are in natural order (`2.png` before `10.png`); grey, 16-bit and four-channel images become 8-bit
-    RGB.
+    Folders. Images are in the order of their numbers (`2.png` before `10.png`, `0.25.png` before `0.5.png`); grey,
+    16-bit and four-channel images become 8-bit RGB.
 
     Args:
         path: a video file or a folder of frames.
@@ -184,6 +185,11 @@ class Reader:
         self._calls.end()
         if self._video is not None and not self._calls.lost:  # a call that is lost may still use it
             self._video.close()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the clip is a folder of frames."""
+        return self._video is None
 
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
         return in_time(self._calls, self.path, work, times)
@@ -291,11 +297,8 @@ class Reader:
             self._check_size(self._video.size)  # before memory is allocated for it
             frame = self._video.image()
         elif self._next < len(self._images):
-            image = self._images[self._next]
             with quiet():
-                frame = cv2.imread(str(image), cv2.IMREAD_COLOR)
-            if frame is None:
-                raise ClipError(f"frame {image} cannot be decoded; replace it or leave the clip out")
+                frame = read_frame(self._images[self._next])
         else:
             return None
         self._check_size(frame.shape[:2])

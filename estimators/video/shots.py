@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.estimators.options import READ_TIMEOUT
-from infoaug.estimators.video.clips import Frame, Reader
+from infoaug.estimators.video.clips import ClipError, Frame, Reader
+from infoaug.estimators.video.frame_folders import FolderLook
 
 Look = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -50,12 +51,14 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
         read_timeout: seconds to wait for a frame.
 
     Raises:
-        ClipError: no frame can be decoded, the frames change size, or a frame takes too long.
+        ClipError: no frame can be decoded, the frames change size, or a frame takes too long; or the images of a folder
+            are masks or unrelated pictures.
     """
     looks: deque[Look] = deque(maxlen=2 * _SHORTEST_SHOT - 1)
     changes = array("f")
     count = 0
     with Reader(path, read_timeout=read_timeout) as reader:
+        folder = FolderLook() if reader.is_folder else None
         for frame in reader.frames():
             look = _look(frame)
             # The change from each earlier frame, nearest first; 2 (more than any change) before the clip starts.
@@ -63,8 +66,12 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
             changes.extend([2.0] * (2 * _SHORTEST_SHOT - 1 - len(looks)))
             looks.appendleft(look)
             count += 1
+            if folder is not None:
+                folder.add(frame)
         fps = reader.fps
     table = np.frombuffer(changes, dtype=np.float32).reshape(count, -1)
+    if folder is not None and (why := folder.why_no_clip(table[:, 0])):
+        raise ClipError(f"{path} is no clip: {why}; leave it out, or make a video file of it")
     return Scan(count, fps, frame.shape[1], frame.shape[0], _cuts(table))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,7 +26,7 @@ from infoaug.estimators.video import clips, manifest, patches, shots
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, file_name, tensors
+from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, file_name, tensors
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 2  # raised when the same config would give other numbers
@@ -226,9 +227,12 @@ def extract_window(
         as visible only where its depth is known.
 
     Raises:
-        ValueError: no patch fits into the frame, or the tracker or the depth network cannot be loaded.
+        ValueError: no patch fits into the frame, the frames do not differ at all, or the tracker or the depth network
+            cannot be loaded.
     """
     settings = settings or ExtractConfig()
+    if len(frames) > 1 and all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
+        raise ValueError(f"its {len(frames)} frames are all the same picture, so there is nothing to track")
     boxes = patches.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
     queries = patches.trackable_points(frames[0], boxes, point=settings.point)
     tracked = tracks.track(
@@ -304,24 +308,12 @@ def _extract_clips(
 def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """On a worker: scan clips. The result is kept beside the trajectories, so that a clip is scanned once."""
     cv2.setNumThreads(1)  # a task has one CPU
-    store = stage_folder.store
     for row in rows:
         clip_id, path = row["clip_id"], row["path"]
         status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
         status |= {"cuts": [], "first_frames": []}
         try:
-            # The content's digest is in the folder's name: a clip that has changed is another clip. So are frames that
-            # the versions before 0.2 stored as they were, interlaced or squeezed.
-            digest = clips.digest(path, settings.read_timeout)
-            status["folder"] = file_name(clip_id, digest)
-            if converted := clips.conversions(path, settings.read_timeout):
-                status["folder"] = file_name(clip_id, digest, *converted)
-            stored = stage_folder.path("clips", f"{status['folder']}.json")
-            if store.exists(stored):
-                scan = shots.Scan(**store.read_json(stored))
-            else:
-                scan = shots.scan(path, settings.read_timeout)
-                store.write_json(stored, vars(scan))
+            status["folder"], scan = _known(stage_folder, settings, clip_id, path)
             status |= vars(scan)
             # Fail here, once for the clip, rather than in each of its windows.
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
@@ -335,6 +327,48 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
         except Exception as error:  # any error in one clip must not stop the others
             status |= cluster.failure(error)
         yield status
+
+
+def _known(stage_folder: StageFolder, settings: ExtractConfig, clip_id: str, path: str) -> tuple[str, shots.Scan]:
+    """A clip's folder and its scan, from the store while the clip is what it was there.
+
+    It is what it was while the sizes and times of its files are, or else, while all its bytes are.
+    """
+    store, limit = stage_folder.store, settings.read_timeout
+    digest = clips.digest(path, limit)
+    # Another name than `known` is needed if frames of some unchanged clips are ever decoded to other pixels.
+    known_at = stage_folder.path("known", f"{file_name(clip_id, digest)}.json")
+    known = _read_json(store, known_at)
+    signature = clips.signature(path, limit)
+    if known and known.get("signature") == signature and (scan := _stored_scan(stage_folder, known["folder"])):
+        return known["folder"], scan
+    content = clips.content(path, limit)
+    if known and known.get("content") == content:
+        folder = known["folder"]
+    else:
+        # The name that earlier versions gave, too. The digest is quick and may miss a change, so another content of the
+        # same digest is told apart by the whole of it. Frames that were once stored interlaced or squeezed are others.
+        changed = [] if known is None else [content]
+        folder = file_name(clip_id, digest, *clips.conversions(path, limit), *changed)
+    scan = _stored_scan(stage_folder, folder)
+    if scan is None or (known is None and Path(path).is_dir()):  # earlier versions took any folder of images for a clip
+        scan = shots.scan(path, limit)
+        store.write_json(stage_folder.path("clips", f"{folder}.json"), vars(scan))
+    store.write_json(known_at, {"folder": folder, "content": content, "signature": signature})
+    return folder, scan
+
+
+def _stored_scan(stage_folder: StageFolder, folder: str) -> shots.Scan | None:
+    stored = _read_json(stage_folder.store, stage_folder.path("clips", f"{folder}.json"))
+    return shots.Scan(**stored) if stored else None
+
+
+def _read_json(store: Store, path: str) -> dict[str, Any] | None:
+    """A JSON file of the store: None if there is none, nothing in it if it is broken."""
+    try:
+        return store.read_json(path) if store.exists(path) else None
+    except BrokenFileError:
+        return {}
 
 
 def _extract(

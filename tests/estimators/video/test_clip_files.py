@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from infoaug.estimators.video.clip_files import ClipError, digest, frames_of, is_folder
-from infoaug.estimators.video.clips import read_clip
+from infoaug.estimators.video.clip_files import ClipError, is_folder
+from infoaug.estimators.video.clips import digest, read_clip
+from infoaug.estimators.video.frame_folders import frames_of
 from infoaug.estimators.video.manifest import find_clips
 from infoaug.estimators.video.shots import scan
 

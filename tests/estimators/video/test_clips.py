@@ -466,7 +466,7 @@ def test_an_opencv_error_names_the_clip_and_its_own_reason(tmp_path, monkeypatch
     def fails(*given):
         raise cv2.error("Image is too large")
 
-    monkeypatch.setattr(cv2, "imread", fails)
+    monkeypatch.setattr(cv2, "imdecode", fails)
     for use in (read_clip, scan):
         with pytest.raises(ClipError, match=r"clip .*frames cannot be decoded \(Image is too large\)"):
             use(folder)
@@ -474,7 +474,7 @@ def test_an_opencv_error_names_the_clip_and_its_own_reason(tmp_path, monkeypatch
 
 def test_an_opencv_error_is_told_without_the_place_in_its_source(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "frames", numbered(3))
-    monkeypatch.setattr(cv2, "imread", lambda *given: cv2.cvtColor(np.empty((0, 0, 3), np.uint8), cv2.COLOR_BGR2RGB))
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: cv2.cvtColor(np.empty((0, 0, 3), np.uint8), cv2.COLOR_BGR2RGB))
     with pytest.raises(ClipError, match=r"cannot be decoded \(\(-215:"):
         scan(folder)
 

@@ -1,0 +1,107 @@
+"""Fingerprints of clips: a short one that names a clip, and those by which a changed clip is found."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from infoaug.estimators.options import READ_TIMEOUT
+from infoaug.estimators.video.clip_files import in_time, is_folder, readable
+from infoaug.estimators.video.frame_folders import frames_of
+from infoaug.estimators.video.timed_calls import TimedCalls
+
+_MIB = 1 << 20
+_AT_ONCE = 16 * _MIB  # read within the time limit
+
+
+def digest(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
+    """Fingerprint a clip quickly: 16 hex digits, independent of its path and its modification time.
+
+    A file is fingerprinted by its size and its first and last MiB, a folder of frames by the names and sizes of all
+    frames and the bytes of the first and the last. A change in the middle that keeps every size is not noticed; see
+    `content`.
+
+    Args:
+        path: a video file or a folder of frames.
+        read_timeout: seconds to wait for the clip's disk.
+
+    Raises:
+        ClipError: the clip is missing, is an empty folder or no regular file, or its disk does not answer in time.
+    """
+    return _in_time(Path(path), read_timeout, _digest)
+
+
+def signature(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
+    """Fingerprint what the disk says of a clip's files: 32 hex digits of names, sizes and times, without reading them.
+
+    While it stays the same, so does the content. It changes when the clip is copied or moved. Arguments and errors are
+    those of `digest`.
+    """
+    return _in_time(Path(path), read_timeout, _signature)
+
+
+def content(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
+    """Fingerprint all bytes of a clip, and the names of its frames: 32 hex digits.
+
+    Arguments and errors are those of `digest`; the time limit is for 16 MiB.
+    """
+    clip, mark = Path(path), hashlib.blake2b(digest_size=16)
+    calls = TimedCalls(read_timeout)
+    try:
+        with readable(clip):
+            for file in in_time(calls, clip, lambda: _files(clip)):
+                mark.update(os.fsencode(file.name if file != clip else "") + b"\0")
+                parts = _parts(file)
+                while part := in_time(calls, clip, lambda parts=parts: next(parts, b"")):  # type: ignore[misc]
+                    mark.update(part)
+        return mark.hexdigest()
+    finally:
+        calls.end()
+
+
+def _in_time(clip: Path, read_timeout: float, work: Callable[[Path], str]) -> str:
+    calls = TimedCalls(read_timeout)
+    try:
+        return in_time(calls, clip, lambda: work(clip))
+    finally:
+        calls.end()
+
+
+def _files(clip: Path) -> list[Path]:
+    return frames_of(clip) if is_folder(clip) else [clip]
+
+
+def _parts(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while part := opened.read(_AT_ONCE):
+            yield part
+
+
+def _digest(clip: Path) -> str:
+    mark = hashlib.blake2b(digest_size=8)
+    with readable(clip):
+        if is_folder(clip):
+            images = frames_of(clip)
+            for image in images:
+                mark.update(os.fsencode(image.name) + f"\0{image.stat().st_size}\0".encode())
+            for image in (images[0], images[-1]):
+                mark.update(image.read_bytes())
+            return mark.hexdigest()
+        size = clip.stat().st_size
+        mark.update(f"{size}\0".encode())
+        with clip.open("rb") as file:
+            mark.update(file.read(_MIB))
+            file.seek(max(size - _MIB, 0))
+            mark.update(file.read(_MIB))
+    return mark.hexdigest()
+
+
+def _signature(clip: Path) -> str:
+    mark = hashlib.blake2b(digest_size=16)
+    with readable(clip):
+        for file in _files(clip):
+            status = file.stat()
+            # The time of the last change of the file's entry, too: tools that copy can set the other one.
+            numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            mark.update(os.fsencode(file.name) + f"\0{numbers}\0".encode())
+    return mark.hexdigest()
