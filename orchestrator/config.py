@@ -81,7 +81,8 @@ class ClipsConfig(Section):
 
     path: str | None = Field(
         None,
-        description="a video, a folder of frames, a folder of either, a glob, or a manifest (.txt, .csv or .parquet); "
+        description="a video, a folder of frames, a folder of either, a glob, or a manifest (.txt, "
+        ".lst, .csv, .tsv, .jsonl or .parquet); "
         "null: rendered synthetic scenes",
     )
 

@@ -1,16 +1,26 @@
 """Manifests: list the clips that a path stands for: a video, a folder, a glob or a list of clips."""
 
 import csv
+import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from infoaug.estimators.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ClipError, is_a
+from infoaug.estimators.video.frame_folders import series_of
 
-MANIFEST_SUFFIXES = frozenset((".txt", ".csv", ".parquet"))
+MANIFEST_SUFFIXES = frozenset((".txt", ".lst", ".csv", ".tsv", ".jsonl", ".parquet"))
+# What a list of clips or a data set is often called, and is not read.
+_OTHER_SUFFIXES = frozenset((
+    ".7z", ".arrow", ".feather", ".gz", ".hdf5", ".h5", ".json", ".m3u", ".m3u8", ".npy", ".npz", ".ods", ".pkl",
+    ".rar", ".tar", ".tgz", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zip",
+))  # fmt: skip
+# Fewer images beside videos are covers and previews, not frames.
+_FEWEST_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -41,14 +51,18 @@ def find_clips(path: str | Path) -> list[Clip]:
             - a folder of frames: one that directly contains images is one clip;
             - a folder that contains either, at any depth;
             - a glob;
-            - a manifest: a `.txt` with a path per line (`#` starts a comment), or a `.csv` or `.parquet` with a column
-              `path` and optionally `clip_id`.
+            - a manifest: a `.txt` or `.lst` with a path per line (`#` starts a comment); or a `.csv`, `.tsv`, `.jsonl`
+              or `.parquet` with a column `path` and optionally `clip_id`. A repeated row counts once.
+
+            `~` stands for the home folder, here and in manifests. Images beside videos are a clip only if they are
+            numbered, at least three, and not named like one of the videos.
 
     Raises:
         ClipError: no clip is found, the manifest cannot be read, or two clips share a name.
     """
     given = Path(path)
     try:
+        given = _at_home(given)
         clips = [Clip(_as_text(clip.clip_id), _as_text(clip.path)) for clip in _clips(given)]
     except ClipError:
         raise
@@ -57,7 +71,7 @@ def find_clips(path: str | Path) -> list[Clip]:
         raise ClipError(f"{_as_text(given)} cannot be searched for clips ({why}); check the path") from None
     if not clips:
         raise ClipError(f"{_as_text(given)} contains no clip; a clip is a video file or a folder of images")
-    clips.sort(key=lambda clip: clip.clip_id)
+    clips = sorted(set(clips), key=lambda clip: clip.clip_id)
     for one, next_one in pairwise(clips):
         if one.clip_id == next_one.clip_id:
             raise ClipError(
@@ -76,6 +90,11 @@ def _clips(given: Path) -> list[Clip]:
     if given.is_file():
         if given.suffix.lower() in IMAGE_SUFFIXES:
             raise ClipError(f"{given} is a single image; give the folder that holds the clip's frames")
+        if given.suffix.lower() in _OTHER_SUFFIXES:
+            raise ClipError(
+                f"{given} is neither a video nor a list that can be read; unpack it, or list the clips in one of "
+                f"{', '.join(sorted(MANIFEST_SUFFIXES))}"
+            )
         return [Clip(given.name, str(given))]
     if any(char in str(given) for char in "*?["):
         return _matching(given)
@@ -86,6 +105,11 @@ def _clips(given: Path) -> list[Clip]:
     raise ClipError(
         f"{_as_text(given)} does not exist; give a video, a folder of frames or clips, a glob or a manifest"
     )
+
+
+def _at_home(path: Path) -> Path:
+    """Replace a leading `~` by the home folder, unless there is a file of that name. RuntimeError: no such user."""
+    return path.expanduser() if path.parts[:1] and path.parts[0].startswith("~") and not path.exists() else path
 
 
 def _as_text(name: str | Path) -> str:
@@ -103,9 +127,20 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         entered.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if any(is_a(name, IMAGE_SUFFIXES) for name in files):
+        images = [name for name in files if is_a(name, IMAGE_SUFFIXES)]
+        videos = [name for name in files if is_a(name, VIDEO_SUFFIXES)]
+        if _are_frames(images, videos, subfolders):
             yield Path(folder)
-        yield from (Path(folder, name) for name in files if is_a(name, VIDEO_SUFFIXES))
+        yield from (Path(folder, name) for name in videos)
+
+
+def _are_frames(images: Sequence[str], videos: Sequence[str], subfolders: Sequence[str]) -> bool:
+    """Say whether the images of a folder may be frames: not if they are the posters or previews of what is beside."""
+    if not videos:
+        return len(images) > (1 if subfolders else 0)
+    names = {Path(video).stem for video in videos}
+    series = Counter(series_of(name) for name in images if Path(name).stem not in names and series_of(name) != name)
+    return max(series.values(), default=0) >= _FEWEST_FRAMES
 
 
 def _name(clip: Path, root: Path) -> str:
@@ -139,24 +174,33 @@ def _listed(manifest: Path) -> list[Clip]:
     clips = []
     for row in rows:
         path, name = row.get("path"), row.get("clip_id")
+        if "path" not in row:
+            found = ", ".join(repr(column) for column in row if column is not None)
+            raise ClipError(f"manifest {manifest} has no column 'path', only {found or 'empty ones'}; name it so")
         if not path or not isinstance(path, str):
             raise ClipError(
                 f"manifest {manifest} has a row without a path; give every clip one in the column 'path', as text"
             )
-        clips.append(Clip(str(name or Path(path).as_posix()), str(manifest.parent / path)))
+        clips.append(Clip(str(name or Path(path).as_posix()), str(manifest.parent / _at_home(Path(path)))))
     return clips
 
 
 def _rows(manifest: Path) -> list[dict[str, Any]]:
     """Read the rows of a manifest."""
     kind = manifest.suffix.lower()
-    if kind == ".txt":
+    if kind in (".txt", ".lst"):
         lines = (line.strip() for line in manifest.read_text(encoding="utf-8-sig").splitlines())
         return [{"path": line} for line in lines if line and not line.startswith("#")]
-    if kind == ".csv":
+    if kind in (".csv", ".tsv"):
         with manifest.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+            return list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
+    if kind == ".jsonl":
+        rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError('a line is not an object such as {"path": "a.mp4"}')
+        return rows
     import pyarrow.parquet  # Only here: it is slow to import, and seldom needed.
 
-    names = [name for name in ("path", "clip_id") if name in pyarrow.parquet.read_schema(manifest).names]
-    return pyarrow.parquet.read_table(manifest, columns=names).to_pylist()
+    columns = pyarrow.parquet.read_schema(manifest).names
+    wanted = [name for name in ("path", "clip_id") if name in columns] if "path" in columns else columns
+    return pyarrow.parquet.read_table(manifest, columns=wanted).to_pylist()
