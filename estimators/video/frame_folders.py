@@ -96,13 +96,14 @@ def _interleaved(names: Sequence[str]) -> tuple[str, str] | None:
     series = [series_of(name) for name in names]
     (main, _), *others = Counter(series).most_common()
     alternations = Counter(pair for pair in pairwise(series) if pair[0] != pair[1])
-    numbers: dict[str, set[str]] = {}
+    numbers: dict[str, list[tuple[str, ...]]] = {}
     for name, own in zip(names, series, strict=True):
-        if number := _NUMBER.search(name):
-            numbers.setdefault(own, set()).add(number[0].lstrip("0"))
+        numbers.setdefault(own, []).append(tuple(number.lstrip("0") for number in _NUMBER.findall(name)))
     for other, count in others:
-        first, second = numbers.get(main, set()), numbers.get(other, set())
-        shared = len(first & second)
+        # A mask may have a number more, its object's.
+        length = min(len(numbers[main][0]), len(numbers[other][0]))
+        first, second = ({number[:length] for number in numbers[one]} for one in (main, other))
+        shared = len(first & second) if length else 0
         # Series that follow one another, as of two cameras in one folder, meet only once.
         often = alternations[main, other] + alternations[other, main] > count / 2
         if count > 1 and often and shared >= _SHARED_NUMBERS * min(len(first), len(second)) > 0:

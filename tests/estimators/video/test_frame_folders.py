@@ -73,7 +73,9 @@ def test_frames_named_by_seconds_are_read_in_their_order(tmp_path: Path) -> None
 # ---- two series
 
 
-@pytest.mark.parametrize("other", ["{:03d}_mask.png", "{:03d}.png", "{:d}.depth.png"])
+@pytest.mark.parametrize(
+    "other", ["{:03d}_mask.png", "{:03d}.png", "{:d}.depth.png", "{:03d}_mask_2.png", "{:03d} (1).jpg"]
+)
 def test_frames_interleaved_with_masks_or_depth_are_refused(tmp_path: Path, other: str) -> None:
     names = [pattern.format(n) for n in range(4) for pattern in ("{:03d}.jpg", other)]
     folder = write_named(tmp_path / "one", names)
@@ -89,6 +91,8 @@ def test_frames_interleaved_with_masks_or_depth_are_refused(tmp_path: Path, othe
         [f"0001TP_{n:06d}.png" for n in range(4)] + [f"Seq05VD_f{n:05d}.png" for n in range(4)],
         [f"{n}.png" for n in range(4)] + ["1_still.png"],
         [f"{n / 4:g}.png" for n in range(9)],
+        [f"{n:03d}.{'JPG' if n % 2 else 'jpg'}" for n in range(8)],
+        [f"take1_{n}.png" if n % 2 else f"take1_{n}_b.png" for n in range(8)],
         ["a.png", "b.png", "c.png"],
     ],
 )
