@@ -19,6 +19,8 @@ _OTHER_SUFFIXES = frozenset((
     ".7z", ".arrow", ".feather", ".gz", ".hdf5", ".h5", ".json", ".m3u", ".m3u8", ".npy", ".npz", ".ods", ".pkl",
     ".rar", ".tar", ".tgz", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zip",
 ))  # fmt: skip
+# Folders in which operating systems and disk stations keep previews and what was deleted.
+_NO_CLIPS = frozenset(("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"))
 # Fewer images beside videos are covers and previews, not frames.
 _FEWEST_FRAMES = 3
 
@@ -126,7 +128,7 @@ def _walk(root: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         entered.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in _NO_CLIPS)
         images = [name for name in files if is_a(name, IMAGE_SUFFIXES)]
         videos = [name for name in files if is_a(name, VIDEO_SUFFIXES)]
         if _are_frames(images, videos, subfolders):

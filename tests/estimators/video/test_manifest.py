@@ -119,6 +119,12 @@ def test_a_lone_image_above_clips_is_no_clip_and_frames_beside_a_video_are_one(t
     assert [clip.clip_id for clip in find_clips(tmp_path / "both")] == ["both", "made.mp4"]
 
 
+@pytest.mark.parametrize("folder", ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found", ".thumbs"])
+def test_what_a_disk_keeps_beside_the_clips_is_none(tmp_path: Path, folder: str) -> None:
+    touch(tmp_path, "a.mp4", f"{folder}/a.mp4", f"{folder}/a/0.jpg", f"{folder}/a/1.jpg", "._a.mp4")
+    assert [clip.clip_id for clip in find_clips(tmp_path)] == ["a.mp4"]
+
+
 def test_a_folder_with_one_image_is_a_clip_that_is_too_short(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), numbered(1)[0])
     assert len(find_clips(tmp_path)) == 1
