@@ -6,7 +6,7 @@ import numpy as np
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import Sweep
-from infoaug.orchestrator.comparison.effects import EffectTable
+from infoaug.orchestrator.comparison.effects import EffectTable, below_baseline, is_significant
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, points, probability
 
 
@@ -25,26 +25,46 @@ def excluded_trials(sweep: Sweep) -> list[tuple[str, str, str]]:
 
 
 def headlines(tables: Sequence[EffectTable]) -> list[str]:
-    """One sentence for each data set, from its first table: the linear probe's if it was evaluated."""
+    """What one table of each data set shows, the first: the linear probe's if it was evaluated."""
     first = {table.dataset: table for table in reversed(tables)}
     return [headline(table) for table in tables if first[table.dataset] is table]
 
 
 def headline(table: EffectTable) -> str:
-    """The effect of the MI twin in one sentence, from the numbers of the table."""
+    """The effect of the MI twin in one sentence, from the numbers of the table, and the arms that learnt nothing.
+
+    A difference is stated as an effect only where the table marks it as significant.
+    """
+    sentences = [_effect(table)]
+    if table.baseline and (below := below_baseline(table)):
+        named = "; ".join(f"{name} ({', '.join(map(arms.policy_name, policies))})" for name, policies in below.items())
+        sentences.append(f"Not above the untrained backbone ({share(table.baseline)} %): {named}.")
+    return " ".join(sentences)
+
+
+def _effect(table: EffectTable) -> str:
     row = table.total or table.rows[0]
     accuracy = f"{arms.METRICS[table.metric]} accuracy on {table.title}"
-    references = [("no twins", row.to_none), ("random twins", row.to_random)]
-    known = [(name, test) for name, test in references if test is not None]
+    references = (("no twins", row.to_none), ("random twins", row.to_random))
+    known = [(name, test, number) for (name, test), number in zip(references, row.frameworks, strict=True) if test]
     if not known:
         return f"No trials with and without the MI twin can be compared by {accuracy}."
-    usual = known[0][1].difference.n
-    if table.total:
-        scope = f"Over {_count(usual, 'framework')} and {seeds_in_words(table)}"
-    else:
-        scope = f"With {row.name} over {_count(usual, 'seed')}"
-    changes = " and ".join(f"by {_change(test, usual)} relative to {name}" for name, test in known)
-    return f"{scope}, the MI twin changes {accuracy} {changes}."
+    usual, frameworks = known[0][1].difference.n, known[0][2]
+    seeds = _count(usual, "seed")
+    scope = f"Over {_count(frameworks, 'framework')} and {seeds}" if table.total else f"With {row.name} over {seeds}"
+    shown, others = [], []
+    for name, test, number in known:
+        of = [f"n = {test.difference.n}"] if test.difference.n != usual else []
+        of += [_count(number, "framework")] if number != frameworks else []
+        if is_significant(test):
+            shown.append(f"by {_change(test, of)} relative to {name}")
+        else:
+            others.append(f"{name} ({_numbers(test, of)})")
+    difference = f"between the MI twin and {' or '.join(others)}"
+    if not shown:
+        return f"{scope}, no difference in {accuracy} is shown {difference}."
+    changes = f"{scope}, the MI twin changes {accuracy} {' and '.join(shown)}"
+    return f"{changes}; no difference is shown {difference}." if others else f"{changes}."
 
 
 def caption(table: EffectTable, sweep: Sweep) -> str:
@@ -79,8 +99,9 @@ def how_to_read(tables: Sequence[EffectTable]) -> str:
     ]
     if any(table.total for table in tables):
         sentences.append(
-            "In the row of all frameworks, accuracies are means over the frameworks that have the arm, and Δ and p use "
-            "one mean difference per framework."
+            "In the row of all frameworks, accuracies are means over the frameworks that have the arm. Δ and p use one "
+            "value per seed, the mean difference over the frameworks that have both arms: the frameworks of a seed "
+            "share video and twins, so they are not independent. They speak of these frameworks and this video only."
         )
     return " ".join(sentences)
 
@@ -135,12 +156,21 @@ def share(value: Summary | None, usual: int | None = None) -> str:
     return text + ("" if usual is None or value.n == usual else f" (n = {value.n})")
 
 
-def _change(test: Paired, usual: int) -> str:
-    """A difference with its p-value, and with its n where it differs from `usual`."""
-    p = probability(test.p)
-    details = [] if test.difference.n == usual else [f"n = {test.difference.n}"]
-    details += [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
+def _change(test: Paired, of: Sequence[str]) -> str:
+    """A difference, its p-value and what it is of, as `+1.5 ± 0.4 points (n = 2, p = .034)`."""
+    details = [*of, *_p(test)]
     return f"{points(test.difference)} points" + (f" ({', '.join(details)})" if details else "")
+
+
+def _numbers(test: Paired, of: Sequence[str]) -> str:
+    """The same within brackets, as `+1.5 ± 0.4 points, n = 2, p = .034`; without a test, why there is none."""
+    untested = "one seed, no test" if test.difference.n == 1 else "equal over seeds, no test"
+    return ", ".join([f"{points(test.difference)} points", *of, *(_p(test) or [untested])])
+
+
+def _p(test: Paired) -> list[str]:
+    p = probability(test.p)
+    return [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,12 +1,12 @@
 """Effect of mutual-information twins on accuracy: one table for each data set and metric of a sweep.
 
-Each row is one setting, with means and paired tests over seeds. The last row summarises all frameworks; its units are
-frameworks instead of seeds.
+Each row is one setting, with means and paired tests over seeds. The last row summarises all frameworks. Its units are
+seeds too: the frameworks of a seed share their video, their twins and their order of patches, so they are averaged
+before the test, and do not count as independent.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Row:
         accuracy: mean over seeds, for each policy that was trained.
         to_none: MI twin − no twins, paired within seeds.
         to_random: MI twin − random twins at the same weight, paired within seeds.
+        frameworks: number of frameworks in `to_none` and in `to_random`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     accuracy: Mapping[str, Summary]
     to_none: Paired | None
     to_random: Paired | None
+    frameworks: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class EffectTable:
         policies: the columns.
         rows: one for each setting with an accuracy.
         total: the row of all frameworks: means over the frameworks that have the arm, without intervals, and
-            differences with one value per framework (the mean of its settings). None for a single framework.
+            differences with one value per seed (the mean over the frameworks that have both arms, each the mean of its
+            settings), for the seeds that all of these have. None for a single framework.
         baseline: accuracy of the random-init baseline, over seeds; None if unknown.
         chance: 1 / number of classes, None if unknown.
         seeds: the smallest and the largest number of seeds of an arm.
@@ -125,6 +128,17 @@ def baseline(trials: Arms, dataset: str, key: str) -> Summary | None:
     return summary([np.mean(by_seed[seed]) for seed in sorted(by_seed)]) if by_seed else None
 
 
+def below_baseline(table: EffectTable) -> dict[str, list[str]]:
+    """The arms whose mean accuracy does not exceed that of the untrained backbone: policies, by name of the setting."""
+    if table.baseline is None:
+        return {}
+    least = table.baseline.mean
+    below = {
+        row.name: [policy for policy, accuracy in row.accuracy.items() if accuracy.mean <= least] for row in table.rows
+    }
+    return {name: policies for name, policies in below.items() if policies}
+
+
 def is_significant(test: Paired | None) -> bool:
     """Whether a difference is significant after adjustment for multiple tests."""
     return test is not None and test.q is not None and test.q < SIGNIFICANCE_LEVEL
@@ -143,7 +157,7 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
             arm = arms.at_weight(setting, MI, sweep.twin_weight)
             tests = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
             rows[setting] = Row(names[setting], setting, accuracy, *tests)
-    total = _total(rows, columns)
+    total = _total(sweep, trials, rows, columns, dataset, metric)
     all_rows = [*rows.values(), *([total] if total else [])]
     with_q = corrected([test for row in all_rows for test in (row.to_none, row.to_random)])
     all_rows = [
@@ -166,35 +180,53 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
     )
 
 
-_COMPARISONS: tuple[Callable[[Row], Paired | None], ...] = (attrgetter("to_none"), attrgetter("to_random"))
-
-
-def _total(rows: Mapping[Setting, Row], columns: Sequence[str]) -> Row | None:
+def _total(
+    sweep: Sweep, trials: Arms, rows: Mapping[Setting, Row], columns: Sequence[str], dataset: str, metric: str
+) -> Row | None:
     """The row of all frameworks, without q-values; None for a single framework."""
-    frameworks: dict[str, list[Row]] = {}
-    for setting, row in rows.items():
-        frameworks.setdefault(setting.framework, []).append(row)
-    if len(frameworks) < 2:
+    if len({setting.framework for setting in rows}) < 2:
         return None
     accuracy = {}
     for policy in columns:
-        groups = (
-            [row.accuracy[policy].mean for row in group if policy in row.accuracy] for group in frameworks.values()
-        )
-        means = [float(np.mean(group)) for group in groups if group]
+        means = {setting: row.accuracy[policy].mean for setting, row in rows.items() if policy in row.accuracy}
         if means:
-            accuracy[policy] = replace(summary(means), half=None)
-    to_none, to_random = (
-        _over_frameworks([test(row) for row in group] for group in frameworks.values()) for test in _COMPARISONS
-    )
-    return Row("all frameworks", None, accuracy, to_none, to_random)
+            accuracy[policy] = replace(summary([*_by_framework(means).values()]), half=None)
+    tests, counts = [], []
+    for policy in ("none", "random"):
+        pairs = {}
+        for setting in rows:
+            both = (arms.at_weight(setting, each, sweep.twin_weight) for each in (MI, policy))
+            treatment, reference = (values(trials, arm, dataset, metric) for arm in both)
+            if treatment.keys() & reference.keys():
+                pairs[setting] = treatment, reference
+        tests.append(_over_frameworks(pairs))
+        counts.append(len({setting.framework for setting in pairs}))
+    return Row("all frameworks", None, accuracy, *tests, frameworks=(counts[0], counts[1]))
 
 
-def _over_frameworks(frameworks: Iterable[Sequence[Paired | None]]) -> Paired | None:
-    """Test the frameworks’ mean differences against 0."""
-    groups = ([test.difference.mean for test in group if test is not None] for group in frameworks)
-    means = {number: float(np.mean(group)) for number, group in enumerate(groups) if group}
-    return paired(means, dict.fromkeys(means, 0.0))
+def _over_frameworks(pairs: Mapping[Setting, tuple[Mapping[int, float], Mapping[int, float]]]) -> Paired | None:
+    """Compare two arms of several frameworks within the seeds that all settings have in both; None if there is none.
+
+    Args:
+        pairs: for each setting, the accuracies of the treatment and of the reference, by seed.
+    """
+    if len({setting.framework for setting in pairs}) < 2:
+        return None
+    shared = set.intersection(*(treatment.keys() & reference.keys() for treatment, reference in pairs.values()))
+    means: list[dict[int, float]] = [{}, {}]
+    for side, mean in enumerate(means):
+        for seed in sorted(shared):
+            each = _by_framework({setting: pair[side][seed] for setting, pair in pairs.items()})
+            mean[seed] = float(np.mean([*each.values()]))
+    return paired(*means)
+
+
+def _by_framework(numbers: Mapping[Setting, float]) -> dict[str, float]:
+    """Average over the settings of each framework."""
+    groups: dict[str, list[float]] = {}
+    for setting, number in numbers.items():
+        groups.setdefault(setting.framework, []).append(number)
+    return {framework: float(np.mean(group)) for framework, group in groups.items()}
 
 
 def _choices(

@@ -13,18 +13,37 @@ def test_the_headline_states_the_numbers_of_the_table() -> None:
     assert "3 frameworks and 3 seeds" in sentence
     assert "linear probe accuracy on cifar10" in sentence
     mean = (3.0 + 1 / 3 + 2.0) / 3
-    assert f"by +{mean:.1f} ± " in sentence
-    assert "no twins" in sentence
-    assert "(n = 2, p = " in sentence  # against random twins
+    assert f"the MI twin changes linear probe accuracy on cifar10 by +{mean:.1f} ± " in sentence
+    assert "relative to no twins" in sentence
+    assert "; no difference is shown between the MI twin and random twins (" in sentence
+    assert "points, 2 frameworks, p = " in sentence  # VICReg has no random twins
 
 
 def test_the_headline_of_one_framework_and_seed_claims_no_interval_and_no_test() -> None:
     of = [trial("none", probe=0.5), trial(MI, probe=0.47)]
     sentence = captions.headline(effect_tables(sweep(of))[0])
     assert "SimCLR over 1 seed," in sentence
-    assert "by −3.0 points relative to no twins." in sentence
+    assert "no difference in linear probe accuracy on cifar10 is shown" in sentence
+    assert "between the MI twin and no twins (−3.0 points, one seed, no test)." in sentence
     assert "±" not in sentence
     assert "p =" not in sentence
+    assert "changes" not in sentence
+
+
+def test_a_difference_that_is_not_significant_is_not_stated_as_an_effect() -> None:
+    of = trials({"none": [0.50, 0.55, 0.52], "random": [0.53, 0.50, 0.55], MI: [0.53, 0.52, 0.54]})
+    sentence = captions.headline(effect_tables(sweep(of))[0])
+    assert sentence.startswith("With SimCLR over 3 seeds, no difference in linear probe accuracy on cifar10 is shown")
+    assert "no twins (+0.7 ± " in sentence and "or random twins (+0.3 ± " in sentence
+    assert "changes" not in sentence
+
+
+def test_the_headline_names_the_arms_that_do_not_exceed_the_untrained_backbone() -> None:
+    worse = {"none": [0.31, 0.32, 0.30], "random": [0.29, 0.28, 0.30], MI: [0.30, 0.30, 0.30]}  # untrained: 0.3
+    of = [*trials(SIMCLR), *trials(worse, "moco")]
+    sentence = captions.headline(effect_tables(sweep(of))[0])
+    assert sentence.endswith("Not above the untrained backbone (30.0 ± 0.0 %): MoCo v2 (random, MI twin).")
+    assert "untrained" not in captions.headline(three_frameworks())
 
 
 def test_the_headline_says_that_nothing_can_be_compared() -> None:

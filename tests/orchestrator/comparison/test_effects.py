@@ -53,18 +53,46 @@ def test_an_arm_that_was_not_trained_is_missing_and_not_compared() -> None:
     assert row.to_none is not None
 
 
-def test_the_row_of_all_frameworks_has_the_frameworks_as_units() -> None:
+def test_the_row_of_all_frameworks_has_the_seeds_as_units() -> None:
     total = three_frameworks().total
     assert total is not None
-    ours, theirs = ([np.mean(each[policy]) for each in (SIMCLR, MOCO, VICREG)] for policy in (MI, "none"))
+    ours, theirs = (np.mean([each[policy] for each in (SIMCLR, MOCO, VICREG)], axis=0) for policy in (MI, "none"))
     assert total.to_none is not None
     assert total.to_random is not None
     assert total.to_none.difference.n == 3
     assert total.to_none.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
-    assert total.to_random.difference.n == 2  # VICReg has no random twins
+    assert total.frameworks == (3, 2)  # VICReg has no random twins
+    assert total.to_random.difference.mean == pytest.approx(
+        np.mean([*SIMCLR[MI], *MOCO[MI]]) - np.mean([*SIMCLR["random"], *MOCO["random"]])
+    )
     assert total.accuracy[MI].mean == pytest.approx(np.mean(ours))
     assert total.accuracy[MI].half is None
     assert total.accuracy["random"].n == 2
+
+
+def test_frameworks_that_repeat_each_other_make_no_difference_more_certain() -> None:
+    """Eight copies of one framework say as much as one of them."""
+    noisy = {"none": [0.50, 0.52, 0.51], MI: [0.51, 0.56, 0.52]}
+    of = [trial for number in range(8) for trial in trials(noisy, f"framework-{number}")]
+    total = effect_tables(sweep(of))[0].total
+    assert total is not None
+    assert total.to_none is not None
+    alone = stats.ttest_rel(noisy[MI], noisy["none"]).pvalue
+    assert total.to_none.p == pytest.approx(alone)
+    assert alone > 0.1
+
+
+def test_all_frameworks_are_compared_within_the_seeds_that_all_of_them_have() -> None:
+    short = {"none": [0.40, 0.42], MI: [0.44, 0.48]}
+    total = effect_tables(sweep([*trials(SIMCLR), *trials(short, "vicreg")]))[0].total
+    assert total is not None
+    assert total.to_none is not None
+    assert total.to_none.difference.n == 2
+    assert total.to_none.difference.mean == pytest.approx((0.03 + 0.02 + 0.04 + 0.06) / 4)
+    apart = [trial("none", 7, framework="vicreg"), trial(MI, 7, framework="vicreg")]
+    total = effect_tables(sweep([*trials(SIMCLR), *apart]))[0].total
+    assert total is not None
+    assert total.to_none is None
 
 
 def test_a_framework_with_two_settings_counts_once_in_all_frameworks() -> None:
@@ -73,7 +101,8 @@ def test_a_framework_with_two_settings_counts_once_in_all_frameworks() -> None:
     total = effect_tables(sweep(both))[0].total
     assert total is not None
     assert total.to_none is not None
-    assert total.to_none.difference.n == 2
+    assert total.to_none.difference.n == 3
+    assert total.frameworks[0] == 2
     assert total.to_none.difference.mean == pytest.approx((0.06 + 0.02) / 2)
 
 
