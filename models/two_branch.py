@@ -21,7 +21,11 @@ class TwoBranch(nn.Module):
     framework's loss. With `twin_weight=0` there is no twin branch (`twin_branch` is None): the baseline. A framework
     that reads features of a momentum encoder gets one `momentum_backbone`, shared by the branches (None otherwise).
 
-    Raises ValueError if twin_weight is negative or not finite, or if a framework reads unknown features.
+    `kept_backbone` is what remains after training: the backbone, or the momentum backbone if the framework's settings
+    say so (`MomentumSettings.encoder`).
+
+    Raises ValueError if twin_weight is negative or not finite, if a framework reads unknown features, or if it has no
+    momentum backbone to keep.
     """
 
     def __init__(self, framework: Framework, twin_weight: float = 0.5) -> None:
@@ -43,6 +47,14 @@ class TwoBranch(nn.Module):
         self.momentum = settings.momentum if isinstance(settings, MomentumSettings) else None
         if self.momentum is None and any(True for _ in self._followed()):
             raise ValueError(f"{type(settings).__name__} must be MomentumSettings: there is a momentum encoder.")
+        self.keeps_momentum = isinstance(settings, MomentumSettings) and settings.encoder == "momentum"
+        if self.keeps_momentum and self.momentum_backbone is None:
+            raise ValueError("encoder is 'momentum', and the framework reads no features of a momentum backbone.")
+
+    @property
+    def kept_backbone(self) -> nn.Module:
+        """The backbone that is evaluated and saved."""
+        return self.momentum_backbone if self.keeps_momentum and self.momentum_backbone is not None else self.backbone
 
     def forward(
         self,

@@ -1,6 +1,6 @@
 """Typed settings of every framework, with limits and defaults; no PyTorch, so that a config is checked without it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -25,9 +25,14 @@ class ContrastiveSettings(FrameworkSettings, frozen=True):
 
 
 class MomentumSettings(FrameworkSettings, frozen=True):
-    """`momentum`: how the momentum encoder follows the trained one."""
+    """`momentum`: how the momentum encoder follows the trained one; `encoder`: whose backbone is kept after training.
+
+    The kept backbone is what is validated, saved and exported. By default it is the one that the paper evaluates: the
+    trained one in MoCo (the query encoder) and BYOL (the online network), the momentum one in DINO (the teacher).
+    """
 
     momentum: Momentum = Momentum()
+    encoder: Literal["trained", "momentum"] = "trained"
 
 
 class SimCLRSettings(ContrastiveSettings, frozen=True):
@@ -93,7 +98,8 @@ class DINOSettings(MomentumSettings, frozen=True):
     benchmarks of convolutional networks. The teacher's temperature rises from `warmup_teacher_temperature` until the
     share `warmup_share` of training is done, the paper's 30 epochs of 300 (section 3.2). Momentum rises from 0.996 to
     1; the authors' code advises 0.9995 for batches of 256. The last layer is fixed until `frozen_share` is done: the
-    authors' first epoch of a hundred.
+    authors' first epoch of a hundred. The teacher's backbone is kept, which is better than the student's throughout the
+    training (section 3.1) and is what the authors evaluate.
     """
 
     hidden_dim: Width = 2048
@@ -107,6 +113,7 @@ class DINOSettings(MomentumSettings, frozen=True):
     center_momentum: Share = 0.9
     frozen_share: Share = 0.01
     momentum: Momentum = Momentum(base=0.996, schedule="cosine")
+    encoder: Literal["trained", "momentum"] = "momentum"
 
 
 class SimSiamSettings(FrameworkSettings, frozen=True):

@@ -11,7 +11,7 @@ It needs neither Ray nor a config file. `images` are patches as u8[N, S, S, 3] i
     training = Training(settings, Pairs.from_arrays(images, twins))
     for _ in range(settings.epochs):
         print(training.epoch())  # loss, images_per_second, feature_std, …
-    backbone = training.model.backbone.eval()  # normalised images [B, 3, S, S] to features [B, backbone.num_features]
+    backbone = training.model.kept_backbone.eval()  # normalised images [B, 3, S, S] to features [B, num_features]
 
 `twin_weight=0` trains the baseline without twins. `Training.state` and `Training.load_state` save and resume it.
 Under `torch.distributed`, every rank makes the same `Training`; `batch_size` is that of all ranks together.

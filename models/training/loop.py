@@ -18,7 +18,7 @@ from infoaug.models import frameworks
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
-from infoaug.models.collapse import feature_std, rank_me
+from infoaug.models.collapse import collapsed, feature_std, rank_me
 from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
 from infoaug.models.training.pairs import Batch, Batches, Pairs
@@ -37,7 +37,7 @@ class Training:
     same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number.
 
     Attributes:
-        model: the model that is trained; `model.backbone` is what remains of it after training.
+        model: the model that is trained; `model.kept_backbone` is what remains of it after training.
         history: metrics of all completed epochs.
     """
 
@@ -54,8 +54,8 @@ class Training:
             settings: of the training.
             data: all patches, the same on every rank.
             device: where to train; None: the GPU if there is one, else the CPU.
-            validate: maps the backbone to further metrics, every `settings.validate_every` epochs; it must leave the
-                backbone as it was. Ranks may differ in it.
+            validate: maps the kept backbone to further metrics, every `settings.validate_every` epochs; it must leave
+                the backbone as it was. Ranks may differ in it.
 
         Raises:
             ValueError: images of another size than `settings.image_size`, fewer of them than a batch, a batch that the
@@ -116,13 +116,16 @@ class Training:
 
             - `epoch`: its number, from 1.
             - `loss`, `view_loss`, `twin_loss`, and what else the branches report.
-            - `learning_rate`: that of the last step's successor.
+            - `steps_without_twin_loss`: share of the steps whose twin loss is 0, because the global batch has too few
+              patches with a twin: none, or for most losses a single one. Missing without a twin branch.
+            - `learning_rate`: that of the last step.
             - `seconds`, `images_per_second`: patches of all ranks.
             - `data_wait_fraction`: share of the time that this rank's host waited for batches.
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process since it started; the largest of any rank.
             - `share_with_twin`: share of the epoch's patches that have a twin.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
+            - `collapsed`: 1 if these features have collapsed, compared with the first epoch of the training; else 0.
             - What `validate` returned, where it was called.
 
         Raises:
@@ -137,10 +140,13 @@ class Training:
         batches = Batches(self.data, [*parts], self.device, twins=self.model.twin_branch is not None)
         random = _generator(settings.seed, number, self.rank + 1, device=self.device)
         totals: dict[str, Tensor] = {}
+        twin_losses: list[Tensor] = []
+        rate = 0.0
         for step, batch in enumerate(batches):
+            rate = self.optimizer.param_groups[0]["lr"]  # before the step, which sets that of the next
             losses = self.step(batch, random, progress=(number + (step + 1) / self.steps) / settings.epochs)
             totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
-        rate = self.optimizer.param_groups[0]["lr"]
+            twin_losses.append(losses["twin_loss"])
         means = self._means(totals)
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss is {means['loss']} in epoch {number + 1}: set learning_rate lower")
@@ -158,9 +164,13 @@ class Training:
             "feature_std": feature_std(features).item(),
             "rank_me": rank_me(features).item(),
         }
+        first_rank = (self.history or [metrics])[0]["rank_me"]
+        metrics["collapsed"] = float(collapsed(metrics["feature_std"], metrics["rank_me"], first_rank))
+        if self.model.twin_branch is not None:
+            metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         done = number + 1
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
-            metrics |= self.validate(self.model.backbone)
+            metrics |= self.validate(self.model.kept_backbone)
         self.history = [*self.history, metrics]
         _log.debug("epoch %d: %s", done, metrics)
         return metrics
@@ -223,6 +233,13 @@ class Training:
         if self.world > 1:
             dist.all_reduce(sums)
         return dict(zip(totals, (sums / (self.steps * self.world)).tolist(), strict=True))
+
+    def _share_of_zeros(self, losses: list[Tensor]) -> float:
+        """Share of the steps in which the loss is exactly 0 on all ranks."""
+        sums = torch.stack(losses)
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return (sums == 0).double().mean().item()
 
     def _peak_memory(self) -> float:
         """Bytes, the largest of any rank."""

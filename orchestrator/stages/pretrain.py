@@ -16,7 +16,6 @@ from rich.markup import escape
 from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
-from infoaug.models.collapse import collapsed
 from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, TrainingSettings
 from infoaug.models.training.loop import build_model
@@ -54,6 +53,9 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
     key = {"version": VERSION, **data, "seed": config.seed, **identifying}
+    # Stages of before there was a choice hold the trained backbone, so those of the momentum backbone have other names.
+    if getattr(config.pretrain.framework_settings, "encoder", "trained") != "trained":
+        key["encoder"] = "momentum"
     return StageFolder(scored.stage.store, "pretrain", key)
 
 
@@ -106,7 +108,7 @@ def run(
     computed: dict[float, Epoch] = {}
 
     def receive(metrics: Epoch) -> None:
-        if warning := collapse_warning(metrics, [*computed.values()]):
+        for warning in warnings(metrics, [*computed.values()]):
             console.say(warning)
         computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
@@ -163,21 +165,28 @@ def augmentations(config: ExperimentConfig) -> tuple[AugmentSettings, AugmentSet
     return first, first.model_copy(update=second.written())
 
 
-def collapse_warning(metrics: Epoch, before: list[Epoch]) -> str:
-    """Warn if the features collapsed in this epoch; empty if they did not, or had collapsed in the epoch before.
+def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
+    """Sentences about what an epoch shows to be wrong with the training, each once.
 
-    `before`: earlier epochs; the rank is compared with that of the first one.
+    Args:
+        metrics: of the epoch.
+        before: metrics of the epochs that were trained before it, by this command.
     """
-
-    def has_collapsed(epoch: Epoch) -> bool:
-        return collapsed(epoch["feature_std"], epoch["rank_me"], (before or [metrics])[0]["rank_me"])
-
-    if not has_collapsed(metrics) or (before and has_collapsed(before[-1])):
-        return ""
-    return (
-        f"[yellow]epoch {metrics['epoch']:.0f}: the features have collapsed, spread {metrics['feature_std']:.2f}, "
-        f"rank {metrics['rank_me']:.1f}: start over with a lower pretrain.learning_rate, or the framework's recipe[/]"
-    )
+    found = []
+    number = f"[yellow]epoch {metrics['epoch']:.0f}: "
+    if metrics["collapsed"] and not (before and before[-1]["collapsed"]):
+        found.append(
+            f"{number}the features have collapsed, spread {metrics['feature_std']:.2f}, rank "
+            f"{metrics['rank_me']:.1f}: start over with a lower pretrain.learning_rate, or the framework's recipe[/]"
+        )
+    empty = "steps_without_twin_loss"
+    if metrics.get(empty) and not any(epoch.get(empty) for epoch in before):
+        found.append(
+            f"{number}{100 * metrics[empty]:.2g} % of the steps have no twin loss, because their batches have too few "
+            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of all patches): set pretrain.batch_size "
+            "higher, or give clips with more motion[/]"
+        )
+    return found
 
 
 def files(trained: StageFolder) -> dict[str, bytes]:

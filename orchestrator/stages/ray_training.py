@@ -82,7 +82,7 @@ def train(job: Job) -> str:
     if first:
         with tempfile.TemporaryDirectory() as folder:
             mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
-            save_backbone(training.model.backbone.cpu(), folder, mean=mean, std=std)
+            save_backbone(training.model.kept_backbone.cpu(), folder, mean=mean, std=std)
             for name in (WEIGHTS_FILE, RECIPE_FILE):
                 stage.store.write_bytes(stage.path(name), (Path(folder) / name).read_bytes())
         stage.store.write_json(stage.path("history.json"), training.history)

@@ -1,7 +1,7 @@
 """What lies on a store is found again: the names that configs have given to stages, runs and trials stay the same.
 
 `stored_names.json` was written before the settings had types and new names. A name changes only with the `VERSION` of
-its stage, when the same config gives other numbers.
+its stage, when the same config gives other numbers. `dino` has other names than at first since its teacher is kept.
 """
 
 import hashlib

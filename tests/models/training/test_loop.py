@@ -16,6 +16,8 @@ from infoaug.models.training import Pairs, Training, TrainingSettings, loop
 from infoaug.models.training.pairs import write_mapped
 from tests.models.training.trainings import CPU, PARTS, SMALL, random_pairs, same, small_settings, trained
 
+NEED_TWO = ("barlow_twins", "dcl", "nnclr", "simclr")  # their loss compares pairs with each other: one pair costs 0
+
 
 def test_every_framework_has_small_settings_here() -> None:
     assert sorted(SMALL) == frameworks.available()
@@ -85,6 +87,73 @@ def test_validation_is_called_when_it_is_due_and_after_the_last_epoch_and_joins_
         training.epoch()
     assert [epoch.get("validation") for epoch in training.history] == [None, 1.0, 2.0]
     assert all(backbone is training.model.backbone for backbone in backbones)
+
+
+@pytest.mark.parametrize(
+    ("framework", "encoder", "momentum"),
+    [
+        ("dino", None, True),  # the paper evaluates the teacher
+        ("dino", "trained", False),
+        ("byol", None, False),
+        ("byol", "momentum", True),
+        ("moco", None, False),
+        ("moco", "momentum", True),
+        ("simsiam", None, False),
+    ],
+)
+def test_the_backbone_that_is_validated_and_kept_is_the_one_that_the_settings_name(
+    framework: str, encoder: str | None, momentum: bool
+) -> None:
+    validated: list[nn.Module] = []
+    chosen = {**SMALL[framework], **({"encoder": encoder} if encoder else {})}
+    run = Training(
+        small_settings(framework, framework_settings=chosen),
+        random_pairs(),
+        CPU,
+        lambda backbone: {"validation": float(bool(validated.append(backbone)))},
+    )
+    run.epoch()
+    kept = run.model.kept_backbone
+    assert validated == [kept]
+    assert (kept is run.model.momentum_backbone, kept is run.model.backbone) == (momentum, not momentum)
+    if momentum:
+        assert not same(kept.state_dict(), run.model.backbone.state_dict())
+
+
+def test_a_framework_without_a_momentum_encoder_has_none_to_keep() -> None:
+    with pytest.raises(ValueError, match="encoder"):
+        Training(small_settings(framework_settings={"encoder": "momentum"}), random_pairs(), CPU)
+
+
+@pytest.mark.parametrize(("framework", "needed"), [(name, 1 + (name in NEED_TWO)) for name in frameworks.available()])
+def test_steps_whose_batch_has_too_few_twins_for_a_twin_loss_are_counted(framework: str, needed: int) -> None:
+    images = random_pairs(24).images  # three batches of eight
+    for twins in range(3):
+        twin = torch.full((24,), -1)
+        run = Training(small_settings(framework), Pairs(images, twin), CPU)
+        batches = torch.randperm(24, generator=loop._generator(0, 0)).view(3, 8)
+        for number, batch in enumerate(batches):  # the first batch has two twins, the others have `twins`
+            for row in batch[: 2 if number == 0 else twins]:
+                twin[row] = batches[2 - number, 7]
+        metrics = run.epoch()
+        assert metrics["steps_without_twin_loss"] == pytest.approx(2 / 3 if twins < needed else 0), twins
+
+
+def test_without_a_twin_branch_no_step_is_said_to_lack_a_twin_loss() -> None:
+    assert "steps_without_twin_loss" not in Training(small_settings(twin_weight=0.0), random_pairs(), CPU).epoch()
+
+
+def test_a_resumed_training_compares_its_features_with_those_of_the_first_epoch_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranks = iter([8.0, 3.0, 3.0])
+    monkeypatch.setattr(loop, "rank_me", lambda features: torch.tensor(next(ranks)))
+    run = Training(small_settings(), random_pairs(), CPU)
+    assert run.epoch()["collapsed"] == 0
+    assert run.epoch()["collapsed"] == 1
+    resumed = Training(small_settings(), random_pairs(), CPU)
+    resumed.load_state(run.state())
+    assert resumed.epoch()["collapsed"] == 1
 
 
 def test_images_in_memory_and_mapped_ones_give_the_same_weights(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import errno
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from infoaug.orchestrator.config import ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.stages import pretrain
 from tests.models.training.trainings import CPU, random_pairs, small_settings
+from tests.orchestrator.conftest import scored_windows
 
 
 def config(**pretrain: Any) -> ExperimentConfig:
@@ -90,7 +93,7 @@ def test_features_that_collapse_are_warned_of_once() -> None:
     plain = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
     training = Training(small_settings(backbone_settings=plain, learning_rate=1e-6), random_pairs(), CPU)
     history = [training.epoch()]
-    assert pretrain.collapse_warning(history[0], []) == ""
+    assert "collapsed" not in str(pretrain.warnings(history[0], []))
     with torch.no_grad():
         for module in training.model.backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -98,6 +101,35 @@ def test_features_that_collapse_are_warned_of_once() -> None:
                 nn.init.ones_(module.bias)
     history += [training.epoch(), training.epoch()]
     assert history[1]["feature_std"] < 0.1 < history[0]["feature_std"]
-    warning = pretrain.collapse_warning(history[1], history[:1])
-    assert "epoch 2" in warning and "pretrain.learning_rate" in warning
-    assert pretrain.collapse_warning(history[2], history[:2]) == ""
+    warning = pretrain.warnings(history[1], history[:1])[0]
+    assert "epoch 2: the features have collapsed" in warning and "pretrain.learning_rate" in warning
+    assert "collapsed" not in str(pretrain.warnings(history[2], history[:2]))
+
+
+def test_a_collapse_is_told_of_after_a_resume_although_earlier_epochs_are_not_known() -> None:
+    epoch = {"epoch": 7.0, "feature_std": 0.6, "rank_me": 20.0, "collapsed": 1.0}
+    assert "epoch 7: the features have collapsed" in pretrain.warnings(epoch, [])[0]
+
+
+def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
+    epoch = {"epoch": 1.0, "collapsed": 0.0, "steps_without_twin_loss": 0.25, "share_with_twin": 0.004}
+    (warning,) = pretrain.warnings(epoch, [])
+    assert "epoch 1: 25 % of the steps have no twin loss" in warning
+    assert "(0.4 % of all patches)" in warning and "pretrain.batch_size" in warning
+    assert pretrain.warnings(epoch | {"epoch": 2.0}, [epoch]) == []
+    assert pretrain.warnings(epoch | {"steps_without_twin_loss": 0.0}, []) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["pretrain.framework=dino"], True),
+        (["pretrain.framework=dino", "pretrain.framework_settings={encoder: trained}"], False),
+        (["pretrain.framework=byol"], False),
+        (["pretrain.framework=byol", "pretrain.framework_settings={encoder: momentum}"], True),
+        ([], False),
+    ],
+)
+def test_a_stage_says_that_it_holds_the_momentum_encoder(overrides: list[str], named: bool, tmp_path: Path) -> None:
+    scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((1, 4, 4, 3), np.uint8), [-1])]})
+    assert ("encoder" in pretrain.stage(load(None, overrides), scored).key) == named

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
+from infoaug.models.backbones import WEIGHTS_FILE
 from infoaug.models.training import Training
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, PretrainConfig
 from infoaug.orchestrator.evaluation import probes
@@ -53,6 +55,36 @@ def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
         assert torch.equal(data.images, ray_training.read_pairs(scored, scored.stage.store).images)
         assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize(("framework", "momentum"), [("dino", True), ("byol", False)])
+def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
+    framework: str, momentum: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    scored = scored_windows(
+        tmp_path / "store", {"a": [(random.integers(0, 256, (16, 16, 16, 3), np.uint8), [-1] * 16)]}
+    )
+    alone = SimpleNamespace(get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_local_world_size=lambda: 1)
+    for name, value in (("get_context", alone), ("get_checkpoint", None), ("torch.get_device", CPU)):
+        monkeypatch.setattr(f"ray.train.{name}", lambda value=value: value)
+    reported: list[dict[str, float]] = []
+    monkeypatch.setattr("ray.train.report", lambda metrics, checkpoint: reported.append(metrics))
+    made: list[Training] = []
+    real = Training.epoch
+    monkeypatch.setattr(Training, "epoch", lambda training: made.append(training) or real(training))
+    stage = StageFolder(scored.stage.store, "pretrain", {})
+    config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=True))
+    settings = small_settings(framework, epochs=1, warmup_epochs=0)
+    assert ray_training.train(ray_training.Job(config, settings, stage, scored)) == ""
+    saved = safetensors.torch.load(stage.store.read_bytes(stage.path(WEIGHTS_FILE)))
+    model = made[0].model
+    teacher = model.momentum_backbone
+    assert teacher is not None
+    expected = (teacher if momentum else model.backbone).state_dict()
+    assert len(reported) == 1
+    assert all(torch.equal(saved[name], value) for name, value in expected.items())
+    assert not torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
 
 
 @pytest.mark.parametrize("settings", [{}, {"framework": "byol"}, {"framework": "simsiam", "precision": "bfloat16"}])
