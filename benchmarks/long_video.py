@@ -11,7 +11,6 @@ extract stage does, and `track` extracts the trajectories of the first windows. 
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from infoaug.estimators.video import shots
 from infoaug.estimators.video.clips import Reader
+from infoaug.models import memory
 
 HEIGHT, WIDTH, FPS = 1080, 1920, 30
 WINDOW, WINDOWS_PER_TASK = 48, 2
@@ -51,7 +51,7 @@ def measure(what: str, path: str, frames: int) -> dict[str, Any]:
         # Only here: the other measurements do without PyTorch and Ray.
         from infoaug.orchestrator.config import ExtractConfig
         from infoaug.orchestrator.stages.extract import extract_window
-    before, started = peak_mib(), time.perf_counter()
+    before, started = memory.peak() / 2**20, time.perf_counter()
     if what == "scan":
         assert shots.scan(path).frames == frames
     else:
@@ -66,15 +66,7 @@ def measure(what: str, path: str, frames: int) -> dict[str, Any]:
                     del window
         frames = WINDOW * len(firsts)
     seconds = time.perf_counter() - started
-    return {"frames": frames, "seconds": seconds, "before_mib": before, "peak_mib": peak_mib()}
-
-
-def peak_mib() -> float:
-    """Peak memory of this process in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the process that started this one
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+    return {"frames": frames, "seconds": seconds, "before_mib": before, "peak_mib": memory.peak() / 2**20}
 
 
 def main() -> None:

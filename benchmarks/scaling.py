@@ -48,6 +48,7 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
     """Extract and score clips with so many workers, in this process; what Ray's object store held at most, MiB."""
     import ray
 
+    from infoaug.models import memory
     from infoaug.orchestrator import config
     from infoaug.orchestrator.runtime import cluster
     from infoaug.orchestrator.runtime.store import Store
@@ -72,9 +73,7 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
         scored = score.run(experiment, extracted)
         seconds["score"] = time.perf_counter() - started - seconds["extract"]
         over.set()
-    # Not `getrusage`, whose peak a process inherits from the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = int(status["VmHWM"].split()[0]) / 1024
+    peak = memory.peak() / 2**20
     rows = {"clip_row_bytes": extracted.ledger.nbytes / len(extracted.ledger)}
     rows["window_row_bytes"] = scored.ledger.nbytes / len(scored.ledger)
     return {**seconds, "object_store_mib": max(held), "driver_mib": peak, "windows": len(scored.ledger), **rows}

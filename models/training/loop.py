@@ -2,8 +2,6 @@
 
 import logging
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infoaug.models import frameworks
+from infoaug.models import frameworks, memory
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
@@ -121,7 +119,8 @@ class Training:
             - `learning_rate`: that of the last step.
             - `seconds`, `images_per_second`: patches of all ranks.
             - `data_wait_fraction`: share of the time that this rank's host waited for batches.
-            - `peak_memory_mb`: MiB of the device, or on a CPU of the process since it started; the largest of any rank.
+            - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
+              the process started); the largest of any rank.
             - `share_with_twin`: share of the epoch's patches that have a twin.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
@@ -224,6 +223,8 @@ class Training:
         torch.manual_seed(_seed(self.settings.seed, epoch, self.rank + 1, 1))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            memory.reset_peak()
 
     def _keep_features(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
         self.features = features.detach()
@@ -243,11 +244,7 @@ class Training:
 
     def _peak_memory(self) -> float:
         """Bytes, the largest of any rank."""
-        if self.device.type == "cuda":
-            own = torch.cuda.max_memory_allocated(self.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        own = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else memory.peak()
         peak = torch.tensor(float(own), dtype=torch.float64, device=self.device)
         if self.world > 1:
             dist.all_reduce(peak, dist.ReduceOp.MAX)

@@ -6,8 +6,6 @@ whose images do not fit into memory sees the same batches, and ends with the sam
 ranks of a node share one copy of the file in the system's page cache.
 """
 
-import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from infoaug.models import memory
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
 
@@ -172,7 +172,7 @@ def fits(images: int, size: int, device: torch.device, workers: int) -> bool:
     needed = images * 3 * size * size
     if device.type == "cuda":
         return needed <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return needed * workers <= MEMORY_SHARE * _host_memory()
+    return needed * workers <= MEMORY_SHARE * memory.limit()
 
 
 def write_mapped(folder: Path, windows: Iterable[Window]) -> None:
@@ -200,11 +200,3 @@ def _global_rows(twins: Sequence[NDArray[np.integer]]) -> Tensor:
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the host's memory to a device without waiting for the copy."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _host_memory() -> float:
-    """Bytes of main memory that this node has, or that its container may use."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
-        limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)

@@ -1,7 +1,6 @@
 """Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures."""
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
+from infoaug.models import memory
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
@@ -231,9 +231,9 @@ def _npz(path: Path, image_size: int) -> list[Labelled]:
                     settings.one_line(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {held:.200}")
                 )
             # An array can be a thousand times as large as its compressed file.
-            needed, available = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), _memory())
+            needed, available = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), memory.limit())
             if needed > available:
-                raise ValueError(f"it takes {needed >> 20} MiB, this machine has {available >> 20}")
+                raise ValueError(f"it takes {needed >> 20} MiB, this process may use {available >> 20}")
             parts = [content[name] for name in names]
     except UsageError:
         raise
@@ -274,11 +274,6 @@ def _scenes(image_size: int) -> list[Labelled]:
         Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
         for images, labels in drawn
     ]
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_size(height: int, width: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from infoaug.models import frameworks
+from infoaug.models import frameworks, memory
 from infoaug.models.training import Pairs, Training, TrainingSettings, loop
 from infoaug.models.training.pairs import write_mapped
 from tests.models.training.trainings import CPU, PARTS, SMALL, random_pairs, same, small_settings, trained
@@ -189,6 +189,16 @@ def test_an_epoch_reports_losses_speed_memory_and_how_far_features_are_from_coll
     assert 20 < metrics["peak_memory_mb"] < 1e6
     assert 0 < metrics["feature_std"] <= 1 and 1 <= metrics["rank_me"] <= 8
     assert 0 < metrics["share_with_twin"] < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its own peak")
+def test_the_peak_memory_of_an_epoch_is_not_what_the_process_took_before() -> None:
+    run = Training(small_settings(), random_pairs(), CPU)
+    held = bytearray(400 << 20)
+    held[:: 1 << 12] = b"1" * len(held[:: 1 << 12])  # so that the pages are there
+    before = memory.peak() / 2**20
+    del held
+    assert run.epoch()["peak_memory_mb"] < before - 200
 
 
 def test_collapse_is_measured_on_the_first_views_of_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:

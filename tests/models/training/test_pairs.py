@@ -109,11 +109,7 @@ def test_time_waited_for_batches_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_images_fit_while_all_workers_copies_take_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "_host_memory", lambda: 4 * 1000 * 3 * 32 * 32)
+    monkeypatch.setattr("infoaug.models.memory.limit", lambda: 4 * 1000 * 3 * 32 * 32)
     assert pairs.fits(1000, 32, CPU, workers=1)
     assert not pairs.fits(1001, 32, CPU, workers=1)
     assert not pairs.fits(600, 32, CPU, workers=2)
-
-
-def test_this_machine_has_memory() -> None:
-    assert 2**26 < pairs._host_memory() < 2**50

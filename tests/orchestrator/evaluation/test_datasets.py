@@ -368,12 +368,12 @@ def test_a_broken_npz_is_one_sentence(tmp_path: Path) -> None:
         assert "broken.npz' cannot be read as .npz" in told
 
 
-def test_an_array_that_takes_more_than_this_machine_has_is_not_unpacked(
+def test_an_array_that_takes_more_than_the_container_may_use_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "d.npz", arrays())
-    monkeypatch.setattr(datasets, "_memory", lambda: 1000)
-    assert "cannot be read as .npz: it takes 0 MiB, this machine has 0" in sentence(
+    monkeypatch.setattr("infoaug.models.memory.limit", lambda: 1000)
+    assert "cannot be read as .npz: it takes 0 MiB, this process may use 0" in sentence(
         lambda: load(path, settings(), SIZE)
     )
 
