@@ -166,7 +166,10 @@ class ScoreConfig(Section):
 
     policy: Policy = Field("mutual-information", description="how twins are chosen; random and nearest are controls")
     estimator: str = Field("ksg", description="ksg, ksg2, 3kl, or npeet (as ksg, hundreds of times slower)")
-    k: Positive = Field(5, description="nearest neighbours of the estimator")
+    k: Positive = Field(
+        5,
+        description=f"nearest neighbours of the estimator; more than {LARGEST_K} take about a hundred times as long",
+    )
     theiler: Annotated[int, Field(ge=0)] = Field(
         0, description="Theiler window: samples at most this many time steps apart are not compared"
     )
@@ -206,7 +209,9 @@ class ScoreConfig(Section):
     candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
         3, description="number of best partners that are listed for every patch"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the surrogates and of the random policy")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="seed of the noise that breaks ties, of the surrogates and of the random policy"
+    )
     backend: Annotated[Backend, Runtime] = Field(
         "auto",
         description="implementation: cpu (compiled), cuda (the same numbers to 1e-9 on a GPU), reference (slow); "

@@ -48,7 +48,8 @@ def p_values(
 
     A surrogate of a pair shifts one of its two trajectories circularly in time, by at least a tenth of its length, or
     reverses it in time from a random start. Both trajectories keep their autocorrelation; their coupling is destroyed.
-    p = (1 + #{null ≥ I}) / (1 + surrogates drawn).
+    p = (1 + #{null ≥ I}) / (1 + surrogates drawn). The null may hold the same surrogate twice: a shift of j against i
+    is one of i against j. p is valid with such repeats (Phipson & Smyth 2010).
 
     The test assumes that the null distribution is the same for all pairs (it is pooled), and that trajectories are
     stationary (the shift is circular). Innovations satisfy both. Displacements of smooth motion satisfy them
@@ -63,7 +64,7 @@ def p_values(
         estimator: see `pairwise_mutual_information`.
         k: number of the nearest neighbour that sets the radius.
         surrogates: largest size of the null, ≥ 1. A window has a finite number of different surrogates, and no more
-            than these are drawn. The smallest possible p-value is 1 / (1 + surrogates drawn).
+            draws are made than that. The smallest possible p-value is 1 / (1 + surrogates drawn).
         method: `"auto"` tests the whitened innovations of the samples (`motion.innovations`), so the samples may be
             positions or displacements. The mutual information tested is that of the innovations.
             `"circular-shift"` tests the samples as given, which must be near-stationary and whitened, as
@@ -178,7 +179,10 @@ def _pairs_shifted(
 
 
 def _shifted(path: Float, seen: Mask, copies: int, generator: np.random.Generator) -> Float:
-    """Copies f64[copies, T, d] of a trajectory, visible samples shifted or reversed; all different if possible."""
+    """Copies f64[copies, T, d] of a trajectory, visible samples shifted or reversed; all different if possible.
+
+    Only copies of one trajectory are kept apart, see `p_values` on repeats.
+    """
     times = np.flatnonzero(seen)
     moved = np.zeros((copies, *path.shape))
     if length := len(times):

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infoaug.estimators.information import entropy, motion, mutual_information, significance, ties, twins
+from infoaug.estimators.options import KERNELS, LARGEST_K
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
@@ -169,7 +170,8 @@ def score_window(
         camera: f32[N, T, 2] pixels, the trajectories that the camera's motion alone would cause.
         visible: bool[N, T].
         settings: of the score stage.
-        seed: of the surrogates and of the random policy.
+        seed: of the noise that breaks ties, of the surrogates and of the random policy (docs/method.md says why one
+            seed is enough).
         colour: f32[N, T, 3] in 0–1; needed if `settings.trajectory` is `colour` or `both`.
 
     Raises:
@@ -321,6 +323,8 @@ def _score_clips(
     todo = [row for row in wanted if not row["present"] or (row["folder"], row["window"]) not in counts]
     if todo:
         cluster.connect(config.ray)
+        if slow := _slow(config.score):
+            console.say(slow)
     settings = config.score.model_copy(update={"policy": "mutual-information"})
     work = partial(_score, stage_folder, trajectories, settings, config.extract.window)
     gpus = settings.gpus_per_task if settings.backend == "cuda" else 0
@@ -337,6 +341,16 @@ def _score_clips(
         | {name: counts[folder, window][name] for name in map(column, COUNTED)}
         for clip_id, folder, window in windows
     ], resumed
+
+
+def _slow(settings: ScoreConfig) -> str:
+    """A sentence where `auto` takes the readable form because no compiled kernel has the estimator or its k."""
+    if settings.backend != "auto" or mutual_information.by_kernel(settings.estimator, settings.k, "auto"):
+        return ""
+    return (
+        f"[yellow]score: '{settings.estimator}' with k = {settings.k} has no compiled kernel and takes about a hundred "
+        f"times as long: set score.estimator to {', '.join(KERNELS)} and score.k to {LARGEST_K} or less[/]"
+    )
 
 
 def _score(

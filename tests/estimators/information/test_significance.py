@@ -229,6 +229,18 @@ def test_a_small_window_claims_no_smaller_p_than_it_has_different_surrogates(cou
     assert p[0, 1] == pytest.approx(1 / (1 + ways * count * (count - 1) // 2))
 
 
+def test_a_null_with_repeats_is_calibrated_where_it_is_as_large_as_a_window_allows() -> None:
+    """Three paths of 24 frames have some 132 different surrogates, and a quarter of as many draws repeat others."""
+    values: list[np.ndarray] = []
+    for number in range(60):
+        x = autoregressive(10_000 + number, 0.0, count=3, frames=24)
+        values.append(p_values(x, surrogates=100_000, method="circular-shift", seed=number)[np.triu_indices(3, 1)])
+    p = np.concatenate(values)
+    for level in (0.05, 0.2, 0.5):  # 180 pairs, and half as much again for pairs that share a patch
+        assert np.mean(p <= level) == pytest.approx(level, abs=4.5 * np.sqrt(level * (1 - level) / len(p)))
+    assert p.min() > 1 / 140
+
+
 def test_a_null_of_whole_matrices_is_that_of_single_pairs() -> None:
     x = autoregressive(5, 0.4, count=8, frames=60)
     p, q = (p_values(x, estimator=e, surrogates=1500) for e in ("ksg", "npeet"))

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import chisquare
 
 from infoaug.estimators.information import gpu
 from infoaug.estimators.information.entropy import entropy
 from infoaug.estimators.information.motion import KINDS, samples
 from infoaug.estimators.information.mutual_information import pairwise_mutual_information
+from infoaug.estimators.information.twins import control_twins
 from infoaug.orchestrator.config import ScoreConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster
@@ -19,7 +21,7 @@ from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import score
 from infoaug.orchestrator.stages.extract import trajectories_table
 from infoaug.orchestrator.stages.score import _score, score_trajectories, score_window
-from infoaug.orchestrator.stages.twin_table import TWINS, ScoredWindow
+from infoaug.orchestrator.stages.twin_table import COUNTED, TWINS, ScoredWindow, column
 
 FRAMES, SURROGATES = 48, 320
 A, B, STATIC, LOST = 1, 4, 2, 6  # a coupled pair, one that stands still, one that is lost half-way
@@ -475,3 +477,47 @@ def test_the_cuda_backend_is_refused_where_the_cluster_has_too_few_gpus(
     clips = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0]]})
     with pytest.raises(UsageError, match=r"score\.backend.*0\.5 GPUs.*has 0"):
         score._score_clips(config, *stages, clips, score.LEDGER.empty_table())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["score.k=11"], True),
+        (["score.estimator=npeet"], True),
+        (["score.k=10"], False),
+        (["score.k=11", "score.backend=reference"], False),  # as asked for
+    ],
+)
+def test_an_estimate_without_a_compiled_kernel_is_said_to_be_slow(
+    overrides: list[str],
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cluster, "connect", lambda config: None)
+    monkeypatch.setattr(cluster, "gpus", lambda: 0)
+    summary = dict.fromkeys(map(column, COUNTED), 0)
+    monkeypatch.setattr(cluster, "map_windows", lambda *given: ({("a-1", 0): {"summary": summary}}, {}))
+    stages = [StageFolder(Store(str(tmp_path)), name, {}) for name in ("score", "extract")]
+    clips = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0]]})
+    score._score_clips(load(None, overrides), *stages, clips, score.LEDGER.empty_table())
+    assert ("has no compiled kernel" in capsys.readouterr().err) == said
+
+
+def test_random_twins_do_not_know_mutual_information_although_ties_and_surrogates_share_their_seed() -> None:
+    ranks = []
+    for seed in range(40):
+        rng = np.random.default_rng(10**6 + seed)
+        path = np.round(3 * rng.normal(size=(6, FRAMES, 2)).cumsum(1)).astype(np.float32)  # whole pixels: all are tied
+        scored = score_window(
+            path,
+            np.zeros_like(path),
+            np.ones((6, FRAMES), bool),
+            settings("surrogates=0", "samples=displacements"),
+            seed,
+        )
+        twins = control_twins(scored.twins, "random", seed=seed)
+        mi = np.where(scored.twins.admissible, scored.mutual_information, -np.inf)
+        ranks += [int((mi[i] > mi[i, twins[i]]).sum()) for i in range(6)]
+    assert chisquare(np.bincount(ranks, minlength=5)).pvalue > 0.01
