@@ -24,11 +24,18 @@ PLACEHOLDERS = {
     "aws": {"AMI_ID", "HEAD_PROFILE", "WORKER_PROFILE", "BUCKET"},
     "gcp": {"PROJECT_ID", "IMAGE_FAMILY", "WORKER_ACCOUNT", "BUCKET"},
     "local": {"HEAD_ADDRESS", "WORKER_1_ADDRESS", "WORKER_2_ADDRESS", "SSH_USER", "SSH_KEY", "SHARED", "INTERFACE"},
-    "kuberay": {"BUCKET", "IMAGE"},
+    "kuberay": {"BUCKET", "IMAGE", "CLASS"},
 }
 # Of what a cloud's API takes, all that the files need; Ray passes node_config on unread.
 NODE_KEYS = {
-    "aws": {"BlockDeviceMappings", "IamInstanceProfile", "ImageId", "InstanceMarketOptions", "InstanceType"},
+    "aws": {
+        "BlockDeviceMappings",
+        "IamInstanceProfile",
+        "ImageId",
+        "InstanceMarketOptions",
+        "InstanceType",
+        "MetadataOptions",
+    },
     "gcp": {"disks", "machineType", "scheduling", "serviceAccounts"},
 }
 SPOT = {
@@ -124,6 +131,8 @@ def _nodes(config: Config, kind: str) -> list[str]:
         gpus = node["resources"].get("GPU", 0)
         if (gpus > 0) != (name == "gpu_worker"):
             found.append(f"{name}: {gpus} GPUs")
+        if kind == "aws":
+            found += [f"{name}: {what}" for what in _exposed_on_aws(node["node_config"])]
         spot = SPOT[kind](node["node_config"])
         if spot == (name == head):
             found.append(f"{name}: {'spot' if spot else 'on demand'}")
@@ -139,14 +148,23 @@ def _nodes(config: Config, kind: str) -> list[str]:
     return found
 
 
+def _exposed_on_aws(node: Config) -> list[str]:
+    disks = [disk["Ebs"] for disk in node["BlockDeviceMappings"]]
+    found = [] if all(disk.get("Encrypted") is True for disk in disks) else ["a disk is not encrypted"]
+    asks_for_token = node.get("MetadataOptions", {}).get("HttpTokens") == "required"
+    return found + ([] if asks_for_token else ["metadata without a token"])
+
+
 def manifest() -> list[Config]:
     """The documents of the KubeRay manifest."""
     return list(yaml.safe_load_all(TEXT["kuberay"]))
 
 
-def of_kind(documents: list[Config], kind: str) -> Config:
-    """The one document of a kind."""
-    (found,) = (document for document in documents if document["kind"] == kind)
+def of_kind(documents: list[Config], kind: str, name: str | None = None) -> Config:
+    """The one document of a kind, or the one of this name."""
+    (found,) = (
+        document for document in documents if document["kind"] == kind and name in (None, document["metadata"]["name"])
+    )
     return found
 
 
@@ -201,6 +219,14 @@ def _pod(group: str, of: Config) -> list[str]:
         found.append("resources are not guaranteed")
     if ("nvidia.com/gpu" in resources["limits"]) != (group == "gpu-worker"):
         found.append("GPUs")
+    tolerated = [toleration["key"] for toleration in pod.get("tolerations", ())]
+    if ("nvidia.com/gpu" in tolerated) != (group == "gpu-worker"):
+        found.append("tolerations")
+    claims = {volume["name"]: volume["persistentVolumeClaim"]["claimName"] for volume in pod.get("volumes", ())}
+    mounts = {mount["mountPath"]: mount for mount in container.get("volumeMounts", ())}
+    clips = mounts.get("/videos", {})
+    if claims.get(clips.get("name")) != "infoaug-clips" or clips.get("readOnly", False) != (group != "head"):
+        found.append("no clips, or they can be changed")
     if not pod["securityContext"].get("runAsNonRoot") or container["securityContext"].get("allowPrivilegeEscalation"):
         found.append("may be root")
     parameters = of["rayStartParams"]

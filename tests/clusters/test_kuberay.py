@@ -45,12 +45,20 @@ def test_the_manifest_has_the_ray_that_is_pinned() -> None:
 def test_mlflows_database_lies_on_the_volume() -> None:
     documents = manifest()
     pod = groups(documents)["head"]["template"]["spec"]
-    (volume,), (mounted,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
-    claimed = volume["persistentVolumeClaim"]["claimName"]
-    assert claimed == of_kind(documents, "PersistentVolumeClaim")["metadata"]["name"]
-    assert volume["name"] == mounted["name"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "mlflow")
+    (mounted,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "mlflow")
+    assert of_kind(documents, "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
     uri = of_kind(documents, "ConfigMap")["data"]["MLFLOW_TRACKING_URI"]
     assert uri.startswith(f"sqlite:///{mounted['mountPath']}/")
+
+
+def test_the_clips_volume_can_be_mounted_by_all_nodes_and_is_where_the_docs_look_for_it() -> None:
+    claim = of_kind(manifest(), "PersistentVolumeClaim", "infoaug-clips")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for name, group in groups(manifest()).items():
+        (mount,) = (m for m in group["template"]["spec"]["containers"][0]["volumeMounts"] if m["name"] == "clips")
+        assert mount["mountPath"] == "/videos", name
+    assert "--set clips.path=/videos" in (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
 
 
 def put(*path: str | int, value: object) -> Callable[[list[Config]], None]:
@@ -96,6 +104,10 @@ OF_GPU = (*GPU, "containers", 0)
         (put("workerGroupSpecs", 0, "template", value=None), None),
         (put("workerGroupSpecs", 1, "minReplicas", value=1), "gpu-worker: never goes away"),
         (put(*GPU, "securityContext", "runAsNonRoot", value=False), "gpu-worker: may be root"),
+        (put(*GPU, "tolerations", value=None), "gpu-worker: tolerations"),
+        (put(*HEAD, "tolerations", value=[{"key": "nvidia.com/gpu"}]), "head: tolerations"),
+        (put(*OF_GPU, "volumeMounts", value=[]), "gpu-worker: no clips, or they can be changed"),
+        (put(*OF_GPU, "volumeMounts", 0, "readOnly", value=False), "gpu-worker: no clips, or they can be changed"),
         (admit_all, "the network policy admits others"),
         (send_telemetry, "MLFLOW_DISABLE_TELEMETRY is not true"),
     ],

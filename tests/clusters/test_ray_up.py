@@ -5,7 +5,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import botocore.session
 import pytest
+from botocore.validate import ParamValidator
 from jsonschema import ValidationError
 
 from tests.clusters.cluster_checks import (
@@ -54,6 +56,13 @@ def test_every_value_to_fill_in_is_explained_at_the_top(name: str) -> None:
     assert {word for word in everywhere if re.search(rf"\b{word}\b", body)} == PLACEHOLDERS[name]
     explained = re.findall(r"^#   ([A-Z][A-Z0-9_, ]*?)  +\S", top, re.MULTILINE)
     assert {word for line in explained for word in line.split(", ")} == PLACEHOLDERS[name]
+
+
+def test_ec2_knows_every_setting_of_an_instance() -> None:
+    shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for node in read("aws")["available_node_types"].values():
+        asked = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        assert not ParamValidator().validate(asked, shape).has_errors()
 
 
 @every_file
@@ -175,6 +184,14 @@ def swap_spot_and_on_demand(config: Config) -> None:
     )
 
 
+def leave_a_disk_unencrypted(config: Config) -> None:
+    config["available_node_types"]["cpu_worker"]["node_config"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] = False
+
+
+def answer_without_a_token(config: Config) -> None:
+    del config["available_node_types"]["gpu_worker"]["node_config"]["MetadataOptions"]
+
+
 def replaced(key: str, old: str, new: str) -> Callable[[Config], None]:
     def change(config: Config) -> None:
         assert any(old in command for command in config[key])
@@ -190,6 +207,8 @@ HEAD, WORKER, SETUP = "head_start_ray_commands", "worker_start_ray_commands", "s
     ("names", "breaks", "complaint"),
     [
         (CLOUDS, misspell_the_instance, "cpu_worker: unknown machneType"),
+        (("aws",), leave_a_disk_unencrypted, "cpu_worker: a disk is not encrypted"),
+        (("aws",), answer_without_a_token, "gpu_worker: metadata without a token"),
         (CLOUDS, swap_least_and_most, "cpu_worker: min_workers above max_workers"),
         (CLOUDS, give_a_cpu_worker_a_gpu, "cpu_worker: 1 GPUs"),
         (CLOUDS, take_the_gpu_away, "gpu_worker: 0 GPUs"),

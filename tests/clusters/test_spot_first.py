@@ -10,7 +10,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from botocore.exceptions import ClientError
 from ray.autoscaler import tags as ray_tags
+from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.instance_manager import InstanceManager
 from ray.autoscaler.v2.instance_manager.instance_storage import InstanceStorage
@@ -27,6 +29,19 @@ from tests.clusters.cluster_checks import ROOT, SPOT, Config, check_by_ray, read
 
 SCRIPT = ROOT / "clusters/spot_first.py"
 spot_first = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+def aws_error(code: str) -> Exception:
+    """What Ray's provider for AWS raises."""
+    return NodeLaunchException(code, "A sentence for people.", None)
+
+
+def gcp_error(code: str) -> Exception:
+    """What Ray's provider for GCP raises when an operation ended with an error."""
+    return Exception({"errors": [{"code": code, "message": "A sentence for people."}]})
+
+
+NO_CAPACITY = {"aws": aws_error("InsufficientInstanceCapacity"), "gcp": gcp_error("ZONE_RESOURCE_POOL_EXHAUSTED")}
 
 
 class Refuses:
@@ -51,7 +66,7 @@ class Refuses:
         spot = SPOT[self.kind](node_config)
         self.asked.append(f"{tags.get(ray_tags.TAG_RAY_USER_NODE_TYPE)} {'spot' if spot else 'on demand'}")
         if spot and count > self.spot:
-            raise RuntimeError("no spot capacity")
+            raise NO_CAPACITY[self.kind]
         self.spot -= count if spot else 0
         made = {f"node-{len(self.nodes) + n}": dict(tags) for n in range(count)}
         self.nodes |= made
@@ -140,12 +155,78 @@ def test_the_provider_tells_of_all_that_it_has_made() -> None:
 def test_what_is_refused_on_demand_too_is_an_error() -> None:
     class HasNothing(Refuses):
         def create_node(self, node_config: Config, tags: dict[str, str], count: int) -> dict[str, Any]:
-            raise RuntimeError("nothing at all")
+            raise aws_error("VcpuLimitExceeded")
 
     provider = spot_first.spot_first(HasNothing)("aws")
     for node_config in ({"InstanceMarketOptions": {"MarketType": "spot"}}, {"InstanceType": "m6i.xlarge"}):
-        with pytest.raises(RuntimeError, match="nothing at all"):
+        with pytest.raises(NodeLaunchException, match="VcpuLimitExceeded"):
             provider.create_node(node_config, {}, 1)
+
+
+HTTP_403 = (  # as googleapiclient's HttpError is printed
+    "<HttpError 403 when requesting https://compute.googleapis.com/compute/v1/… returned \"Quota 'PREEMPTIBLE_CPUS' "
+    "exceeded.  Limit: 0.0 in region us-west1.\". Details: \"[{'message': '…', 'domain': 'usageLimits', "
+    "'reason': '%s'}]\">"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [
+        (aws_error("InsufficientInstanceCapacity"), True),
+        (aws_error("MaxSpotInstanceCountExceeded"), True),
+        (aws_error("SpotMaxPriceTooLow"), True),
+        (ClientError({"Error": {"Code": "VcpuLimitExceeded", "Message": "…"}}, "RunInstances"), True),
+        (gcp_error("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"), True),
+        (gcp_error("QUOTA_EXCEEDED"), True),
+        (Exception(HTTP_403 % "quotaExceeded"), True),
+        (aws_error("AuthFailure.ServiceLinkedRoleCreationNotPermitted"), False),  # the account has no spot role
+        (aws_error("UnauthorizedOperation"), False),
+        (aws_error("InvalidAMIID.NotFound"), False),
+        (aws_error("RequestLimitExceeded"), False),  # asked too often
+        (ClientError({"Error": {"Code": "ExpiredToken", "Message": "…"}}, "RunInstances"), False),
+        (gcp_error("PERMISSION_DENIED"), False),
+        (Exception(HTTP_403 % "rateLimitExceeded"), False),
+        (ConnectionError("Name or service not known"), False),
+        (KeyError("SubnetIds"), False),
+    ],
+)
+def test_only_a_lack_of_capacity_or_quota_makes_a_worker_on_demand(
+    error: Exception, refusal: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bool] = []
+
+    class Fails:
+        def create_node(self, node_config: Config, tags: dict[str, str], count: int) -> dict[str, Any]:
+            asked.append("InstanceMarketOptions" in node_config)
+            if asked[-1]:
+                raise error
+            return {"node-1": {}}
+
+    provider = spot_first.spot_first(Fails)()
+    node_config = {"InstanceMarketOptions": {"MarketType": "spot"}}
+    if refusal:
+        assert provider.create_node(node_config, {}, 1) == {"node-1": {}}
+        assert asked == [True, False]
+    else:
+        with pytest.raises(type(error)):
+            provider.create_node(node_config, {}, 1)
+        assert asked == [True]
+        assert "another reason than capacity or quota" in caplog.text and str(error) in caplog.text
+
+
+def test_workers_that_started_before_an_error_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    class FailsLater(Refuses):
+        def create_node(self, node_config: Config, tags: dict[str, str], count: int) -> dict[str, Any]:
+            if len(self.nodes) > 2:  # the head, and two
+                raise aws_error("UnauthorizedOperation")
+            return super().create_node(node_config, tags, count)
+
+    provider = spot_first.spot_first(FailsLater)("aws", spot=3)
+    made = provider.create_node({"InstanceMarketOptions": {"MarketType": "spot"}}, {}, 3)
+    assert [*made] == [*provider.nodes][1:]
+    assert len(made) == 2
+    assert "UnauthorizedOperation" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["aws", "gcp"])
