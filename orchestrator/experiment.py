@@ -53,6 +53,8 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
     store = Store(config.store)
     if "extract" in stages:
         extract.check(config)
+    if "score" in stages:
+        score.check(config)
     if "pretrain" in stages:
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
@@ -84,8 +86,9 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     """What `run` would compute or reuse, a sentence for each stage. Nothing is computed or written.
 
     Raises:
-        UsageError: the clips do not exist, or the training cannot be built.
+        UsageError: the clips do not exist, no twin is possible, or the training cannot be built.
     """
+    score.check(config)
     pretrain.check(config)
     store = Store(config.store)
     reused: dict[str, str] = {}

@@ -12,6 +12,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from infoaug.models.training.settings import TrainingSettings
 
+_GIVEN_ELSEWHERE = {
+    "lr": "set learning_rate",
+    "weight_decay": "set weight_decay beside it",
+    "momentum": "set momentum beside it",
+    "opt": "set optimizer",
+    # It scales the learning rate by layer, which only timm's own schedules apply.
+    "layer_decay": "leave it out, it would have no effect",
+    "layer_decay_min_scale": "leave it out, it would have no effect",
+    "layer_decay_no_opt_scale": "leave it out, it would have no effect",
+}
 REFERENCE_BATCH = 256  # at which the learning rate is `learning_rate`
 
 
@@ -22,8 +32,12 @@ def create_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.opti
     else the one over lists of tensors, where the optimiser has it.
 
     Raises:
-        ValueError, AssertionError, TypeError: timm knows no such optimiser, or it has no such setting.
+        ValueError, AssertionError, TypeError: timm knows no such optimiser, or it has no such setting, or
+            `optimizer_settings` has one that is given elsewhere or would have no effect.
     """
+    for name, remedy in _GIVEN_ELSEWHERE.items():
+        if name in settings.optimizer_settings:
+            raise ValueError(f"optimizer_settings cannot have {name}: {remedy}")
     parameters = inspect.signature(get_optimizer_class(settings.optimizer)).parameters
     fastest = [name for name in ("fused", "foreach") if name in parameters][:1]
     return create_optimizer_v2(

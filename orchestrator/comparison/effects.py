@@ -155,8 +155,8 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
         accuracy = {policy: summary(list(numbers.values())) for policy, numbers in by_seed.items() if numbers}
         if accuracy:
             arm = arms.at_weight(setting, MI, sweep.twin_weight)
-            tests = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
-            rows[setting] = Row(names[setting], setting, accuracy, *tests)
+            to_none, to_random = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
+            rows[setting] = Row(names[setting], setting, accuracy, to_none, to_random)
     total = _total(sweep, trials, rows, columns, dataset, metric)
     all_rows = [*rows.values(), *([total] if total else [])]
     with_q = corrected([test for row in all_rows for test in (row.to_none, row.to_random)])
@@ -201,7 +201,7 @@ def _total(
                 pairs[setting] = treatment, reference
         tests.append(_over_frameworks(pairs))
         counts.append(len({setting.framework for setting in pairs}))
-    return Row("all frameworks", None, accuracy, *tests, frameworks=(counts[0], counts[1]))
+    return Row("all frameworks", None, accuracy, tests[0], tests[1], (counts[0], counts[1]))
 
 
 def _over_frameworks(pairs: Mapping[Setting, tuple[Mapping[int, float], Mapping[int, float]]]) -> Paired | None:

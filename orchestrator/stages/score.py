@@ -111,7 +111,18 @@ def twins_path(stage_folder: StageFolder, folder: str, window: int) -> str:
 
 
 def check(config: ExperimentConfig) -> None:
-    """Nothing to check before the start: the config itself validates every setting of `score`."""
+    """Check that a twin is possible; the config itself validates every single setting of `score`.
+
+    Raises:
+        UsageError: the smallest possible p-value is above `score.alpha`.
+    """
+    asked = config.score
+    if asked.policy != "none" and asked.surrogates and 1 / (1 + asked.surrogates) > asked.alpha:
+        raise UsageError(
+            f"no p-value of {asked.surrogates} surrogates is below {1 / (1 + asked.surrogates):.2g}, so at score.alpha "
+            f"{asked.alpha:g} no patch would have a twin: set score.surrogates or score.alpha higher, or "
+            "score.surrogates to 0 for no test"
+        )
 
 
 def load(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:

@@ -93,18 +93,19 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
 
 
 def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> None:
-    """Check before anything is started that all models can be built and all data exists.
+    """Check before anything is started that all models can be built, all data exists and twins are possible.
 
     Args:
         config: the sweep.
         planned: its trials.
-        data: False checks the models only.
+        data: False checks neither clips nor data sets.
 
     Raises:
         UsageError: the first trial that cannot run.
     """
     checked = set()
     for trial in planned or [search.example(config)]:
+        score.check(trial.config)
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
         if data and inputs not in checked:
             extract.check(trial.config)

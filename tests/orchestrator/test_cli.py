@@ -133,3 +133,10 @@ def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_writes_nothing(
     assert "epochs: 7" in told
     assert all(f"\n{stage}" in told for stage in ("extract", "score", "pretrain", "evaluate", "report"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_test_that_no_pair_can_pass_is_refused_by_a_dry_run_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infoaug(monkeypatch, "run", "demo", "--dry-run", "--set", "score.surrogates=5") == 2
+    assert "no patch would have a twin" in capsys.readouterr().err

@@ -36,6 +36,12 @@ def test_the_learning_rate_scales_with_the_batch_and_biases_and_norms_do_not_dec
     assert decayed == {0.0: [(4,), (4,), (4,)], 1e-2: [(4, 3)]}
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum", "opt", "layer_decay"])
+def test_settings_that_are_given_elsewhere_or_do_nothing_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"optimizer_settings cannot have {name}: "):
+        create_optimizer(small_settings(optimizer_settings={name: 0.5}), nn.Linear(2, 2))
+
+
 def test_the_learning_rate_rises_during_the_warm_up_and_follows_half_a_cosine_to_zero() -> None:
     run = Training(small_settings(learning_rate=1.0, epochs=4, batch_size=8), random_pairs(16), CPU)
     rates = [run.schedule.lr_lambdas[0](step) for step in range(9)]

@@ -521,3 +521,24 @@ def test_random_twins_do_not_know_mutual_information_although_ties_and_surrogate
         mi = np.where(scored.twins.admissible, scored.mutual_information, -np.inf)
         ranks += [int((mi[i] > mi[i, twins[i]]).sum()) for i in range(6)]
     assert chisquare(np.bincount(ranks, minlength=5)).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (["score.surrogates=18"], True),
+        (["score.surrogates=19"], False),
+        (["score.surrogates=500", "score.alpha=0.001"], True),
+        (["score.alpha=0"], True),
+        (["score.surrogates=0"], False),
+        (["score.surrogates=5", "score.policy=none"], False),
+        ([], False),
+    ],
+)
+def test_a_test_that_no_pair_can_pass_is_refused_before_the_start(overrides: list[str], refused: bool) -> None:
+    config = load(None, overrides)
+    if refused:
+        with pytest.raises(UsageError, match=r"no patch would have a twin: set score\.surrogates"):
+            score.check(config)
+    else:
+        score.check(config)
