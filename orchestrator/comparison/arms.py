@@ -7,8 +7,9 @@ Trials of one arm differ only in their seed. An arm is a treatment (twin policy 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from infoaug.orchestrator.dataset_names import titles
 
 FRAMEWORKS = {
     "simclr": "SimCLR",
@@ -184,9 +185,8 @@ def datasets(arms: Arms) -> list[str]:
 
 
 def dataset_titles(names: Iterable[str]) -> dict[str, str]:
-    """Names of data sets in tables: the last part of the path if it is unique; `scenes` is marked as synthetic."""
-    short = {name: "scenes (synthetic)" if name == "scenes" else Path(name).name or name for name in names}
-    return {name: title if list(short.values()).count(title) == 1 else name for name, title in short.items()}
+    """Names of data sets in tables: the end of the path that tells it from the others; `scenes` is synthetic."""
+    return {name: "scenes (synthetic)" if name == "scenes" else title for name, title in titles(names).items()}
 
 
 def setting_names(arms: Arms) -> dict[Setting, str]:

@@ -5,7 +5,6 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.reporting.page import template, without_passwords
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 
@@ -72,7 +72,7 @@ class Accuracy:
     """Accuracy on one data set by one metric, over all seeds.
 
     Attributes:
-        dataset: the data set's name, see `label`.
+        dataset: the data set's name, see `labels`.
         metric: `kNN` or `linear probe`.
         seeds: number of seeds.
         trained: of the trained backbone, a share, 0–1.
@@ -97,10 +97,10 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         results: one mapping for each data set and seed, with `dataset`, `knn` and `probe`, `floor_knn` and
             `floor_probe` for the random-init baseline (shares, 0–1), and optionally `classes`.
     """
-    rows = []
-    for dataset in dict.fromkeys(r["dataset"] for r in results):
+    rows, names = [], labels(results)
+    for dataset, name in names.items():
         of_dataset = [r for r in results if r["dataset"] == dataset]
-        name, classes = label(of_dataset[0]), of_dataset[0].get("classes")
+        classes = of_dataset[0].get("classes")
         for key, metric in (("knn", "kNN"), ("probe", "linear probe")):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
             summaries = (summary(trained), summary(baseline), summary(trained - baseline))
@@ -108,11 +108,11 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
     return rows
 
 
-def label(result: Mapping[str, Any]) -> str:
-    """Name a data set: the last part of its path, with a note if it is synthetic or cross-domain."""
-    if result["dataset"] == "scenes":
-        return "scenes (synthetic)"
-    return Path(result["dataset"]).name + (" (cross-domain)" if "domains" in result else "")
+def labels(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name data sets: the end of each one's path, see `titles`, with a note if it is synthetic or cross-domain."""
+    notes = {r["dataset"]: " (cross-domain)" if "domains" in r else "" for r in results}
+    notes |= {"scenes": " (synthetic)"} if "scenes" in notes else {}
+    return {name: title + notes[name] for name, title in titles(notes).items()}
 
 
 def page(report: Report) -> str:

@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
+from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime.mlflow_client import (
     all_runs,
@@ -161,8 +162,9 @@ class Run:
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Log evaluations as `DATASET/knn`, `DATASET/floor_knn` and so on, cross-domain as `DATASET/A to B/knn`."""
+        names = titles((result["dataset"] for result in results), lambda text: _metric_name(text) or "dataset")
         for result in results:
-            name = _metric_name(Path(result["dataset"]).name) or "dataset"
+            name = names[result["dataset"]]
             values = {f"{name}/{metric}": value for metric, value in result.items() if isinstance(value, float)}
             for metric in (key for key in result if key.endswith("_matrix")):
                 for row, cells in zip(result["domains"], result[metric], strict=True):

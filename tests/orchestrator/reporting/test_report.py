@@ -148,9 +148,16 @@ def test_rendered_scenes_are_called_synthetic_and_real_video_is_not() -> None:
 
 def test_the_rendered_data_set_is_called_synthetic_on_the_page_and_in_the_terminal() -> None:
     made = made_up(VIDEO, results=[result("scenes"), result("my/scenes")])
-    assert [row.dataset for row in report.accuracies(made.results)][::2] == ["scenes (synthetic)", "scenes"]
+    assert [row.dataset for row in report.accuracies(made.results)][::2] == ["scenes (synthetic)", "my/scenes"]
     assert "scenes (synthetic)" in Seen(report.page(made)).text
     assert "scenes (synthetic)" in printed(made)
+
+
+def test_data_sets_of_one_base_name_are_told_apart_and_what_they_leave_out_is_said() -> None:
+    noted = {**result("siteB/images"), "notes": ["3 of 200 images cannot be read: 'x.png' (cut)"]}
+    made = made_up(results=[result("siteA/images"), noted])
+    assert [row.dataset for row in report.accuracies(made.results)][::2] == ["siteA/images", "siteB/images"]
+    assert "3 of 200 images cannot be read" in Seen(report.page(made)).text
 
 
 def test_a_cross_domain_result_is_labelled_and_shown_with_its_figure_and_caption() -> None:

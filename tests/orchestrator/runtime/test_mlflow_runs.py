@@ -265,6 +265,12 @@ def test_accuracies_are_logged_by_data_set_whatever_its_name(
     assert client.get_run(run.id).data.metrics == {f"{name}/{key}": value for key, value in values.items()}
 
 
+def test_data_sets_of_one_base_name_are_logged_under_names_of_their_own(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    run.results([{"dataset": f"{site}/images", "knn": knn} for site, knn in (("siteA", 0.5), ("siteB", 0.25))])
+    assert client.get_run(run.id).data.metrics == {"siteA_images/knn": 0.5, "siteB_images/knn": 0.25}
+
+
 def test_accuracies_across_domains_are_logged_by_the_domains_trained_and_tested_on(
     config: Make, client: MlflowClient
 ) -> None:
