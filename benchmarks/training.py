@@ -261,7 +261,8 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """kNN accuracy of both recipes for every framework and seed."""
     settings = EvaluateConfig(limit=arguments.images)
-    train, test = datasets.load(arguments.accuracy, settings, SIZE)
+    loaded = datasets.load(arguments.accuracy, settings, SIZE)
+    train, test = loaded.train, loaded.test
     rows = []
     for framework, side, seed in itertools.product(arguments.frameworks, ("ours", "lightly"), range(arguments.seeds)):
         torch.manual_seed(seed)

@@ -86,10 +86,11 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     """What `run` would compute or reuse, a sentence for each stage. Nothing is computed or written.
 
     Raises:
-        UsageError: the clips do not exist, no twin is possible, or the training cannot be built.
+        UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
     """
     score.check(config)
     pretrain.check(config)
+    evaluate.check(config, fetch=False)
     store = Store(config.store)
     reused: dict[str, str] = {}
     try:

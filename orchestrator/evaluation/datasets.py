@@ -1,36 +1,34 @@
-"""Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures."""
+"""Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures.
+
+A data set is opened first, which tells its labels and what is wrong with it, and read after that.
+"""
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as F
 
-from infoaug.models import memory
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.synthetic.textures import labelled_images
+from infoaug.orchestrator.evaluation import arrays, image_folder, images
+from infoaug.orchestrator.evaluation.image_folder import HELD_OUT, Layout
+from infoaug.orchestrator.synthetic.textures import class_labels, labelled_images
 
 _log = logging.getLogger(__name__)
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
-MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to more than the memory
-MOST_LENGTH = 100  # the largest ratio of an image's sides
-HELD_OUT = 5  # every fifth image: for testing if a folder has no test split, and for validation
-NPZ_NAMES = (
-    ("x_train", "y_train", "x_test", "y_test"),
-    ("train_images", "train_labels", "test_images", "test_labels"),
-)
+MOST_UNREADABLE = 0.1  # share of the images: a set with more of them is refused
+PROBED = 200  # images of a folder whose headers are looked at before anything is started
+NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -42,87 +40,126 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """A data set: its splits, its number of classes, and sentences on what of it is not used."""
+
+    train: Labelled
+    test: Labelled
+    classes: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Domains:
     """One task in several domains: `images` by domain, with the same labels; `left_out`: classes that some lack."""
 
     images: dict[str, Labelled]
     classes: list[str]
     left_out: list[str]
+    notes: list[str]
 
 
-def load(name: str, config: EvaluateConfig, image_size: int) -> tuple[Labelled, Labelled]:
-    """Load the training and test split of a data set, at the backbone's image size.
+@dataclass(frozen=True)
+class _Opened:
+    """A data set whose images are not read yet.
+
+    Attributes:
+        what: its kind and name, for messages.
+        labels: int64[N] by split or domain; they number `classes`.
+        classes: names of the classes.
+        pixels: reads images u8[N, 3, H, W] by split.
+        files: the image files by split, if each image is a file.
+        left_out: classes that some domains lack.
+        notes: sentences on what is not used.
+    """
+
+    what: str
+    labels: dict[str, Tensor]
+    classes: list[str]
+    pixels: Callable[[], Mapping[str, Tensor]] = dict
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def load(name: str, config: EvaluateConfig, image_size: int) -> Dataset:
+    """Load a data set at the backbone's image size.
 
     Other sizes are resized by the shorter side (bilinear with anti-aliasing) and cropped at the centre. With
-    `config.limit`, each split has the first images of a fixed shuffle, that many.
+    `config.limit`, each split has the first images of a fixed shuffle, that many. Labels number the classes of the
+    training images in order of their names or numbers. Images that cannot be read are left out, if they are few.
 
     Args:
-        name: `scenes`, `cifar10`, `cifar100`, `stl10`; a folder `train/CLASS/…` with `test/CLASS/…` (or `val`); a
-            folder `CLASS/…` (every fifth image is for testing); or an .npz with x_train, y_train, x_test, y_test.
+        name: `scenes`, `cifar10`, `cifar100`, `stl10`; an image folder, see `image_folder.splits`; or an .npz with
+            x_train, y_train, x_test, y_test.
         config: the folder of torchvision's data sets, and the limit.
         image_size: S, pixels.
 
     Raises:
-        UsageError: the data set is unknown, or cannot be downloaded or read.
+        UsageError: the data set is unknown, or cannot be downloaded, used or read.
     """
-    if name == "scenes":
-        splits = _scenes(image_size)
-    elif name in TORCHVISION:
-        splits = [_torchvision(name, train, config, image_size) for train in (True, False)]
-    elif _is(Path.is_dir, name):
-        splits = _folder(Path(name), image_size, config.limit)
-    elif Path(name).suffix == ".npz" and _is(Path.is_file, name):
-        splits = _npz(Path(name), image_size)
-    else:
-        known = ", ".join(["scenes", *TORCHVISION])
-        raise UsageError(
-            settings.one_line(
-                f"no data set '{name:.300}': give one of {known}, an existing image folder, or an .npz file"
-            )
-        )
-    train, test = (_limited(split, config.limit) for split in splits)
-    if not len(train.labels) or not len(test.labels) or train.labels.unique().numel() < 2:
-        raise UsageError(f"data set '{name}' needs training and test images of at least two classes")
-    _check_validation(f"data set '{name}'", train.labels)
-    _log.debug("data set '%s': %d training and %d test images", name, len(train.labels), len(test.labels))
-    return train, test
+    opened = _open(name, config, image_size, fetch=config.download)
+    _check_splits(opened, config.limit)
+    splits, unreadable = _read(opened, config.limit, image_size, fitted=("train",))
+    train, test = splits["train"], splits["test"]
+    _check_enough(opened.what, train.labels, test.labels)
+    _check_validation(opened.what, train.labels)
+    _log.debug("%s: %d training and %d test images", opened.what, len(train.labels), len(test.labels))
+    return Dataset(train, test, len(opened.classes), opened.notes + unreadable)
 
 
 def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:
     """Load the images of a folder `DOMAIN/CLASS/…` by domain, prepared as by `load`; `config.limit` is per domain.
 
     Raises:
-        UsageError: as `domain_files`; or an image cannot be read, or a domain has too few images.
+        UsageError: as `image_folder.domains`; or the images cannot be read, or a domain has too few.
     """
-    files, left_out = domain_files(name)
-    classes = sorted(next(iter(files.values())))
-    images = {}
-    for domain, members in files.items():
-        images[domain] = _read({i: members[c] for i, c in enumerate(classes)}, image_size, config.limit)
-        _check_validation(f"domain '{domain}' of '{name}'", images[domain].labels)
-    return Domains(images, classes, left_out)
+    opened = _open_domains(name)
+    _check_domains(opened, config.limit)
+    splits, unreadable = _read(opened, config.limit, image_size, fitted=tuple(opened.labels))
+    for domain, split in splits.items():
+        _check_validation(f"domain '{domain}' of {opened.what}", split.labels)
+    return Domains(splits, opened.classes, opened.left_out, opened.notes + unreadable)
 
 
-def domain_files(name: str) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
-    """The image files of a folder `DOMAIN/CLASS/…` by domain and class, and the classes that not all domains have.
+def check(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> list[str]:
+    """Check a data set without reading its images: names, layout, labels, and the headers of some image files.
+
+    Args:
+        name: as for `load`.
+        config: as for `load`.
+        image_size: S, pixels.
+        fetch: download a set of torchvision's that is missing, if the config allows it. False: only say that it will
+            be downloaded.
+
+    Returns:
+        Sentences on what of it is not used.
 
     Raises:
-        UsageError: there is no such folder, or it has fewer than two domains, or fewer than two common classes.
+        UsageError: `load` would refuse it.
     """
-    if not _is(Path.is_dir, name):
-        raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
-    folders = {p.name: _files(p) for p in sorted(Path(name).iterdir()) if p.is_dir()}
-    domains = {domain: {c: files for c, files in classes.items() if files} for domain, classes in folders.items()}
-    domains = {domain: classes for domain, classes in domains.items() if classes}
-    if len(domains) < 2:
-        raise UsageError(
-            f"'{name}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(domains)}"
-        )
-    common = set.intersection(*map(set, domains.values()))
-    if len(common) < 2:
-        raise UsageError(f"the domains of '{name}' ({', '.join(domains)}) must have at least two classes in common")
-    kept = {domain: {c: classes[c] for c in sorted(common)} for domain, classes in domains.items()}
-    return kept, sorted(set().union(*domains.values()) - common)
+    if name in TORCHVISION and config.download and not fetch:
+        try:
+            opened = _open(name, config, image_size, fetch=False)
+        except UsageError:
+            return [f"data set '{name}' is not in '{config.data}' and will be downloaded"]
+    else:
+        opened = _open(name, config, image_size, fetch=fetch and config.download)
+    _check_splits(opened, config.limit)
+    _probe(opened)
+    return opened.notes
+
+
+def check_domains(name: str, config: EvaluateConfig) -> list[str]:
+    """Check a folder `DOMAIN/CLASS/…` without reading its images, as `check` does."""
+    opened = _open_domains(name)
+    _check_domains(opened, config.limit)
+    _probe(opened)
+    notes = [*opened.notes]
+    if opened.left_out:
+        named = ", ".join(opened.left_out[:NAMED]) + (" …" if len(opened.left_out) > NAMED else "")
+        notes.append(f"{len(opened.left_out)} classes are left out, not all domains have them: {named}")
+    return notes
 
 
 def held_out(labels: Tensor) -> Tensor:
@@ -134,41 +171,77 @@ def held_out(labels: Tensor) -> Tensor:
     return held
 
 
-def _check_validation(what: str, labels: Tensor) -> None:
-    held = held_out(labels)
-    if not held.any() or labels[~held].unique().numel() < 2:
-        raise UsageError(f"{what} has too few images to train with ({len(labels)}): a fifth is held out for validation")
-
-
 def fingerprint(name: str) -> str:
-    """Identifies a data set's content without reading it: the numbers of files and bytes of a folder or an .npz."""
-    path = Path(name)
-    files = [path] if _is(Path.is_file, name) else []
-    if _is(Path.is_dir, name):
-        files = sorted(f for f in path.rglob("*") if f.is_file())
-    return f"{len(files)}:{sum(f.stat().st_size for f in files)}"
+    """Identifies the content of a data set: of an image folder or a file. Sets that have a name never change."""
+    path = _path(name)
+    if name not in ("scenes", *TORCHVISION):
+        with _sentence(name):
+            if _is(Path.is_dir, path):
+                return image_folder.fingerprint(path)
+            if _is(Path.is_file, path):
+                return arrays.fingerprint(path)
+    return "0:0"
 
 
-def _is(kind: Callable[[Path], bool], name: str) -> bool:
-    """Whether a file or folder of that name exists; False for a text that cannot be a name."""
+# ---- opening
+
+
+def _open(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> _Opened:
+    path = _path(name)
+    if name == "scenes":
+        return _open_scenes(image_size)
+    if name in TORCHVISION:
+        return _open_torchvision(name, config, fetch)
+    if _is(Path.is_dir, path):
+        with _sentence(name):
+            return _of_layout(f"data set '{name}'", image_folder.splits(path))
+    if path.suffix == ".npz" and _is(Path.is_file, path):
+        with _sentence(name):
+            return _of_arrays(f"data set '{name}'", arrays.labels(path), lambda: _channels_first(arrays.images(path)))
+    known = ", ".join(["scenes", *TORCHVISION])
+    raise UsageError(
+        settings.one_line(f"no data set '{name:.300}': give one of {known}, an existing image folder, or an .npz file")
+    )
+
+
+def _open_domains(name: str) -> _Opened:
+    path = _path(name)
+    if not _is(Path.is_dir, path):
+        raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
+    with _sentence(name):
+        return _of_layout(f"'{name}'", image_folder.domains(path))
+
+
+def _open_scenes(image_size: int) -> _Opened:
+    labels = {"train": class_labels(1, SCENES_TRAIN), "test": class_labels(2, SCENES_TEST)}
+    return _of_arrays("data set 'scenes'", labels, lambda: _scenes(image_size))
+
+
+@lru_cache(maxsize=1)  # a worker that evaluates several models renders them once
+def _scenes(image_size: int) -> dict[str, Tensor]:
+    seeds = {"train": (1, SCENES_TRAIN), "test": (2, SCENES_TEST)}
     try:
-        return kind(Path(name))
-    except (OSError, ValueError):
-        return False
+        return _channels_first({split: labelled_images(*seed, image_size)[0] for split, seed in seeds.items()})
+    except ValueError as error:
+        raise UsageError(f"data set 'scenes' cannot be drawn: {error}") from None
 
 
-def _torchvision(name: str, train: bool, config: EvaluateConfig, image_size: int) -> Labelled:
+def _open_torchvision(name: str, config: EvaluateConfig, fetch: bool) -> _Opened:
     try:
-        data = TORCHVISION[name](config.data, train, config.download)
+        stored = {split: TORCHVISION[name](config.data, split == "train", fetch) for split in ("train", "test")}
     except (RuntimeError, OSError) as error:
         why = " ".join(str(error).split())[:120]
         raise UsageError(
             f"data set '{name}' is not in '{config.data}' and could not be fetched ({why}): put it there "
             "or name another in evaluate.datasets"
         ) from None
-    images, labels = data.data, data.labels if name == "stl10" else data.targets
-    stacked = torch.as_tensor(images if name == "stl10" else np.moveaxis(images, 3, 1))
-    return Labelled(_fit(stacked, image_size), torch.as_tensor(labels, dtype=torch.int64))
+    labels = {split: np.asarray(data.labels if name == "stl10" else data.targets) for split, data in stored.items()}
+    pixels = {split: data.data for split, data in stored.items()}
+
+    def tensors() -> dict[str, Tensor]:
+        return {s: torch.as_tensor(p) for s, p in pixels.items()} if name == "stl10" else _channels_first(pixels)
+
+    return _of_arrays(f"data set '{name}'", labels, tensors)
 
 
 TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDataset]] = {
@@ -178,125 +251,125 @@ TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDa
 }
 
 
-def _folder(path: Path, image_size: int, limit: int | None) -> list[Labelled]:
-    """Training and test split of an image folder. Labels number the sorted names of the class folders."""
-    folders = {p.name: p for p in path.iterdir() if p.is_dir()}
-    test_folder = folders.get("test") or folders.get("val")
-    if "train" in folders and test_folder:
-        train, test = _files(folders["train"]), _files(test_folder)
-        if unknown := sorted(set(test) - set(train)):
-            raise UsageError(f"image folder '{path}': class '{unknown[0]}' is in the test split only")
-    else:
-        every = _files(path)
-        train = {name: [f for i, f in enumerate(files) if i % HELD_OUT] for name, files in every.items()}
-        test = {name: files[::HELD_OUT] for name, files in every.items()}
-    number = {name: i for i, name in enumerate(sorted(train))}
-    return [_read({number[name]: files for name, files in split.items()}, image_size, limit) for split in (train, test)]
+def _of_layout(what: str, layout: Layout) -> _Opened:
+    classes = sorted(set().union(*layout.groups.values()))
+    labels, files = {}, {}
+    for group, members in layout.groups.items():
+        labels[group] = torch.tensor([i for i, c in enumerate(classes) for _ in members.get(c, [])], dtype=torch.int64)
+        files[group] = [file for c in classes for file in members.get(c, [])]
+    return _Opened(what, labels, classes, files=files, left_out=layout.left_out, notes=layout.notes)
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    classes = sorted(p for p in folder.iterdir() if p.is_dir())
-    return {c.name: sorted(f for f in c.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS) for c in classes}
+def _of_arrays(
+    what: str, labels: Mapping[str, NDArray[np.integer]], pixels: Callable[[], Mapping[str, Tensor]]
+) -> _Opened:
+    """A data set in arrays. Its labels may be any integers: the classes are the distinct ones."""
+    distinct = np.unique(np.concatenate([*labels.values()]))
+    numbered = {split: torch.from_numpy(np.searchsorted(distinct, of)) for split, of in labels.items()}
+    return _Opened(what, numbered, [str(label) for label in distinct], pixels)
 
 
-def _read(files: dict[int, list[Path]], image_size: int, limit: int | None) -> Labelled:
-    def one(path: Path) -> Tensor:
-        try:
-            if not path.is_file():  # a pipe would hang
-                raise ValueError("it is no regular file")
-            with Image.open(path) as opened:
-                _check_size(*opened.size[::-1])
-                image = F.pil_to_tensor(opened.convert("RGB"))
-            return _fit(image[None], image_size)[0]
-        except Exception as error:  # Pillow raises errors of many kinds for a broken file
-            raise UsageError(
-                settings.one_line(f"image '{path}' cannot be read: {error!s:.200}; replace or remove it")
-            ) from None
-
-    paths = [(path, label) for label, members in files.items() for path in members]
-    paths = [paths[i] for i in _chosen(len(paths), limit)]
-    with ThreadPoolExecutor(8) as pool:
-        images = list(pool.map(one, (path for path, _ in paths)))
-    stacked = torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
-    return Labelled(stacked, torch.tensor([label for _, label in paths], dtype=torch.int64))
+def _channels_first(pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
+    return {split: torch.from_numpy(np.moveaxis(of, 3, 1)) for split, of in pixels.items()}
 
 
-def _npz(path: Path, image_size: int) -> list[Labelled]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            names = next((n for n in NPZ_NAMES if set(n) <= set(content.files)), None)
-            if names is None:
-                held = ", ".join(content.files)
-                raise UsageError(
-                    settings.one_line(f"'{path}' must hold {', '.join(NPZ_NAMES[0])}; it holds {held:.200}")
-                )
-            # An array can be a thousand times as large as its compressed file.
-            needed, available = (sum(content.zip.getinfo(f"{name}.npy").file_size for name in names), memory.limit())
-            if needed > available:
-                raise ValueError(f"it takes {needed >> 20} MiB, this process may use {available >> 20}")
-            parts = [content[name] for name in names]
-    except UsageError:
-        raise
-    except Exception as error:  # of the archive, of its compression, of NumPy's headers, or no memory
-        raise UsageError(settings.one_line(f"'{path}' cannot be read as .npz: {error!s:.300}")) from None
-    splits = []
-    for images, labels in (parts[:2], parts[2:]):
-        pixels = np.repeat(images[..., None], 3, axis=-1) if images.ndim == 3 else images
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise UsageError(
-                f"'{path}': images must be uint8 [N, H, W] or [N, H, W, 3], got {images.dtype} {images.shape}"
-            )
-        if len(pixels):
-            try:
-                _check_size(*pixels.shape[1:3])
-            except ValueError as error:
-                raise UsageError(f"'{path}': {error}") from None
-        if len(labels := _integers(path, labels)) != len(pixels):
-            raise UsageError(f"'{path}': {len(pixels)} images have {len(labels)} labels: give one an image")
-        splits.append(Labelled(_fit(torch.from_numpy(np.moveaxis(pixels, 3, 1)), image_size), labels))
-    return splits
+# ---- what is wrong
 
 
-def _integers(path: Path, labels: np.ndarray) -> Tensor:
-    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer) or (flat.astype(np.int64) < 0).any():
-        raise UsageError(f"'{path}': labels must be integers from 0, one an image, got {labels.dtype} {labels.shape}")
-    return torch.from_numpy(flat.astype(np.int64))
-
-
-@lru_cache(maxsize=1)  # a worker that evaluates several models renders them once
-def _scenes(image_size: int) -> list[Labelled]:
-    try:
-        drawn = [labelled_images(seed, count, image_size) for seed, count in ((1, SCENES_TRAIN), (2, SCENES_TEST))]
-    except ValueError as error:
-        raise UsageError(f"data set 'scenes' cannot be drawn: {error}") from None
-    return [
-        Labelled(torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels))
-        for images, labels in drawn
-    ]
-
-
-def _check_size(height: int, width: int) -> None:
-    """Raise ValueError for an image that cannot be resized, or would take too much memory."""
-    short, long = sorted((height, width))
-    if short < 1 or long > MOST_LENGTH * short or height * width > MOST_PIXELS:
-        raise ValueError(
-            f"{width}x{height} pixels are too few, too many (above {MOST_PIXELS}) or too long (above {MOST_LENGTH}:1)"
+def _check_splits(opened: _Opened, limit: int | None) -> None:
+    train, test = opened.labels["train"], opened.labels["test"]
+    limited = train[_chosen(len(train), limit)]
+    _check_enough(opened.what, limited, test)
+    if unknown := set(test.tolist()) - set(train.tolist()):
+        name = opened.classes[min(unknown)]
+        others = [c for c in opened.classes if c != name and c.casefold() == name.casefold()]
+        hint = f" (the training split has '{others[0]}')" if others else ""
+        raise UsageError(
+            settings.one_line(f"{opened.what}: class '{name}' is in the test split only{hint}: give it training images")
         )
+    _check_validation(opened.what, limited)
 
 
-def _fit(images: Tensor, size: int) -> Tensor:
-    """Images u8[N, 3, H, W], resized by the shorter side to `size` and cropped at the centre."""
-    if images.shape[-2:] == (size, size):
-        return images.contiguous()
-    return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+def _check_domains(opened: _Opened, limit: int | None) -> None:
+    for domain, labels in opened.labels.items():
+        _check_validation(f"domain '{domain}' of {opened.what}", labels[_chosen(len(labels), limit)])
 
 
-def _limited(split: Labelled, limit: int | None) -> Labelled:
-    if limit is None or limit >= len(split.labels):
-        return split
-    chosen = _chosen(len(split.labels), limit)
-    return Labelled(split.images[chosen], split.labels[chosen])
+def _check_enough(what: str, train: Tensor, test: Tensor) -> None:
+    if not len(test) or train.unique().numel() < 2:
+        raise UsageError(f"{what} needs training and test images of at least two classes")
+
+
+def _check_validation(what: str, labels: Tensor) -> None:
+    held = held_out(labels)
+    if not held.any() or labels[~held].unique().numel() < 2:
+        raise UsageError(f"{what} has too few images to train with ({len(labels)}): a fifth is held out for validation")
+
+
+def _probe(opened: _Opened) -> None:
+    """Look at the headers of some image files; UsageError if too many cannot be read."""
+    every = [file for files in opened.files.values() for file in files]
+    some = every[:: max(1, len(every) // PROBED)]
+    failed = {i: why for i, file in enumerate(some) if (why := images.complaint(file))}
+    _unreadable(opened.what, some, failed)
+
+
+def _unreadable(what: str, files: Sequence[Path], failed: Mapping[int, str]) -> list[str]:
+    """The note on images that cannot be read; UsageError if they are too many to leave them out."""
+    if not failed:
+        return []
+    named = ", ".join(f"'{files[i]}' ({why})" for i, why in [*failed.items()][:NAMED])
+    note = settings.one_line(
+        f"{len(failed)} of {len(files)} images cannot be read: {named}{', …' if len(failed) > NAMED else ''}"
+    )
+    if len(failed) > MOST_UNREADABLE * len(files):
+        raise UsageError(f"{what}: {note}; replace or remove them")
+    return [f"{note}; they are left out"]
+
+
+# ---- reading
+
+
+def _read(
+    opened: _Opened, limit: int | None, image_size: int, fitted: Sequence[str]
+) -> tuple[dict[str, Labelled], list[str]]:
+    """The images of each split within the limit, and the note on those that cannot be read.
+
+    Raises:
+        UsageError: too many cannot be read, or all of a class in a split that classifiers are fitted on.
+    """
+    rows = {split: _chosen(len(labels), limit) for split, labels in opened.labels.items()}
+    if not opened.files:
+        pixels = opened.pixels()
+        return {
+            split: Labelled(images.fit(_rows(pixels[split], chosen), image_size), _rows(opened.labels[split], chosen))
+            for split, chosen in rows.items()
+        }, []
+    files = [opened.files[split][i] for split, chosen in rows.items() for i in chosen.tolist()]
+    found, failed = images.read(files, image_size)
+    notes = _unreadable(opened.what, files, failed)
+    readable = torch.ones(len(files), dtype=torch.bool)
+    readable[[*failed]] = False
+    kept = {
+        split: chosen[good]
+        for (split, chosen), good in zip(rows.items(), readable.split([*map(len, rows.values())]), strict=True)
+    }
+    for split in fitted:
+        before, after = (set(opened.labels[split][chosen[split]].tolist()) for chosen in (rows, kept))
+        if lost := before - after:
+            raise UsageError(
+                settings.one_line(
+                    f"{opened.what}: no image of class '{opened.classes[min(lost)]}' in {split}: {notes[0]}"
+                )
+            )
+    parts = found.split([*map(len, kept.values())])
+    return {
+        split: Labelled(part, opened.labels[split][kept[split]]) for split, part in zip(kept, parts, strict=True)
+    }, notes
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+    return values if len(chosen) == len(values) else values[chosen]
 
 
 def _chosen(count: int, limit: int | None) -> Tensor:
@@ -304,3 +377,31 @@ def _chosen(count: int, limit: int | None) -> Tensor:
     if limit is None or limit >= count:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+
+
+# ---- files
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a file or folder of that name exists; False for a text that cannot be a name."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _sentence(name: str) -> Iterator[None]:
+    """An error of the operating system as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise UsageError(settings.one_line(f"data set '{name}' cannot be read: {error.filename}: {why}")) from None

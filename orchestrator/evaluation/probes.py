@@ -127,7 +127,7 @@ class Validation:
     def __init__(self, config: ExperimentConfig, device: torch.device) -> None:
         self.settings, self.device = config.evaluate, device
         size, settings = config.extract.image_size, config.pretrain
-        self.train, _ = datasets.load(self.settings.datasets[0], self.settings, size)
+        self.train = datasets.load(self.settings.datasets[0], self.settings, size).train
         with torch.random.fork_rng(devices=[]):
             self.backbone = create_backbone(settings.backbone, size, **settings.backbone_settings).to(device)
 

@@ -5,7 +5,7 @@ The baseline is the same backbone before training. Stored names call it `floor`.
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,28 +111,30 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
             accuracies = {metric: result[metric] for metric in ("knn", "floor_knn", "probe", "floor_probe")}
             _log.info("evaluated on %s: %s", name, accuracies)
     results = [store.read_json(path) for path in paths.values()]
+    for result in results:
+        _say(result["dataset"], result.get("notes", []))
     return Evaluated(stage_folder, results, resumed=len(paths) - len(todo))
 
 
-def check(config: ExperimentConfig) -> None:
-    """Check before hours of training that the data sets can be used; torchvision's are downloaded if that is allowed.
+def check(config: ExperimentConfig, fetch: bool = True) -> None:
+    """Check before hours of training that the data sets can be used, and say what of them is not.
 
-    A data set for validation during training is read as a whole. Classes that some domains lack are printed.
+    A data set for validation during training is read as a whole, the others without their images.
+
+    Args:
+        config: the experiment.
+        fetch: download the sets of torchvision's that are missing, if the config allows it.
 
     Raises:
         UsageError: a data set is missing or cannot be used.
     """
-    settings = config.evaluate
-    validated = settings.datasets[:1] if settings.every else []
+    settings, size = config.evaluate, config.extract.image_size
     for name in settings.datasets:
-        if name in datasets.TORCHVISION or name in validated or not (name == "scenes" or Path(name).exists()):
-            datasets.load(name, settings, config.extract.image_size)
+        _say(name, datasets.check(name, settings, size, fetch))
+    if settings.every and fetch:
+        _say(settings.datasets[0], datasets.load(settings.datasets[0], settings, size).notes)
     for name in settings.domains:
-        _, left_out = datasets.domain_files(name)
-        if left_out:
-            named = ", ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
-            warning = f"evaluate: {len(left_out)} classes of '{name}' are left out, not all domains have them: {named}"
-            console.say(escape(warning))
+        _say(name, datasets.check_domains(name, settings))
 
 
 def cpus(config: ExperimentConfig, available: int) -> int:
@@ -152,7 +154,8 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images; what `probes.accuracies` or
         `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. For
-        cross-domain data sets also the names in `domains` and `left_out`.
+        cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
+        sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -167,12 +170,13 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         count = sum(map(len, labels))
         result = {"dataset": name, "train": count - held, "test": count, "classes": len(data.classes)}
         result |= {"domains": [*data.images], "left_out": data.left_out}
-        accuracies = partial(domains.accuracies, data.images, settings)
+        accuracies, notes = partial(domains.accuracies, data.images, settings), data.notes
     else:
-        train, test = datasets.load(name, settings, size)
-        result = {"dataset": name, "train": len(train.labels), "test": len(test.labels)}
-        result["classes"] = int(train.labels.max()) + 1
-        accuracies = partial(probes.accuracies, train, test, settings)
+        loaded = datasets.load(name, settings, size)
+        result = {"dataset": name, "train": len(loaded.train.labels), "test": len(loaded.test.labels)}
+        result["classes"] = loaded.classes
+        accuracies, notes = partial(probes.accuracies, loaded.train, loaded.test, settings), loaded.notes
+    result |= {"notes": notes} if notes else {}
 
     def measured(backbone: nn.Module) -> dict[str, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -205,6 +209,11 @@ def _paths(config: ExperimentConfig, stage_folder: StageFolder) -> dict[str, str
     """The path of the accuracies on each data set."""
     settings = config.evaluate
     return {name: result_path(stage_folder, name, settings) for name in (*settings.datasets, *settings.domains)}
+
+
+def _say(name: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.say(escape(f"evaluate: '{name}': {note}"))
 
 
 def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageError:

@@ -32,7 +32,7 @@ def plan(config: SweepConfig) -> Table:
     """
     planned = trials.planned(config)
     shown = planned or [search.example(config)]
-    runner.check(config, planned, data=False)
+    runner.check(config, planned, dry=True)
     store = Store(config.store)
     scored = {trial.name: _scored(trial, store) for trial in shown}
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]

@@ -92,13 +92,13 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
     return compared
 
 
-def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> None:
+def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> None:
     """Check before anything is started that all models can be built, all data exists and twins are possible.
 
     Args:
         config: the sweep.
         planned: its trials.
-        data: False checks neither clips nor data sets.
+        dry: the clips may be missing, and no data set is downloaded.
 
     Raises:
         UsageError: the first trial that cannot run.
@@ -107,11 +107,11 @@ def check(config: SweepConfig, planned: Sequence[Trial], data: bool = True) -> N
     for trial in planned or [search.example(config)]:
         score.check(trial.config)
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
-        if data and inputs not in checked:
+        if not dry and inputs not in checked:
             extract.check(trial.config)
         evaluation = trial.config.evaluate.model_dump_json()
-        if data and evaluation not in checked:
-            evaluate.check(trial.config)
+        if evaluation not in checked:
+            evaluate.check(trial.config, fetch=not dry)
         if trial.model not in checked:
             pretrain.check(trial.config)
         checked |= {inputs, evaluation, trial.model}

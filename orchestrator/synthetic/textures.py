@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FAMILIES", "at_least", "background", "labelled_images", "opaque", "paste", "sprite"]
+__all__ = ["FAMILIES", "at_least", "background", "class_labels", "labelled_images", "opaque", "paste", "sprite"]
 
 Array = NDArray[Any]
 
@@ -184,8 +184,7 @@ def labelled_images(seed: int, count: int, image_size: int = 32) -> tuple[NDArra
     at_least("seed", seed, 0)
     at_least("count", count, 1)
     at_least("image_size", image_size, 16)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
-    labels = rng.permutation(np.arange(count) % len(FAMILIES))
+    rng, labels = _shuffled(seed, count)
     ground = background(rng, 16 * image_size, 16 * image_size)
     images = np.empty((count, image_size, image_size, 3), np.uint8)
     for image, label in zip(images, labels, strict=True):
@@ -195,6 +194,16 @@ def labelled_images(seed: int, count: int, image_size: int = 32) -> tuple[NDArra
         left, top = rng.uniform(-0.1, 0.1, 2) * image_size + (image_size - side) / 2
         paste(image, sprite(rng, label, side), np.array([[1, 0, left], [0, 1, top]]))
     return images, labels
+
+
+def class_labels(seed: int, count: int) -> NDArray[np.int64]:
+    """The labels int64[count] of `labelled_images`, without drawing the images."""
+    return _shuffled(seed, count)[1]
+
+
+def _shuffled(seed: int, count: int) -> tuple[np.random.Generator, NDArray[np.int64]]:
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    return rng, rng.permutation(np.arange(count) % len(FAMILIES))
 
 
 def at_least(name: str, value: int, least: int) -> None:

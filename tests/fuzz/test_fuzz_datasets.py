@@ -15,7 +15,7 @@ from PIL import Image
 
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation.datasets import fingerprint, load, load_domains
+from infoaug.orchestrator.evaluation.datasets import Dataset, fingerprint, load, load_domains
 from tests.fuzz.hostile import check_sentence, examples, nearly
 
 SIZE = 16
@@ -65,7 +65,7 @@ def check(read: Callable[[], Any], *named: Any) -> bool:
     except UsageError as error:
         check_sentence(error, *named)
         return False
-    for split in splits if isinstance(splits, tuple) else splits.images.values():
+    for split in (splits.train, splits.test) if isinstance(splits, Dataset) else splits.images.values():
         assert split.images.shape[1:] == (3, SIZE, SIZE) and len(split.images) == len(split.labels)
         assert int(split.labels.min()) >= 0
     return True

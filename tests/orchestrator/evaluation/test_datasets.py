@@ -17,8 +17,9 @@ from PIL import Image
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.config import load as load_config
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import datasets
-from infoaug.orchestrator.evaluation.datasets import Labelled, domain_files, fingerprint, held_out, load, load_domains
+from infoaug.orchestrator.evaluation import arrays as npz
+from infoaug.orchestrator.evaluation import datasets, image_folder
+from infoaug.orchestrator.evaluation.datasets import Labelled, fingerprint, held_out, load_domains
 
 SIZE = 8
 
@@ -50,6 +51,12 @@ def check(split: Labelled, count: int, size: int = SIZE) -> None:
     assert split.images.dtype == torch.uint8
     assert split.labels.shape == (count,)
     assert split.labels.dtype == torch.int64
+
+
+def load(name: str, config: EvaluateConfig, size: int) -> tuple[Labelled, Labelled]:
+    """The two splits of a data set."""
+    loaded = datasets.load(name, config, size)
+    return loaded.train, loaded.test
 
 
 def sentence(call: Callable[[], Any]) -> str:
@@ -141,14 +148,32 @@ def test_images_in_subfolders_of_a_class_belong_to_it(tmp_path: Path) -> None:
         ("bomb.bmp", b"BM" + bytes(12) + b"\x28\0\0\0\xff\xff\xff\x0f\xff\xff\xff\x0f\x01\0\x18" + bytes(80)),
     ],
 )
-def test_an_unreadable_image_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_an_unreadable_image_is_named_and_left_out_if_there_are_few(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
     write_folder(tmp_path, {"a": 6, "b": 6})
     if content is None:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30, 3), np.uint8)).save(tmp_path / "whole.png")
         content = (tmp_path / "whole.png").read_bytes()[:1200]
+        (tmp_path / "whole.png").unlink()
     (tmp_path / "b" / name).write_bytes(content)
-    found = sentence(lambda: load(str(tmp_path), settings(), SIZE))
-    assert f"image '{tmp_path / 'b' / name}' cannot be read: " in found
+    found = datasets.load(str(tmp_path), settings(), SIZE)
+    assert len(found.train.labels) + len(found.test.labels) == 12
+    (note,) = found.notes
+    assert note.startswith(f"1 of 13 images cannot be read: '{tmp_path / 'b' / name}' (")
+    for number in (1, 2):
+        (tmp_path / "a" / f"{number}{name}").write_bytes(content)
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert "3 of 15 images cannot be read: " in told and told.endswith("; replace or remove them")
+
+
+def test_a_class_of_which_no_image_to_fit_on_can_be_read_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", {"a": 12, "b": 12, "c": 1})
+    write_folder(tmp_path / "test", {"a": 1, "b": 1, "c": 1})
+    (tmp_path / "test" / "c" / "000.png").write_bytes(b"")
+    assert len(load(str(tmp_path), settings(), SIZE)[1].labels) == 2
+    (tmp_path / "train" / "c" / "000.png").write_bytes(b"")
+    assert "no image of class 'c' in train: 2 of 28" in sentence(lambda: load(str(tmp_path), settings(), SIZE))
 
 
 def test_a_class_of_the_test_split_only_is_named(tmp_path: Path) -> None:
@@ -219,11 +244,11 @@ def test_domains_that_cannot_be_compared_are_refused(
 
 
 def test_domains_that_are_not_there_are_named(tmp_path: Path) -> None:
-    assert "there is no folder" in sentence(lambda: domain_files(str(tmp_path / "absent")))
+    assert "there is no folder" in sentence(lambda: load_domains(str(tmp_path / "absent"), settings(), SIZE))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to nothing", "huge", "long"])
-def test_an_image_that_cannot_be_read_safely_is_named(tmp_path: Path, kind: str) -> None:
+def test_an_image_that_cannot_be_read_safely_is_left_out_and_named(tmp_path: Path, kind: str) -> None:
     write_folder(tmp_path, {"a": 5, "b": 5})
     bad = tmp_path / "a" / "bad.png"
     if kind == "pipe":
@@ -232,9 +257,9 @@ def test_an_image_that_cannot_be_read_safely_is_named(tmp_path: Path, kind: str)
         bad.symlink_to(tmp_path / "absent")
     else:
         Image.new("1", {"huge": (9000, 9000), "long": (5000, 1)}[kind]).save(bad)
-    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
-    assert "bad.png' cannot be read: " in told
-    assert "replace or remove it" in told
+    assert fingerprint(str(tmp_path))
+    (note,) = datasets.load(str(tmp_path), settings(), SIZE).notes
+    assert "1 of 11 images cannot be read: " in note and "bad.png' (" in note
 
 
 def test_a_circle_of_links_in_an_image_folder_ends(tmp_path: Path) -> None:
@@ -449,11 +474,170 @@ def test_a_file_of_another_kind_is_no_data_set(tmp_path: Path) -> None:
     assert "no data set" in sentence(lambda: load(str(tmp_path / "x.zip"), settings(), SIZE))
 
 
-def test_a_fingerprint_changes_with_the_files_of_a_data_set(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_the_images_of_a_folder_and_with_nothing_else(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": 2, "b": 2})
     first = fingerprint(str(tmp_path))
     assert fingerprint(str(tmp_path)) == first
     flat(1).save(tmp_path / "a" / "new.png")
-    assert fingerprint(str(tmp_path)) != first
-    assert fingerprint("cifar10") == fingerprint("scenes") == "0:0"
-    assert fingerprint(str(tmp_path / "a" / "new.png")).startswith("1:")
+    second = fingerprint(str(tmp_path))
+    (tmp_path / "a" / "new.png").rename(tmp_path / "b" / "new.png")
+    third = fingerprint(str(tmp_path))
+    assert len({first, second, third}) == 3, "the third has the same image in another class"
+
+    before = fingerprint(str(tmp_path))
+    (tmp_path / ".DS_Store").write_bytes(b"view")
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"thumbs")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    flat(1).save(tmp_path / ".ipynb_checkpoints" / "new.png")
+    os.utime(tmp_path / "a" / "000.png", (0, 0))
+    assert fingerprint(str(tmp_path)) == before
+
+
+@pytest.mark.parametrize("hashed", [2000, 0], ids=["small", "large"])
+def test_two_images_that_change_places_change_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: int
+) -> None:
+    monkeypatch.setattr(image_folder, "MOST_HASHED", hashed)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for time, name in enumerate(("a/0.bmp", "b/0.bmp")):
+        flat(100 * time).save(tmp_path / name)
+        os.utime(tmp_path / name, (time, time))
+    assert (tmp_path / "a/0.bmp").stat().st_size == (tmp_path / "b/0.bmp").stat().st_size
+    before = fingerprint(str(tmp_path))
+    (tmp_path / "a/0.bmp").rename(tmp_path / "spare")
+    (tmp_path / "b/0.bmp").rename(tmp_path / "a/0.bmp")
+    (tmp_path / "spare").rename(tmp_path / "b/0.bmp")
+    assert fingerprint(str(tmp_path)) != before
+
+
+def test_linked_class_folders_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere", {"a": 2, "b": 2})
+    (tmp_path / "links").mkdir()
+    for name in "ab":
+        (tmp_path / "links" / name).symlink_to(tmp_path / "elsewhere" / name)
+    before = fingerprint(str(tmp_path / "links"))
+    flat(99).save(tmp_path / "elsewhere" / "a" / "000.png")
+    assert fingerprint(str(tmp_path / "links")) != before
+
+
+def test_corrected_labels_of_an_npz_change_its_fingerprint_and_a_new_time_does_not(tmp_path: Path) -> None:
+    content = arrays()
+    path = save(tmp_path / "d.npz", content)
+    before, size = fingerprint(path), Path(path).stat().st_size
+    os.utime(path, (0, 0))
+    assert fingerprint(path) == before
+    content["y_train"] = content["y_train"][::-1].copy()
+    save(tmp_path / "d.npz", content)
+    assert Path(path).stat().st_size == size
+    assert fingerprint(path) != before
+
+
+def test_sets_that_have_a_name_keep_their_fingerprint_whatever_lies_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "cifar10", {"a": 1, "b": 1})
+    assert {fingerprint(name) for name in ("cifar10", "stl10", "scenes", "absent")} == {"0:0"}
+
+
+# ---- classes
+
+
+@pytest.mark.parametrize("labels", [[7, 1007, 2007], [1, 2, 3], [0, 1, 2]])
+def test_classes_are_the_distinct_labels(tmp_path: Path, labels: list[int]) -> None:
+    content = arrays()
+    content |= {name: np.array(labels)[content[name]] for name in ("y_train", "y_test")}
+    found = datasets.load(save(tmp_path / "d.npz", content), settings(), SIZE)
+    assert found.classes == 3
+    assert found.train.labels.tolist() == [0, 1, 2] * 3 + [0]
+    assert found.test.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_a_limit_does_not_change_the_number_of_classes(tmp_path: Path) -> None:
+    content = {**arrays(), "y_train": np.arange(10) % 5, "y_test": np.arange(5)}
+    path = save(tmp_path / "d.npz", content)
+    assert datasets.load(path, settings("limit=4"), SIZE).classes == 5
+
+
+def test_a_class_of_the_test_split_only_is_named_in_every_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "d.npz", {**arrays(), "y_test": np.array([0, 1, 2, 9, 1])})
+    assert "class '9' is in the test split only" in sentence(lambda: load(path, settings(), SIZE))
+    write_folder(tmp_path / "flat", {"a": 9, "b": 9, "lonely": 1})
+    assert "class 'lonely' is in the test split only" in sentence(lambda: load(f"{tmp_path}/flat", settings(), SIZE))
+    write_folder(tmp_path / "split" / "train", {"Cat": 9, "dog": 9, "empty": 0})
+    write_folder(tmp_path / "split" / "test", {"cat": 9, "dog": 9})
+    told = sentence(lambda: load(f"{tmp_path}/split", settings(), SIZE))
+    assert "class 'cat' is in the test split only (the training split has 'Cat')" in told
+    pixels = np.zeros((10, SIZE, SIZE, 3), np.uint8)
+    monkeypatch.setitem(
+        datasets.TORCHVISION,
+        "cifar10",
+        lambda _, train, __: SimpleNamespace(data=pixels, targets=[0, 1] * 5 if train else [0, 5] * 5),
+    )
+    assert "class '5' is in the test split only" in sentence(lambda: load("cifar10", settings(), SIZE))
+
+
+# ---- before anything is started
+
+
+def looked_at(name: str, *overrides: str) -> list[str]:
+    return datasets.check(name, settings(*overrides), SIZE, fetch=False)
+
+
+def test_what_is_not_used_is_counted_before_anything_is_started(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    for name in ("a/0.heic", "a/1.HEIC", "b/x.gif", "b/plain"):
+        (tmp_path / name).write_bytes(b"")
+    flat(1).save(tmp_path / "loose.png")
+    assert looked_at(str(tmp_path)) == [
+        "images outside class folders are left out: 1",
+        "files are left out by their suffix: 2 .heic, 1 .gif, 1 without a suffix",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x_train": np.zeros((10, 8, 8, 3))}, "images must be uint8"),
+        ({"y_train": np.arange(4)}, "10 images have 4 labels"),
+        ({"y_test": np.full(5, 9)}, "class '9' is in the test split only"),
+        ({"y_train": np.zeros(10, int)}, "at least two classes"),
+    ],
+)
+def test_a_wrong_npz_is_found_without_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, np.ndarray], told: str
+) -> None:
+    monkeypatch.setattr(npz, "images", None)
+    assert looked_at(save(tmp_path / "good.npz", arrays())) == []
+    path = save(tmp_path / "d.npz", {**arrays(), **change})
+    assert told in sentence(lambda: looked_at(path))
+
+
+def test_files_that_are_no_images_are_found_by_their_headers(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5})
+    for path in tmp_path.glob("a/*"):
+        Image.fromarray(np.ones((9, 9), np.float32)).save(path, "TIFF")
+    told = sentence(lambda: looked_at(str(tmp_path)))
+    assert "5 of 10 images cannot be read: " in told and "its pixels are floats" in told
+
+
+def test_domains_that_are_too_small_are_found(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", {"a": 9, "b": 9})
+    write_folder(tmp_path / "two", {"a": 1, "b": 1})
+    assert "domain 'two' of" in sentence(lambda: datasets.check_domains(str(tmp_path), settings()))
+
+
+def test_a_set_to_download_is_not_downloaded_to_look_at_it(tmp_path: Path) -> None:
+    (note,) = looked_at("cifar10", "download=true", f"data={tmp_path}")
+    assert "is not in" in note and "will be downloaded" in note
+    assert not list(tmp_path.iterdir())
+    assert "could not be fetched" in sentence(lambda: looked_at("cifar10", f"data={tmp_path}"))
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "pets", {"a": 5, "b": 5})
+    check(load("~/pets", settings(), SIZE)[0], 8)

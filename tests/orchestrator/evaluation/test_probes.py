@@ -219,7 +219,8 @@ def test_validation_while_training_is_what_evaluation_finds_afterwards(monkeypat
     torch.manual_seed(5)
     backbone = create_backbone("resnet18", 16, layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
     data = datasets.load("scenes", config.evaluate, 16)
-    expected = accuracies_of(*data, config.evaluate, lambda images: features(copy.deepcopy(backbone), images, 512))
+    splits = data.train, data.test
+    expected = accuracies_of(*splits, config.evaluate, lambda images: features(copy.deepcopy(backbone), images, 512))
     random = torch.get_rng_state()
     validation = Validation(config, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), random)

@@ -9,7 +9,7 @@ import torch
 
 from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator.config import ExperimentConfig, load
-from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import datasets
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate
@@ -85,6 +85,45 @@ def test_models_of_one_backbone_seed_and_evaluation_share_a_floor_that_is_measur
     assert len(places) == 6, "every other floor is another"
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_corrected_labels_are_measured_again_for_the_model_and_for_its_floor(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, 255, (60, 16, 16, 3), np.uint8) for name in ("x_train", "x_test")}
+    labels = {name: np.arange(60) % 3 for name in ("y_train", "y_test")}
+    name = str(tmp_path / "set.npz")
+    chosen = config.evaluate.model_copy(update={"datasets": [name], "domains": []})
+    config, place = config.model_copy(update={"evaluate": chosen}), pretrained(store, 1)
+    model = SimpleNamespace(stage=place)
+
+    np.savez(name, **images, **labels)
+    size = Path(name).stat().st_size
+    before = measure(config, place, name)
+    store.write_json(evaluate.result_path(evaluate.stage(config, place), name, chosen), before)
+    assert evaluate.load(config, model).results == [before]
+
+    np.savez(name, **images, **{key: of[::-1].copy() for key, of in labels.items()})
+    assert Path(name).stat().st_size == size
+    with pytest.raises(StageError, match="not evaluated yet"):
+        evaluate.load(config, model)
+    measure(config, place, name)
+    assert len(floors(store)) == 2
+
+
+def test_what_is_not_used_of_a_set_is_part_of_its_result(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    write_domains(tmp_path, count=60)
+    (tmp_path / "grey" / "class-0" / "x.heic").touch()
+    (tmp_path / "grey" / "class-1" / "x.png").touch()
+    found = measure(config, pretrained(store, 1), str(tmp_path / "grey"))
+    assert (found["classes"], found["train"] + found["test"]) == (10, 60)
+    suffix, unreadable = found["notes"]
+    assert suffix == "files are left out by their suffix: 1 .heic"
+    assert unreadable.startswith("1 of 61 images cannot be read: ")
+
+
 def test_two_models_that_measure_their_floor_at_once_find_the_same(
     config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +187,8 @@ def test_check_asks_for_a_set_as_it_will_be_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_check_names_what_is_not_there_and_takes_what_is(tmp_path: Path) -> None:
-    check(load(None, [f"evaluate.datasets=[scenes, '{tmp_path}']"]))
+    write_domains(tmp_path / "sets", count=40)
+    check(load(None, [f"evaluate.datasets=[scenes, '{tmp_path}/sets/grey']"]))
     with pytest.raises(UsageError, match="no data set 'imagenet'"):
         check(load(None, ["evaluate.datasets=[scenes, imagenet]"]))
     absent = ["evaluate.datasets=stl10", "evaluate.download=false", f"evaluate.data={tmp_path}"]
@@ -157,10 +197,10 @@ def test_check_names_what_is_not_there_and_takes_what_is(tmp_path: Path) -> None
 
 
 def test_check_reads_what_is_validated_on_while_training(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(5):
-            (tmp_path / name / f"{i}.png").write_bytes(b"no image")
+    write_domains(tmp_path, count=40)
+    tmp_path /= "grey"
+    for path in tmp_path.glob("class-1/*.png"):
+        path.write_bytes(path.read_bytes()[:-40])  # its header is whole
     overrides = [f"evaluate.datasets=['{tmp_path}', scenes]", "extract.image_size=16"]
     check(load(None, overrides))
     with pytest.raises(UsageError, match="cannot be read"):
@@ -176,6 +216,6 @@ def test_check_looks_at_domains_and_says_which_classes_are_left_out(
     assert capsys.readouterr().err == ""
     (tmp_path / "grey" / "class-3").rename(tmp_path / "grey" / "fog")
     check(asked)
-    assert "2 classes of" in (said := capsys.readouterr().err) and "class-3, fog" in said
+    assert "2 classes are left out" in (said := capsys.readouterr().err) and "class-3, fog" in said
     with pytest.raises(UsageError, match=r"evaluate\.domains: there is no folder"):
         check(load(None, ["evaluate.domains=absent"]))

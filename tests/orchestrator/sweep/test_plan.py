@@ -135,3 +135,15 @@ def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
         plan.plan(sweep(tmp_path, grid=[{"backbone": "resnet81"}]))
     with pytest.raises(UsageError, match="temprature"):
         plan.plan(sweep(tmp_path, grid=[{"pretrain.framework_settings.temprature": 1}]))
+
+
+def test_a_data_set_that_cannot_be_used_is_refused_and_one_to_download_is_not(tmp_path: Path) -> None:
+    def of(dataset: str) -> SweepConfig:
+        return sweep(
+            tmp_path / "store", {"evaluate": {"datasets": [dataset], "data": str(tmp_path / "data")}}, grid=[{}]
+        )
+
+    with pytest.raises(UsageError, match="no data set 'cifar11'"):
+        plan.plan(of("cifar11"))
+    assert "1 trials, 0 done" in shown(of("cifar10"))
+    assert not list(tmp_path.iterdir())

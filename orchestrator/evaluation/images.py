@@ -1,0 +1,149 @@
+"""Image files as 8-bit RGB at the backbone's size: orientation, bit depth, transparency, and what cannot be read."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+SUFFIXES = frozenset((
+    ".avif", ".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+))  # fmt: skip
+MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to more than the memory
+MOST_LENGTH = 100  # the largest ratio of an image's sides
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners store in pixels of 16 bits
+THREADS = 8
+
+_ORIENTATION = 0x0112  # the tag of EXIF, and how an image of each value is turned upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _Picture(NamedTuple):
+    """A decoded image at size S. 8-bit: u8[3, S, S]. Deeper: f32[1, S, S], with the largest value before resizing."""
+
+    pixels: Tensor
+    peak: int = 0
+
+
+def read(paths: Sequence[Path], size: int) -> tuple[Tensor, dict[int, str]]:
+    """Read image files, the first picture of those that hold several.
+
+    Images are turned upright by their EXIF orientation. Transparent pixels show white. Grey images of more than 8 bits
+    are scaled by one factor for all `paths`: full scale is the smallest of 8, 10, 12, 14 or 16 bits that holds the
+    largest value of them all. Float images are not read: their range is not known.
+
+    Args:
+        paths: the files.
+        size: S, pixels; see `fit`.
+
+    Returns:
+        The images that could be read, u8[n, 3, S, S] in the order of the paths, and why the others could not, by their
+        position.
+    """
+
+    def one(path: Path) -> _Picture | str:
+        try:
+            return _decoded(path, size)
+        except Exception as error:  # Pillow raises errors of many kinds for a broken file
+            return _reason(error)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(one, paths))
+    failed = {i: why for i, why in enumerate(found) if isinstance(why, str)}
+    pictures = [picture for picture in found if isinstance(picture, _Picture)]
+    peak = max((picture.peak for picture in pictures), default=0)
+    full_scale = next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
+    images = [_eight_bit(picture, full_scale) for picture in pictures]
+    return torch.stack(images) if images else torch.zeros(0, 3, size, size, dtype=torch.uint8), failed
+
+
+def complaint(path: Path) -> str:
+    """Why an image file cannot be read, as far as its header shows; empty if nothing is wrong with that."""
+    try:
+        with _opened(path):
+            return ""
+    except Exception as error:
+        return _reason(error)
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Images [N, C, H, W], resized by the shorter side to `size` (bilinear, anti-aliased), cropped at the centre."""
+    if images.shape[-2:] == (size, size):
+        return images.contiguous()
+    return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError for an image that cannot be resized, or would take too much memory."""
+    short, long = sorted((height, width))
+    if short < 1 or long > MOST_LENGTH * short or height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels are too few, too many (above {MOST_PIXELS}) or too long (above {MOST_LENGTH}:1)"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet."""
+    if not path.is_file():  # a pipe would hang
+        raise ValueError("it is no regular file")
+    with Image.open(path) as image:
+        check_size(*image.size[::-1])
+        if image.mode == "F":
+            raise ValueError("its pixels are floats, whose range is not known: save it with 8 or 16 bits")
+        yield image
+
+
+def _decoded(path: Path, size: int) -> _Picture:
+    with _opened(path) as stored:
+        stored.load()  # before the orientation is asked for: TIFFs are turned when they are loaded
+        image = _upright(stored)
+        if not image.mode.startswith("I"):
+            return _Picture(fit(F.pil_to_tensor(_opaque(image))[None], size)[0])
+        values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= 1 << DEPTHS[-1]:
+        raise ValueError(f"its pixels are integers from {low} to {high}: save it with 8 or 16 bits")
+    return _Picture(fit(torch.from_numpy(values).float()[None, None], size)[0], high)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF says nothing about the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image of at most 8 bits as RGB, over white where it is transparent."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+
+
+def _eight_bit(picture: _Picture, full_scale: int) -> Tensor:
+    """Pixels as u8[3, S, S]; `full_scale` is the white of deeper ones."""
+    if picture.pixels.dtype == torch.uint8:
+        return picture.pixels
+    scaled = (picture.pixels * (255 / full_scale)).round().clamp(0, 255)
+    return scaled.to(torch.uint8).expand(3, -1, -1)
+
+
+def _reason(error: Exception) -> str:
+    return f"{error!s:.200}" or type(error).__name__
