@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
-from infoaug.orchestrator.evaluation import datasets
+from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import figures, inspection, report
 from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
@@ -124,7 +124,7 @@ def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     video = config.clips.path or "scenes (synthetic)"
     read = [mlflow_runs.Source(video, extract.source(config), video, "training")]
     for name in (*config.evaluate.datasets, *config.evaluate.domains):
-        read.append(mlflow_runs.Source(name, digest_of([name, datasets.fingerprint(name)]), name, "evaluation"))
+        read.append(mlflow_runs.Source(name, digest_of([name, opening.fingerprint(name)]), name, "evaluation"))
     return read
 
 

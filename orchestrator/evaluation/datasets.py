@@ -4,28 +4,22 @@ A data set is opened first, which tells its labels and what is wrong with it, an
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
-from numpy.typing import NDArray
 from torch import Tensor
 
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import arrays, image_folder, images
-from infoaug.orchestrator.evaluation.image_folder import HELD_OUT, Layout
-from infoaug.orchestrator.synthetic.textures import class_labels, labelled_images
+from infoaug.orchestrator.evaluation import images, opening
+from infoaug.orchestrator.evaluation.image_folder import HELD_OUT
+from infoaug.orchestrator.evaluation.opening import TORCHVISION, Opened
 
 _log = logging.getLogger(__name__)
 
-SCENES_TRAIN, SCENES_TEST = 2000, 1000
 MOST_UNREADABLE = 0.1  # share of the images: a set with more of them is refused
 PROBED = 200  # images of a folder whose headers are looked at before anything is started
 NAMED = 3  # files that a message names
@@ -59,29 +53,6 @@ class Domains:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A data set whose images are not read yet.
-
-    Attributes:
-        what: its kind and name, for messages.
-        labels: int64[N] by split or domain; they number `classes`.
-        classes: names of the classes.
-        pixels: reads images u8[N, 3, H, W] by split.
-        files: the image files by split, if each image is a file.
-        left_out: classes that some domains lack.
-        notes: sentences on what is not used.
-    """
-
-    what: str
-    labels: dict[str, Tensor]
-    classes: list[str]
-    pixels: Callable[[], Mapping[str, Tensor]] = dict
-    files: dict[str, list[Path]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def load(name: str, config: EvaluateConfig, image_size: int) -> Dataset:
     """Load a data set at the backbone's image size.
 
@@ -98,7 +69,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> Dataset:
     Raises:
         UsageError: the data set is unknown, or cannot be downloaded, used or read.
     """
-    opened = _open(name, config, image_size, fetch=config.download)
+    opened = opening.open_set(name, config, image_size, fetch=config.download)
     _check_splits(opened, config.limit)
     splits, unreadable = _read(opened, config.limit, image_size, fitted=("train",))
     train, test = splits["train"], splits["test"]
@@ -114,7 +85,7 @@ def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:
     Raises:
         UsageError: as `image_folder.domains`; or the images cannot be read, or a domain has too few.
     """
-    opened = _open_domains(name)
+    opened = opening.open_domains(name)
     _check_domains(opened, config.limit)
     splits, unreadable = _read(opened, config.limit, image_size, fitted=tuple(opened.labels))
     for domain, split in splits.items():
@@ -140,11 +111,11 @@ def check(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> li
     """
     if name in TORCHVISION and config.download and not fetch:
         try:
-            opened = _open(name, config, image_size, fetch=False)
+            opened = opening.open_set(name, config, image_size, fetch=False)
         except UsageError:
             return [f"data set '{name}' is not in '{config.data}' and will be downloaded"]
     else:
-        opened = _open(name, config, image_size, fetch=fetch and config.download)
+        opened = opening.open_set(name, config, image_size, fetch=fetch and config.download)
     _check_splits(opened, config.limit)
     _probe(opened)
     return opened.notes
@@ -152,7 +123,7 @@ def check(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> li
 
 def check_domains(name: str, config: EvaluateConfig) -> list[str]:
     """Check a folder `DOMAIN/CLASS/…` without reading its images, as `check` does."""
-    opened = _open_domains(name)
+    opened = opening.open_domains(name)
     _check_domains(opened, config.limit)
     _probe(opened)
     notes = [*opened.notes]
@@ -171,112 +142,10 @@ def held_out(labels: Tensor) -> Tensor:
     return held
 
 
-def fingerprint(name: str) -> str:
-    """Identifies the content of a data set: of an image folder or a file. Sets that have a name never change."""
-    path = _path(name)
-    if name not in ("scenes", *TORCHVISION):
-        with _sentence(name):
-            if _is(Path.is_dir, path):
-                return image_folder.fingerprint(path)
-            if _is(Path.is_file, path):
-                return arrays.fingerprint(path)
-    return "0:0"
-
-
-# ---- opening
-
-
-def _open(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> _Opened:
-    path = _path(name)
-    if name == "scenes":
-        return _open_scenes(image_size)
-    if name in TORCHVISION:
-        return _open_torchvision(name, config, fetch)
-    if _is(Path.is_dir, path):
-        with _sentence(name):
-            return _of_layout(f"data set '{name}'", image_folder.splits(path))
-    if path.suffix == ".npz" and _is(Path.is_file, path):
-        with _sentence(name):
-            return _of_arrays(f"data set '{name}'", arrays.labels(path), lambda: _channels_first(arrays.images(path)))
-    known = ", ".join(["scenes", *TORCHVISION])
-    raise UsageError(
-        settings.one_line(f"no data set '{name:.300}': give one of {known}, an existing image folder, or an .npz file")
-    )
-
-
-def _open_domains(name: str) -> _Opened:
-    path = _path(name)
-    if not _is(Path.is_dir, path):
-        raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
-    with _sentence(name):
-        return _of_layout(f"'{name}'", image_folder.domains(path))
-
-
-def _open_scenes(image_size: int) -> _Opened:
-    labels = {"train": class_labels(1, SCENES_TRAIN), "test": class_labels(2, SCENES_TEST)}
-    return _of_arrays("data set 'scenes'", labels, lambda: _scenes(image_size))
-
-
-@lru_cache(maxsize=1)  # a worker that evaluates several models renders them once
-def _scenes(image_size: int) -> dict[str, Tensor]:
-    seeds = {"train": (1, SCENES_TRAIN), "test": (2, SCENES_TEST)}
-    try:
-        return _channels_first({split: labelled_images(*seed, image_size)[0] for split, seed in seeds.items()})
-    except ValueError as error:
-        raise UsageError(f"data set 'scenes' cannot be drawn: {error}") from None
-
-
-def _open_torchvision(name: str, config: EvaluateConfig, fetch: bool) -> _Opened:
-    try:
-        stored = {split: TORCHVISION[name](config.data, split == "train", fetch) for split in ("train", "test")}
-    except (RuntimeError, OSError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise UsageError(
-            f"data set '{name}' is not in '{config.data}' and could not be fetched ({why}): put it there "
-            "or name another in evaluate.datasets"
-        ) from None
-    labels = {split: np.asarray(data.labels if name == "stl10" else data.targets) for split, data in stored.items()}
-    pixels = {split: data.data for split, data in stored.items()}
-
-    def tensors() -> dict[str, Tensor]:
-        return {s: torch.as_tensor(p) for s, p in pixels.items()} if name == "stl10" else _channels_first(pixels)
-
-    return _of_arrays(f"data set '{name}'", labels, tensors)
-
-
-TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDataset]] = {
-    "cifar10": lambda root, train, fetch: torchvision.datasets.CIFAR10(root, train, download=fetch),
-    "cifar100": lambda root, train, fetch: torchvision.datasets.CIFAR100(root, train, download=fetch),
-    "stl10": lambda root, train, fetch: torchvision.datasets.STL10(root, "train" if train else "test", download=fetch),
-}
-
-
-def _of_layout(what: str, layout: Layout) -> _Opened:
-    classes = sorted(set().union(*layout.groups.values()))
-    labels, files = {}, {}
-    for group, members in layout.groups.items():
-        labels[group] = torch.tensor([i for i, c in enumerate(classes) for _ in members.get(c, [])], dtype=torch.int64)
-        files[group] = [file for c in classes for file in members.get(c, [])]
-    return _Opened(what, labels, classes, files=files, left_out=layout.left_out, notes=layout.notes)
-
-
-def _of_arrays(
-    what: str, labels: Mapping[str, NDArray[np.integer]], pixels: Callable[[], Mapping[str, Tensor]]
-) -> _Opened:
-    """A data set in arrays. Its labels may be any integers: the classes are the distinct ones."""
-    distinct = np.unique(np.concatenate([*labels.values()]))
-    numbered = {split: torch.from_numpy(np.searchsorted(distinct, of)) for split, of in labels.items()}
-    return _Opened(what, numbered, [str(label) for label in distinct], pixels)
-
-
-def _channels_first(pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
-    return {split: torch.from_numpy(np.moveaxis(of, 3, 1)) for split, of in pixels.items()}
-
-
 # ---- what is wrong
 
 
-def _check_splits(opened: _Opened, limit: int | None) -> None:
+def _check_splits(opened: Opened, limit: int | None) -> None:
     train, test = opened.labels["train"], opened.labels["test"]
     limited = train[_chosen(len(train), limit)]
     _check_enough(opened.what, limited, test)
@@ -290,7 +159,7 @@ def _check_splits(opened: _Opened, limit: int | None) -> None:
     _check_validation(opened.what, limited)
 
 
-def _check_domains(opened: _Opened, limit: int | None) -> None:
+def _check_domains(opened: Opened, limit: int | None) -> None:
     for domain, labels in opened.labels.items():
         _check_validation(f"domain '{domain}' of {opened.what}", labels[_chosen(len(labels), limit)])
 
@@ -306,7 +175,7 @@ def _check_validation(what: str, labels: Tensor) -> None:
         raise UsageError(f"{what} has too few images to train with ({len(labels)}): a fifth is held out for validation")
 
 
-def _probe(opened: _Opened) -> None:
+def _probe(opened: Opened) -> None:
     """Look at the headers of some image files; UsageError if too many cannot be read."""
     every = [file for files in opened.files.values() for file in files]
     some = every[:: max(1, len(every) // PROBED)]
@@ -331,7 +200,7 @@ def _unreadable(what: str, files: Sequence[Path], failed: Mapping[int, str]) -> 
 
 
 def _read(
-    opened: _Opened, limit: int | None, image_size: int, fitted: Sequence[str]
+    opened: Opened, limit: int | None, image_size: int, fitted: Sequence[str]
 ) -> tuple[dict[str, Labelled], list[str]]:
     """The images of each split within the limit, and the note on those that cannot be read.
 
@@ -377,31 +246,3 @@ def _chosen(count: int, limit: int | None) -> Tensor:
     if limit is None or limit >= count:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
-
-
-# ---- files
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # there is no such user
-        return Path(name)
-
-
-def _is(kind: Callable[[Path], bool], path: Path) -> bool:
-    """Whether a file or folder of that name exists; False for a text that cannot be a name."""
-    try:
-        return kind(path)
-    except (OSError, ValueError):
-        return False
-
-
-@contextmanager
-def _sentence(name: str) -> Iterator[None]:
-    """An error of the operating system as one sentence."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise UsageError(settings.one_line(f"data set '{name}' cannot be read: {error.filename}: {why}")) from None

@@ -19,9 +19,10 @@ from torch import nn
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.evaluation import datasets, domains, probes
+from infoaug.orchestrator.evaluation import datasets, domains, opening, probes
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
+from infoaug.orchestrator.settings import one_line
 from infoaug.orchestrator.stages import pretrain
 
 VERSION = 2  # raised when the same config would give other numbers
@@ -67,7 +68,7 @@ def floor_stage(config: ExperimentConfig, store: Store) -> StageFolder:
 def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) -> str:
     """The path of the accuracies on one data set in the store."""
     kind = ["domains"] if name in settings.domains else []
-    return stage_folder.path(f"{file_name(name, datasets.fingerprint(name), *kind)}.json")
+    return stage_folder.path(f"{file_name(name, opening.fingerprint(name), *kind)}.json")
 
 
 def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
@@ -213,7 +214,7 @@ def _paths(config: ExperimentConfig, stage_folder: StageFolder) -> dict[str, str
 
 def _say(name: str, notes: Sequence[str]) -> None:
     for note in notes:
-        console.say(escape(f"evaluate: '{name}': {note}"))
+        console.say(escape(one_line(f"evaluate: '{name}': {note}")))
 
 
 def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageError:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation.datasets import Dataset, fingerprint, load, load_domains
+from infoaug.orchestrator.evaluation.datasets import Dataset, load, load_domains
+from infoaug.orchestrator.evaluation.opening import fingerprint
 from tests.fuzz.hostile import check_sentence, examples, nearly
 
 SIZE = 16

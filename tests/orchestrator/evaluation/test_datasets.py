@@ -18,8 +18,9 @@ from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.config import load as load_config
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import arrays as npz
-from infoaug.orchestrator.evaluation import datasets, image_folder
-from infoaug.orchestrator.evaluation.datasets import Labelled, fingerprint, held_out, load_domains
+from infoaug.orchestrator.evaluation import datasets, image_folder, opening
+from infoaug.orchestrator.evaluation.datasets import Labelled, held_out, load_domains
+from infoaug.orchestrator.evaluation.opening import fingerprint
 
 SIZE = 8
 
@@ -437,7 +438,7 @@ def test_a_set_of_torchvision_is_read_in_its_own_layout(monkeypatch: pytest.Monk
             return SimpleNamespace(data=np.moveaxis(pixels, 3, 1), labels=np.array(labels))
         return SimpleNamespace(data=pixels, targets=labels)
 
-    monkeypatch.setitem(datasets.TORCHVISION, name, fake)
+    monkeypatch.setitem(opening.TORCHVISION, name, fake)
     train, _ = load(name, settings("data=there"), SIZE)
     assert np.array_equal(train.images.permute(0, 2, 3, 1).numpy(), pixels)
     assert train.labels.tolist() == labels
@@ -573,7 +574,7 @@ def test_a_class_of_the_test_split_only_is_named_in_every_layout(
     assert "class 'cat' is in the test split only (the training split has 'Cat')" in told
     pixels = np.zeros((10, SIZE, SIZE, 3), np.uint8)
     monkeypatch.setitem(
-        datasets.TORCHVISION,
+        opening.TORCHVISION,
         "cifar10",
         lambda _, train, __: SimpleNamespace(data=pixels, targets=[0, 1] * 5 if train else [0, 5] * 5),
     )
@@ -641,3 +642,12 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     write_folder(tmp_path / "pets", {"a": 5, "b": 5})
     check(load("~/pets", settings(), SIZE)[0], 8)
+
+
+def test_names_that_are_no_text_are_said_in_printable_characters(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": 5, "b": 5, "caf\udce9": 5})
+    (tmp_path / "caf\udce9" / "x.j\udce9g").touch()
+    (tmp_path / "caf\udce9" / "\udce9.png").touch()
+    found = datasets.load(str(tmp_path), settings(), SIZE)
+    assert found.classes == 3 and fingerprint(str(tmp_path))
+    assert len(found.notes) == 2 and all(note.isprintable() for note in found.notes)

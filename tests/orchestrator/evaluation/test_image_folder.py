@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation.image_folder import Layout, domains, splits
+from infoaug.orchestrator.evaluation.image_folder import Layout, domains, fingerprint, splits
 
 
 def write(root: Path, *names: str, images: int = 2) -> Path:
@@ -43,6 +43,17 @@ def test_a_test_split_without_labels_gives_way_to_the_validation_split(tmp_path:
     assert classes(found) == {"train": {"n01": 2, "n02": 2}, "test": {"n01": 2, "n02": 2}}
     assert {str(file.relative_to(tmp_path).parts[0]) for file in found.groups["test"]["n01"]} == {"val"}
     assert "'test' has no class folders, so 'val' is the test split" in found.notes
+
+
+def test_a_table_of_labels_stands_for_class_folders_and_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    write(tmp_path, "train/n01/images", "train/n02/images", "val/images", "test/images")
+    table = tmp_path / "val" / "val_annotations.txt"
+    table.write_text("0.png\tn02\t0\t0\t9\t9\n1.png\tn01\t0\t0\t9\t9\n../../x.png\tn01\n\nnothing\n")
+    (n01,), (n02,) = (splits(tmp_path).groups["test"][name] for name in ("n01", "n02"))
+    assert (n01, n02) == (tmp_path / "val/images/1.png", tmp_path / "val/images/0.png")
+    before = fingerprint(tmp_path)
+    table.write_text(table.read_text().replace("n02", "n01"))
+    assert fingerprint(tmp_path) != before
 
 
 def test_a_labelled_test_split_comes_before_the_validation_split(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.evaluation import datasets
+from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate
 from infoaug.orchestrator.stages.evaluate import check, measure
@@ -180,7 +180,7 @@ def test_check_asks_for_a_set_as_it_will_be_used(monkeypatch: pytest.MonkeyPatch
     targets[order[-1]] = 1  # the first images of the fixed shuffle are of one class
     targets[order[-2]] = 1
     data = np.zeros((6, 16, 16, 3), np.uint8)
-    monkeypatch.setitem(datasets.TORCHVISION, "cifar10", lambda *_: SimpleNamespace(data=data, targets=targets))
+    monkeypatch.setitem(opening.TORCHVISION, "cifar10", lambda *_: SimpleNamespace(data=data, targets=targets))
     check(load(None, ["evaluate.datasets=cifar10", "extract.image_size=16"]))
     with pytest.raises(UsageError, match="at least two classes"):
         check(load(None, ["evaluate.datasets=cifar10", "extract.image_size=16", "evaluate.limit=2"]))
