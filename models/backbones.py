@@ -1,6 +1,7 @@
 """Backbones from timm with a stem adapted to small images, and their files on disk."""
 
 import difflib
+import inspect
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -45,11 +46,23 @@ def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
 
     ResNets keep at least 4×4 positions in the last stage: the stem reduces by 4 (timm's own), 2 (3×3 convolution of
     stride 2, no max-pool) or 1 (stride 1, no max-pool). Below 128 pixels ViTs get the patch size that gives 8×8 tokens.
-    Other families are built as timm builds them. `kwargs` are passed to timm (`layers`, `channels`, `patch_size`, …)
-    and take precedence. The result has `.num_features` and `.recipe` (`Recipe`). Nothing is downloaded.
+    Other families are built as timm builds them, and for `image_size` where timm builds them for another size that they
+    depend on. `kwargs` are passed to timm (`layers`, `channels`, `patch_size`, …) and take precedence. The result has
+    `.num_features` and `.recipe` (`Recipe`). Nothing is downloaded.
 
     Raises ValueError for an unknown name, an image size that does not fit, or arguments that timm refuses.
     """
+    model = _build(name, image_size, kwargs)
+    if "img_size" in kwargs or (isinstance(model, VisionTransformer) and model.patch_embed.img_size[0] == image_size):
+        return model
+    if _takes_image_size(model) and not _runs(model, image_size, kwargs.get("in_chans", 3)):
+        model = _build(name, image_size, {**kwargs, "img_size": image_size})
+        _check_tokens(model, name)
+    return model
+
+
+def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model as its recipe says: see `create_backbone`."""
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 8:
         raise ValueError(f"image_size must be an integer of at least 8 pixels, not {image_size!r}.")
     if not timm.is_model(name):
@@ -96,8 +109,27 @@ def _fit_resnet_stem(model: Any, name: str, image_size: int) -> None:
     model.maxpool = nn.Identity()
 
 
+def _takes_image_size(model: nn.Module) -> bool:
+    """Whether timm can build the model's family for an image size."""
+    return any("img_size" in inspect.signature(kind.__init__).parameters for kind in type(model).__mro__)
+
+
+def _runs(model: nn.Module, image_size: int, channels: int) -> bool:
+    """Whether an untrained model takes images of this size."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, channels, image_size, image_size, device=next(model.parameters()).device))
+    except Exception:  # any error that a network raises for a size that it does not expect
+        return False
+    finally:
+        model.train()
+    return True
+
+
 def _check_tokens(model: Any, name: str) -> None:
     """Refuse a patch size that does not divide the image size: pixels at the border would be ignored."""
+    if not all(hasattr(getattr(model, "patch_embed", None), side) for side in ("img_size", "patch_size")):
+        return
     sides = zip(model.patch_embed.img_size, model.patch_embed.patch_size, strict=True)
     if any(pixels % patch for pixels, patch in sides):
         raise ValueError(
@@ -152,11 +184,11 @@ def load_backbone(path: str | Path) -> nn.Module:
         raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {_short(error)}") from error
     misfit = f"The weights in {str(folder)!r} do not fit {recipe.name!r} of timm {timm.__version__}"
     with torch.device("meta"):  # only shapes, no memory
-        shapes = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs).state_dict()
+        shapes = _build(recipe.name, recipe.image_size, recipe.kwargs).state_dict()
     size = (folder / WEIGHTS_FILE).stat().st_size
     if (needed := sum(value.numel() for value in shapes.values())) > size:
         raise ValueError(f"{misfit}: {needed} numbers cannot be in {size} bytes.")
-    backbone = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs)
+    backbone = _build(recipe.name, recipe.image_size, recipe.kwargs)
     try:
         load_model(backbone, folder / WEIGHTS_FILE)
     except (RuntimeError, SafetensorError, OSError, LookupError, ValueError, TypeError) as error:

@@ -262,6 +262,25 @@ def build_model(settings: TrainingSettings) -> TwoBranch:
     return TwoBranch(framework, settings.twin_weight)
 
 
+def check_model(settings: TrainingSettings) -> None:
+    """Build the model and pass two images and their twins through it, on the CPU.
+
+    Raises:
+        ValueError: as `build_model`, or the backbone does not take images of `image_size` or does not return vectors.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model, size = build_model(settings), settings.image_size
+        images, rows = torch.rand(2, 3, size, size), torch.arange(2)
+        try:
+            model(images, images, images, rows)
+        except Exception as error:  # any error that a network raises for images that it does not expect
+            why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
+                f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
+            ) from error
+
+
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from queue import Empty
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, TrainingSettings
-from infoaug.models.training.loop import build_model
+from infoaug.models.training.loop import check_model
 from infoaug.models.training.optimisation import create_optimizer
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
@@ -202,7 +202,8 @@ def check(config: ExperimentConfig) -> None:
     """Check, before anything is started, that the training can be built.
 
     Raises:
-        UsageError: unknown backbone, framework or augmentation settings, or sizes that do not fit.
+        UsageError: unknown backbone, framework or augmentation settings, or sizes that do not fit, such as
+            a backbone that does not take `extract.image_size`.
     """
     asked = config.pretrain
     if asked.batch_size % asked.workers or asked.batch_size // asked.workers < 2:
@@ -214,10 +215,16 @@ def check(config: ExperimentConfig) -> None:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
         built = training_settings(config)
-        build_model(built)
+        _check_model(built.model_dump_json())
         create_optimizer(built, nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
+
+
+@cache
+def _check_model(built: str) -> None:
+    """`check_model`, once in a process for the same settings: large models take seconds."""
+    check_model(TrainingSettings.model_validate_json(built))
 
 
 def _scaling(config: ExperimentConfig) -> ScalingConfig:

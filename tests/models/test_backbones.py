@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -80,6 +81,53 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones():
 def test_arguments_that_do_not_fit_are_refused(name, image_size, settings, message):
     with pytest.raises(ValueError, match=message):
         create_backbone(name, image_size, **settings)
+
+
+# Families that timm builds for one image size, and some that take any.
+SIZED = [
+    ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
+    ("swinv2_cr_tiny_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}),
+    ("maxvit_pico_rw_256", {}),
+    ("coatnet_pico_rw_224", {}),
+    ("mixer_s16_224", {}),
+    ("gmlp_s16_224", {}),
+    ("eva02_tiny_patch14_224", {"depth": 1, "patch_size": 8}),
+    ("beit_base_patch16_224", {"depth": 1, "embed_dim": 96}),
+    ("levit_128s", {}),
+    ("vit_tiny_r_s16_p8_224", {"depth": 1}),
+    ("vit_relpos_small_patch16_224", {"depth": 1, "embed_dim": 96}),
+    ("cait_xxs24_224", {"depth": 1}),
+    ("visformer_tiny", {}),
+    ("hiera_tiny_224", {"stages": (1, 1, 1, 1)}),
+    ("botnet26t_256", {}),
+    ("crossvit_tiny_240", {}),
+    ("convnext_atto", {}),
+    ("mobilevit_xxs", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), SIZED)
+def test_families_of_one_image_size_are_built_for_the_size_that_is_asked_for(tmp_path, name, settings):
+    backbone = create_backbone(name, 64, **settings)
+    assert backbone.training
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        features = backbone.eval()(images)
+        assert features.shape == (2, backbone.num_features)
+        assert torch.equal(load_backbone(save_backbone(backbone, tmp_path, mean=(0,), std=(1,)))(images), features)
+
+
+def test_a_family_that_takes_any_size_keeps_the_weights_that_timm_gives_it():
+    torch.manual_seed(0)
+    backbone = create_backbone("crossvit_tiny_240", 64)
+    torch.manual_seed(0)
+    plain = timm.create_model("crossvit_tiny_240", num_classes=0)
+    assert all(map(torch.equal, backbone.state_dict().values(), plain.state_dict().values()))
+
+
+def test_patches_that_do_not_divide_the_image_are_refused_in_every_family():
+    with pytest.raises(ValueError, match="does not divide"):
+        create_backbone("eva02_tiny_patch14_224", 64, depth=1)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("resnet18", SMALL), ("vit_tiny_patch16_224", {"depth": 1})])

@@ -77,6 +77,12 @@ def test_second_views_and_twins_have_settings_of_their_own_on_top_of_the_first()
         ({"augment_second": {"crop_scale": [1.0, 0.5]}}, r"pretrain\.augment_second: crop_scale must be \(low, high\)"),
         ({"augment_second": {"solarize": 0.2}}, r"did you mean 'pretrain\.augment_second\.solarise'\?"),
         ({"augment": {"xyz": 0.2}}, r"unknown key 'pretrain\.augment\.xyz'; .* crop_scale, .*, solarise"),
+        ({"backbone_settings": {"global_pool": ""}}, r"'resnet18' .* 16 × 16 pixels \(.*pool its output\)"),
+        ({"backbone_settings": {"in_chans": 1}}, "cannot be trained on RGB images of 16 × 16 pixels"),
+        (
+            {"backbone": "inception_v3", "backbone_settings": {}},
+            "'inception_v3' .*another image size",
+        ),
     ],
 )
 def test_wrong_settings_are_found_before_training(wrong: dict[str, Any], message: str) -> None:
