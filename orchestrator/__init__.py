@@ -1,6 +1,9 @@
 """The pipeline: its stages on Ray, its results in MLflow, and the command `infoaug`."""
 
+import getpass
 import os
+import tempfile
+from pathlib import Path
 
 # These are set before Ray and MLflow are imported, and workers inherit them. No telemetry:
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,3 +20,15 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*PYTHON worker processes ha
 os.environ.setdefault("RAY_task_oom_retries", "3")
 # After Ray was shut down, a leftover thread of a sweep must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# A busy machine gets more time to start Ray: its dashboard (Ray's default is 60 s) and a worker's raylet (10 s).
+os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
+# A container may run as a user without a name and without a home: Ray, MLflow and PyTorch ask for both.
+try:
+    getpass.getuser()
+except (KeyError, OSError, ImportError):  # which of them depends on Python's version
+    os.environ["USER"] = f"uid-{os.getuid()}"
+try:
+    Path.home()
+except RuntimeError:
+    os.environ["HOME"] = tempfile.gettempdir()

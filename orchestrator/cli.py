@@ -4,22 +4,45 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 import infoaug
 from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime import logs
+from infoaug.orchestrator.runtime import interruption, logs
 
 if TYPE_CHECKING:
     from infoaug.orchestrator.config import ExperimentConfig
 
+INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
+
+
+class _Commands(TyperGroup):
+    """Ends a command that is interrupted with a sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _interruption(INTERRUPTED):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _interruption(sentence: str) -> Iterator[None]:
+    """End with a sentence and the signal's exit code when Ctrl-C, SIGTERM or SIGHUP come."""
+    try:
+        yield
+    except KeyboardInterrupt as end:
+        raise typer.Exit(_end(sentence, interruption.exit_code(end))) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,8 +64,6 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
-
-INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 
 
 class Format(StrEnum):
@@ -86,10 +107,7 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     from infoaug.orchestrator.reporting import report
     from infoaug.orchestrator.runtime import console
 
-    try:
-        result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
-    except KeyboardInterrupt:
-        raise typer.Exit(_end(INTERRUPTED, 130)) from None
+    result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
     if result:
         failed = [row for row in result.report.ledger if row["status"] != "ok"]
         console.show(report.terminal_table(result.report))
@@ -157,10 +175,7 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
     if dry_run:
         typer.echo(resolved.to_yaml())
         return console.show(plan.plan(resolved))
-    try:
-        compared = runner.run(_placed(resolved), resume)
-    except KeyboardInterrupt:
-        raise typer.Exit(_end(INTERRUPTED, 130)) from None
+    compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)
     typer.echo(f"comparison   {compared.page}")
@@ -215,10 +230,8 @@ def submit(
     typer.echo(f"job {job.id} {state}: {job.remedy()}", err=True)
     if not wait:
         return
-    try:
+    with _interruption(f"job {job.id} keeps running: {job.remedy()}"):
         submitting.follow(job)
-    except KeyboardInterrupt:
-        raise typer.Exit(_end(f"job {job.id} keeps running: {job.remedy()}", 130)) from None
 
 
 @app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
@@ -283,12 +296,12 @@ def configs() -> None:
 
 
 def main() -> None:
-    """Run the command, and exit with 0 on success, 1 on failure, 2 on wrong usage, 130 on interruption."""
+    """Run the command; exit with 0 on success, 1 on failure, 2 on wrong usage, 130, 143 or 129 on interruption."""
     arguments = sys.argv[1:]
     # Also after the sub-command: typer takes an option of the whole command before it only.
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument != "--traceback")
     command = next((argument for argument in arguments if not argument.startswith("-")), "infoaug")
-    with logs.to_file(command, arguments):
+    with interruption.raised(), logs.to_file(command, arguments):
         sys.exit(_exit_code("--traceback" in arguments))
 
 

@@ -15,7 +15,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import figures, inspection, report
-from infoaug.orchestrator.runtime import cluster, console, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
@@ -63,22 +63,23 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
     _log.info("%s: stages %s, MLflow run %s at %s", folder(config), ", ".join(stages), tracked.id, tracked.uri)
     _log.debug("the config:\n%s", config.to_yaml())
     status, result = "FAILED", None
-    try:
-        with cluster.session(config.ray):
+    with cluster.session(config.ray):
+        try:
             tracked.files({"config.yaml": config.to_yaml().encode()})
             tracked.sources(sources(config))
             outputs = _run_stages(config, stages, store, tracked, resume)
             if "report" in stages:
                 result = _report(config, store, tracked, outputs)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        # After a failure, an error of MLflow must not hide the error that came first.
-        with nullcontext() if status == "FINISHED" else suppress(StageError):
-            tracked.finish(status)
-        _log.info("%s: %s", folder(config), status)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            # Before Ray is shut down, which takes seconds: a batch system may kill this process soon. After a failure,
+            # an error of MLflow must not hide the error that came first.
+            with interruption.held(), nullcontext() if status == "FINISHED" else suppress(StageError):
+                tracked.finish(status)
+            _log.info("%s: %s", folder(config), status)
     return result
 
 

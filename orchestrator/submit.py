@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import infoaug
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime import console, mlflow_runs
+from infoaug.orchestrator.runtime import console, mlflow_runs, scratch
 from infoaug.orchestrator.runtime.store import digest_of
 from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.config import SweepConfig
@@ -76,9 +75,9 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
         if job.status not in OVER and job.submission_id:
             return Job(job.submission_id, address, found=True)
     name = f"{checked.name}-{identity}-{len(earlier) + 1}"
-    with tempfile.TemporaryDirectory() as folder:
-        pack(checked, Path(folder), without=() if "store" in named else ("store",))
-        _send(client, f"python -m infoaug {command} {CONFIG}", name, folder, {LABEL: identity})
+    with scratch.folder() as folder:
+        pack(checked, folder, without=() if "store" in named else ("store",))
+        _send(client, f"python -m infoaug {command} {CONFIG}", name, str(folder), {LABEL: identity})
     return Job(name, address, found=False)
 
 

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from infoaug.orchestrator.runtime.cluster import free_port
+from infoaug.orchestrator.runtime.local_ray import free_port
 from tests.integration.conftest import PATIENCE
 
 

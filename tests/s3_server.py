@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
-from infoaug.orchestrator.runtime.cluster import free_port
+from infoaug.orchestrator.runtime.local_ray import free_port
 
 BUCKET = "infoaug-tests"
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_EC2_METADATA_DISABLED": "true"}

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
 from infoaug.orchestrator.exporting.formats import FILES
-from infoaug.orchestrator.runtime import logs, mlflow_runs
+from infoaug.orchestrator.runtime import logs, mlflow_runs, scratch
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import extract, pretrain, score
 
@@ -62,9 +61,9 @@ def export(
     out = out or Path("export") / (re.sub(r"[^\w.-]+", "_", name).strip(".") or "backbone")
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file: give a folder in --out")
-    with tempfile.TemporaryDirectory() as folder:
-        formats.write(backbone, to, Path(folder))
-        written = {file: (Path(folder) / file).read_bytes() for file in FILES[to] if (Path(folder) / file).exists()}
+    with scratch.folder() as folder:
+        formats.write(backbone, to, folder)
+        written = {file: (folder / file).read_bytes() for file in FILES[to] if (folder / file).exists()}
     _install(written, out, FILES[to], force)
     files = [out / file for file in written]
     return Exported(files, formats.loading(backbone, files[-1]))
@@ -92,10 +91,10 @@ def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
             name, files = mlflow_runs.backbone(run, settings)
         except UsageError as error:
             raise UsageError(f"'{run}' is no config file and no folder with a saved backbone, and {error}") from None
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         for file, content in files.items():
-            (Path(folder) / file).write_bytes(content)
-        return name, _read(Path(folder), run)
+            (folder / file).write_bytes(content)
+        return name, _read(folder, run)
 
 
 def _read(folder: Path, run: str) -> nn.Module:

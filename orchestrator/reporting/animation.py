@@ -2,7 +2,6 @@
 
 import io
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from infoaug.estimators.video.clips import quiet
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting.figures import BLUE, GREY, INK
 from infoaug.orchestrator.reporting.pictures import SPREAD_COLOURS, hidden, moves, spread_norm, spread_ticks
+from infoaug.orchestrator.runtime import scratch
 
 Frames = NDArray[np.uint8]
 
@@ -241,8 +241,8 @@ def _gif(pictures: Iterator[Frames], fps: float) -> bytes:
 def _mp4(pictures: Iterator[Frames], fps: float) -> bytes:
     """Encode an MP4 with the first codec that this OpenCV can write."""
     first = next(pictures)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "animation.mp4")
+    with scratch.folder() as folder:
+        path = folder / "animation.mp4"
         video = _opened(path, fps, (first.shape[1], first.shape[0]))
         video.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
         for picture in pictures:

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import ray
 import ray.data
+from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infoaug.orchestrator.config import RayConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.runtime import console
+from infoaug.orchestrator.runtime import console, interruption, local_ray
 from infoaug.orchestrator.runtime.store import Store
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ T = TypeVar("T")
 RETRIES = 2
 TASKS_PER_CPU = 4  # at least: with few rows, tasks are made smaller, so that no CPU waits long for the last task
 CHUNK = 20_000  # rows that Ray holds at once: its memory does not grow with the number of clips
+CONNECT_S = 10.0  # that the port of a cluster has to answer
 DIED = f"its worker died {RETRIES + 1} times, of a crash or out of memory: leave it out, or cut it down"
 
 _log = logging.getLogger(__name__)
@@ -38,37 +40,17 @@ def connect(config: RayConfig) -> None:
 
     Raises:
         UsageError: no cluster answers at the address.
+        StageError: Ray does not start on this machine.
     """
     if ray.is_initialized():
         return
     address = address_of(config)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == "local":
-        # Saves two processes and some seconds per training: this machine is not preempted, and nobody scrapes metrics.
-        for name in ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_METRICS_ENABLED"):
-            os.environ.setdefault(name, "0")
-        # Idle workers stay for a minute: the next training or evaluation need not import everything again.
-        os.environ.setdefault("RAY_num_workers_soft_limit", str((config.cpus or os.cpu_count() or 1) + 6))
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-        # Ray Train asks the dashboard which trainings are alive, and frees the resources of the others. If another Ray
-        # runs on this machine, it would ask that one's: the workers inherit the right address.
-        port = free_port()
-        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        options |= {"num_cpus": config.cpus, "include_dashboard": True}
-        options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-        if config.object_store_mb:
-            options["object_store_memory"] = config.object_store_mb * 2**20
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     _log.info("connecting to Ray at '%s'", address)
-    try:
-        ray.init(address=address, **options)
-    except Exception as error:  # Ray raises errors of many classes here, a bare Exception among them
-        why = str(error).strip().partition("\n")[0].rstrip(".")
-        if address == "local":
-            raise StageError(
-                f"Ray did not start on this machine ({why}): run the same command again when the machine is less busy, "
-                "or set ray.cpus lower"
-            ) from error
-        raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({why})") from error
+    if address == "local":
+        local_ray.start(config.cpus, config.object_store_mb, **quiet)
+    else:
+        _join(address, **quiet)
     _log.info("Ray %s with %s", ray.__version__, _summary(ray.cluster_resources()))
     # Ray Data prints its plans, and a traceback for each dead worker: the ledger has a sentence for each instead.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -78,11 +60,22 @@ def connect(config: RayConfig) -> None:
     context.execution_no_progress_timeout_s = 600
 
 
-def free_port() -> int:
-    """A port of the loopback address that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _join(address: str, **options: Any) -> None:
+    """Connect to a cluster. Its port is tried first: Ray waits for a quarter of an hour where nothing listens.
+
+    Raises:
+        UsageError: no cluster answers.
+    """
+    try:
+        # As Ray resolves it: `auto` is the cluster that was last started on this machine.
+        named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
+        host, _, port = str(named).rpartition(":")
+        socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=CONNECT_S).close()
+        with interruption.kept():
+            ray.init(address=address, **options)
+    except Exception as error:  # Ray raises errors of many classes here, a bare Exception among them
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({why})") from error
 
 
 def address_of(config: RayConfig) -> str:
@@ -98,7 +91,8 @@ def session(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         if not ran_before and ray.is_initialized():
-            ray.shutdown()
+            with interruption.held():
+                local_ray.end()
 
 
 def check_shared(store: Store) -> None:

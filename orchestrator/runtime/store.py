@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import scratch
 
 
 def digest_of(value: Any, length: int = 12) -> str:
@@ -103,8 +103,20 @@ class Store:
         base = self._at(folder)
         with self._as_stage_error("list", folder):
             listed = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
+        self._sweep(listed)
         names = (info.path[len(base) :].lstrip("/") for info in listed if info.is_file)
         return {name for name in names if not name.endswith(".part")}
+
+    def sweep(self, folder: str) -> None:
+        """Delete what killed writers have left in a folder; `files` does so too."""
+        with contextlib.suppress(OSError):
+            self._sweep(self._fs.get_file_info(fs.FileSelector(self._at(folder), allow_not_found=True)))
+
+    def _sweep(self, listed: Iterable[fs.FileInfo]) -> None:
+        for info in listed if self.local else ():
+            if info.is_file and info.extension == "part" and scratch.is_abandoned(info.base_name, info.mtime_ns / 1e9):
+                with contextlib.suppress(OSError):  # another process was faster, or may not delete it
+                    Path(info.path).unlink()
 
     def read_bytes(self, path: str) -> bytes:
         """Read a file.
@@ -127,7 +139,7 @@ class Store:
                 with self._fs.open_output_stream(target) as stream:
                     stream.write(content)
                 return
-            temporary = f"{target}.{uuid.uuid4().hex[:8]}.part"
+            temporary = scratch.part_of(target)
             try:
                 self._fs.create_dir(target.rpartition("/")[0], recursive=True)
                 if self.local:
@@ -244,6 +256,7 @@ class StageFolder:
 
     def record(self, config_yaml: str) -> None:
         """Write the resolved config, and the key that the hash is of, beside the outputs."""
+        self.store.sweep(self.folder)
         if not self.store.exists(self.path("key.json")):
             self.store.write_bytes(self.path("config.yaml"), config_yaml.encode())
             self.store.write_json(self.path("key.json"), self.key)

@@ -23,7 +23,7 @@ from infoaug.models.training.optimisation import create_optimizer
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.runtime import cluster, console, epoch_queue
+from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
 from infoaug.orchestrator.stages import ray_training, score
 
@@ -119,6 +119,7 @@ def run(
         # Bound by `partial` rather than passed as `train_loop_config`: the controller would unpickle that too, and
         # would import PyTorch to do so.
         partial(ray_training.train, job),
+        torch_config=rendezvous.torch_config(),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="train",

@@ -3,8 +3,7 @@
 The training itself is `infoaug.models.training`.
 """
 
-import shutil
-import tempfile
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
 from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
 from infoaug.orchestrator.stages import extract, score
 
@@ -72,19 +72,19 @@ def train(job: Job) -> str:
             return str(error).replace("learning_rate", "pretrain.learning_rate")
         done = len(training.history)
         due = done % config.pretrain.checkpoint_every == 0 or done == settings.epochs
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.folder() as folder:
             saved = None
             if due and first:
-                torch.save(training.state(), Path(folder) / "state.pt")
+                torch.save(training.state(), folder / "state.pt")
                 saved = Checkpoint.from_directory(folder)
             ray.train.report(dict(metrics), checkpoint=saved)
 
     if first:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.folder() as folder:
             mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
             save_backbone(training.model.kept_backbone.cpu(), folder, mean=mean, std=std)
             for name in (WEIGHTS_FILE, RECIPE_FILE):
-                stage.store.write_bytes(stage.path(name), (Path(folder) / name).read_bytes())
+                stage.store.write_bytes(stage.path(name), (folder / name).read_bytes())
         stage.store.write_json(stage.path("history.json"), training.history)
     return ""
 
@@ -127,15 +127,22 @@ def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, de
     name = [uuid.uuid4().hex]
     if dist.is_initialized():
         dist.broadcast_object_list(name)
-    folder = Path(tempfile.gettempdir()) / f"infoaug-{name[0]}"
-    writes = context.get_local_rank() == 0
-    if writes:
-        write_mapped(folder, windows(scored, stage.store))
+    if context.get_local_rank() > 0:
+        return _mapped(scratch.path_of(name[0]))
+    with scratch.folder(name[0]) as folder:
+        try:
+            write_mapped(folder, windows(scored, stage.store))
+        except OSError as error:
+            where = f"TMPDIR, {folder.parent}, does not take the images of this training"
+            raise OSError(error.errno, f"{where}: {os.strerror(error.errno or 0)}") from error
+        return _mapped(folder)
+
+
+def _mapped(folder: Path) -> Pairs:
+    """Map the files of a node, once its first worker has written them; return when all workers have mapped theirs."""
     _barrier()
     data = Pairs.mapped(folder)
     _barrier()
-    if writes:
-        shutil.rmtree(folder)
     return data
 
 

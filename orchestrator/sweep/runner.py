@@ -20,7 +20,7 @@ from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
 from infoaug.orchestrator.errors import StageError, worth_retrying
-from infoaug.orchestrator.runtime import cluster, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, interruption, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.sweep import search, trials, worker
@@ -84,7 +84,7 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         raise
     finally:
         # After a failure, an error of MLflow must not hide the error that came first.
-        with nullcontext() if files else suppress(StageError):
+        with interruption.held(), nullcontext() if files else suppress(StageError):
             tracked.finish(status, files, PATIENCE if files else HASTE)
         _log.info("%s: %s", folder(config), status)
     if sweep_runner.progress.failed:

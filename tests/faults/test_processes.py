@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.experiment import plan
-from infoaug.orchestrator.runtime.cluster import free_port
+from infoaug.orchestrator.runtime.local_ray import free_port
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
-from tests.integration.conftest import below, gone
+from tests.integration.conftest import below, gone, running
 
 WINDOWS = 2 * CLIPS
 
@@ -51,7 +52,25 @@ def test_a_worker_is_killed(stage: str, experiment: Experiment, undisturbed: dic
     told(f"a worker is killed in {stage}", seen, twice, seconds)
 
 
-@pytest.mark.parametrize(("sent", "stage"), [("KILL", "extract"), ("KILL", "pretrain"), ("INT", "pretrain")])
+def client_of(experiment: Experiment) -> MlflowClient:
+    """A client of the database of an experiment."""
+    return MlflowClient(tracking_uri=f"sqlite:///{experiment.folder / 'mlflow.db'}")
+
+
+def run_of(experiment: Experiment) -> Run:
+    """The only run of an experiment."""
+    client = client_of(experiment)
+    (run,) = client.search_runs([client.get_experiment_by_name("infoaug").experiment_id])
+    return run
+
+
+ENDED = {"INT": ("gets Ctrl-C", 130), "TERM": ("gets SIGTERM", 143), "HUP": ("gets SIGHUP", 129)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "stage"),
+    [("KILL", "extract"), ("KILL", "pretrain"), ("INT", "pretrain"), ("TERM", "pretrain"), ("HUP", "pretrain")],
+)
 def test_the_driver_is_ended(
     sent: str, stage: str, experiment: Experiment, undisturbed: dict[str, str], told: Told
 ) -> None:
@@ -62,10 +81,13 @@ def test_the_driver_is_ended(
         experiment.wait_for(process, there(experiment, stage, 2))
     its, seen, what = below(process), "the shell's “Killed”", "is killed (-9)"
     process.send_signal(signal.Signals[f"SIG{sent}"])
-    if sent == "INT":
-        experiment.end(process, code=130)
-        seen, what = experiment.sentence(), "gets Ctrl-C"
+    if sent in ENDED:
+        what, code = ENDED[sent]
+        experiment.end(process, code=code)
+        seen = experiment.sentence()
         assert "the same command continues" in seen
+        assert not its & running(), "a child is left"
+        assert run_of(experiment).info.status == "KILLED"
     process.wait()
     assert not list(experiment.store.glob("pretrain/*/backbone.*")), "a model that is not trained to its end is none"
     kept = len(list(experiment.store.glob("extract/*/trajectories/*/*.parquet")))
@@ -78,9 +100,8 @@ def test_the_driver_is_ended(
     twice = f"{WINDOWS - kept} windows were left to do, none twice"
     if stage == "pretrain":
         assert 1 < first_epoch(experiment.log) <= 4
-        client = MlflowClient(tracking_uri=f"sqlite:///{experiment.folder / 'mlflow.db'}")
-        (run,) = client.search_runs([client.get_experiment_by_name("infoaug").experiment_id])
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+        run = run_of(experiment)
+        steps = [metric.step for metric in client_of(experiment).get_metric_history(run.info.run_id, "train/loss")]
         assert sorted(steps) == [*range(1, EPOCHS + 1)], "an epoch is missing, or twice"
         assert "going on" in experiment.log
         assert windows_there(experiment.log, "score") == WINDOWS

@@ -125,12 +125,16 @@ def below(process: "subprocess.Popen[bytes]") -> set[int]:
     return found
 
 
+def running() -> set[int]:
+    """All processes of this machine that have not ended."""
+    listed = subprocess.run(["ps", "-axo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+    states = dict(line.split() for line in listed.splitlines())
+    return {int(pid) for pid, state in states.items() if state[0] != "Z"}
+
+
 def gone(processes: set[int]) -> bool:
     """Whether processes end, in good time: Ray's agents notice after a minute that their node was killed."""
     end = time.monotonic() + PATIENCE
-    while processes and time.monotonic() < end:
-        listed = subprocess.run(["ps", "-axo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
-        states = dict(line.split() for line in listed.splitlines())
-        processes = {pid for pid in processes if states.get(str(pid), "Z")[0] != "Z"}
+    while (left := processes & running()) and time.monotonic() < end:
         time.sleep(0.2)
-    return not processes
+    return not left

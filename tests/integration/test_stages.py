@@ -3,12 +3,16 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+
+# isort: split
+import psutil
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -268,16 +272,38 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny_scor
     assert (other != twins["random"]).any(), "every seed of the training has random twins of its own"
 
 
-def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch(tiny_scored: ExperimentConfig) -> None:
+def listening() -> dict[str, set[str]]:
+    """The addresses that this process and those below it listen on, by the name of the process."""
+    found: dict[str, set[str]] = {}
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.Error):  # it has ended
+            at = {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+            found.setdefault(process.cmdline()[0], set()).update(at)
+    return found
+
+
+def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch_unseen_from_outside(
+    tiny_scored: ExperimentConfig,
+) -> None:
     tiny = tiny_scored
     settings = tiny.pretrain.model_copy(update={"workers": 2, "cpus_per_worker": 1, "images_on_device": False})
     evaluation = tiny.evaluate.model_copy(update={"every": 2})
     config = tiny.model_copy(update={"pretrain": settings, "evaluate": evaluation})
     scored = score.load(config, extract.load(config, Store(config.store)))
     seen: list[pretrain.Epoch] = []
-    trained = pretrain.run(config, scored, seen.append)
+    addresses: list[dict[str, set[str]]] = []
+
+    def receive(epoch: pretrain.Epoch) -> None:
+        seen.append(epoch)
+        addresses.append(listening())
+
+    trained = pretrain.run(config, scored, receive)
     assert [epoch["epoch"] for epoch in trained.history] == [1, 2]
     assert trained.history == seen
+    assert addresses[0]["ray::RayTrainWorker"], "a worker listens"
+    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert not {name: outside for name, at in addresses[0].items() if (outside := at - loopback)}
     assert all(np.isfinite(list(epoch.values())).all() for epoch in seen)
     assert ["validation_knn" in epoch for epoch in seen] == [False, True]
     assert seen[0]["loss"] == pytest.approx(seen[0]["view_loss"] + 0.5 * seen[0]["twin_loss"], rel=1e-4)

@@ -1,11 +1,13 @@
 """The command: help, what it prints, and how it ends."""
 
 import importlib.metadata
+import signal
 from pathlib import Path
 
 import pytest
 
 from infoaug.orchestrator import cli, experiment
+from infoaug.orchestrator.exporting import export
 
 COMMANDS = (
     "run", "extract", "score", "pretrain", "evaluate", "report", "sweep", "compare", "submit", "export", "inspect",
@@ -140,3 +142,28 @@ def test_a_test_that_no_pair_can_pass_is_refused_by_a_dry_run_too(
 ) -> None:
     assert infoaug(monkeypatch, "run", "demo", "--dry-run", "--set", "score.surrogates=5") == 2
     assert "no patch would have a twin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.parametrize("command", [["run", "{demo}"], ["run", "{demo}", "--dry-run"], ["export", "{demo}"]])
+def test_a_signal_ends_every_command_with_a_sentence_and_its_code(
+    name: str, code: int, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.Signals[name])
+
+    demo = Path("configs/demo.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(experiment, "plan", interrupted)
+    monkeypatch.setattr(export, "export", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        assert infoaug(monkeypatch, *(part.replace("{demo}", str(demo)) for part in command)) == code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "infoaug: interrupted; what is complete is kept" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How many CPUs a task may ask for, and what is logged of tasks that fail."""
+"""Clusters that do not answer, how many CPUs a task may ask for, and what is logged of tasks that fail."""
 
 import logging
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 import ray
 
+from infoaug.orchestrator.config import RayConfig
+from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import cluster
+from infoaug.orchestrator.runtime.local_ray import free_port
 
 SMALL, LARGE = {"CPU": 2.0}, {"CPU": 8.0}
 ONE_GPU, FOUR_GPUS = {"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 4.0}
@@ -61,3 +64,17 @@ def test_nothing_is_logged_of_a_row_that_succeeded(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.DEBUG, logger="infoaug"):
         cluster._log_failure({"folder": "clip", "window": 0}, {"reason": ""}, set())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_listens_is_told_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would wait for a quarter of an hour"))
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    with pytest.raises(UsageError, match=rf"no Ray cluster answers at '{address}': start one, .*refused"):
+        cluster.connect(RayConfig(address=address))
+
+
+def test_an_address_that_is_none_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray is asked"))
+    with pytest.raises(UsageError, match="no Ray cluster answers at 'nonsense'"):
+        cluster.connect(RayConfig(address="nonsense"))
