@@ -69,7 +69,9 @@ def _join(address: str, **options: Any) -> None:
     try:
         # As Ray resolves it: `auto` is the cluster that was last started on this machine.
         named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
-        host, _, port = str(named).rpartition(":")
+        if named is None:
+            raise ConnectionError("none was started on this machine")
+        host, _, port = named.rpartition(":")
         socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=CONNECT_S).close()
         with interruption.kept():
             ray.init(address=address, **options)

@@ -1,5 +1,6 @@
 """Signals that end a command as Ctrl-C does: SIGTERM of a container or a batch system, SIGHUP of a closed terminal."""
 
+import os
 import signal
 import sys
 import threading
@@ -29,9 +30,18 @@ def exit_code(end: KeyboardInterrupt) -> int:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise `Interrupted` at SIGTERM and SIGHUP. A signal that is ignored already, as by nohup, stays so."""
+    """Raise `Interrupted` at SIGTERM and SIGHUP. A signal that is ignored already, as by nohup, stays so.
+
+    After SIGHUP the terminal is gone: what would be written there is dropped, where it would be an error.
+    """
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == getattr(signal, "SIGHUP", None):
+            for descriptor in terminals:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
         raise Interrupted(number)
 
     with _handled(ENDING, interrupt):

@@ -118,6 +118,10 @@ def _set_environment(cpus: int) -> None:
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    # Ray's parts ask each other by HTTP, and would send that to a proxy.
+    for name in ("no_proxy", "NO_PROXY"):
+        if "127.0.0.1" not in os.environ.get(name, ""):
+            os.environ[name] = f"{os.environ.get(name, '')},127.0.0.1,localhost".lstrip(",")
     try:
         (Path.home() / ".ray").mkdir(parents=True, exist_ok=True)
         writable = os.access(Path.home() / ".ray", os.W_OK)

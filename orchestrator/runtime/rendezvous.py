@@ -4,6 +4,7 @@ PyTorch's own way is a server that listens on all addresses of the machine.
 """
 
 from contextlib import ExitStack
+from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
@@ -30,7 +31,7 @@ class _FileBackend(_TorchBackend):
 
     folders = ExitStack()
 
-    def on_start(self, worker_group, backend_config) -> None:  # type: ignore[no-untyped-def]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Make a process group of new workers."""
         self.folders.close()  # of workers that failed
         self.folders = ExitStack()
@@ -49,7 +50,7 @@ class _FileBackend(_TorchBackend):
             for rank in range(len(worker_group))
         ])  # fmt: skip
 
-    def on_shutdown(self, worker_group, backend_config) -> None:  # type: ignore[no-untyped-def]
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Delete the file."""
         try:
             super().on_shutdown(worker_group, backend_config)

@@ -1,6 +1,9 @@
 """Signals that end a command."""
 
+import os
+import pty
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -64,6 +67,30 @@ def test_a_second_signal_changes_nothing_while_the_first_one_ends_the_process() 
         finally:
             with interruption.held():
                 signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_terminal_that_was_closed_is_written_to_no_more() -> None:
+    code = (
+        "import signal, sys, time\n"
+        "from infoaug.orchestrator.runtime import interruption\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "with interruption.raised():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt as end:\n"
+        "        print('interrupted', file=sys.stderr, flush=True)\n"
+        "        sys.exit(interruption.exit_code(end))\n"
+    )
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    assert b"ready" in os.read(ours, 100)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=20) == 129
 
 
 def test_the_handler_is_kept_over_a_start_of_ray_that_replaces_it_and_over_one_that_it_ends() -> None:

@@ -36,7 +36,8 @@ class Starts:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a start sets in the environment is undone."""
-    for name in ("RAY_API_SERVER_ADDRESS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_AUTH_TOKEN"):
+    changed = ("RAY_API_SERVER_ADDRESS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_AUTH_TOKEN", "no_proxy")
+    for name in (*changed, "NO_PROXY"):
         monkeypatch.setenv(name, "x")
         monkeypatch.delenv(name)
     monkeypatch.setattr(local_ray, "PATIENCE", 0.1)
@@ -99,6 +100,15 @@ def test_sockets_have_a_short_path_however_long_that_of_tmpdir_is(
         assert (found == {}) == short
     assert found["object_spilling_directory"] == f"/tmp/{'t' * 90}/ray", "what is large stays there"
     assert len(found["_temp_dir"]) < 30
+
+
+def test_the_parts_of_ray_ask_each_other_past_a_proxy(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    for _ in range(2):
+        local_ray.start()
+        local_ray.end()
+    assert os.environ["no_proxy"] == "127.0.0.1,localhost"
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost"
 
 
 def test_without_a_home_that_can_be_written_to_ray_needs_none(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
