@@ -111,7 +111,8 @@ def _fit_resnet_stem(model: Any, name: str, image_size: int) -> None:
 
 def _takes_image_size(model: nn.Module) -> bool:
     """Whether timm can build the model's family for an image size."""
-    return any("img_size" in inspect.signature(kind.__init__).parameters for kind in type(model).__mro__)
+    inits = filter(None, (vars(kind).get("__init__") for kind in type(model).__mro__))
+    return any("img_size" in inspect.signature(init).parameters for init in inits)
 
 
 def _runs(model: nn.Module, image_size: int, channels: int) -> bool:

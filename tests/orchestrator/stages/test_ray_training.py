@@ -1,5 +1,7 @@
 """What a worker of Ray Train does around the training, without Ray Train."""
 
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +87,23 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     assert len(reported) == 1
     assert all(torch.equal(saved[name], value) for name, value in expected.items())
     assert not torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
+
+
+def test_a_disk_that_fills_while_images_are_mapped_is_named_and_free_again(
+    scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(folder: Path, windows: Any) -> None:
+        (folder / "images").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(ray_training, "write_mapped", fill)
+    config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=False))
+    with pytest.raises(OSError, match=r"TMPDIR, .*/temporary, does not take the images .*: No space left on device"):
+        ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize("settings", [{}, {"framework": "byol"}, {"framework": "simsiam", "precision": "bfloat16"}])
