@@ -56,6 +56,8 @@ def kept() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
         raise Interrupted(signal.SIGTERM) from error
     finally:
         if before is not signal.SIG_DFL:

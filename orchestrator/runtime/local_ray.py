@@ -24,8 +24,10 @@ from infoaug.orchestrator.runtime import interruption
 ATTEMPTS = 2
 # Seconds that Ray's processes and workers have to end by themselves: `docker stop` gives a command ten in all.
 PATIENCE = 3.0
-# Of the folder for Ray's sessions: the path of a socket in it must have at most 107 bytes, 103 on macOS.
+# Bytes of the path of a folder: those of the sockets in it must have at most 107, on macOS 103. In the folder of its
+# sessions Ray has some; where TMPDIR says, Python has some in Ray's dashboard.
 LONGEST = 103 - len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
+LONGEST_TMPDIR = 103 - len("/pymp-00000000/listener-00000000")
 
 _log = logging.getLogger(__name__)
 _processes: list[psutil.Process] = []
@@ -42,6 +44,7 @@ def start(cpus: int | None = None, object_store_mb: int | None = None, **options
     Raises:
         StageError: Ray does not start.
     """
+    options |= folders()
     _set_environment(cpus or os.cpu_count() or 1)
     if object_store_mb:
         options["object_store_memory"] = object_store_mb * 2**20
@@ -63,7 +66,7 @@ def _start(**options: Any) -> None:
     started = False
     try:
         with interruption.kept(), _loopback():
-            ray.init(address="local", **folders(), **options)
+            ray.init(address="local", **options)
         started = True
     finally:
         _processes.extend(child for child in psutil.Process().children() if child not in before)
@@ -97,8 +100,18 @@ def free_port() -> int:
 
 
 def folders() -> dict[str, str]:
-    """Where Ray keeps its sessions and spilled objects, if TMPDIR is too long for the path of a socket."""
-    usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+    """Where Ray keeps its sessions and what it spills, if the path of TMPDIR is too long for sockets of sessions.
+
+    Raises:
+        StageError: it is too long for any socket.
+    """
+    temporary = Path(tempfile.gettempdir())
+    if len(os.fsencode(temporary)) > LONGEST_TMPDIR:
+        raise StageError(
+            f"Ray does not start with the path of TMPDIR, {temporary}, which is too long for a socket: set it to a "
+            f"folder with a path of at most {LONGEST_TMPDIR} bytes"
+        )
+    usual = Path(os.environ.get("RAY_TMPDIR") or temporary) / "ray"
     if len(os.fsencode(usual)) <= LONGEST:
         return {}
     usual.mkdir(parents=True, exist_ok=True)
@@ -138,8 +151,6 @@ def _is_lasting(error: Exception) -> bool:
 
 def _sentence(error: Exception) -> str:
     why = str(error).strip().partition("\n")[0].rstrip(".:")[:300] or type(error).__name__
-    if "AF_UNIX" in why:
-        why = f"the path of TMPDIR, {tempfile.gettempdir()}, is too long for a socket"
     if isinstance(error, OSError) and _is_lasting(error):
         remedy = "set TMPDIR to a folder that can be written to and has a short path"
     elif _is_lasting(error):

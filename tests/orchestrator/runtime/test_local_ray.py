@@ -71,13 +71,13 @@ def test_a_start_that_fails_twice_is_one_sentence(error: Exception, starts: Star
 @pytest.mark.parametrize(
     "error",
     [
-        OSError("AF_UNIX path length cannot exceed 107 bytes: /long/path"),
+        OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/ray/path"),
         PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/tmp/ray"),
     ],
 )
 def test_a_folder_that_does_not_do_is_not_tried_twice(error: OSError, starts: Starts) -> None:
     starts.errors = [error]
-    with pytest.raises(StageError, match=r"\(.*(TMPDIR|/tmp/ray).*\): set TMPDIR to a folder that can be written to"):
+    with pytest.raises(StageError, match=r"\(.*/tmp/ray.*\): set TMPDIR to a folder that can be written to"):
         local_ray.start()
     assert len(starts.options) == 1
 
@@ -89,17 +89,23 @@ def test_a_signal_while_ray_starts_ends_what_was_started(starts: Starts) -> None
     assert not psutil.pid_exists(starts.processes[0].pid)
 
 
-def test_sockets_have_a_short_path_however_long_that_of_tmpdir_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sockets_have_a_short_path_where_that_of_tmpdir_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    for name, short in (("t", True), ("t" * 90, False)):
-        monkeypatch.setattr("tempfile.tempdir", f"/tmp/{name}")
-        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
-        found = local_ray.folders()
-        assert (found == {}) == short
-    assert found["object_spilling_directory"] == f"/tmp/{'t' * 90}/ray", "what is large stays there"
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/short")
+    assert not local_ray.folders()
+    long = f"/tmp/{'t' * 60}"
+    monkeypatch.setattr("tempfile.tempdir", long)
+    found = local_ray.folders()
+    assert found["object_spilling_directory"] == f"{long}/ray", "what is large stays there"
     assert len(found["_temp_dir"]) < 30
+
+
+def test_a_tmpdir_that_is_too_long_for_any_socket_is_named(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", f"/tmp/{'t' * 90}")
+    with pytest.raises(StageError, match=r"path of TMPDIR, /tmp/t+, .* set it to a folder with a path of at most 71 "):
+        local_ray.start()
+    assert not starts.options
 
 
 def test_the_parts_of_ray_ask_each_other_past_a_proxy(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
