@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_task_oom_retries", "3")
 # After Ray was shut down, a leftover thread of a sweep must not start another Ray.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # A busy machine gets more time to start Ray: its dashboard (Ray's default is 60 s) and a worker's raylet (10 s).
-os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "180")
+os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
 # A container may run as a user without a name and without a home: Ray, MLflow and PyTorch ask for both.
 try:
