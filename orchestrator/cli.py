@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 import infoaug
 from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import interruption, logs
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
         if failed:
             clips = len(result.report.ledger)
             typer.echo(f"{len(failed)} of {clips} clips failed, wholly or in part; the report says why")
-        typer.echo(f"report   {result.page}")
-        typer.echo(f"runs     mlflow ui --backend-store-uri {result.tracking_uri}")
+        _echo(f"report   {result.page}")
+        _echo(f"runs     mlflow ui --backend-store-uri {result.tracking_uri}")
 
 
 @app.command(
@@ -131,7 +132,7 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
     resolved = load(config, overrides or ())
     typer.echo(resolved.to_yaml())
     for stage, what in experiment.plan(resolved).items():
-        typer.echo(f"{stage:9} {what}")
+        _echo(f"{stage:9} {what}")
 
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
@@ -178,8 +179,8 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
     compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)
-    typer.echo(f"comparison   {compared.page}")
-    typer.echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
+    _echo(f"comparison   {compared.page}")
+    _echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
 
 
 @app.command(epilog="Example:  infoaug compare infoaug --out comparison")
@@ -205,7 +206,7 @@ def compare(
     _log.info("compared '%s': %s", sweep, result.page)
     for table in result.tables():
         console.show(table)
-    typer.echo(f"comparison   {result.page}")
+    _echo(f"comparison   {result.page}")
 
 
 @app.command(epilog="Example:  infoaug submit configs/paper.yaml --set clips.path=/shared/videos")
@@ -227,7 +228,7 @@ def submit(
     job = submitting.submit(config, overrides or (), address)
     state = "is running already" if job.found else "is submitted"
     _log.info("job %s at %s %s", job.id, address, state)
-    typer.echo(f"job {job.id} {state}: {job.remedy()}", err=True)
+    _echo(f"job {job.id} {state}: {job.remedy()}", err=True)
     if not wait:
         return
     with _interruption(f"job {job.id} keeps running: {job.remedy()}"):
@@ -255,9 +256,9 @@ def inspect(
     paths = inspection.save(inspection.draw(inspected), out, f"{Path(clip).stem}-{window}")
     _log.info("inspected window %d of %s: %s", window, clip, ", ".join(map(str, paths)))
     for path in paths:
-        typer.echo(path)
+        _echo(path)
     if animate:
-        typer.echo(animation.save(inspection.movie(inspected), animate))
+        _echo(animation.save(inspection.movie(inspected), animate))
     typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
 
 
@@ -280,7 +281,7 @@ def export(
     exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
     _log.info("exported %s to %s: %s", run, to, ", ".join(map(str, exported.files)))
     for path in exported.files:
-        typer.echo(path)
+        _echo(path)
     typer.echo("\nLoad it, without infoaug:\n")
     for line in exported.loading:
         typer.echo(f"    {line}")
@@ -335,10 +336,14 @@ def _exit_code(show_traceback: bool) -> int:
     return _end(sentence, code)
 
 
+def _echo(text: object, err: bool = False, nl: bool = True) -> None:
+    typer.echo(without_secrets(str(text)), err=err, nl=nl)
+
+
 def _print(lines: Iterable[str]) -> None:
-    typer.echo(logs.without_secrets("".join(lines)), err=True, nl=False)
+    _echo("".join(lines), err=True, nl=False)
 
 
 def _end(sentence: str, code: int) -> int:
-    typer.echo(logs.without_secrets(f"infoaug: {sentence}"), err=True)
+    _echo(f"infoaug: {sentence}", err=True)
     return code

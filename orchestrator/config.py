@@ -30,6 +30,7 @@ from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import FrameworkSettings
 from infoaug.models.settings import AugmentSettings
 from infoaug.orchestrator import settings
+from infoaug.orchestrator.masking import masked
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -400,12 +401,12 @@ class ExperimentConfig(Section):
         return {"store": store, **values} if store and isinstance(values, dict) else values
 
     def to_yaml(self) -> str:
-        """The resolved config as YAML that `load` reads back to an equal config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """The resolved config as YAML that `load` reads back to an equal config, but for the secrets of URLs: `***`."""
+        return yaml.safe_dump(masked(self.model_dump(mode="json")), sort_keys=False)
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its dotted name, as `--set` takes it."""
-        return dict(_flatten(self.model_dump(mode="json")))
+        """Every setting by its dotted name, as `--set` takes it. The secrets of URLs are `***`."""
+        return dict(_flatten(masked(self.model_dump(mode="json"))))
 
 
 # The settings that are no part of an experiment's identity, for pydantic's `exclude`.

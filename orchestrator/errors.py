@@ -1,14 +1,19 @@
 """The two expected ways for a command to fail, and whether running it again can help.
 
-Each error carries one sentence for the user. The command prints the sentence; the traceback goes to the log file.
+Each error carries one sentence for the user, in which the secrets of URLs are masked. The command prints the sentence; the traceback goes to the log file.
 """
 
 import builtins
 import re
 
+from infoaug.orchestrator.masking import without_secrets
+
 
 class UsageError(Exception):
     """The user asked for something that cannot be done: exit code 2."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class StageError(Exception):
@@ -19,7 +24,7 @@ class StageError(Exception):
     """
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self.retry = retry
 
 

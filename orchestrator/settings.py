@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.masking import masked, without_secrets
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -119,7 +120,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def one_line(text: str) -> str:
     """Put a message on one line, escape its control characters, and cut it to a readable length."""
-    line = " ".join(text.split())
+    line = " ".join(without_secrets(text).split())
     line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
     return line if len(line) <= _LONGEST_SENTENCE else f"{line[:_LONGEST_SENTENCE]} …"
 
@@ -188,7 +189,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _quoted(text: Any) -> str:
     """Quote the beginning of a value in a message."""
-    shown = str(text)
+    shown = without_secrets(str(text))  # before it is cut: the rest of a URL tells what is secret in it
     return shown if len(shown) <= _LONGEST_QUOTE else f"{shown[:_LONGEST_QUOTE]}…"
 
 
@@ -259,13 +260,13 @@ def _sentence(model: type[BaseModel], values: Any, error: Any, prefix: str = "")
             return f"'{key}' is now called '{prefix}{new}'"
         return f"unknown key '{key}'{_suggestion(model, values, own, prefix)}"
     if error["type"] == "model_type":
-        return f"{key}: this is a section, which holds settings of its own (got {error['input']!r:.60})"
+        return f"{key}: this is a section, which holds settings of its own (got {masked(error['input'])!r:.60})"
     if error["type"] == "missing":
         return f"'{key}' is missing"
     if error["type"] == "value_error":  # raised by a validator of ours, whose message quotes the value
-        return f"{key}: {error['ctx']['error']!s:.400}".removeprefix(": ")
+        return f"{key}: {without_secrets(str(error['ctx']['error'])):.400}".removeprefix(": ")
     message = error["msg"]
-    return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {error['input']!r:.60})"
+    return f"{key or 'config'}: {message[0].lower()}{message[1:]} (got {masked(error['input'])!r:.60})"
 
 
 def _suggestion(model: type[BaseModel], values: Any, key: str, prefix: str) -> str:

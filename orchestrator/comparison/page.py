@@ -10,7 +10,7 @@ from infoaug.orchestrator.comparison import arms, captions, domains, plots, tabl
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
 from infoaug.orchestrator.reporting import figures
-from infoaug.orchestrator.reporting.page import template, without_passwords
+from infoaug.orchestrator.reporting.page import template
 
 
 def files(sweep: Sweep) -> dict[str, bytes]:
@@ -83,7 +83,7 @@ def file_name(name: str, among: Sequence[str]) -> str:
 
 
 def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
-    """Render the comparison as one self-contained HTML page, without the passwords of URLs.
+    """Render the comparison as one self-contained HTML page, without the secrets of URLs.
 
     Args:
         sweep: its trials are compared.
@@ -106,7 +106,6 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
         count=len({arms.arm_of(trial) for trial in sweep.trials}),
         trained=sum(trial.seconds for trial in sweep.trials),
         passes=sum(trial.passes for trial in sweep.trials),
-        config_yaml=without_passwords(sweep.config_yaml),
         command=f"infoaug sweep {shlex.quote(sweep.name + '.yaml')}",
         packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
         csv={"trials.csv": tables.trials_csv(sweep), "summary.csv": tables.summary_csv(sweep)},

@@ -1,15 +1,16 @@
 """HTML pages from Jinja templates, with one style for phones, print and dark mode.
 
-A page is self-contained: its pictures are data URLs, and it fetches nothing.
+The secrets of URLs are masked in all values. A page is self-contained: its pictures are data URLs, and it fetches nothing.
 """
 
 import base64
-import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.reporting.statistics import percent, points
 
 
@@ -33,11 +34,6 @@ def data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def without_passwords(text: str) -> str:
-    """Remove user names and passwords from the URLs in a text."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
-
-
 def duration(seconds: float) -> str:
     """Format seconds as `12.3 s`, `4 min 05 s` or `2 h 01 min`."""
     if seconds < 60:
@@ -46,10 +42,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _shown(value: Any) -> Any:
+    """A value as a page shows it. HTML was put together from such values."""
+    return without_secrets(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 _loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-_environment = jinja2.Environment(loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+_environment = jinja2.Environment(
+    loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
+)
 _environment.filters |= {"percent": percent, "points": points, "duration": duration}
 _environment.filters["png"] = lambda content: data_url("image/png", content)
 _environment.filters["svg"] = lambda content: data_url("image/svg+xml", content)
-_environment.filters["yaml"] = lambda text: data_url("application/yaml", text.encode())
+_environment.filters["yaml"] = lambda text: data_url("application/yaml", without_secrets(text).encode())
 _environment.filters["csv"] = lambda text: data_url("text/csv", text.encode())

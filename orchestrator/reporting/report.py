@@ -14,7 +14,7 @@ from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
-from infoaug.orchestrator.reporting.page import template, without_passwords
+from infoaug.orchestrator.reporting.page import template
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
@@ -116,19 +116,17 @@ def labels(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def page(report: Report) -> str:
-    """Render the report as one self-contained HTML page, without the user names and passwords of URLs.
+    """Render the report as one self-contained HTML page, without the secrets of URLs.
 
     Raises:
         pydantic.ValidationError: `config_yaml` is not the config of an experiment.
     """
-    config_yaml = without_passwords(report.config_yaml)
-    config = ExperimentConfig.model_validate(yaml.safe_load(config_yaml))
+    config = ExperimentConfig.model_validate(yaml.safe_load(report.config_yaml))
     patches = report.counts.get("patches", 0)
     clips = {status: sum(row["status"] == status for row in report.ledger) for status in ("ok", "partial", "failed")}
     return _TEMPLATE.render(
         report=report,
         config=config,
-        config_yaml=config_yaml,
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
         seeds=seeds_in_words(report.results),

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from infoaug.orchestrator.masking import without_secrets
+
 console = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -20,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 def say(text: str) -> None:
     """Print one line, which may have rich's markup, and add it to the log."""
+    text = without_secrets(text)
     console.print(text, soft_wrap=True)
     _log.debug("%s", Text.from_markup(text).plain)
 

@@ -13,22 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from infoaug.orchestrator.masking import without_secrets
+
 # Of other packages only what they warn of: Ray, MLflow and matplotlib write pages of DEBUG lines.
 _OWN = "infoaug"
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
-_SECRETS = re.compile(
-    r"(?<=://)[^/@\s'\"]+@"  # user:password@ of a URL
-    r"|(?<=[?&])((?:access_key|secret_key|session_token|token|password|sig(?:nature)?|key)=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
 
 _log = logging.getLogger(__name__)
 _current: "_LogFile | None" = None
-
-
-def without_secrets(text: str) -> str:
-    """Text with the user names, passwords and keys of URLs masked."""
-    return _SECRETS.sub(lambda found: f"{found[1]}***" if found[1] else "***@", text)
 
 
 @contextmanager

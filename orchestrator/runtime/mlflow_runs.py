@@ -23,6 +23,7 @@ from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
 from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime.mlflow_client import (
     all_runs,
     connect,
@@ -148,7 +149,7 @@ class Run:
             self.id,
             [
                 DatasetInput(
-                    Dataset(s.name[:500], s.digest, "infoaug", json.dumps({"path": s.path})),
+                    Dataset(without_secrets(s.name)[:500], s.digest, "infoaug", json.dumps(masked({"path": s.path}))),
                     [InputTag("mlflow.data.context", s.purpose)],
                 )
                 for s in sources
@@ -182,7 +183,7 @@ class Run:
     def finish(self, status: str, why: str = "") -> None:
         """End the run with the status FINISHED, FAILED or KILLED, and a reason."""
         if why:
-            self._client.set_tag(self.id, ENDED, why[:500])
+            self._client.set_tag(self.id, ENDED, without_secrets(why)[:500])
         self._client.set_terminated(self.id, status)
 
     @_as_stage_error

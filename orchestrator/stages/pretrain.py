@@ -23,6 +23,7 @@ from infoaug.models.training.optimisation import create_optimizer
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
+from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
 from infoaug.orchestrator.stages import ray_training, score
@@ -277,4 +278,4 @@ def _cause(error: BaseException) -> str:
     if number := re.search(r"\[Errno (\d+)\] ", cause):
         meaning = os.strerror(int(number[1]))  # pyarrow gives only the number
         cause = cause.replace(number[0], "" if meaning in cause else f"{meaning}: ")
-    return cause[:300]
+    return without_secrets(cause)[:300]

@@ -11,6 +11,7 @@ from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import FrameworkSettings
 from infoaug.orchestrator import named_configs, settings
 from infoaug.orchestrator.config import ExperimentConfig, Positive, PretrainConfig, Runtime, Section, runtime_settings
+from infoaug.orchestrator.masking import masked
 
 # Short names of the settings that are varied most.
 SHORT = {
@@ -162,14 +163,14 @@ class SweepConfig(ExperimentConfig):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config as YAML that `load` reads back to an equal config.
+        """The resolved config as YAML that `load` reads back to an equal config, but for the secrets of URLs: `***`.
 
         With recipes, `pretrain` holds only what the config sets, so that recipes apply again.
         """
         values = self.model_dump(mode="json")
         if self.sweep.recipes:
             values["pretrain"] = self.pretrain.model_dump(mode="json", exclude_unset=True)
-        return yaml.safe_dump(values, sort_keys=False)
+        return yaml.safe_dump(masked(values), sort_keys=False)
 
 
 # The settings that are no part of a sweep's identity, for pydantic's `exclude`.

@@ -16,6 +16,7 @@ from typing import Any
 from infoaug.orchestrator import experiment
 from infoaug.orchestrator.comparison.arms import TrialResult
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.masking import masked
 from infoaug.orchestrator.runtime import mlflow_runs
 from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.compared import FOLDER, RESULT
@@ -101,7 +102,11 @@ class Tracked:
 
     def _child(self, trial: Trial) -> mlflow_runs.Run:
         if trial.name not in self._children:
-            tags = {"infoaug.kind": "trial", "negatives": trial.negatives, "infoaug.point": json.dumps(trial.point)}
+            tags = {
+                "infoaug.kind": "trial",
+                "negatives": trial.negatives,
+                "infoaug.point": json.dumps(masked(trial.point)),
+            }
             run = mlflow_runs.Run(trial.config, name=trial.name, tags=tags, parent=self.parent)
             run.sources(experiment.sources(trial.config))
             self._children[trial.name] = run

@@ -108,7 +108,7 @@ def test_config_and_csv_can_be_downloaded_from_the_page_without_passwords(files:
     made = page.page(secret, {})
     seen = Seen(made)
     (link,) = [a["href"] or "" for _, a in seen.tags if a.get("download") == "demo.yaml"]
-    assert base64.b64decode(link.partition("base64,")[2]) == b"store: s3://bucket/x\n"
+    assert base64.b64decode(link.partition("base64,")[2]) == b"store: s3://***@bucket/x\n"
     assert "hunter2" not in made
     assert "infoaug sweep demo.yaml" in seen.text
     assert "commit abc123, numpy 2.0" in seen.text
