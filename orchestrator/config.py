@@ -357,6 +357,17 @@ class TrackingConfig(Section):
     uri: str | None = Field(None, description="tracking server; null: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
     experiment: str = Field("infoaug", description="name of the MLflow experiment")
 
+    @field_validator("experiment")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not name.strip() or not name.isprintable() or {".", ".."} & set(name.split("/")):
+            raise ValueError("the name of an MLflow experiment names a folder too: give it letters, and no '..'")
+        if len(name.encode()) > 200:
+            raise ValueError(
+                f"the name of an MLflow experiment has at most 200 bytes, this one has {len(name.encode())}"
+            )
+        return name
+
 
 class RayConfig(Section):
     """Ray cluster."""

@@ -1,6 +1,7 @@
 """The two expected ways for a command to fail, and whether running it again can help.
 
-Each error carries one sentence for the user, in which the secrets of URLs are masked. The command prints the sentence; the traceback goes to the log file.
+Each error carries one sentence for the user, in which the secrets of URLs are masked. The command prints the sentence;
+the traceback goes to the log file.
 """
 
 import builtins

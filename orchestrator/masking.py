@@ -10,7 +10,7 @@ MASK = "***"
 _URL_USER = re.compile(
     r"\b([a-z][a-z0-9+.-]*://)"
     r"([^/?#\s]+"  # up to the last @ before the path
-    r"|[^/:@\s]+:(?!\d+(?![\w@]))[^@\s]*)@",  # a password that was not encoded, such as an AWS key with a slash; no port
+    r"|[^/:@\s]+:(?!\d+(?![\w@]))[^@\s]*)@",  # an AWS key with a slash, but no port
     re.IGNORECASE,
 )
 _QUERY = re.compile(

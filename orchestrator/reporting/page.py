@@ -1,6 +1,7 @@
 """HTML pages from Jinja templates, with one style for phones, print and dark mode.
 
-The secrets of URLs are masked in all values. A page is self-contained: its pictures are data URLs, and it fetches nothing.
+The secrets of URLs are masked in all values. A page is self-contained: its pictures are data URLs, and it fetches
+nothing.
 """
 
 import base64

@@ -1,24 +1,28 @@
 """Connecting to MLflow: tracking URI, client, experiments, and a quick error if the server does not answer."""
 
-import http.client
+import errno
 import logging
 import os
 import re
 import sqlite3
 import tempfile
-import urllib.request
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils import get_results_from_paginated_fn
 
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import locks
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+SECONDS_TO_ANSWER = 5  # for a server, before work starts
+PATIENCE = 300.0  # seconds to wait for another command that creates the tables of a database
 
 
 def all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Any]:
@@ -60,21 +64,58 @@ def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any
 
 
 def uri_of(settings: TrackingConfig) -> str:
-    """The tracking URI: from the config, else MLFLOW_TRACKING_URI, else a database in the working directory."""
-    return _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    """The tracking URI: from the config, else MLFLOW_TRACKING_URI, else a database in the working directory.
+
+    Raises:
+        UsageError: it is no URI, or that of a database whose path SQLAlchemy misreads.
+    """
+    uri = _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    scheme, separator, rest = uri.partition("://")
+    if not separator and not uri.startswith(("databricks", "uc:")):
+        raise UsageError(
+            f"'{uri}' is no tracking URI of MLflow: write http://{uri} for a server, or sqlite:///{uri} for a database "
+            "in a file"
+        )
+    if scheme == "file":
+        raise UsageError(
+            f"MLflow keeps no runs in folders any more, as '{uri}' is: give a database, sqlite:///mlflow.db"
+        )
+    if scheme == "sqlite":
+        path, _, query = rest.partition("?")
+        if not path.startswith("/") or path == "/":
+            raise UsageError(f"'{uri}' names no database: write sqlite:/// and the path of its file, in tracking.uri")
+        if query and ("/" in query or "=" not in query):
+            raise UsageError(
+                f"the path of an MLflow database cannot hold a question mark, as '{path[1:]}?{query}' does: give "
+                "another in tracking.uri"
+            )
+    return uri
 
 
 def connect(uri: str) -> MlflowClient:
-    """Connect to MLflow. Raises UsageError if no server answers, or the database cannot be opened."""
+    """Connect to MLflow. Raises UsageError if no server answers, or the database cannot be opened or is in use."""
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # It logs a traceback for errors that are reported here as a UsageError.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    _answers(uri)
-    try:
-        return MlflowClient(tracking_uri=uri)
-    except Exception as error:  # SQLAlchemy and Alembic raise their own, e.g. for a newer MLflow's database
-        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+    with alone(uri):  # two commands that fill an empty database at the same time break each other's tables
+        _answers(uri)
+        try:
+            return MlflowClient(tracking_uri=uri)
+        except Exception as error:  # SQLAlchemy and Alembic raise their own, e.g. for a newer MLflow's database
+            raise unusable(uri, error) from None
+
+
+def alone(uri: str) -> AbstractContextManager[None]:
+    """Keep other commands from creating tables, experiments and runs in a database of SQLite; servers do so themselves.
+
+    Raises:
+        UsageError: another command takes minutes for it.
+    """
+    if not uri.startswith("sqlite:///"):
+        return nullcontext()
+    path = database(uri)
+    return locks.hold(path.with_name(f"{path.name}.lock"), f"the MLflow database '{path}'", PATIENCE)
 
 
 def connect_to_look(uri: str, nothing: str) -> MlflowClient:
@@ -86,8 +127,8 @@ def connect_to_look(uri: str, nothing: str) -> MlflowClient:
 
 def _absolute(uri: str) -> str:
     """Make a relative SQLite path absolute: workers and later commands may have another working directory."""
-    scheme, separator, path = uri.partition(":///")
-    if scheme == "sqlite" and separator and not path.startswith("/"):
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and path and not path.startswith("/"):
         return f"sqlite:///{Path(path).absolute()}"
     return uri
 
@@ -96,12 +137,13 @@ def _answers(uri: str) -> None:
     """Check that a server or database can be reached; MLflow's client would retry for minutes."""
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise UsageError(
-                f"no MLflow server answers at '{uri}' ({first_line(error)}): start one, or unset MLFLOW_TRACKING_URI "
-                "and tracking.uri to use a local database"
-            ) from None
+            with _impatient():  # MLflow's own client: it knows of users, tokens and certificates
+                MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        except Exception as error:  # what is no MLflow server may answer anything
+            status = error.get_http_status_code() if isinstance(error, MlflowException) else 0
+            if status == 403:  # it knows the user, who may not see all experiments
+                return
+            raise UsageError(_no_answer(uri, status, first_line(error))) from None
     elif uri.startswith("sqlite:///"):
         path = database(uri)
         try:
@@ -114,18 +156,80 @@ def _answers(uri: str) -> None:
             ) from None
 
 
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """One try of a few seconds for MLflow's client, which reads both from the environment with every request."""
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(SECONDS_TO_ANSWER), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _no_answer(uri: str, status: int, why: str) -> str:
+    """Why a server cannot be used, and what to do."""
+    # A gateway's JSON gets past MLflow's client with its text only.
+    if status == 401 or re.search(r"unauthori[sz]ed|(not |un)authenticated", why, re.IGNORECASE):
+        return (
+            f"the MLflow server at '{uri}' wants to know who asks: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it accepts"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return (
+            f"the certificate of the MLflow server at '{uri}' is not trusted: give its authority's in "
+            "MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE, or set MLFLOW_TRACKING_INSECURE_TLS=true"
+        )
+    return (
+        f"no MLflow server answers at '{uri}' ({why}): start one, or unset MLFLOW_TRACKING_URI and tracking.uri to use "
+        "a local database"
+    )
+
+
 def database(uri: str) -> Path:
     """The file of an SQLite URI."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
-    """Id of an MLflow experiment, created if missing; with a database, artifacts are stored in `mlruns` beside it."""
+    """Id of an MLflow experiment, created if missing; with a database, artifacts are stored in `mlruns` beside it.
+
+    Raises:
+        UsageError: the experiment is deleted.
+    """
     found = client.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
-    beside = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name if uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=beside.as_uri() if beside else None))
+    if not found:
+        sqlite = uri.startswith("sqlite:")
+        beside = database(uri).parent.joinpath("mlruns", *filter(None, name.split("/"))).as_uri() if sqlite else None
+        try:
+            return str(client.create_experiment(name, artifact_location=beside))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another command has created it since
+            if not found:
+                raise
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise UsageError(
+            f"the MLflow experiment '{name}' is deleted: restore it by `mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}`, or give another name in tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def unusable(uri: str, error: Exception) -> UsageError:
+    """The error for an MLflow that cannot be used."""
+    return UsageError(f"MLflow at '{uri}' cannot be used: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """Why MLflow failed, in one line."""
+    why = first_line(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"a disk is full, {why}" if full or re.search("disk is full|no space left", why, re.IGNORECASE) else why
 
 
 def first_line(error: Exception) -> str:

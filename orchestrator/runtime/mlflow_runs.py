@@ -26,12 +26,14 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime.mlflow_client import (
     all_runs,
+    alone,
     connect,
     connect_to_look,
     experiment_of,
     file_of,
-    first_line,
+    reason,
     runs_called,
+    unusable,
     upload,
     uri_of,
 )
@@ -57,9 +59,9 @@ def _as_stage_error(method: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(*args, **kwargs)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise StageError(
-                f"cannot write to MLflow ({first_line(error)}): computed results are kept; run the same command again "
+                f"cannot write to MLflow ({reason(error)}): computed results are kept; run the same command again "
                 "when MLflow is available"
             ) from None
 
@@ -114,11 +116,12 @@ class Run:
         key = digest_of([key, parent.id]) if parent else key
         tags = {"infoaug.identity": key, **_tags(config), **(tags or {}), **parent_tag}
         try:
-            experiment = config.tracking.experiment
-            self._experiment: str = parent._experiment if parent else experiment_of(self._client, experiment, self.uri)
-            self.id: str = self._find_or_create(name or config.name, tags, config.flat())
+            with alone(self.uri):
+                wanted = config.tracking.experiment
+                self._experiment: str = parent._experiment if parent else experiment_of(self._client, wanted, self.uri)
+                self.id: str = self._find_or_create(name or config.name, tags, config.flat())
         except (MlflowException, OSError) as error:
-            raise UsageError(f"MLflow at '{self.uri}' cannot be used: {first_line(error)}") from None
+            raise unusable(self.uri, error) from None
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
 
@@ -279,7 +282,7 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
             ]
             return str(one.info.run_name), {Path(path).name: Path(path).read_bytes() for path in paths}
     except (MlflowException, OSError) as error:
-        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+        raise unusable(uri, error) from None
 
 
 @dataclass(frozen=True)
@@ -356,7 +359,7 @@ def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
         config_yaml = file_of(client, run, "config.yaml") or b""
         return SweepRun(run.info.run_id, config_yaml, run.data.tags.get(COMMIT, ""), trials, client)
     except (MlflowException, OSError) as error:
-        raise UsageError(f"MLflow at '{uri}' cannot be used: {first_line(error)}") from None
+        raise unusable(uri, error) from None
 
 
 def _metric_name(text: str) -> str:

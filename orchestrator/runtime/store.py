@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime import scratch
+from infoaug.orchestrator.runtime import locks, scratch
 
 
 def digest_of(value: Any, length: int = 12) -> str:
@@ -202,6 +202,14 @@ class Store:
                 self._fs.delete_dir(self._at(path))
             elif kind != fs.FileType.NotFound:
                 self._fs.delete_file(self._at(path))
+
+    def hold(self, folder: str, what: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a folder against other commands, for as long as the context lasts. An object storage has no locks.
+
+        Raises:
+            UsageError: another command holds it; `what` says in the sentence what that is.
+        """
+        return locks.hold(self.local / folder / "lock", what) if self.local else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _as_stage_error(self, what: str, path: str) -> Iterator[None]:

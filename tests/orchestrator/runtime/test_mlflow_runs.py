@@ -1,10 +1,14 @@
 """Runs in a real MLflow database are found again by their identity, and logged once and in the right place."""
 
+import errno
+import os
 import re
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -182,6 +186,36 @@ def test_the_reason_of_a_run_s_end_is_kept_until_it_is_resumed(config: Make, cli
     assert "infoaug.ended" not in client.get_run(run.id).data.tags
 
 
+def test_two_commands_that_begin_together_continue_the_same_run(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = MlflowClient.create_run
+
+    def slowly(*arguments: object, **named: object) -> object:
+        time.sleep(0.2)  # the other one searches in the meantime
+        return create(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "create_run", slowly)
+    made = config()
+    with ThreadPoolExecutor(2) as commands:
+        runs = list(commands.map(Run, [made, made]))
+    assert runs[0].id == runs[1].id
+    assert len(client.search_runs([client.get_run(runs[0].id).info.experiment_id])) == 1
+
+
+def test_an_experiment_that_another_command_created_meanwhile_is_used(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Run(config())
+    look, answers = MlflowClient.get_experiment_by_name, iter([None])
+
+    def too_early(self: MlflowClient, name: str) -> object:
+        return next(answers) if answers.__length_hint__() else look(self, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    assert Run(config()).id == expected.id
+
+
 # ---- what is logged
 
 
@@ -340,6 +374,41 @@ def test_the_default_uri_is_the_environment_s_or_a_database_in_the_working_direc
     assert not any(tmp_path.iterdir())
 
 
+def test_the_folder_of_an_experiment_s_files_is_beside_the_database_whatever_its_name(
+    database: Path, client: MlflowClient
+) -> None:
+    for name in ("/absolute/name", "what? #1 50%", "a//b"):
+        run = Run(load(None, [f"tracking.uri=sqlite:///{database}", f"tracking.experiment='{name}'"]))
+        run.files({"x.txt": b"x"})
+        (stored,) = database.parent.glob(f"mlruns/**/{run.id}/artifacts/x.txt")
+        assert stored.read_bytes() == b"x" and "mlruns" in stored.parts
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MlflowException("(sqlite3.OperationalError) database or disk is full"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+)
+def test_a_full_disk_is_called_that_and_the_work_is_kept(
+    config: Make, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    run = Run(config())
+    for name in ("log_batch", "log_artifacts", "search_runs"):
+        monkeypatch.setattr(MlflowClient, name, full)
+    for write in (lambda: run.metrics({"x": 1.0}), lambda: run.files({"x": b""})):
+        with pytest.raises(
+            StageError, match=r"cannot write to MLflow \(a disk is full, .*\): computed results are kept"
+        ):
+            write()
+    with pytest.raises(UsageError, match="cannot be used: a disk is full"):
+        Run(config())
+
+
 # ---- a run's backbone
 
 BACKBONE = {"backbone.safetensors": b"weights", "backbone.json": b"{}"}
@@ -456,6 +525,9 @@ def test_a_deleted_mlflow_experiment_is_refused_with_its_name(config: Make, clie
     experiment = client.get_experiment_by_name(made.tracking.experiment)
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
-    with pytest.raises(UsageError, match="cannot be used"):
+    remedy = (
+        f"'{made.tracking.experiment}' is deleted: restore it by .* --experiment-id {experiment.experiment_id}`, or"
+    )
+    with pytest.raises(UsageError, match=remedy):
         Run(made)
     assert client.search_experiments(view_type=ViewType.DELETED_ONLY)
