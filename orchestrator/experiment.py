@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         The report, if it was among the stages.
 
     Raises:
-        UsageError: the config cannot be carried out; nothing was started.
+        UsageError: the config cannot be carried out, or another command works on it; nothing was started.
         StageError: a stage failed. What is complete stays in the store, and the same command continues from there.
     """
     store = Store(config.store)
@@ -59,14 +59,20 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
+    with store.hold(folder(config), f"the experiment '{config.name}' in the store {store.uri}"):
+        return _run(config, stages, store, resume)
+
+
+def _run(config: ExperimentConfig, stages: Sequence[str], store: Store, resume: bool) -> RunResult | None:
+    """`run`, once it is checked and no other command works on the same experiment."""
     tracked = mlflow_runs.Run(config)
     _log.info("%s: stages %s, MLflow run %s at %s", folder(config), ", ".join(stages), tracked.id, tracked.uri)
     _log.debug("the config:\n%s", config.to_yaml())
     status, result = "FAILED", None
     with cluster.session(config.ray):
         try:
-            tracked.files({"config.yaml": config.to_yaml().encode()})
-            tracked.sources(sources(config))
+            if tracked.new:
+                _describe(config, tracked)
             outputs = _run_stages(config, stages, store, tracked, resume)
             if "report" in stages:
                 result = _report(config, store, tracked, outputs)
@@ -171,6 +177,7 @@ def _run_stages(
     outputs: dict[str, Any] = {}
     previous: Any = store
     last = max(map(STAGES.index, names), default=-1)
+    untracked: list[str] = []
     for name in STAGES[: last + 1]:
         if name not in pipeline:
             continue  # the report, which is put together from the outputs
@@ -178,8 +185,8 @@ def _run_stages(
             started = time.perf_counter()
             _log.info("%s: started", name)
             output = pipeline[name].run(config, previous)
-            _track(output, tracked)
-            _add_time(name, config, store, tracked, output, time.perf_counter() - started)
+            _add_time(name, config, store, output, time.perf_counter() - started)
+            untracked.append(name)
         else:
             output = pipeline[name].load(config, previous)
         _log.info(
@@ -187,11 +194,27 @@ def _run_stages(
             name, output.computed, output.resumed, store.url(output.stage.folder),
         )  # fmt: skip
         outputs[name] = previous = output
+        if name == "score":
+            model = pretrain.stage(config, outputs[name])
+            tracked.of_model(model.hash, anew="pretrain" in names and not (resume and pretrain.begun(model)))
+            _describe(config, tracked)
+        if "score" in outputs or last < STAGES.index("score"):  # else the run may be that of another model
+            for done in untracked:
+                _track(done, outputs[done], _times(config, store), tracked)
+            untracked = []
     return outputs
 
 
-def _track(output: Output, tracked: mlflow_runs.Run) -> None:
-    """Log a stage's output to MLflow."""
+def _describe(config: ExperimentConfig, tracked: mlflow_runs.Run) -> None:
+    """Log the config and the data to MLflow."""
+    tracked.files({"config.yaml": config.to_yaml().encode()})
+    tracked.sources(sources(config))
+
+
+def _track(name: str, output: Output, times: Mapping[str, Mapping[str, float]], tracked: mlflow_runs.Run) -> None:
+    """Log a stage's output and the time it took to MLflow."""
+    if output.computed:
+        tracked.metrics({f"seconds/{name}": times[name]["seconds"]})
     match output:
         case score.Scored():
             tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in output.counts.items()})
@@ -202,17 +225,17 @@ def _track(output: Output, tracked: mlflow_runs.Run) -> None:
             tracked.results(output.results)
 
 
-def _add_time(
-    name: str, config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, output: Output, seconds: float
-) -> None:
-    """Add the time of this command to what the stage took in earlier ones. A stage that computed nothing took none."""
+def _add_time(name: str, config: ExperimentConfig, store: Store, output: Output, seconds: float) -> None:
+    """Add the time of this command to what the stage took in earlier ones, of which outputs are left.
+
+    A stage that computed nothing took none.
+    """
     if not output.computed:
         return
     times = _times(config, store)
-    spent = times.get(name, {}).get("seconds", 0.0) + seconds
-    times[name] = {"seconds": spent, "computed": output.computed, "resumed": output.resumed}
+    earlier = times.get(name, {}).get("seconds", 0.0) if output.resumed else 0.0
+    times[name] = {"seconds": earlier + seconds, "computed": output.computed, "resumed": output.resumed}
     store.write_json(f"{folder(config)}/times.json", times)
-    tracked.metrics({f"seconds/{name}": spent})
 
 
 def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]]:

@@ -21,6 +21,7 @@ from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import locks
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+REPLACED = "infoaug.replaced_by"  # a tag: id of the run with the epochs of changed data or code
 SECONDS_TO_ANSWER = 5  # for a server, before work starts
 PATIENCE = 300.0  # seconds to wait for another command that creates the tables of a database
 
@@ -52,14 +53,18 @@ def upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder
 
 
 def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any]:
-    """Runs with an id or a name, in any MLflow experiment, that match a filter; at most five, newest first."""
+    """Runs with an id or a name, in any MLflow experiment, that match a filter, newest first.
+
+    A name is that of at most five runs. Those that another run has replaced only have an id.
+    """
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quote = '"' if "'" in run else "'"
     keys = ["run_id"] if re.fullmatch("[0-9a-f]{32}", run) else []
     for key in (*keys, "run_name"):  # a name may look like an id
         wanted = " and ".join(filter(None, (f"attributes.{key} = {quote}{run}{quote}", condition)))
-        if found := client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=5):
-            return list(found)
+        found = client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=100)
+        if current := [one for one in found if key == "run_id" or REPLACED not in one.data.tags]:
+            return current[:5]
     return []
 
 

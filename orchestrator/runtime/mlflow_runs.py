@@ -25,6 +25,7 @@ from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime.mlflow_client import (
+    REPLACED,
     all_runs,
     alone,
     connect,
@@ -42,8 +43,10 @@ from infoaug.orchestrator.runtime.store import digest_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
+IDENTITY = "infoaug.identity"  # a tag
 COMMIT = "mlflow.source.git.commit"  # a tag
 ENDED = "infoaug.ended"  # a tag: why a run failed or was stopped
+MODEL = "infoaug.model"  # a tag: the hash of the stage `pretrain` that a run's epochs are of
 NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of images_per_second
 
 
@@ -95,6 +98,11 @@ class Run:
         tags: additional tags.
         parent: the sweep's run, for a trial.
 
+    Attributes:
+        uri: MLflow's tracking URI.
+        id: MLflow run id.
+        new: there was no such run.
+
     Raises:
         UsageError: no tracking server answers, or the database cannot be opened.
     """
@@ -114,16 +122,40 @@ class Run:
         key = key or identity(config)
         # The same trial in another sweep is another run.
         key = digest_of([key, parent.id]) if parent else key
-        tags = {"infoaug.identity": key, **_tags(config), **(tags or {}), **parent_tag}
+        self._name, self._settings = name or config.name, config.flat()
+        self._tags = {IDENTITY: key, **_tags(config), **(tags or {}), **parent_tag}
         try:
             with alone(self.uri):
                 wanted = config.tracking.experiment
                 self._experiment: str = parent._experiment if parent else experiment_of(self._client, wanted, self.uri)
-                self.id: str = self._find_or_create(name or config.name, tags, config.flat())
+                found = self._found()
+                self.new = found is None
+                self.id: str = self._continued(found) if found else self._created()
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from None
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
+
+    @_as_stage_error
+    def of_model(self, model: str, anew: bool = False) -> None:
+        """Make this the run of a model. A new run takes its place if it has the epochs of another model.
+
+        The data or the code have changed since: new accuracies must not stand beside old epochs.
+
+        Args:
+            model: the hash of its stage `pretrain`.
+            anew: the model will be trained from the first epoch on.
+        """
+        before = self._client.get_run(self.id).data.tags.get(MODEL, model)
+        if before != model or (anew and self._logged):
+            old, (status, ended, why) = self.id, self._before
+            self._client.set_terminated(old, "KILLED" if status == "RUNNING" else status, ended)
+            if why:
+                self._client.set_tag(old, ENDED, why)
+            self.id = self._created()
+            self._client.set_tag(old, REPLACED, self.id)
+            self._times, self._logged = {}, set()
+        self._client.set_tag(self.id, MODEL, model)
 
     def epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs as `train/…`, with the epoch as step; skip those logged before."""
@@ -207,18 +239,28 @@ class Run:
         for start in range(0, len(listed), 1000):  # MLflow's limit per request
             self._client.log_batch(self.id, metrics=listed[start : start + 1000])
 
-    def _find_or_create(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-        tag = f"tags.`infoaug.identity` = '{tags['infoaug.identity']}'"
-        found = self._client.search_runs([self._experiment], tag, max_results=1)
-        if found:
-            run = found[0]
-            self._client.update_run(run.info.run_id, status="RUNNING")
-            if ENDED in run.data.tags:
-                self._client.delete_tag(run.info.run_id, ENDED)
-        else:
-            run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+    def _found(self) -> Any | None:
+        """The newest run with this identity."""
+        tag, newest = f"tags.`{IDENTITY}` = '{self._tags[IDENTITY]}'", ["attributes.start_time DESC"]
+        found = self._client.search_runs([self._experiment], tag, order_by=newest, max_results=1)
+        return found[0] if found else None
+
+    def _continued(self, run: Any) -> str:
+        """Continue a run; its id."""
+        self._before = run.info.status, run.info.end_time, run.data.tags.get(ENDED, "")
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        for tag in {ENDED, REPLACED} & run.data.tags.keys():
+            self._client.delete_tag(run.info.run_id, tag)
+        return self._with_settings(run)
+
+    def _created(self) -> str:
+        """Create the run; its id."""
+        self._before = "RUNNING", None, ""
+        return self._with_settings(self._client.create_run(self._experiment, run_name=self._name, tags=self._tags))
+
+    def _with_settings(self, run: Any) -> str:
         # A run whose creation was interrupted has some parameters already, and MLflow does not let them be changed.
-        listed = [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
+        listed = [Param(key, str(value)) for key, value in self._settings.items() if key not in run.data.params]
         for start in range(0, len(listed), 100):  # MLflow's limit per request
             self._client.log_batch(run.info.run_id, params=listed[start : start + 100])
         return str(run.info.run_id)

@@ -60,6 +60,11 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     return StageFolder(scored.stage.store, "pretrain", key)
 
 
+def begun(trained: StageFolder) -> bool:
+    """Whether the store has checkpoints or the result of a training, which `run` continues or loads."""
+    return trained.store.exists(trained.path("train")) or trained.store.exists(trained.path("history.json"))
+
+
 def load(config: ExperimentConfig, scored: score.Scored) -> Pretrained:
     """Load the result of a completed training on these patches.
 

@@ -60,12 +60,19 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         resume: False trains every trial from scratch.
 
     Raises:
-        UsageError: the config cannot be carried out; nothing was started.
+        UsageError: the config cannot be carried out, or another command works on it; nothing was started.
         StageError: a stage or some trials failed, or MLflow was unreachable. What is complete stays in the store, and
             the same command continues from there.
     """
     planned = trials.planned(config)
     check(config, planned)
+    store = Store(config.store)
+    with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
+        return _run(config, planned, resume)
+
+
+def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compared:
+    """`run`, once it is checked and no other command works on the same sweep."""
     tracked = Tracked(config)
     _log.info("%s: %d planned trials, MLflow run %s", folder(config), len(planned), tracked.parent.id)
     _log.debug("the config:\n%s", config.to_yaml())
@@ -149,6 +156,7 @@ class SweepRunner:
         for trial in wanted:
             if not resume:
                 self._forget(trial)
+            self._expect(trial)
             result = outcome_of(trial, self._score(trial))
             self.progress.add(trial)
             if result:
@@ -225,6 +233,7 @@ class SweepRunner:
             self.state.begun += [trial.point] if trial.point not in self.state.begun else []
             self._write_state()
             self.progress.begin(trial)
+            self._expect(trial)  # one that an adaptive search has chosen
             self.tracked.begin(trial)
         elif kind == "result" and "metrics" in details:
             self.progress.epoch(trial, details["metrics"])
@@ -279,6 +288,11 @@ class SweepRunner:
         if key not in self._scored:
             self._scored[key] = score.run(trial.config, extract.run(trial.config, self.store))
         return self._scored[key].for_training(trial.config)
+
+    def _expect(self, trial: Trial) -> None:
+        """Say which model the trial is of, so that epochs of earlier data or code are not taken for its own."""
+        model = pretrain.stage(trial.config, self._score(trial))
+        self.tracked.expect(trial, model.hash, anew=not pretrain.begun(model))
 
     def _forget(self, trial: Trial) -> None:
         """Delete a trial's model and accuracies."""

@@ -42,11 +42,16 @@ class Tracked:
         self.parent.files({"config.yaml": config.to_yaml().encode()})
         self.parent.sources(experiment.sources(config))
         self._children: dict[str, mlflow_runs.Run] = {}
+        self._models: dict[str, tuple[str, bool]] = {}
         self._todo: Queue[Callable[[], Any] | None] = Queue()
         self._failed: Exception | None = None  # the error of the write that is being tried again
         self._lost: Exception | None = None  # the error of the first write that was skipped
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
+
+    def expect(self, trial: Trial, model: str, anew: bool) -> None:
+        """The trial is, or will be, of this model; see `mlflow_runs.Run.of_model`. Said before all else of a trial."""
+        self._models.setdefault(trial.name, (model, anew))
 
     def begin(self, trial: Trial) -> None:
         """The trial has started."""
@@ -108,6 +113,10 @@ class Tracked:
                 "infoaug.point": json.dumps(masked(trial.point)),
             }
             run = mlflow_runs.Run(trial.config, name=trial.name, tags=tags, parent=self.parent)
+            if trial.name in self._models:
+                model, anew = self._models[trial.name]
+                run.of_model(model, anew)
+                self._models[trial.name] = model, False
             run.sources(experiment.sources(trial.config))
             self._children[trial.name] = run
         return self._children[trial.name]

@@ -11,13 +11,30 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 from PIL import Image
 
+from infoaug.orchestrator.config import load
 from infoaug.orchestrator.reporting import figures
+from infoaug.orchestrator.runtime import mlflow_runs
 from infoaug.orchestrator.runtime.store import StageFolder, Store, tensors
 from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.synthetic.textures import labelled_images
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow for all tests, since making one takes seconds; each test has its own experiment in it."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    mlflow_runs.Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
+    return path
+
+
+@pytest.fixture
+def client(database: Path) -> MlflowClient:
+    """What is in the database, not through our own code."""
+    return MlflowClient(tracking_uri=f"sqlite:///{database}")
 
 
 def decoded(figure: Figure) -> NDArray[np.uint8]:

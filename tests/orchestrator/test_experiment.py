@@ -1,15 +1,66 @@
-"""What an experiment would do, told without doing it."""
+"""An experiment without a cluster: what it would do, and what its run in MLflow is if its stages are complete."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from mlflow.tracking import MlflowClient
 
+from infoaug.orchestrator import experiment
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.experiment import plan
+from infoaug.orchestrator.runtime.store import Store
+from infoaug.orchestrator.stages import pretrain
+from tests.orchestrator.sweep.made import leave_done, scored_of
 
 
-def config(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:
+@pytest.fixture
+def config(database: Path, tmp_path: Path, request: pytest.FixtureRequest) -> ExperimentConfig:
+    tracked = [f"tracking.uri=sqlite:///{database}", f"tracking.experiment={request.node.name}"]
+    return load(None, [f"store={tmp_path / 'store'}", *tracked])
+
+
+def leave(config: ExperimentConfig, clip: str, epochs: int, knn: float) -> None:
+    """All stages of an experiment on a clip of this content."""
+    of, store = SimpleNamespace(config=config), Store(config.store)
+    leave_done(of, store, shares=(0.25,) * epochs, clip=clip, knn=knn)  # type: ignore[arg-type]
+    trained = pretrain.stage(config, scored_of(of, store))  # type: ignore[arg-type]
+    for name in (pretrain.WEIGHTS_FILE, pretrain.RECIPE_FILE):
+        store.write_bytes(trained.path(name), clip.encode())
+
+
+def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_ones(
+    config: ExperimentConfig, client: MlflowClient
+) -> None:
+    for clip, epochs, knn in (("a", 3, 0.3), ("b", 2, 0.2), ("b", 2, 0.2), ("a", 3, 0.3)):
+        leave(config, clip, epochs, knn)
+        experiment.run(config, ("pretrain", "evaluate"))
+    whole = client.get_experiment_by_name(config.tracking.experiment)
+    runs = sorted(client.search_runs([whole.experiment_id]), key=lambda run: run.info.start_time)
+    seen = []
+    for run in runs:
+        epochs = len(client.get_metric_history(run.info.run_id, "train/loss"))
+        weights = client.download_artifacts(run.info.run_id, "backbone/backbone.safetensors")
+        seen.append((epochs, run.data.metrics["scenes/knn"], Path(weights).read_text()))
+        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"config.yaml", "backbone"}
+        assert run.inputs.dataset_inputs and run.info.status == "FINISHED"
+    assert seen == [(3, 0.3, "a"), (2, 0.2, "b"), (3, 0.3, "a")]
+    replaced = [run.data.tags.get("infoaug.replaced_by", "") for run in runs]
+    assert replaced == [runs[1].info.run_id, runs[2].info.run_id, ""]
+
+
+def test_a_second_command_is_told_who_works_on_the_experiment(config: ExperimentConfig, client: MlflowClient) -> None:
+    with (
+        Store(config.store).hold(experiment.folder(config), "it"),
+        pytest.raises(
+            UsageError, match=r"the experiment 'experiment' in the store .* is in use by another command \(pro"
+        ),
+    ):
+        experiment.run(config, ("pretrain", "evaluate"))
+    assert client.get_experiment_by_name(config.tracking.experiment) is None, "nothing was begun"
+
+
+def planned(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:
     backbone = "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}"
     places = [f"store={tmp_path / 'store'}", f"evaluate.data={tmp_path / 'data'}", "extract.image_size=16"]
     return load(None, [backbone, *places, f"evaluate.datasets=['{dataset}']", *more])
@@ -17,14 +68,14 @@ def config(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:
 
 def test_a_plan_refuses_a_data_set_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set 'cifar11'"):
-        plan(config(tmp_path, "cifar11"))
+        experiment.plan(planned(tmp_path, "cifar11"))
     with pytest.raises(UsageError, match="could not be fetched"):
-        plan(config(tmp_path, "cifar10", "evaluate.download=false"))
+        experiment.plan(planned(tmp_path, "cifar10", "evaluate.download=false"))
     with pytest.raises(UsageError, match="there is no folder"):
-        plan(config(tmp_path, "scenes", "evaluate.domains=absent"))
+        experiment.plan(planned(tmp_path, "scenes", "evaluate.domains=absent"))
 
 
 def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan(config(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
+    assert experiment.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
     assert "will be downloaded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -22,20 +22,6 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime.mlflow_runs import Run, backbone, identity
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all tests, since creating one takes seconds; each test has its own experiment in it."""
-    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    Run(load(None, [f"tracking.uri=sqlite:///{path}"]))
-    return path
-
-
-@pytest.fixture
-def client(database: Path) -> MlflowClient:
-    """MLflow's own client for the database."""
-    return MlflowClient(tracking_uri=f"sqlite:///{database}")
-
-
 @pytest.fixture
 def config(database: Path, request: pytest.FixtureRequest) -> Callable[..., ExperimentConfig]:
     """Make configs that track into the test's own experiment."""
@@ -214,6 +200,79 @@ def test_an_experiment_that_another_command_created_meanwhile_is_used(
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
     assert Run(config()).id == expected.id
+
+
+# ---- changed data or code
+
+
+def test_a_run_of_changed_data_takes_the_place_of_the_old_one_which_keeps_its_epochs(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    old = run.id
+    run.of_model("a")
+    run.epochs([epoch(1, loss=1.0), epoch(2, loss=2.0)])
+    run.finish("FINISHED", "all done")
+    before = client.get_run(old).info
+    run = Run(config())
+    assert run.id == old and not run.new
+    run.of_model("b")
+    run.epochs([epoch(1, loss=3.0)])
+    assert history(client, run, "train/loss") == [(1, 3.0)]
+    assert [(m.step, m.value) for m in client.get_metric_history(old, "train/loss")] == [(1, 1.0), (2, 2.0)]
+    kept, made = client.get_run(old), client.get_run(run.id)
+    assert kept.data.tags["infoaug.replaced_by"] == run.id != old
+    assert (kept.info.status, kept.info.end_time) == ("FINISHED", before.end_time)
+    assert kept.data.tags["infoaug.ended"] == "all done"
+    assert (made.info.run_name, made.data.params) == (kept.info.run_name, kept.data.params)
+    assert Run(config()).id == run.id, "the next command continues the new one"
+
+
+def test_the_same_model_keeps_its_run_and_one_without_epochs_becomes_that_of_any_model(
+    config: Make, client: MlflowClient
+) -> None:
+    run = Run(config())
+    first = run.id
+    run.of_model("a", anew=True)
+    run.epochs([epoch(1)])
+    run = Run(config())
+    run.of_model("a")
+    assert run.id == first
+    older = Run(config("name=of-an-older-version"))
+    older.epochs([epoch(1)])
+    older = Run(config("name=of-an-older-version"))
+    older.of_model("a")  # the store has it, so its epochs are those of the run
+    assert not client.search_runs([client.get_run(first).info.experiment_id], "tags.`infoaug.replaced_by` != ''")
+
+
+def test_a_training_that_starts_anew_has_a_run_without_the_old_epochs(config: Make, client: MlflowClient) -> None:
+    run = Run(config())
+    first = run.id
+    run.of_model("a")
+    run.epochs([epoch(1, loss=1.0)])
+    run.of_model("a", anew=True)
+    run.epochs([epoch(1, loss=2.0)])
+    assert run.id != first and history(client, run, "train/loss") == [(1, 2.0)]
+    assert client.get_run(first).data.tags["infoaug.replaced_by"] == run.id
+
+
+def test_a_killed_run_that_is_replaced_does_not_stay_running(config: Make, client: MlflowClient) -> None:
+    killed = Run(config())
+    killed.of_model("a")
+    again = Run(config())
+    again.of_model("b")
+    assert client.get_run(killed.id).info.status == "KILLED"
+
+
+def test_the_backbone_of_a_name_is_that_of_the_run_that_replaced_the_others(config: Make) -> None:
+    made = config("name=changed-later")
+    old, new = Run(made), Run(made)
+    old.of_model("a")
+    old.files(BACKBONE, "backbone")
+    new.of_model("b")
+    new.files({**BACKBONE, "backbone.json": b"new"}, "backbone")
+    assert backbone("changed-later", made.tracking)[1]["backbone.json"] == b"new"
+    assert backbone(old.id, made.tracking)[1] == BACKBONE
 
 
 # ---- what is logged

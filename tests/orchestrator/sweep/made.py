@@ -31,13 +31,16 @@ def epoch(number: int, share_with_twin: float = 0.25, seconds: float = 3.0, **me
     return {**found, "images_per_second": 100.0, **metrics}
 
 
-def leave_scored(trial: Trial, store: Store, patches: int = 100) -> None:
-    """What extraction and scoring leave for a trial: patches of one window, a quarter of them with a twin."""
-    clip = {"clip_id": "a.mp4", "status": "ok", "reason": "", "folder": "a", "windows": [0], "first_frames": [0]}
-    extracted = pa.Table.from_pylist([clip], schema=extract.LEDGER)
+def leave_scored(trial: Trial, store: Store, patches: int = 100, clip: str = "a") -> None:
+    """What extraction and scoring leave for a trial: patches of one window, a quarter of them with a twin.
+
+    `clip` is the folder of the only clip, which its content names.
+    """
+    whole = {"clip_id": "a.mp4", "status": "ok", "reason": "", "folder": clip, "windows": [0], "first_frames": [0]}
+    extracted = pa.Table.from_pylist([whole], schema=extract.LEDGER)
     source = extract.source(trial.config)
     store.write_table(extract.stage(trial.config, store).path(f"ledger-{source}.parquet"), extracted)
-    row = {"clip_id": "a.mp4", "folder": "a", "window": 0, "reason": "", "patches": patches, "tracked": patches}
+    row = {"clip_id": "a.mp4", "folder": clip, "window": 0, "reason": "", "patches": patches, "tracked": patches}
     counts = {twin_table.column(name): number for name, number in {"twin": patches // 4, **REASONS}.items()}
     place = score.stage(trial.config, extract.load(trial.config, store))
     ledger = pa.Table.from_pylist([row | counts], schema=score.LEDGER)
@@ -50,10 +53,15 @@ def scored_of(trial: Trial, store: Store) -> score.Scored:
 
 
 def leave_done(
-    trial: Trial, store: Store, patches: int = 100, shares: tuple[float, ...] = (0.25, 0.25), **accuracies: float
+    trial: Trial,
+    store: Store,
+    patches: int = 100,
+    shares: tuple[float, ...] = (0.25, 0.25),
+    clip: str = "a",
+    **accuracies: float,
 ) -> None:
     """What all stages leave for a trial that has come to its end: an epoch for each share of patches with a twin."""
-    leave_scored(trial, store, patches)
+    leave_scored(trial, store, patches, clip)
     scored = scored_of(trial, store)
     place = pretrain.stage(trial.config, scored)
     store.write_json(place.path("history.json"), [epoch(n + 1, share) for n, share in enumerate(shares)])

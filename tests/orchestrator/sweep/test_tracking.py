@@ -14,11 +14,13 @@ from mlflow.tracking import MlflowClient
 
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.sweep import tracking, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
+from infoaug.orchestrator.sweep.runner import SweepRunner
 from infoaug.orchestrator.sweep.tracking import Tracked
 from tests.orchestrator.comparison import sweeps
-from tests.orchestrator.sweep.made import config, epoch
+from tests.orchestrator.sweep.made import config, epoch, leave_done, scored_of
 
 BLOCK = {"framework": ["simclr", "byol"], "policy": ["none", "random"], "negatives": "ring"}
 LONG = 30.0  # seconds that no test takes
@@ -86,6 +88,30 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
     made = Away(monkeypatch)
     yield made
     made.calls = 0  # a thread that still tries comes to its end
+
+
+# ---- changed data
+
+
+def test_a_trial_of_changed_clips_has_a_run_of_its_own_and_the_old_one_keeps_its_epochs(
+    experiment: dict[str, Any], client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = config(experiment, grid=[{"policy": "random"}])
+    (trial,), store = trials.planned(of), Store(of.store)
+    monkeypatch.setattr(SweepRunner, "_score", lambda self, trial: scored_of(trial, store))
+    for clip, epochs in (("a", 3), ("b", 2), ("b", 2)):
+        leave_done(trial, store, shares=(0.25,) * epochs, clip=clip, knn=epochs / 10)
+        made = Tracked(of)
+        SweepRunner(of, made).prepare([trial], resume=True)
+        made.finish("FINISHED", {}, LONG)
+    parent = parent_of(client, of).info
+    found = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    old, new = sorted(found, key=lambda run: run.info.start_time)
+    assert [step for step, _ in steps(client, old, "train/loss")] == [1, 2, 3]
+    assert [step for step, _ in steps(client, new, "train/loss")] == [1, 2]
+    assert (old.data.metrics["scenes/knn"], new.data.metrics["scenes/knn"]) == (0.3, 0.2)
+    assert old.data.tags["infoaug.replaced_by"] == new.info.run_id
+    assert old.info.status == new.info.status == "FINISHED"
 
 
 # ---- what is there
