@@ -27,6 +27,11 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(rf"\1={MASK}", _URL_USER.sub(_masked_user, text))
 
 
+def is_masked(url: str) -> bool:
+    """Whether the secrets of a URL are masked: it comes from a config that infoaug kept."""
+    return f"{MASK}@" in url or f"={MASK}" in url
+
+
 def masked(values: Any) -> Any:
     """A copy of nested settings in which the secrets of every text are masked."""
     if isinstance(values, dict):

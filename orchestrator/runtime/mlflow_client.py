@@ -4,12 +4,14 @@ import errno
 import logging
 import os
 import re
+import socket
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
@@ -18,6 +20,7 @@ from mlflow.utils import get_results_from_paginated_fn
 
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.masking import is_masked, without_secrets
 from infoaug.orchestrator.runtime import locks
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -75,6 +78,8 @@ def uri_of(settings: TrackingConfig) -> str:
         UsageError: it is no URI, or that of a database whose path SQLAlchemy misreads.
     """
     uri = _absolute(settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+    if is_masked(uri):
+        raise UsageError(f"the secrets of tracking.uri '{uri}' are masked: give it with them")
     scheme, separator, rest = uri.partition("://")
     if not separator and not uri.startswith(("databricks", "uc:")):
         raise UsageError(
@@ -103,6 +108,8 @@ def connect(uri: str) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     # It logs a traceback for errors that are reported here as a UsageError.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if without_secrets(uri) != uri:  # MLflow prints the URL of a run that ends
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with alone(uri):  # two commands that fill an empty database at the same time break each other's tables
         _answers(uri)
         try:
@@ -149,6 +156,13 @@ def _answers(uri: str) -> None:
             if status == 403:  # it knows the user, who may not see all experiments
                 return
             raise UsageError(_no_answer(uri, status, first_line(error))) from None
+    elif host := _database_host(uri):
+        try:
+            socket.create_connection(host, SECONDS_TO_ANSWER).close()
+        except OSError as error:
+            raise UsageError(
+                f"no database answers at '{uri}' ({first_line(error)}): start one, or give another in tracking.uri"
+            ) from None
     elif uri.startswith("sqlite:///"):
         path = database(uri)
         try:
@@ -159,6 +173,18 @@ def _answers(uri: str) -> None:
             raise UsageError(
                 f"the MLflow database '{path}' cannot be opened ({error}): give another in tracking.uri"
             ) from None
+
+
+def _database_host(uri: str) -> tuple[str, int] | None:
+    """Host and port of a database's server; None for what is no such server, or is reached in another way."""
+    ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or ports.get(parts.scheme.partition("+")[0])
+    except ValueError:  # several hosts
+        return None
+    known = parts.scheme.partition("+")[0] in ports
+    return (parts.hostname, port) if known and parts.hostname and port else None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.masking import is_masked
 from infoaug.orchestrator.runtime import locks, scratch
 
 
@@ -52,11 +53,13 @@ class Store:
     Paths are relative to the store, with `/`. A store can be sent to Ray workers.
 
     Raises:
-        UsageError: pyarrow cannot open the location.
+        UsageError: pyarrow cannot open the location, or its secrets are masked.
     """
 
     def __init__(self, location: str) -> None:
         self.uri = location if "://" in location else Path(location).expanduser().absolute().as_uri()
+        if is_masked(location):
+            raise UsageError(f"the secrets of the store '{location}' are masked: give it with them")
         try:
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
         except (pa.ArrowInvalid, OSError) as error:

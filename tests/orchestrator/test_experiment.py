@@ -30,7 +30,7 @@ def leave(config: ExperimentConfig, clip: str, epochs: int, knn: float) -> None:
 
 
 def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_ones(
-    config: ExperimentConfig, client: MlflowClient
+    config: ExperimentConfig, client: MlflowClient, tmp_path: Path
 ) -> None:
     for clip, epochs, knn in (("a", 3, 0.3), ("b", 2, 0.2), ("b", 2, 0.2), ("a", 3, 0.3)):
         leave(config, clip, epochs, knn)
@@ -40,7 +40,7 @@ def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_on
     seen = []
     for run in runs:
         epochs = len(client.get_metric_history(run.info.run_id, "train/loss"))
-        weights = client.download_artifacts(run.info.run_id, "backbone/backbone.safetensors")
+        weights = client.download_artifacts(run.info.run_id, "backbone/backbone.safetensors", str(tmp_path))
         seen.append((epochs, run.data.metrics["scenes/knn"], Path(weights).read_text()))
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"config.yaml", "backbone"}
         assert run.inputs.dataset_inputs and run.info.status == "FINISHED"
@@ -50,12 +50,8 @@ def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_on
 
 
 def test_a_second_command_is_told_who_works_on_the_experiment(config: ExperimentConfig, client: MlflowClient) -> None:
-    with (
-        Store(config.store).hold(experiment.folder(config), "it"),
-        pytest.raises(
-            UsageError, match=r"the experiment 'experiment' in the store .* is in use by another command \(pro"
-        ),
-    ):
+    told = r"the experiment 'experiment' in the store .* is in use by another command \(process"
+    with Store(config.store).hold(experiment.folder(config), "it"), pytest.raises(UsageError, match=told):
         experiment.run(config, ("pretrain", "evaluate"))
     assert client.get_experiment_by_name(config.tracking.experiment) is None, "nothing was begun"
 

@@ -11,6 +11,7 @@ from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime import console
+from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.sweep.config import SweepConfig
 
 SECRET = "hunter2"
@@ -83,6 +84,11 @@ def test_a_config_is_written_without_secrets_and_used_with_them(tmp_path: Path) 
     assert SECRET not in sweep.to_yaml() and sweep.store == STORE
     submit.pack(config, tmp_path)
     assert load(tmp_path / "config.yaml").store == STORE, "a job opens the store with it"
+
+
+def test_a_store_whose_secrets_are_masked_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the secrets of the store .* are masked: give it with them"):
+        Store(without_secrets(STORE))
 
 
 def test_errors_and_lines_for_the_user_are_masked(capsys: pytest.CaptureFixture[str]) -> None:

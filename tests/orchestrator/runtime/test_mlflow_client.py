@@ -146,6 +146,7 @@ def test_a_user_who_may_not_list_experiments_is_let_through() -> None:
         connect(f"http://{host}")
 
 
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_a_certificate_is_trusted_by_mlflow_s_variables(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with server(tls=certificate) as host:
         sentence = refused(f"https://{host}")
@@ -175,6 +176,26 @@ def test_a_server_that_never_answers_is_given_up_and_the_limits_of_later_request
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql"])
+def test_a_database_s_server_that_does_not_answer_is_reported_at_once(scheme: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"{scheme}://me:secret@127.0.0.1:{free.getsockname()[1]}/mlflow"
+        sentence = refused(uri)
+    assert f"no database answers at '{uri.replace('me:secret', '***')}'" in sentence
+
+
+def test_mlflow_prints_no_address_that_holds_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    monkeypatch.setenv(variable, "")  # so that it is put back
+    monkeypatch.delenv(variable)
+    with server() as host:
+        connect(f"http://{host}")
+        assert variable not in os.environ
+        connect(f"http://{NAME}:secret@{host}")
+    assert os.environ[variable] == "true"
+
+
 # ---- addresses
 
 
@@ -189,6 +210,7 @@ def test_a_server_that_never_answers_is_given_up_and_the_limits_of_later_request
         ("sqlite://plain.db", "write sqlite:///"),
         ("sqlite:///", "write sqlite:///"),
         ("file:///some/folder", "MLflow keeps no runs in folders"),
+        ("http://***@host/x", "are masked: give it with them"),
         ("sqlite:////some/what?/mlflow.db", "cannot hold a question mark"),
     ],
 )
