@@ -14,7 +14,7 @@ from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
 from infoaug.orchestrator.exporting.formats import FILES
-from infoaug.orchestrator.runtime import logs, mlflow_runs, scratch
+from infoaug.orchestrator.runtime import logs, mlflow_lookup, scratch
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import extract, pretrain, score
 
@@ -88,7 +88,7 @@ def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
     else:
         settings = load(None, overrides).tracking
         try:
-            name, files = mlflow_runs.backbone(run, settings)
+            name, files = mlflow_lookup.backbone(run, settings)
         except UsageError as error:
             raise UsageError(f"'{run}' is no config file and no folder with a saved backbone, and {error}") from None
     with scratch.folder() as folder:

@@ -7,10 +7,11 @@ import re
 import socket
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow.entities import LifecycleStage
@@ -19,9 +20,12 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils import get_results_from_paginated_fn
 
 from infoaug.orchestrator.config import TrackingConfig
-from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import is_masked, without_secrets
 from infoaug.orchestrator.runtime import locks
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 REPLACED = "infoaug.replaced_by"  # a tag: id of the run with the epochs of changed data or code
@@ -254,6 +258,22 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
 def unusable(uri: str, error: Exception) -> UsageError:
     """The error for an MLflow that cannot be used."""
     return UsageError(f"MLflow at '{uri}' cannot be used: {reason(error)}")
+
+
+def as_stage_error(method: Callable[P, T]) -> Callable[P, T]:
+    """Turn MLflow's exceptions into a StageError."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (MlflowException, OSError) as error:
+            raise StageError(
+                f"cannot write to MLflow ({reason(error)}): computed results are kept; run the same command again "
+                "when MLflow is available"
+            ) from None
+
+    return call
 
 
 def reason(error: Exception) -> str:

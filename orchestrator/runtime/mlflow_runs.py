@@ -1,47 +1,38 @@
 """MLflow runs: one for each experiment, found again by its identity; for a sweep, one with a child for each trial.
 
-Only this file and `mlflow_client.py` use MLflow.
+Only this file, `mlflow_lookup.py` and `mlflow_client.py` use MLflow.
 """
 
 import getpass
 import json
 import re
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, TrackingConfig
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
-from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime.mlflow_client import (
     REPLACED,
     all_runs,
     alone,
+    as_stage_error,
     connect,
-    connect_to_look,
     experiment_of,
-    file_of,
-    reason,
-    runs_called,
     unusable,
     upload,
     uri_of,
 )
 from infoaug.orchestrator.runtime.store import digest_of
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 IDENTITY = "infoaug.identity"  # a tag
 COMMIT = "mlflow.source.git.commit"  # a tag
@@ -53,22 +44,6 @@ NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of
 def identity(config: ExperimentConfig) -> str:
     """Digest of the settings that define an experiment; starting the same config again resumes the same run."""
     return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
-
-
-def _as_stage_error(method: Callable[P, T]) -> Callable[P, T]:
-    """Turn MLflow's exceptions into a StageError."""
-
-    @wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(*args, **kwargs)
-        except (MlflowException, OSError) as error:
-            raise StageError(
-                f"cannot write to MLflow ({reason(error)}): computed results are kept; run the same command again "
-                "when MLflow is available"
-            ) from None
-
-    return call
 
 
 @dataclass(frozen=True)
@@ -136,7 +111,7 @@ class Run:
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
 
-    @_as_stage_error
+    @as_stage_error
     def of_model(self, model: str, anew: bool = False) -> None:
         """Make this the run of a model. A new run takes its place if it has the epochs of another model.
 
@@ -171,13 +146,13 @@ class Run:
         )
         self._logged |= new.keys()
 
-    @_as_stage_error
+    @as_stage_error
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log metrics without a step; those with an unchanged value are skipped."""
         now, logged = int(time.time() * 1000), self._client.get_run(self.id).data.metrics
         self._log(Metric(name, float(value), now, 0) for name, value in values.items() if logged.get(name) != value)
 
-    @_as_stage_error
+    @as_stage_error
     def sources(self, sources: Iterable[Source]) -> None:
         """Log the data sets that the run reads as its inputs."""
         self._client.log_inputs(
@@ -191,7 +166,7 @@ class Run:
             ],
         )
 
-    @_as_stage_error
+    @as_stage_error
     def history(self, name: str) -> list[Metric]:
         """The logged values of a training metric, by step."""
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
@@ -209,31 +184,31 @@ class Run:
                         values[f"{name}/{pair}/{metric.removesuffix('_matrix')}"] = value
             self.metrics(values)
 
-    @_as_stage_error
+    @as_stage_error
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
         """Log files as artifacts, by name."""
         upload(self._client, self.id, contents, folder)
 
-    @_as_stage_error
+    @as_stage_error
     def finish(self, status: str, why: str = "") -> None:
         """End the run with the status FINISHED, FAILED or KILLED, and a reason."""
         if why:
             self._client.set_tag(self.id, ENDED, without_secrets(why)[:500])
         self._client.set_terminated(self.id, status)
 
-    @_as_stage_error
+    @as_stage_error
     def close(self, but: Sequence[str] = ()) -> None:
         """Set child runs to KILLED that are still marked as running, because their process was killed."""
         for run in self.below():
             if run.info.status == "RUNNING" and run.info.run_id not in but:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    @_as_stage_error
+    @as_stage_error
     def below(self) -> list[Any]:
         """The child runs, one for each trial."""
         return all_runs(self._client, self._experiment, f"tags.`mlflow.parentRunId` = '{self.id}'")
 
-    @_as_stage_error
+    @as_stage_error
     def _log(self, metrics: Iterable[Metric]) -> None:
         listed = list(metrics)
         for start in range(0, len(listed), 1000):  # MLflow's limit per request
@@ -294,114 +269,6 @@ def commit() -> str:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]:
-    """Name and backbone files of a run, given by its id or name; nothing is written.
-
-    Raises:
-        UsageError: there is no such run, there are several with this name, or it has no backbone; or as `Run`.
-    """
-    uri = uri_of(settings)
-    nowhere = f"MLflow at '{uri}' has no run of this id or name"
-    client = connect_to_look(uri, nowhere)
-    try:
-        found = runs_called(client, run)
-        if not found:
-            raise UsageError(nowhere)
-        if len(found) > 1:
-            ids = ", ".join(one.info.run_id for one in found)
-            raise UsageError(f"MLflow at '{uri}' has several runs of this name: give the id of one, of {ids}")
-        (one,) = found
-        kept = {Path(artifact.path).name for artifact in client.list_artifacts(one.info.run_id, "backbone")}
-        if not {WEIGHTS_FILE, RECIPE_FILE} <= kept:
-            raise UsageError(
-                f"the MLflow run {one.info.run_id} has no backbone: run `infoaug pretrain` with its config"
-            )
-        with tempfile.TemporaryDirectory() as place:
-            paths = [
-                client.download_artifacts(one.info.run_id, f"backbone/{n}", place) for n in (WEIGHTS_FILE, RECIPE_FILE)
-            ]
-            return str(one.info.run_name), {Path(path).name: Path(path).read_bytes() for path in paths}
-    except (MlflowException, OSError) as error:
-        raise unusable(uri, error) from None
-
-
-@dataclass(frozen=True)
-class TrialRun:
-    """The MLflow run of a trial.
-
-    Attributes:
-        id: MLflow run id.
-        name: the trial's name.
-        status: MLflow status, such as `FINISHED`.
-        why: why it failed or was stopped early, empty otherwise.
-        file: content of the artifact that was asked for, None if it has none.
-    """
-
-    id: str
-    name: str
-    status: str
-    why: str
-    file: bytes | None
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """The MLflow run of a sweep, with those of its trials.
-
-    Attributes:
-        id: MLflow run id.
-        config_yaml: the sweep's config, empty if it was not logged.
-        commit: Git commit at the sweep's start, empty if unknown.
-        trials: the oldest first.
-        client: for `keep`.
-    """
-
-    id: str
-    config_yaml: bytes
-    commit: str
-    trials: list[TrialRun]
-    client: MlflowClient
-
-    @_as_stage_error
-    def keep(self, contents: Mapping[str, bytes], folder: str) -> None:
-        """Log files as artifacts of the sweep."""
-        upload(self.client, self.id, contents, folder)
-
-
-def sweep(name: str, settings: TrackingConfig, file: str) -> SweepRun:
-    """Read a sweep's run, with one artifact of each of its trials.
-
-    Args:
-        name: an MLflow experiment, whose newest sweep is read, or the name or id of a sweep's run.
-        settings: where MLflow is.
-        file: name of the trials' artifact.
-
-    Raises:
-        UsageError: there is no such sweep, or as `Run`.
-    """
-    uri = uri_of(settings)
-    nowhere = f"MLflow at '{uri}' has no sweep '{name}': give an MLflow experiment with one, or a sweep's run"
-    client = connect_to_look(uri, nowhere)
-    try:
-        kind = "tags.`infoaug.kind` = 'sweep'"
-        whole = client.get_experiment_by_name(name)
-        found = all_runs(client, whole.experiment_id, kind) if whole else []
-        found = found or runs_called(client, name, kind)
-        if not found:
-            raise UsageError(nowhere)
-        run, experiment = found[0], found[0].info.experiment_id
-        below = all_runs(client, experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-        trials = []
-        for child in reversed(below):
-            why = child.data.tags.get(ENDED, "")
-            content = file_of(client, child, file)
-            trials.append(TrialRun(child.info.run_id, child.info.run_name, child.info.status, why, content))
-        config_yaml = file_of(client, run, "config.yaml") or b""
-        return SweepRun(run.info.run_id, config_yaml, run.data.tags.get(COMMIT, ""), trials, client)
-    except (MlflowException, OSError) as error:
-        raise unusable(uri, error) from None
 
 
 def _metric_name(text: str) -> str:

@@ -16,7 +16,7 @@ from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import report
-from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime import mlflow_lookup
 from infoaug.orchestrator.runtime.mlflow_client import uri_of
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, pretrain, score
@@ -140,7 +140,7 @@ def again(name: str, tracking: TrackingConfig, out: Path) -> Compared:
         UsageError: MLflow has no such sweep, or no config of it.
         StageError: no trial is complete, or MLflow cannot be written to.
     """
-    run = mlflow_runs.sweep(name, tracking, RESULT)
+    run = mlflow_lookup.sweep(name, tracking, RESULT)
     if not run.config_yaml:
         raise UsageError(f"the sweep '{name}' has no config.yaml in MLflow: run `infoaug sweep` with its config again")
     config = settings.checked(SweepConfig, yaml.safe_load(run.config_yaml), f"the config of '{name}'")
@@ -156,7 +156,7 @@ def again(name: str, tracking: TrackingConfig, out: Path) -> Compared:
     return compared
 
 
-def _result_of(child: mlflow_runs.TrialRun) -> TrialResult:
+def _result_of(child: mlflow_lookup.TrialRun) -> TrialResult:
     try:
         return TrialResult(**{**json.loads(child.file or b""), "run": child.id})
     except (ValueError, TypeError) as error:
