@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime.mlflow_runs import Run, identity
+from infoaug.orchestrator.runtime.mlflow_runs import Run, Source, identity
 
 LOGGED = ("loss", "view_loss", "twin_loss", "view_mutual_information", "learning_rate", "rank_me")  # of an epoch
 
@@ -368,6 +368,18 @@ def test_a_value_without_a_step_is_logged_again_only_when_it_changes(config: Mak
     assert sorted(value for _, value in history(client, run, "scenes/knn")) == [0.5, 0.75]
     assert history(client, run, "scenes/probe") == [(0, 0.25)]
     assert client.get_run(run.id).data.metrics["scenes/knn"] == 0.75
+
+
+def test_no_secret_of_a_url_reaches_mlflow(config: Make, client: MlflowClient) -> None:
+    url = "https://key:hunter2@host/x?sig=hunter2"
+    run = Run(config(f"clips.path={url}", f"store={url}"), tags={"infoaug.kind": "experiment"})
+    run.sources([Source(url, "digest", url, "training")])
+    run.finish("FAILED", f"no answer from {url}")
+    kept = client.get_run(run.id)
+    assert kept.data.params["clips.path"] == kept.data.params["store"] == "https://***@host/x?sig=***"
+    assert "hunter2" not in str(kept.to_dictionary())
+    (read,) = kept.inputs.dataset_inputs
+    assert read.dataset.source == '{"path": "https://***@host/x?sig=***"}'
 
 
 # ---- where it is stored

@@ -1,10 +1,14 @@
-"""What a failed trial is reported to have failed of."""
+"""What a failed trial is reported to have failed of, and that one command at a time runs a sweep."""
 
 from pathlib import Path
 
 import pytest
 
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.sweep import runner
+from infoaug.orchestrator.sweep.compared import folder
+from tests.orchestrator.sweep.made import config
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,11 @@ def test_a_trial_that_could_not_report_its_end_is_judged_by_what_tune_wrote(
 def test_a_trial_of_which_nothing_is_known_is_worth_another_try(path: str | None) -> None:
     death = runner._death(path)
     assert death["retry"] and death["why"] and death["traceback"] == ""
+
+
+def test_a_second_command_is_told_who_works_on_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "check", lambda *_: None)
+    of = config({"store": str(tmp_path), "tracking": {"uri": "gopher://never/asked"}}, grid=[{"seed": [0]}])
+    told = r"the sweep 'experiment' in the store .* is in use by another command \(process"
+    with Store(of.store).hold(folder(of), "it"), pytest.raises(UsageError, match=told):
+        runner.run(of)
