@@ -15,7 +15,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import figures, inspection, report
-from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
@@ -59,6 +59,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
+    mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
     with store.hold(folder(config), f"the experiment '{config.name}' in the store {store.uri}"):
         return _run(config, stages, store, resume)
 

@@ -220,9 +220,11 @@ def _no_answer(uri: str, status: int, why: str) -> str:
             f"the certificate of the MLflow server at '{uri}' is not trusted: give its authority's in "
             "MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE, or set MLFLOW_TRACKING_INSECURE_TLS=true"
         )
+    # Of a connection that failed, MLflow quotes what each of its layers says.
+    cause = re.search(r"\[Errno -?\d+\] [^\"')]+|read timed out", why, re.IGNORECASE)
     return (
-        f"no MLflow server answers at '{uri}' ({why}): start one, or unset MLFLOW_TRACKING_URI and tracking.uri to use "
-        "a local database"
+        f"no MLflow server answers at '{uri}' ({cause[0] if cause else why}): start one, or unset MLFLOW_TRACKING_URI "
+        "and tracking.uri to use a local database"
     )
 
 

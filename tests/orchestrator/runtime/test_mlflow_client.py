@@ -196,6 +196,10 @@ def test_mlflow_prints_no_address_that_holds_a_password(monkeypatch: pytest.Monk
     assert os.environ[variable] == "true"
 
 
+def test_why_a_server_is_not_reached_is_said_in_a_few_words() -> None:
+    assert len(refused("http://127.0.0.1:9")) < 200
+
+
 # ---- addresses
 
 

@@ -34,9 +34,11 @@ def test_a_trial_of_which_nothing_is_known_is_worth_another_try(path: str | None
     assert death["retry"] and death["why"] and death["traceback"] == ""
 
 
-def test_a_second_command_is_told_who_works_on_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_command_is_told_who_works_on_the_sweep(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "check", lambda *_: None)
-    of = config({"store": str(tmp_path), "tracking": {"uri": "gopher://never/asked"}}, grid=[{"seed": [0]}])
+    of = config({"store": str(tmp_path), "tracking": {"uri": f"sqlite:///{database}"}}, grid=[{"seed": [0]}])
     told = r"the sweep 'experiment' in the store .* is in use by another command \(process"
     with Store(of.store).hold(folder(of), "it"), pytest.raises(UsageError, match=told):
         runner.run(of)
