@@ -1,4 +1,4 @@
-"""Sweeps that are interrupted, killed, or left by their MLflow server, and started again with the same command."""
+"""Sweeps that are ended, killed, or left by their MLflow server, and started again with the same command."""
 
 import os
 import signal
@@ -24,37 +24,45 @@ def checkpoints(store: Path) -> int:
     return len({path.parts[-3] for path in store.glob("pretrain/*/train/checkpoint_*")})
 
 
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGTERM], pytest.param([signal.SIGINT, signal.SIGKILL], marks=pytest.mark.slow)],
+    ids=["terminated", "interrupted-and-killed"],
+)
 @pytest.mark.usefixtures("scored_store")
-def test_a_sweep_that_is_interrupted_and_then_killed_ends_with_every_trial_once(start: Start, tmp_path: Path) -> None:
+def test_a_sweep_that_is_ended_by_a_signal_and_started_again_ends_with_every_trial_once(
+    signals: list[signal.Signals], start: Start, tmp_path: Path
+) -> None:
     # An epoch is told of twice a second at most: there is time to stop a training of eight in its middle.
     config = config_of(tmp_path, "score.policy=none", "pretrain.epochs=8", "sweep.grid=[{seed: [0, 1]}]")
     (tmp_path / "sweep.yaml").write_text(config.to_yaml())
     store, log, command = tmp_path / "store", tmp_path / "log", ["sweep", str(tmp_path / "sweep.yaml")]
 
-    process = start(command, log)
-    wait_for(lambda: checkpoints(store) == 1, process, log)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=PATIENCE) == 130, log.read_text()
-    assert log.read_text().splitlines()[-1] == (
-        "infoaug: interrupted; what is complete is kept, and the same command continues from there"
-    )
-    assert "Traceback" not in log.read_text()
-    _, parent, trials = runs_of(config)
-    assert [run.info.status for run in (parent, *trials.values())] == ["KILLED", "KILLED"]
-
-    process = start(command, log)
-    wait_for(lambda: checkpoints(store) == 2, process, log)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    (first,) = store.glob("pretrain/*/history.json")
-    written = first.stat().st_mtime_ns
+    runs, written = set(), {}
+    for begun, number in enumerate(signals, 1):
+        process = start(command, log)
+        wait_for(lambda begun=begun: checkpoints(store) == begun, process, log)
+        process.send_signal(number)
+        code = process.wait(timeout=PATIENCE)
+        written = {path: path.stat().st_mtime_ns for path in store.glob("pretrain/*/history.json")}
+        assert len(written) == begun - 1
+        if number == signal.SIGKILL:
+            continue
+        assert code == 128 + number, log.read_text()
+        assert log.read_text().splitlines()[-1] == (
+            "infoaug: interrupted; what is complete is kept, and the same command continues from there"
+        )
+        assert "Traceback" not in log.read_text()
+        _, parent, trials = runs_of(config)
+        assert [run.info.status for run in (parent, *trials.values())] == ["KILLED", "KILLED"]
+        runs.add(parent.info.run_id)
 
     process = start(command, log)
     assert process.wait(timeout=PATIENCE) == 0, log.read_text()
-    assert "sweep tiny: 2 trials, 1 done" in log.read_text()
-    assert first.stat().st_mtime_ns == written
+    assert f"sweep tiny: 2 trials, {len(written)} done" in log.read_text()
+    assert all(path.stat().st_mtime_ns == before for path, before in written.items())
     client, again, trials = runs_of(config)
-    assert again.info.run_id == parent.info.run_id
+    assert runs == {again.info.run_id}
     assert [run.info.status for run in (again, *trials.values())] == ["FINISHED"] * 3
     assert all(steps_of(client, run) == list(range(1, 9)) for run in trials.values()), "an epoch is missing, or twice"
 
