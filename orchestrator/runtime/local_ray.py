@@ -65,7 +65,7 @@ def _start(**options: Any) -> None:
     options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     started = False
     try:
-        with interruption.kept(), _loopback():
+        with interruption.kept(), loopback():
             ray.init(address="local", **options)
         started = True
     finally:
@@ -161,7 +161,7 @@ def _sentence(error: Exception) -> str:
 
 
 @contextmanager
-def _loopback() -> Iterator[None]:
+def loopback() -> Iterator[None]:
     """Make Ray take the loopback address: on Linux it takes an outside one even if it is given the loopback address.
 
     Its agent gets a free port: the default port may be another Ray's on this machine, which would run this one's jobs.

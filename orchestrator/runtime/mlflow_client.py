@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import wraps
@@ -22,7 +21,7 @@ from mlflow.utils import get_results_from_paginated_fn
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import is_masked, without_secrets
-from infoaug.orchestrator.runtime import locks
+from infoaug.orchestrator.runtime import locks, scratch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,16 +46,16 @@ def file_of(client: MlflowClient, run: Any, name: str) -> bytes | None:
     """Content of an artifact of a run, None if there is no such artifact."""
     if name not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
+    with scratch.folder() as folder:
+        return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
 
 
 def upload(client: MlflowClient, run: str, contents: Mapping[str, bytes], folder: str | None) -> None:
     """Log files as artifacts of a run, by name, in a folder of it or at the top."""
-    with tempfile.TemporaryDirectory() as local:
+    with scratch.folder() as local:
         for name, content in contents.items():
-            (Path(local) / name).write_bytes(content)
-        client.log_artifacts(run, local, folder)
+            (local / name).write_bytes(content)
+        client.log_artifacts(run, str(local), folder)
 
 
 def runs_called(client: MlflowClient, run: str, condition: str = "") -> list[Any]:

@@ -1,6 +1,5 @@
 """What MLflow has of earlier commands: the backbone of a run, and the trials of a sweep."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.mlflow_client import (
     all_runs,
     as_stage_error,
@@ -46,9 +46,10 @@ def backbone(run: str, settings: TrackingConfig) -> tuple[str, dict[str, bytes]]
             raise UsageError(
                 f"the MLflow run {one.info.run_id} has no backbone: run `infoaug pretrain` with its config"
             )
-        with tempfile.TemporaryDirectory() as place:
+        with scratch.folder() as place:
             paths = [
-                client.download_artifacts(one.info.run_id, f"backbone/{n}", place) for n in (WEIGHTS_FILE, RECIPE_FILE)
+                client.download_artifacts(one.info.run_id, f"backbone/{n}", str(place))
+                for n in (WEIGHTS_FILE, RECIPE_FILE)
             ]
             return str(one.info.run_name), {Path(path).name: Path(path).read_bytes() for path in paths}
     except (MlflowException, OSError) as error:

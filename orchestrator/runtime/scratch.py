@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-PREFIX, LOCK = "infoaug-", ".lock"
+PREFIX, LOCK, FILES = "infoaug-", "lock", "files"
 DAY = 24 * 3600
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 def path_of(name: str) -> Path:
     """Where TMPDIR says that the folder of a name lies."""
-    return Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
+    return Path(tempfile.gettempdir()) / f"{PREFIX}{name}" / FILES
 
 
 @contextmanager
@@ -39,15 +39,17 @@ def folder(name: str = "") -> Iterator[Path]:
     """
     sweep()
     path = path_of(name or uuid.uuid4().hex)
-    path.mkdir(mode=0o700, parents=True)
+    home = path.parent
+    home.mkdir(mode=0o700, parents=True)
     try:
-        with (path / f"{LOCK}-new").open("w") as lock:
+        path.mkdir()
+        with (home / f"{LOCK}-new").open("w") as lock:
             with contextlib.suppress(OSError):  # a file system without locks, where no folder is swept
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (path / f"{LOCK}-new").replace(path / LOCK)  # under its name only once it is locked
+            (home / f"{LOCK}-new").replace(home / LOCK)  # under its name only once it is locked
             yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def sweep() -> None:

@@ -4,11 +4,9 @@ The baseline is the same backbone before training. Stored names call it `floor`.
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +18,7 @@ from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, domains, opening, probes
-from infoaug.orchestrator.runtime import cluster, console
+from infoaug.orchestrator.runtime import cluster, console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.settings import one_line
 from infoaug.orchestrator.stages import pretrain
@@ -194,9 +192,9 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
 
 def trained_backbone(pretrained: StageFolder) -> nn.Module:
     """The backbone of a pretrain stage, in eval mode on the CPU."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         for name, content in pretrain.files(pretrained).items():
-            (Path(folder) / name).write_bytes(content)
+            (folder / name).write_bytes(content)
         return load_backbone(folder)
 
 

@@ -4,6 +4,7 @@ The training itself is `infoaug.models.training`.
 """
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +134,7 @@ def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, de
         try:
             write_mapped(folder, windows(scored, stage.store))
         except OSError as error:
-            where = f"TMPDIR, {folder.parent}, does not take the images of this training"
+            where = f"TMPDIR, {tempfile.gettempdir()}, does not take the images of this training"
             raise OSError(error.errno, f"{where}: {os.strerror(error.errno or 0)}") from error
         return _mapped(folder)
 

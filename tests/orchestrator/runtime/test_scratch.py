@@ -32,7 +32,7 @@ def killed(code: str) -> int:
 
 def test_a_folder_is_deleted_at_its_end_also_after_an_error(temporary: Path) -> None:
     with pytest.raises(OSError, match="full"), scratch.folder("mine") as folder:
-        assert folder == scratch.path_of("mine")
+        assert folder == scratch.path_of("mine") and not list(folder.iterdir())
         (folder / "file").write_bytes(b"1")
         raise OSError("the disk is full")
     assert not list(temporary.iterdir())
