@@ -83,7 +83,7 @@ def _join(address: str, **options: Any) -> None:
 
 def _try_port(address: str) -> None:
     """Raise an error if nothing listens at an address of Ray, or it is none."""
-    # As Ray resolves it: `auto` is the cluster that was last started on this machine, and its own address an outside one.
+    # As Ray resolves it: `auto` is the cluster that this machine started last, and the loopback address an outside one.
     named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
     if named is None:
         raise ConnectionError("none was started on this machine")
