@@ -10,7 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -66,29 +66,18 @@ def _join(address: str, **options: Any) -> None:
     Raises:
         UsageError: no cluster answers.
     """
-    around: Callable[[], AbstractContextManager[None]] = nullcontext
     try:
-        try:
-            _try_port(address)
-        except ConnectionRefusedError:
-            around = local_ray.loopback  # a job of a Ray that `local_ray` has started
-            with around():
-                _try_port(address)
-        with interruption.kept(), around():
+        # As Ray resolves it: `auto` is the cluster that was last started on this machine.
+        named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
+        if named is None:
+            raise ConnectionError("none was started on this machine")
+        host, _, port = named.rpartition(":")
+        socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=CONNECT_S).close()
+        with interruption.kept():
             ray.init(address=address, **options)
     except Exception as error:  # Ray raises errors of many classes here, a bare Exception among them
         why = str(error).strip().partition("\n")[0].rstrip(".")
         raise UsageError(f"no Ray cluster answers at '{address}': start one, or unset it ({why})") from error
-
-
-def _try_port(address: str) -> None:
-    """Raise an error if nothing listens at an address of Ray, or it is none."""
-    # As Ray resolves it: `auto` is the cluster that this machine started last, and the loopback address an outside one.
-    named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
-    if named is None:
-        raise ConnectionError("none was started on this machine")
-    host, _, port = named.rpartition(":")
-    socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=CONNECT_S).close()
 
 
 def address_of(config: RayConfig) -> str:

@@ -65,7 +65,7 @@ def _start(**options: Any) -> None:
     options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     started = False
     try:
-        with interruption.kept(), loopback():
+        with interruption.kept(), _loopback():
             ray.init(address="local", **options)
         started = True
     finally:
@@ -161,16 +161,21 @@ def _sentence(error: Exception) -> str:
 
 
 @contextmanager
-def loopback() -> Iterator[None]:
+def _loopback() -> Iterator[None]:
     """Make Ray take the loopback address: on Linux it takes an outside one even if it is given the loopback address.
 
-    Its agent gets a free port: the default port may be another Ray's on this machine, which would run this one's jobs.
-    Ray's handler of fatal signals, which takes SIGTERM for one, is left out.
+    Its processes and jobs inherit that. Its agent gets a free port: the default port may be another Ray's on this
+    machine, which would run this one's jobs. Ray's handler of fatal signals, which takes SIGTERM for one, is left out.
     """
     kept = constants.ENABLE_RAY_CLUSTER, constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER, parameter.RayParams
+    inherited = os.environ.get(constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
     constants.ENABLE_RAY_CLUSTER, constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = False, True
     parameter.RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=0)
+    os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER, constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER, parameter.RayParams = kept
+        del os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        if inherited is not None:
+            os.environ[constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = inherited
