@@ -7,7 +7,7 @@ CONFIG ?= configs/demo.yaml
 # Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
 PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
 
-.PHONY: setup demo test test-ray test-modules test-slow coverage faults lint bench gpu gpu-dry clean
+.PHONY: setup demo test test-ray test-sweeps test-modules test-slow coverage faults lint bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
@@ -21,15 +21,18 @@ demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
 # Processes side by side and tensors that are small: more threads would only get into each other's way.
-test test-ray test-modules test-slow coverage: export OMP_NUM_THREADS = 1
+test test-ray test-sweeps test-modules test-slow coverage: export OMP_NUM_THREADS = 1
 
-# Tests on Ray wait for processes much of the time: the others run beside them. They share one Ray, since the agents of two
-# would listen on the same port, and a job of one would be run by the other.
+# Tests on Ray wait for processes much of the time: the others run beside them, and those of sweeps on a Ray of their own.
+SWEEPS := tests/integration/test_sweep.py tests/integration/test_sweep_faults.py
 test: setup
-	@$(MAKE) --no-print-directory --jobs 2 test-ray test-modules
+	@$(MAKE) --no-print-directory --jobs 3 test-sweeps test-ray test-modules
+
+test-sweeps: setup
+	$(BIN)/python -m pytest $(SWEEPS)
 
 test-ray: setup
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration $(addprefix --ignore=,$(SWEEPS))
 
 test-modules: setup
 	$(BIN)/python -m pytest --ignore=tests/integration
