@@ -99,4 +99,4 @@ def page(about: str | None, results: dict[str, Any]) -> str:
     """docs/pairs.md, from the docstring of benchmarks/pairs.py and its results."""
     told = (about or "").split("\n\n", 2)[2].rsplit("\n\n", 1)[0]
     how = "`benchmarks/pairs.py` measures this, and with `--render` writes this page from its results."
-    return f"# What pairs are worth\n\n{how} {told}\n\n{markdown(results)}"
+    return f"# What pairs are worth\n\n{how}\n\n{told}\n\n{markdown(results)}"
