@@ -4,6 +4,7 @@ A data set is opened first, which tells its labels and what is wrong with it, an
 """
 
 import logging
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> Dataset:
     _check_splits(opened, config.limit)
     splits, unreadable = _read(opened, config.limit, image_size, fitted=("train",))
     train, test = splits["train"], splits["test"]
-    _check_enough(opened.what, train.labels, test.labels)
+    _check_enough(opened.what, train.labels, test.labels, opened.notes + unreadable)
     _check_validation(opened.what, train.labels)
     _log.debug("%s: %d training and %d test images", opened.what, len(train.labels), len(test.labels))
     return Dataset(train, test, len(opened.classes), opened.notes + unreadable)
@@ -148,15 +149,20 @@ def held_out(labels: Tensor) -> Tensor:
 def _check_splits(opened: Opened, limit: int | None) -> None:
     train, test = opened.labels["train"], opened.labels["test"]
     limited = train[_chosen(len(train), limit)]
-    _check_enough(opened.what, limited, test)
+    _check_enough(opened.what, limited, test, opened.notes)
     if unknown := set(test.tolist()) - set(train.tolist()):
         name = opened.classes[min(unknown)]
-        others = [c for c in opened.classes if c != name and c.casefold() == name.casefold()]
-        hint = f" (the training split has '{others[0]}')" if others else ""
+        others = [c for c in opened.classes if c != name and _folded(c) == _folded(name)]
+        hint = f" (the training split has {others[0]!a})" if others else ""
         raise UsageError(
             settings.one_line(f"{opened.what}: class '{name}' is in the test split only{hint}: give it training images")
         )
     _check_validation(opened.what, limited)
+
+
+def _folded(name: str) -> str:
+    """A name without what is easily overlooked: case, spaces around it, and the way in which accents are stored."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def _check_domains(opened: Opened, limit: int | None) -> None:
@@ -164,9 +170,9 @@ def _check_domains(opened: Opened, limit: int | None) -> None:
         _check_validation(f"domain '{domain}' of {opened.what}", labels[_chosen(len(labels), limit)])
 
 
-def _check_enough(what: str, train: Tensor, test: Tensor) -> None:
+def _check_enough(what: str, train: Tensor, test: Tensor, notes: Sequence[str]) -> None:
     if not len(test) or train.unique().numel() < 2:
-        raise UsageError(f"{what} needs training and test images of at least two classes")
+        raise UsageError("; ".join([f"{what} needs training and test images of at least two classes", *notes]))
 
 
 def _check_validation(what: str, labels: Tensor) -> None:

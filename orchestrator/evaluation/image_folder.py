@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
 from infoaug.orchestrator import settings
@@ -24,7 +25,7 @@ MOST_HASHED, MOST_HASHED_BYTES = 2000, 64 << 20
 MOST_KINDS = 8  # suffixes that a note names
 MOST_TABLE_BYTES = 64 << 20  # of a table of labels
 
-_ROLES = {"train": "train(?:ing)?", "test": "test(?:ing)?", "val": "val(?:id(?:ation)?)?|dev"}
+_ROLES = {"train": "train(?:ing)?", "test": "test(?:ing)?", "val": "val(?:id(?:ation)?)?|dev|eval(?:uation)?"}
 _SPLIT = re.compile(rf"(?:{'|'.join(_ROLES.values())})(?:[-_ ]?(?:set|data|images|split))?(?:\d{{4}})?")
 # What systems leave in folders, beside names that begin with a dot.
 _LITTER = frozenset((
@@ -88,8 +89,13 @@ def domains(root: Path) -> Layout:
     every = {name: classes for name, classes in every.items() if classes}
     if len(every) < 2:
         raise UsageError(
-            f"'{root}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(every)}"
+            settings.one_line(
+                f"'{root}' must hold images of at least two domains, as DOMAIN/CLASS/image; it has {len(every)}"
+                + "".join(f"; {note}" for note in found.notes())
+            )
         )
+    if same := [(a, b) for a, b in combinations(every, 2) if (root / a).samefile(root / b)]:
+        raise UsageError(settings.one_line(f"the domains '{same[0][0]}' and '{same[0][1]}' of '{root}' are one folder"))
     common = set.intersection(*map(set, every.values()))
     if len(common) < 2:
         raise UsageError(f"the domains of '{root}' ({', '.join(every)}) must have at least two classes in common")
@@ -168,9 +174,16 @@ def _held_out(found: _Finder, named: Mapping[str, list[str]], train: Classes) ->
         if role not in named:
             continue
         folder = _only(root, named[role])
-        if folder.samefile(_only(root, named["train"])):
+        training = _only(root, named["train"])
+        if folder.samefile(training):
             raise UsageError(f"image folder '{root}': '{folder.name}' is the same folder as the training split")
         classes = _annotated(folder) or found.classes(folder)
+        if same := [c for c in classes.keys() & train.keys() if _is_same(folder / c, training / c)]:
+            raise UsageError(
+                settings.one_line(
+                    f"image folder '{root}': '{folder.name}/{min(same)}' is the same folder as in the training split"
+                )
+            )
         if len(classes) > 1 or classes.keys() & train.keys():
             for name in unlabelled:
                 found.say(f"'{name}' has no class folders, so '{folder.name}' is the test split")
@@ -179,21 +192,23 @@ def _held_out(found: _Finder, named: Mapping[str, list[str]], train: Classes) ->
     raise UsageError(
         settings.one_line(
             f"image folder '{root}' needs class folders in a test split ({' and '.join(unlabelled)} has none): sort "
-            "its images into folders as in the training split"
+            "its images into folders as in the training split" + "".join(f"; {note}" for note in found.notes())
         )
     )
 
 
 def _annotated(folder: Path) -> Classes:
     """The images of a split by the classes in its table; nothing if it has no table."""
-    table, found = folder / f"{folder.name}{_TABLE}", dict[str, list[Path]]()
+    table, labels, found = folder / f"{folder.name}{_TABLE}", dict[str, str](), dict[str, list[Path]]()
     if not table.is_file() or table.stat().st_size > MOST_TABLE_BYTES:
         return found
-    for line in table.read_text(errors="replace").splitlines():
+    for line in table.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         name, label, *_ = (*line.split("\t"), "")
-        if label and _is_image(name) and "/" not in name:
-            found.setdefault(label, []).append(folder / "images" / name)
-    return {label: sorted(files) for label, files in found.items()}
+        if label and _is_image(name) and "/" not in name and labels.setdefault(name, label) != label:
+            raise UsageError(settings.one_line(f"'{table}' gives '{name}' two classes, '{labels[name]}' and '{label}'"))
+    for name in sorted(labels):
+        found.setdefault(labels[name], []).append(folder / "images" / name)
+    return found
 
 
 def _check_classes(folder: Path, classes: Classes) -> None:
@@ -209,7 +224,7 @@ def _check_classes(folder: Path, classes: Classes) -> None:
             )
         )
     # A class may keep its images in one folder of its own, as Tiny-ImageNet's do.
-    several = next((c for c, files in classes.items() if len({file.parts[depth] for file in files}) > 1), "")
+    several = next((c for c, files in classes.items() if _holds_folders_only(files, depth)), "")
     if not direct and several:
         raise UsageError(
             settings.one_line(
@@ -217,6 +232,16 @@ def _check_classes(folder: Path, classes: Classes) -> None:
                 "classes: name the folder that holds the class folders, or give DOMAIN/CLASS/image as evaluate.domains"
             )
         )
+
+
+def _holds_folders_only(files: list[Path], depth: int) -> bool:
+    """Whether the images of a class, which has none of its own, lie in several folders of one folder.
+
+    `depth`: number of the path's part below the class. Archives wrap a folder in another one, so the several folders
+    may lie deeper: `seg_train/seg_train/CLASS`.
+    """
+    deepest = min(len(file.parts) for file in files) - 1
+    return any(len({file.parts[level] for file in files}) > 1 for level in range(depth, deepest))
 
 
 def _only(root: Path, names: list[str]) -> Path:
@@ -241,6 +266,10 @@ def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         shown = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _LITTER]
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -33,7 +34,7 @@ _UPRIGHT = {
 
 
 class _Picture(NamedTuple):
-    """A decoded image at size S. 8-bit: u8[3, S, S]. Deeper: f32[1, S, S], with the largest value before resizing."""
+    """A decoded image at size S. 8-bit: u8[3, S, S]. Deeper: f32[1 or 3, S, S], and its largest value before resizing."""
 
     pixels: Tensor
     peak: int = 0
@@ -42,8 +43,8 @@ class _Picture(NamedTuple):
 def read(paths: Sequence[Path], size: int) -> tuple[Tensor, dict[int, str]]:
     """Read image files, the first picture of those that hold several.
 
-    Images are turned upright by their EXIF orientation. Transparent pixels show white. Grey images of more than 8 bits
-    are scaled by one factor for all `paths`: full scale is the smallest of 8, 10, 12, 14 or 16 bits that holds the
+    Images are turned upright by their EXIF orientation. Transparent pixels show white. Images of more than 8 bits are
+    scaled by one factor for all `paths`: full scale is the smallest of 8, 10, 12, 14 or 16 bits that holds the
     largest value of them all. Float images are not read: their range is not known.
 
     Args:
@@ -99,6 +100,8 @@ def check_size(height: int, width: int) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image whose pixels are not decoded yet."""
+    if not path.exists():
+        raise ValueError("it does not exist")
     if not path.is_file():  # a pipe would hang
         raise ValueError("it is no regular file")
     with Image.open(path) as image:
@@ -110,20 +113,35 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _decoded(path: Path, size: int) -> _Picture:
     with _opened(path) as stored:
+        is_deep_colour = stored.mode == "RGB" and any(";16" in str(tile[3]) for tile in stored.tile)
         stored.load()  # before the orientation is asked for: TIFFs are turned when they are loaded
-        image = _upright(stored)
-        if not image.mode.startswith("I"):
-            return _Picture(fit(F.pil_to_tensor(_opaque(image))[None], size)[0])
-        values = np.asarray(image).astype(np.int64)
+        if is_deep_colour and (channels := _deep_colour(path)):
+            values = np.stack([_upright(channel, stored) for channel in channels]).astype(np.int64)
+        elif stored.mode.startswith("I"):
+            values = np.asarray(_upright(stored, stored)).astype(np.int64)[None]
+        else:
+            return _Picture(fit(F.pil_to_tensor(_opaque(_upright(stored, stored)))[None], size)[0])
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= 1 << DEPTHS[-1]:
         raise ValueError(f"its pixels are integers from {low} to {high}: save it with 8 or 16 bits")
-    return _Picture(fit(torch.from_numpy(values).float()[None, None], size)[0], high)
+    return _Picture(fit(torch.from_numpy(values).float()[None], size)[0], high)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _deep_colour(path: Path) -> list[Image.Image]:
+    """The red, green and blue of an image of 16 bits a colour; nothing if OpenCV cannot read it.
+
+    Pillow would keep the upper 8 bits only, and show a picture of 12 bits nearly black.
+    """
+    stored: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+        return []
+    return [Image.fromarray(np.ascontiguousarray(stored[..., channel])) for channel in (2, 1, 0)]
+
+
+def _upright(image: Image.Image, stored: Image.Image) -> Image.Image:
+    """An image, turned as the EXIF orientation of the stored one says."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        turn = _UPRIGHT.get(stored.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the pixels
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -146,4 +164,6 @@ def _eight_bit(picture: _Picture, full_scale: int) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose message repeats the name
+        return "it is no image of a known format"
     return f"{error!s:.200}" or type(error).__name__

@@ -572,6 +572,10 @@ def test_a_class_of_the_test_split_only_is_named_in_every_layout(
     write_folder(tmp_path / "split" / "test", {"cat": 9, "dog": 9})
     told = sentence(lambda: load(f"{tmp_path}/split", settings(), SIZE))
     assert "class 'cat' is in the test split only (the training split has 'Cat')" in told
+    write_folder(tmp_path / "accents" / "train", {"caf\u00e9": 9, "dog": 9})
+    write_folder(tmp_path / "accents" / "test", {"cafe\u0301": 9, "dog": 9})
+    told = sentence(lambda: load(f"{tmp_path}/accents", settings(), SIZE))
+    assert r"(the training split has 'caf\xe9')" in told
     pixels = np.zeros((10, SIZE, SIZE, 3), np.uint8)
     monkeypatch.setitem(
         opening.TORCHVISION,
@@ -586,6 +590,13 @@ def test_a_class_of_the_test_split_only_is_named_in_every_layout(
 
 def looked_at(name: str, *overrides: str) -> list[str]:
     return datasets.check(name, settings(*overrides), SIZE, fetch=False)
+
+
+def test_a_folder_without_usable_images_says_what_it_left_out(tmp_path: Path) -> None:
+    for name in (r"train\a\0.png", r"train\b\0.png"):  # as some archives of Windows are unpacked
+        (tmp_path / name).touch()
+    told = sentence(lambda: load(str(tmp_path), settings(), SIZE))
+    assert told.endswith("of at least two classes; images outside class folders are left out: 2")
 
 
 def test_what_is_not_used_is_counted_before_anything_is_started(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def refused(root: Path) -> str:
 
 
 @pytest.mark.parametrize("train", ["train", "Training", "TRAIN", "training_set", "train2017", "train-images"])
-@pytest.mark.parametrize("held", ["test", "Testing", "val", "valid", "Validation", "val2017", "dev", "test_set"])
+@pytest.mark.parametrize("held", ["test", "Testing", "val", "valid", "Validation", "val2017", "eval", "test_set"])
 def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, held: str) -> None:
     write(tmp_path, f"{train}/cat", f"{train}/dog", f"{held}/cat", f"{held}/dog")
     assert classes(splits(tmp_path)) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}}
@@ -101,6 +101,11 @@ def test_images_are_known_by_suffixes_in_any_case(tmp_path: Path) -> None:
         (["test/a", "val/a"], "'test' is a split and no class"),
         (["a/train", "a/test", "b/train", "b/test"], "'a' and the others hold folders and no images"),
         (["photo/cat", "photo/dog", "art/cat", "art/dog"], "give DOMAIN/CLASS/image as evaluate.domains"),
+        (
+            ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a"],
+            "'seg_train' and the others hold fold",
+        ),
+        (["w/Data/train/a", "w/Data/val/a"], "'w' and the others hold folders"),
         (["train/x/a", "train/x/b", "test/x/a", "test/x/b"], "'x' and the others hold folders and no images"),
         (["train/a", "train/b", "test/images", "val/images"], "a test split (test and val has none)"),
         (["train/a", "train/b", "test"], "needs class folders in a test split"),
@@ -134,6 +139,34 @@ def test_a_test_split_that_is_the_training_split_is_refused(tmp_path: Path) -> N
     write(tmp_path, "train/a", "train/b")
     (tmp_path / "test").symlink_to(tmp_path / "train")
     assert "'test' is the same folder as the training split" in refused(tmp_path)
+
+
+def test_a_class_that_both_splits_link_to_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/b", "test/a")
+    (tmp_path / "test" / "b").symlink_to(tmp_path / "train" / "b")
+    assert "'test/b' is the same folder as in the training split" in refused(tmp_path)
+
+
+def test_a_domain_that_is_a_link_to_another_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "art/a", "art/b", "photo/a", "photo/b")
+    (tmp_path / "sketch").symlink_to(tmp_path / "art")
+    with pytest.raises(UsageError, match=r"the domains 'art' and 'sketch' of .* are one folder"):
+        domains(tmp_path)
+
+
+def test_a_split_whose_images_have_other_suffixes_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "train/a", "train/b", "test/a", images=0)
+    (tmp_path / "test" / "a" / "0.gif").touch()
+    assert refused(tmp_path).endswith("files are left out by their suffix: 1 .gif")
+
+
+def test_a_table_may_begin_with_a_mark_and_repeat_a_row_but_not_with_another_class(tmp_path: Path) -> None:
+    write(tmp_path, "train/n01/images", "train/n02/images", "val/images")
+    table, rows = tmp_path / "val" / "val_annotations.txt", "0.png\tn02\n1.png\tn01\n"
+    table.write_text("\ufeff" + rows + rows, encoding="utf-8")
+    assert classes(splits(tmp_path))["test"] == {"n01": 1, "n02": 1}
+    table.write_text(rows + "0.png\tn01\n")
+    assert "gives '0.png' two classes, 'n02' and 'n01'" in refused(tmp_path)
 
 
 def test_links_to_folders_below_a_class_are_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Image files as 8-bit RGB: what scanners, phones and designers store, and what is refused."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,32 @@ def test_deep_colour_is_scaled(tmp_path: Path) -> None:
     pixels = np.repeat(ramp(65535).astype(np.uint16)[..., None], 3, axis=-1)
     assert cv2.imwrite(str(tmp_path / "rgb48.png"), pixels)
     assert np.abs(one(tmp_path / "rgb48.png")[1, 3].numpy() - np.linspace(0, 255, SIZE)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_colour_is_scaled_from_its_full_range_too(tmp_path: Path, suffix: str, bits: int) -> None:
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint16)
+    pixels[..., 2] = ramp((1 << bits) - 1)  # red, as OpenCV has it
+    path = tmp_path / f"deep{suffix}"
+    assert cv2.imwrite(str(path), pixels)
+    expected = np.stack([np.linspace(0, 255, SIZE), np.zeros(SIZE), np.zeros(SIZE)])
+    assert np.abs(one(path)[:, 3].numpy() - expected).max() <= 1
+
+
+def test_deep_colour_is_turned_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint16)
+    pixels[:4] = 65535  # bright at the top
+    assert cv2.imwrite(str(tmp_path / "deep.png"), pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = (tmp_path / "deep.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    chunk = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "deep.png").write_bytes(content[:33] + chunk + content[33:])
+    found = one(tmp_path / "deep.png")
+    assert found[:, :12].max() == 0
+    assert found[:, 12:].min() == 255
 
 
 @pytest.mark.parametrize(
