@@ -83,7 +83,9 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+    # The suffix comes last, so that `1.jpg` is before `1.5.jpg`.
+    parts = [*re.split(r"(\d+)", file.stem), file.suffix]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def series_of(name: str) -> str:

@@ -128,12 +128,17 @@ def _walk(root: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         entered.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in _NO_CLIPS)
+        subfolders[:] = sorted(name for name in subfolders if not _is_no_clip(name))
         images = [name for name in files if is_a(name, IMAGE_SUFFIXES)]
         videos = [name for name in files if is_a(name, VIDEO_SUFFIXES)]
         if _are_frames(images, videos, subfolders):
             yield Path(folder)
         yield from (Path(folder, name) for name in videos)
+
+
+def _is_no_clip(folder: str) -> bool:
+    """Say whether a folder is hidden, or holds previews and what was deleted."""
+    return folder.startswith(".") or folder in _NO_CLIPS
 
 
 def _are_frames(images: Sequence[str], videos: Sequence[str], subfolders: Sequence[str]) -> bool:
@@ -158,6 +163,8 @@ def _matching(pattern: Path) -> list[Clip]:
     root = Path(*pattern.parts[:fixed])
     clips: set[Path] = set()
     for match in root.glob(str(Path(*pattern.parts[fixed:]))):
+        if any(_is_no_clip(part) and part not in pattern.parts for part in match.relative_to(root).parts):
+            continue
         if match.is_dir():
             clips.update(_walk(match))
         elif is_a(match.name, VIDEO_SUFFIXES):

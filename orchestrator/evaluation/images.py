@@ -34,7 +34,7 @@ _UPRIGHT = {
 
 
 class _Picture(NamedTuple):
-    """A decoded image at size S. 8-bit: u8[3, S, S]. Deeper: f32[1 or 3, S, S], and its largest value before resizing."""
+    """A decoded image at size S. 8-bit: u8[3, S, S]. Deeper: f32[C, S, S] and its largest value before resizing."""
 
     pixels: Tensor
     peak: int = 0

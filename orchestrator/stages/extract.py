@@ -366,9 +366,12 @@ def _stored_scan(stage_folder: StageFolder, folder: str) -> shots.Scan | None:
 def _read_json(store: Store, path: str) -> dict[str, Any] | None:
     """A JSON file of the store: None if there is none, nothing in it if it is broken."""
     try:
-        return store.read_json(path) if store.exists(path) else None
+        if not store.exists(path):
+            return None
+        found = store.read_json(path)
     except BrokenFileError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _extract(

@@ -103,6 +103,15 @@ def test_a_glob_lists_what_it_matches_relative_to_its_fixed_part(tmp_path):
     assert [clip.clip_id for clip in find_clips(tmp_path / "a*")] == ["a1.avi", "a2"]
 
 
+def test_a_glob_passes_over_hidden_folders_and_previews_that_it_does_not_name(tmp_path):
+    for name in ("a", ".trash", "@eaDir", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "one.avi", numbered(2))
+    assert [clip.clip_id for clip in find_clips(tmp_path / "**" / "*.avi")] == ["a/one.avi"]
+    assert [clip.clip_id for clip in find_clips(tmp_path / "*")] == ["a/one.avi"]
+    assert [clip.clip_id for clip in find_clips(tmp_path / ".trash" / "*.avi")] == ["one.avi"]
+
+
 def test_links_are_followed_and_a_circle_of_links_ends(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "set").mkdir()

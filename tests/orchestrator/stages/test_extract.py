@@ -187,13 +187,14 @@ def test_a_folder_that_an_earlier_version_took_for_a_clip_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["known", "clips"])
+@pytest.mark.parametrize("content", [b"{", b"null", b"[1]", b""])
 def test_a_damaged_file_of_what_is_known_of_a_clip_is_written_again(
-    tmp_path: Path, place: StageFolder, kind: str
+    tmp_path: Path, place: StageFolder, kind: str, content: bytes
 ) -> None:
     clip = write_clip(tmp_path / "clip")
     folder_of(place, clip)
     (name,) = place.store.files(place.path(kind))
-    place.store.write_bytes(place.path(kind, name), b"{")
+    place.store.write_bytes(place.path(kind, name), content)
     again = folder_of(place, clip)
     assert folder_of(place, clip) == again
     assert place.store.read_json(place.path("clips", f"{again}.json"))["frames"] == 6
