@@ -125,6 +125,13 @@ def test_what_a_disk_keeps_beside_the_clips_is_none(tmp_path: Path, folder: str)
     assert [clip.clip_id for clip in find_clips(tmp_path)] == ["a.mp4"]
 
 
+def test_videos_of_cameras_discs_and_broadcast_are_found_in_a_folder(tmp_path: Path) -> None:
+    names = ["a.asf", "b.VOB", "c.mxf", "d.qt", "e.divx", "f.m2v", "g.dv", "h.f4v"]
+    for name in [*names, "notes.doc"]:
+        (tmp_path / name).touch()
+    assert [clip.clip_id for clip in find_clips(tmp_path)] == names
+
+
 def test_a_folder_with_one_image_is_a_clip_that_is_too_short(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), numbered(1)[0])
     assert len(find_clips(tmp_path)) == 1
