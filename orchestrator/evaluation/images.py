@@ -113,10 +113,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _decoded(path: Path, size: int) -> _Picture:
     with _opened(path) as stored:
-        is_deep_colour = stored.mode == "RGB" and any(";16" in str(tile[3]) for tile in stored.tile)
+        is_deep_colour = stored.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(stored, "tile", ()))
         stored.load()  # before the orientation is asked for: TIFFs are turned when they are loaded
         if is_deep_colour and (channels := _deep_colour(path)):
-            values = np.stack([_upright(channel, stored) for channel in channels]).astype(np.int64)
+            values = np.stack([np.asarray(_upright(channel, stored)) for channel in channels]).astype(np.int64)
         elif stored.mode.startswith("I"):
             values = np.asarray(_upright(stored, stored)).astype(np.int64)[None]
         else:

@@ -30,7 +30,9 @@ def refused(root: Path) -> str:
 
 
 @pytest.mark.parametrize("train", ["train", "Training", "TRAIN", "training_set", "train2017", "train-images"])
-@pytest.mark.parametrize("held", ["test", "Testing", "val", "valid", "Validation", "val2017", "eval", "test_set"])
+@pytest.mark.parametrize(
+    "held", ["test", "Testing", "val", "Valid", "validation", "val2017", "dev", "eval", "test_set"]
+)
 def test_splits_are_known_by_their_usual_names(tmp_path: Path, train: str, held: str) -> None:
     write(tmp_path, f"{train}/cat", f"{train}/dog", f"{held}/cat", f"{held}/dog")
     assert classes(splits(tmp_path)) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}}
