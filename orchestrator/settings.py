@@ -175,6 +175,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UsageError(one_line(f"--set takes key=value, got '{_quoted(override)}'"))
+    if not text.strip():  # as of a shell variable that is not set; YAML would read it as null
+        raise UsageError(one_line(f"--set {_quoted(key)}= has no value: give one, or null"))
     if not key.isprintable() or key.count(".") > _DEEPEST:
         raise UsageError(one_line(f"--set takes key=value with the name of a setting, got '{_quoted(key)}'"))
     try:

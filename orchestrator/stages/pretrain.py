@@ -74,7 +74,7 @@ def load(config: ExperimentConfig, scored: score.Scored) -> Pretrained:
     trained, store = stage(config, scored), scored.stage.store
     if not store.exists(trained.path("history.json")):
         raise StageError("this model is not trained yet: run `infoaug pretrain` with the same config first")
-    history = store.read_json(trained.path("history.json"))
+    history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
     return Pretrained(trained, history, resumed=len(history), computed=0)
 
 
@@ -145,7 +145,7 @@ def run(
         raise StageError(f"training failed: {cause}; {remedy(cause)}", retry=worth_retrying(cause)) from error
     if why:
         raise StageError(f"training failed: {why}", retry=False)
-    history = store.read_json(trained.path("history.json"))
+    history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
     return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
 
 

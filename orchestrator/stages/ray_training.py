@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray.train
@@ -22,12 +23,14 @@ from torch import nn
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
 from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
-from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
 from infoaug.orchestrator.stages import extract, score
 
 READERS = 8  # threads that read windows
+VALIDATION, VALIDATED_ON = "validation_knn", "validated_on.json"  # a metric, and the file that says what it measures
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def train(job: Job) -> str:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
+    training.history = current(training.history, config, stage)
+    if validate:
+        stage.store.write_json(stage.path(VALIDATED_ON), _validated_on(config))
 
     while len(training.history) < settings.epochs:
         try:
@@ -153,9 +159,30 @@ def _barrier() -> None:
         dist.barrier()
 
 
+def current(history: list[Epoch], config: ExperimentConfig, stage: StageFolder) -> list[Epoch]:
+    """The metrics of epochs without validations on other images or labels than those of this config today."""
+    record = stage.path(VALIDATED_ON)
+    if not any(VALIDATION in epoch for epoch in history) or not config.evaluate.datasets:
+        return history
+    # Models of earlier versions have no record, and are believed.
+    if not stage.store.exists(record) or stage.store.read_json(record) == _validated_on(config):
+        return history
+    return [{name: value for name, value in epoch.items() if name != VALIDATION} for epoch in history]
+
+
+def _validated_on(config: ExperimentConfig) -> dict[str, Any]:
+    """Identifies what validations during training measure, which is no part of the model's identity."""
+    name = config.evaluate.datasets[0]
+    return {
+        "dataset": name,
+        "content": opening.fingerprint(name),
+        **config.evaluate.model_dump(mode="json", exclude=RUNTIME["evaluate"]),
+    }
+
+
 def _validation(config: ExperimentConfig, device: torch.device) -> Callable[[nn.Module], Epoch]:
     """What `Training` calls between epochs."""
     from infoaug.orchestrator.evaluation import probes  # imports scikit-learn, which the other workers do not need
 
     validation = probes.Validation(config, device)
-    return lambda backbone: {"validation_knn": validation.knn(backbone)}
+    return lambda backbone: {VALIDATION: validation.knn(backbone)}

@@ -114,9 +114,15 @@ def check(config: ExperimentConfig) -> None:
     """Check that a twin is possible; the config itself validates every single setting of `score`.
 
     Raises:
-        UsageError: the smallest possible p-value is above `score.alpha`.
+        UsageError: a window is shorter than `score.min_frames`, or the smallest possible p-value is above
+            `score.alpha`.
     """
     asked = config.score
+    if asked.policy != "none" and config.extract.window < asked.min_frames:
+        raise UsageError(
+            f"windows of extract.window {config.extract.window} frames are shorter than score.min_frames "
+            f"{asked.min_frames}, so no patch would have a twin: set one of them to fit the other"
+        )
     if asked.policy != "none" and asked.surrogates and 1 / (1 + asked.surrogates) > asked.alpha:
         raise UsageError(
             f"no p-value of {asked.surrogates} surrogates is below {1 / (1 + asked.surrogates):.2g}, so at score.alpha "

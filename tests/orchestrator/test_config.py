@@ -72,7 +72,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(write: Cal
         ("pretrain.learning_rate=1e-3", lambda c: c.pretrain.learning_rate == 1e-3),
         ("scenes.camera=true", lambda c: c.scenes.camera is True),
         ("extract.stride=null", lambda c: c.extract.stride is None),
-        ("clips.path=", lambda c: c.clips.path is None),
+        ("clips.path=null", lambda c: c.clips.path is None),
         ("clips.path=a=b.mp4", lambda c: c.clips.path == "a=b.mp4"),
         ("clips.path=Видео/*.mp4", lambda c: c.clips.path == "Видео/*.mp4"),
         ("evaluate.datasets=cifar10", lambda c: c.evaluate.datasets == ["cifar10"]),
@@ -514,3 +514,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(UsageError, match="cannot be read"):
         load(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("override", ["clips.path=", "clips.path= "])
+def test_an_override_without_a_value_is_refused_rather_than_taken_for_null(override: str) -> None:
+    with pytest.raises(UsageError, match=r"--set clips\.path= has no value: give one, or null"):
+        load(None, [override])
+    assert load(None, ["clips.path=null"]).clips.path is None

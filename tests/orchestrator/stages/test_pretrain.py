@@ -13,7 +13,7 @@ from torch import nn
 from infoaug.models.training import Training, TrainingSettings
 from infoaug.orchestrator.config import ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.stages import pretrain
+from infoaug.orchestrator.stages import pretrain, ray_training
 from tests.models.training.trainings import CPU, random_pairs, small_settings
 from tests.orchestrator.conftest import scored_windows
 
@@ -139,3 +139,22 @@ def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
 def test_a_stage_says_that_it_holds_the_momentum_encoder(overrides: list[str], named: bool, tmp_path: Path) -> None:
     scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((1, 4, 4, 3), np.uint8), [-1])]})
     assert ("encoder" in pretrain.stage(load(None, overrides), scored).key) == named
+
+
+def test_validations_on_labels_that_were_corrected_since_are_left_out_of_the_history(tmp_path: Path) -> None:
+    labels = np.arange(20) % 2
+    arrays = {"x_train": np.zeros((20, 8, 8), np.uint8), "x_test": np.zeros((4, 8, 8), np.uint8)}
+    np.savez(tmp_path / "set.npz", **arrays, y_train=labels, y_test=labels[:4])
+    described = load(None, [f"store={tmp_path / 'store'}", f"evaluate.datasets=['{tmp_path / 'set.npz'}']"])
+    scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((4, 16, 16, 3), np.uint8), [-1] * 4)]})
+    stage = pretrain.stage(described, scored)
+    stage.store.write_json(stage.path("history.json"), [{"epoch": 1, "loss": 2.0, "validation_knn": 0.5}])
+
+    def validations() -> list[bool]:
+        return ["validation_knn" in epoch for epoch in pretrain.load(described, scored).history]
+
+    assert validations() == [True], "a model of an earlier version, without a record"
+    stage.store.write_json(stage.path("validated_on.json"), ray_training._validated_on(described))
+    assert validations() == [True]
+    np.savez(tmp_path / "set.npz", **arrays, y_train=1 - labels, y_test=labels[:4])
+    assert validations() == [False]

@@ -183,6 +183,13 @@ def test_gaps_cost_their_frames_only() -> None:
     assert np.isfinite(scored.spread).all()
 
 
+def test_windows_shorter_than_min_frames_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"extract\.window 16 frames are shorter than score\.min_frames 24"):
+        score.check(load(None, ["extract.window=16"]))
+    score.check(load(None, ["extract.window=16", "score.min_frames=16"]))
+    score.check(load(None, ["extract.window=16", "score.policy=none"]))
+
+
 def test_a_window_shorter_than_min_frames_is_lost_whole() -> None:
     w = window()
     short = Window(*(a[:, :16] for a in vars(w).values()))
