@@ -39,8 +39,19 @@ _BLOCK_BYTES = 768 * 1024
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 
+
+def _can_cache() -> bool:
+    """Whether Numba has a folder for what it compiles; it fails where neither this folder nor the home is writable."""
+    try:
+        numba.njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
 _put: Any = tuple_setitem
-_jit: Callable[..., Any] = numba.njit(cache=True, boundscheck=False, fastmath={"nsz", "arcp", "contract", "reassoc"})
+_CACHE = _can_cache()
+_jit: Callable[..., Any] = numba.njit(cache=_CACHE, boundscheck=False, fastmath={"nsz", "arcp", "contract", "reassoc"})
 
 
 def all_pairs(
@@ -257,7 +268,7 @@ def _candidates(both: Any, theiler: int, psi: Any) -> Any:
     return common, fewest, mean / max(common, 1)
 
 
-@numba.njit(cache=True, parallel=True, boundscheck=False)
+@numba.njit(cache=_CACHE, parallel=True, boundscheck=False)
 def _pairs(
     x: Any, y: Any, z: Any, seen_x: Any, seen_y: Any, psi: Any, least: int, theiler: int, symmetric: bool,
     block: int, threads: int, ksg2: bool, three_kl: bool, conditioned: bool, start: Any, one: Any, result: Any,

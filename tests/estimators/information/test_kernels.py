@@ -1,11 +1,15 @@
 """The compiled kernel gives the numbers of NPEET and of the readable form, for any window."""
 
+import importlib.util
+
 import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import caching
 
+from infoaug.estimators.information import kernels
 from infoaug.estimators.information.kernels import all_pairs
 from infoaug.estimators.information.mutual_information import pairwise_mutual_information
 from infoaug.estimators.options import LARGEST_K
@@ -128,3 +132,12 @@ def test_what_the_kernel_does_not_know_is_said() -> None:
     with pytest.raises(ValueError, match="float16"):
         pairwise_mutual_information(x, dtype="float16")
     assert np.isfinite(pairwise_mutual_information(x, k=11)[0, 1]), "auto takes the readable form"
+
+
+def test_where_numba_may_write_nowhere_the_kernel_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])  # a package of root's, and no home
+    spec = importlib.util.spec_from_file_location("uncached", kernels.__file__)
+    assert spec and spec.loader
+    uncached = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(uncached)
+    assert uncached._candidates(np.ones(4, bool), 0, np.arange(9.0)) == (4, 3, 4.0)
