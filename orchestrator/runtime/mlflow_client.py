@@ -17,6 +17,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils import get_results_from_paginated_fn
+from sqlalchemy.engine import make_url
 
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -143,8 +144,9 @@ def connect_to_look(uri: str, nothing: str) -> MlflowClient:
 def _absolute(uri: str) -> str:
     """Make a relative SQLite path absolute: workers and later commands may have another working directory."""
     scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite" and path and not path.startswith("/"):
-        return f"sqlite:///{Path(path).absolute()}"
+    if scheme in ("sqlite", "sqlite+pysqlite") and path:  # one scheme for the same database, so that its lock is one
+        # `Path.expanduser` would fail for a user who does not exist.
+        return f"sqlite:///{Path(os.path.expanduser(path)).absolute()}"  # noqa: PTH111
     return uri
 
 
@@ -229,7 +231,7 @@ def _no_answer(uri: str, status: int, why: str) -> str:
 
 def database(uri: str) -> Path:
     """The file of an SQLite URI."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(make_url(uri).database or "")  # as MLflow reads it: %20 is a space
 
 
 def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
@@ -285,5 +287,6 @@ def reason(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """First line of an error's message."""
-    return str(error).strip().partition("\n")[0]
+    """First line of an error's message, without SQLAlchemy's about when it was raised."""
+    lines = str(error).strip().splitlines()
+    return next((line for line in lines if not line.startswith("(raised as a result of")), "")

@@ -57,12 +57,12 @@ class Store:
     """
 
     def __init__(self, location: str) -> None:
-        self.uri = location if "://" in location else Path(location).expanduser().absolute().as_uri()
         if is_masked(location):
             raise UsageError(f"the secrets of the store '{location}' are masked: give it with them")
         try:
+            self.uri = location if "://" in location else Path(location).expanduser().absolute().as_uri()
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, RuntimeError) as error:  # RuntimeError: ~ of a user who does not exist
             raise UsageError(f"the store '{location}' cannot be opened: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 
 from infoaug.orchestrator.config import TrackingConfig, load
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.runtime.mlflow_client import connect, reason, uri_of
+from infoaug.orchestrator.runtime.mlflow_client import connect, database, reason, uri_of
 
 NAME, PASSWORD, TOKEN = "me", "p@ss word", "a-token"
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -241,10 +242,37 @@ def test_settings_of_a_database_stay_in_its_uri(tmp_path: Path) -> None:
         assert uri_of(TrackingConfig(uri=other)) == other
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("sqlite+pysqlite:///{folder}/mlflow.db", "mlflow.db"),
+        ("sqlite:///{folder}/my%20runs.db", "my runs.db"),
+        ("sqlite:///~/mlflow.db", "mlflow.db"),
+        ("sqlite:///~no-such-user/mlflow.db", "~no-such-user/mlflow.db"),
+    ],
+)
+def test_the_file_of_a_database_is_the_one_that_mlflow_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which is HOME too
+    uri = uri_of(TrackingConfig(uri=written.format(folder=tmp_path)))
+    assert make_url(uri).drivername == "sqlite", "or it would have no lock"
+    assert database(uri) == tmp_path / meant == Path(make_url(uri).database or "")
+
+
 @pytest.mark.parametrize("name", ["", " ", "..", "../x", "a/../b", "a/./b", "n" * 300, "ü" * 150, "two\nlines"])
 def test_a_name_of_an_experiment_that_no_folder_can_have_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"tracking\.experiment: the name of an MLflow experiment"):
         load(None, [f"tracking.experiment={name!r}".replace("'", '"')])
+
+
+def test_a_database_that_may_not_be_written_is_called_that() -> None:
+    message = (
+        "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n"
+        "(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT INTO runs …]"
+    )
+    assert reason(MlflowException(message)) == "(sqlite3.OperationalError) attempt to write a readonly database"
+    assert reason(MlflowException("")) == ""
 
 
 # ---- full disks

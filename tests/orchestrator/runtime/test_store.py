@@ -225,7 +225,7 @@ def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "a").exists()
 
 
-@pytest.mark.parametrize("location", ["gopher://x/y", "://x"])
+@pytest.mark.parametrize("location", ["gopher://x/y", "://x", "~no-such-user/x"])
 def test_a_store_of_an_unknown_kind_is_refused(location: str) -> None:
     with pytest.raises(UsageError, match=f"the store '{location}' cannot be opened"):
         Store(location)
