@@ -91,15 +91,31 @@ def run(
         resume: False deletes the results and checkpoints of the same config first.
 
     Raises:
-        UsageError: settings that do not fit each other, or this cluster.
+        UsageError: settings that do not fit each other, or this cluster; or another command trains the same model.
         StageError: training failed more often than `pretrain.max_failures`, or for a reason that would recur.
     """
     trained, store = stage(config, scored), scored.stage.store
-    if not resume:
-        store.delete(trained.folder)
-    if store.exists(trained.path("history.json")):
+    if resume and store.exists(trained.path("history.json")):
         return load(config, scored)
     check(config)
+    # Experiments of other names or evaluations have the same model, and so have trials of sweeps.
+    with store.hold(f"locks/{trained.folder}", f"the model '{trained.folder}' of the store {store.uri}"):
+        return _run(config, scored, trained, on_epoch, resume)
+
+
+def _run(
+    config: ExperimentConfig,
+    scored: score.Scored,
+    trained: StageFolder,
+    on_epoch: Callable[[Epoch], None],
+    resume: bool,
+) -> Pretrained:
+    """`run`, once no other command trains the same model."""
+    store = trained.store
+    if not resume:
+        store.delete(trained.folder)
+    if store.exists(trained.path("history.json")):  # the other command has just ended
+        return load(config, scored)
     trained.record(config.to_yaml())
     cluster.connect(config.ray)
     resumed = store.exists(trained.path("train"))

@@ -158,3 +158,27 @@ def test_validations_on_labels_that_were_corrected_since_are_left_out_of_the_his
     assert validations() == [True]
     np.savez(tmp_path / "set.npz", **arrays, y_train=1 - labels, y_test=labels[:4])
     assert validations() == [False]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_model_is_trained_by_one_command_at_a_time_whatever_the_experiments_are_called(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((1, 16, 16, 3), np.uint8), [-1])]})
+    one = config()
+    other = one.model_copy(update={"name": "other"})
+    refusals = []
+
+    def connect(ray: Any) -> None:
+        model = pretrain.stage(one, scored)
+        model.store.write_bytes(model.path("train", "checkpoint"), b"")
+        with pytest.raises(UsageError, match=f"the model '{model.folder}' of the store .* is in use by another") as no:
+            pretrain.run(other, scored, lambda epoch: None, resume)
+        refusals.append(no)
+        assert model.store.exists(model.path("train", "checkpoint")), "deleted under the other command"
+        raise UsageError("no Ray in this test")
+
+    monkeypatch.setattr(pretrain.cluster, "connect", connect)
+    with pytest.raises(UsageError, match="no Ray in this test"):
+        pretrain.run(one, scored, lambda epoch: None)
+    assert refusals
