@@ -66,12 +66,13 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
 
 def _run(config: ExperimentConfig, stages: Sequence[str], store: Store, resume: bool) -> RunResult | None:
     """`run`, once it is checked and no other command works on the same experiment."""
-    tracked = mlflow_runs.Run(config)
-    _log.info("%s: stages %s, MLflow run %s at %s", folder(config), ", ".join(stages), tracked.id, tracked.uri)
-    _log.debug("the config:\n%s", config.to_yaml())
-    status, result = "FAILED", None
+    tracked, status, result = None, "FAILED", None
     with cluster.session(config.ray):
         try:
+            with interruption.held():  # or a run that was just created would stay RUNNING
+                tracked = mlflow_runs.Run(config)
+            _log.info("%s: stages %s, MLflow run %s at %s", folder(config), ", ".join(stages), tracked.id, tracked.uri)
+            _log.debug("the config:\n%s", config.to_yaml())
             if tracked.new:
                 _describe(config, tracked)
             outputs = _run_stages(config, stages, store, tracked, resume)
@@ -85,7 +86,8 @@ def _run(config: ExperimentConfig, stages: Sequence[str], store: Store, resume: 
             # Before Ray is shut down, which takes seconds: a batch system may kill this process soon. After a failure,
             # an error of MLflow must not hide the error that came first.
             with interruption.held(), nullcontext() if status == "FINISHED" else suppress(StageError):
-                tracked.finish(status)
+                if tracked:
+                    tracked.finish(status)
             _log.info("%s: %s", folder(config), status)
     return result
 
@@ -197,7 +199,8 @@ def _run_stages(
         outputs[name] = previous = output
         if name == "score":
             model = pretrain.stage(config, outputs[name])
-            tracked.of_model(model.hash, anew="pretrain" in names and not (resume and pretrain.begun(model)))
+            with interruption.held():  # it may create a run
+                tracked.of_model(model.hash, anew="pretrain" in names and not (resume and pretrain.begun(model)))
             _describe(config, tracked)
         if "score" in outputs or last < STAGES.index("score"):  # else the run may be that of another model
             for done in untracked:

@@ -74,12 +74,15 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
 
 def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compared:
     """`run`, once it is checked and no other command works on the same sweep."""
-    tracked = Tracked(config)
-    _log.info("%s: %d planned trials, MLflow run %s", folder(config), len(planned), tracked.parent.id)
-    _log.debug("the config:\n%s", config.to_yaml())
+    tracked: Tracked | None = None
     status: str = "FAILED"
     files: Mapping[str, bytes] = {}
     try:
+        with interruption.held():  # or a run that was just created would stay RUNNING
+            tracked = Tracked(config)
+        _log.info("%s: %d planned trials, MLflow run %s", folder(config), len(planned), tracked.parent.id)
+        _log.debug("the config:\n%s", config.to_yaml())
+        tracked.describe()
         with cluster.session(config.ray):
             cluster.connect(config.ray)
             sweep_runner = SweepRunner(config, tracked)
@@ -93,7 +96,8 @@ def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compare
     finally:
         # After a failure, an error of MLflow must not hide the error that came first.
         with interruption.held(), nullcontext() if files else suppress(StageError):
-            tracked.finish(status, files, PATIENCE if files else HASTE)
+            if tracked:
+                tracked.finish(status, files, PATIENCE if files else HASTE)
         _log.info("%s: %s", folder(config), status)
     if sweep_runner.progress.failed:
         raise sweep_runner.failure()

@@ -39,8 +39,6 @@ class Tracked:
         self.config = config
         tags = {"infoaug.kind": "sweep", "infoaug.created": str(time.time())}
         self.parent = mlflow_runs.Run(config, key=trials.identity(config), tags=tags)
-        self.parent.files({"config.yaml": config.to_yaml().encode()})
-        self.parent.sources(experiment.sources(config))
         self._children: dict[str, mlflow_runs.Run] = {}
         self._models: dict[str, tuple[str, bool]] = {}
         self._todo: Queue[Callable[[], Any] | None] = Queue()
@@ -48,6 +46,11 @@ class Tracked:
         self._lost: Exception | None = None  # the error of the first write that was skipped
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
+
+    def describe(self) -> None:
+        """Log the config and the data."""
+        self.parent.files({"config.yaml": self.config.to_yaml().encode()})
+        self.parent.sources(experiment.sources(self.config))
 
     def expect(self, trial: Trial, model: str, anew: bool) -> None:
         """The trial is, or will be, of this model; see `mlflow_runs.Run.of_model`. Said before all else of a trial."""

@@ -1,7 +1,9 @@
 """An experiment without a cluster: what it would do, and what its run in MLflow is if its stages are complete."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -9,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.orchestrator import experiment
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import pretrain
 from tests.orchestrator.sweep.made import leave_done, scored_of
@@ -75,3 +78,31 @@ def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     assert experiment.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
     assert "will be downloaded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_the_run_is_created_leaves_no_run_that_seems_to_work(
+    config: ExperimentConfig, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = MlflowClient.create_run
+
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        run = create(*args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+        return run
+
+    def statuses() -> list[str]:
+        whole = client.get_experiment_by_name(config.tracking.experiment)
+        return [run.info.status for run in client.search_runs([whole.experiment_id])]
+
+    def interrupt() -> None:
+        with monkeypatch.context() as patch, interruption.raised(), pytest.raises(interruption.Interrupted):
+            patch.setattr(MlflowClient, "create_run", signalled)
+            experiment.run(config, ("pretrain",))
+
+    leave(config, "a", 2, 0.2)
+    interrupt()
+    assert statuses() == ["KILLED"]
+    experiment.run(config, ("pretrain",))
+    leave(config, "b", 2, 0.2)  # another run takes the place of that of the old clips
+    interrupt()
+    assert sorted(statuses()) == ["FINISHED", "KILLED"]

@@ -149,6 +149,7 @@ def leave(experiment: dict[str, Any]) -> Callable[..., SweepConfig]:
     def make(failed: int = 0, stopped: int = 0, running: int = 0, name: str = "mine", **sweep: Any) -> SweepConfig:
         of = config({**experiment, "name": name}, **(sweep or {"grid": [BLOCK]}))
         made, planned = Tracked(of), trials.planned(of)
+        made.describe()
         for number, trial in enumerate(planned):
             if number < failed:
                 made.end(trial, "FAILED", why="out of memory")
@@ -235,6 +236,7 @@ def test_an_adaptive_search_was_to_have_as_many_trials_as_samples(
     of = leave(search="optuna", space={"seed": [0, 1]}, samples=9)
     trial = trials.make(of, {"seed": 1})
     made = Tracked(of)
+    made.describe()
     made.end(trial, "FINISHED", outcome(trial))
     made.finish("FINISHED", {}, 30.0)
     found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
@@ -255,6 +257,7 @@ def test_of_two_runs_of_a_trial_the_newer_is_taken(leave: Callable[..., SweepCon
     of = leave(grid=[{"policy": ["none", "random"]}], budget="passes")
     longer = trials.budgeted(trials.planned(of)[0], of, 0.5)
     made = Tracked(of)
+    made.describe()
     made.end(longer, "FINISHED", outcome(longer, 0.875))
     made.finish("FINISHED", {}, 30.0)
     found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep

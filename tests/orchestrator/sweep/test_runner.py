@@ -1,10 +1,14 @@
 """What a failed trial is reported to have failed of, and that one command at a time runs a sweep."""
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.sweep import runner
 from infoaug.orchestrator.sweep.compared import folder
@@ -42,3 +46,23 @@ def test_a_second_command_is_told_who_works_on_the_sweep(
     told = r"the sweep 'experiment' in the store .* is in use by another command \(process"
     with Store(of.store).hold(folder(of), "it"), pytest.raises(UsageError, match=told):
         runner.run(of)
+
+
+def test_a_signal_while_the_run_of_a_sweep_is_created_leaves_no_run_that_seems_to_work(
+    database: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "check", lambda *_: None)
+    tracking = {"uri": f"sqlite:///{database}", "experiment": "signalled"}
+    of = config({"store": str(tmp_path), "tracking": tracking}, grid=[{"seed": [0]}])
+    create = MlflowClient.create_run
+
+    def signalled(*args: Any, **kwargs: Any) -> Any:
+        run = create(*args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", signalled)
+    with interruption.raised(), pytest.raises(interruption.Interrupted):
+        runner.run(of)
+    whole = client.get_experiment_by_name("signalled")
+    assert [run.info.status for run in client.search_runs([whole.experiment_id])] == ["KILLED"]

@@ -102,6 +102,7 @@ def test_a_trial_of_changed_clips_has_a_run_of_its_own_and_the_old_one_keeps_its
     for clip, epochs in (("a", 3), ("b", 2), ("b", 2)):
         leave_done(trial, store, shares=(0.25,) * epochs, clip=clip, knn=epochs / 10)
         made = Tracked(of)
+        made.describe()
         SweepRunner(of, made).prepare([trial], resume=True)
         made.finish("FINISHED", {}, LONG)
     parent = parent_of(client, of).info
@@ -119,6 +120,7 @@ def test_a_trial_of_changed_clips_has_a_run_of_its_own_and_the_old_one_keeps_its
 
 def test_a_sweep_is_a_run_with_one_below_it_for_each_trial(sweep: SweepConfig, client: MlflowClient) -> None:
     made = Tracked(sweep)
+    made.describe()
     for trial in trials.planned(sweep):
         made.begin(trial)
         made.end(trial, "FINISHED", sweeps.trial())
@@ -136,6 +138,7 @@ def test_a_sweep_is_a_run_with_one_below_it_for_each_trial(sweep: SweepConfig, c
 def test_a_trial_s_run_is_found_by_its_arm_its_settings_and_its_code(sweep: SweepConfig, client: MlflowClient) -> None:
     planned = {trial.name: trial for trial in trials.planned(sweep)}
     made = Tracked(sweep)
+    made.describe()
     for trial in planned.values():
         made.begin(trial)
     made.finish("FINISHED", {}, LONG)
@@ -164,6 +167,7 @@ def test_data_sets_are_inputs_of_the_sweep_and_of_its_trials(experiment: dict[st
     (trial,) = trials.planned(of)
     for _ in range(2):
         made = Tracked(of)
+        made.describe()
         made.begin(trial)
         made.finish("FINISHED", {}, LONG)
     for run in (parent_of(client, of), *children_of(client, of).values()):
@@ -175,6 +179,7 @@ def test_data_sets_are_inputs_of_the_sweep_and_of_its_trials(experiment: dict[st
 
 def test_what_a_trial_came_to_is_logged_and_kept(sweep: SweepConfig, client: MlflowClient) -> None:
     trial, made = trials.planned(sweep)[0], Tracked(sweep)
+    made.describe()
     made.epochs(trial, [epoch(1)])
     made.epochs(trial, [epoch(2, validation_knn=0.4)])
     outcome = sweeps.trial("none", seconds=12.0, passes=34.0, results={"a/b": {"knn": 0.5}})
@@ -195,6 +200,7 @@ def test_what_a_trial_came_to_is_logged_and_kept(sweep: SweepConfig, client: Mlf
 def test_trials_end_as_they_did_with_why(sweep: SweepConfig, client: MlflowClient) -> None:
     done, failed, stopped, running = trials.planned(sweep)
     made = Tracked(sweep)
+    made.describe()
     made.end(done, "FINISHED", sweeps.trial())
     made.end(failed, "FAILED", why="out of memory\n" * 100)
     made.end(stopped, "FINISHED", why="stopped early, after epoch 3")
@@ -217,6 +223,7 @@ def test_a_trial_that_ends_well_after_all_has_no_reason_left(sweep: SweepConfig,
     trial = trials.planned(sweep)[0]
     for status, outcome, why in (("FAILED", None, "out of memory"), ("FINISHED", sweeps.trial(), "")):
         made = Tracked(sweep)
+        made.describe()
         made.end(trial, status, outcome, why)
         made.finish("FINISHED", {}, LONG)
     (run,) = children_of(client, sweep).values()
@@ -229,6 +236,7 @@ def test_trials_that_a_killed_sweep_left_running_are_ended_by_the_next(
 ) -> None:
     orphan, other = trials.planned(sweep)[:2]
     first = Tracked(sweep)
+    first.describe()
     first.begin(orphan)
     first._todo.put(None)  # its process is gone
     first._thread.join(LONG)
@@ -253,6 +261,7 @@ def test_the_same_sweep_goes_on_in_the_same_runs_and_logs_nothing_twice(
     for number, history in enumerate(histories):
         of = sweep.model_copy(update={"store": f"store-{number}"})
         made = Tracked(of)
+        made.describe()
         for one in history:
             made.epochs(trial, [one])
         made.epochs(trial, history)
@@ -272,6 +281,7 @@ def test_another_sweep_has_runs_of_its_own_though_trials_be_the_same(
     trial = trials.planned(sweep)[0]
     for of in (sweep, config(experiment, grid=[{**BLOCK, "seed": [0, 1]}])):
         made = Tracked(of)
+        made.describe()
         made.begin(trial)
         made.finish("FINISHED", {}, LONG)
     whole = client.get_experiment_by_name(sweep.tracking.experiment)
@@ -288,6 +298,7 @@ def test_a_server_that_was_away_has_all_of_it_in_order(
     calls: int, sweep: SweepConfig, client: MlflowClient, away: Away
 ) -> None:
     made = Tracked(sweep)
+    made.describe()
     away.calls = calls
     first, second = trials.planned(sweep)[:2]
     made.begin(first)
@@ -316,6 +327,7 @@ def test_nobody_waits_for_a_server_that_is_away_until_the_end(
     sweep: SweepConfig, client: MlflowClient, away: Away
 ) -> None:
     made = Tracked(sweep)
+    made.describe()
     away.calls = 10**9
     trial = trials.planned(sweep)[0]
     made.epochs(trial, [epoch(1)])
@@ -332,6 +344,7 @@ def test_what_cannot_be_written_keeps_nothing_else_from_it_and_is_told_of(
 ) -> None:
     first, second = trials.planned(sweep)[:2]
     made = Tracked(sweep)
+    made.describe()
     made.end(first, "FINISHED", sweeps.trial(results={"x": {"domains": ["a"], "knn_matrix": []}}))
     made.end(second, "FINISHED", sweeps.trial())
     with pytest.raises(StageError, match="MLflow does not have all of the sweep: ValueError"):
