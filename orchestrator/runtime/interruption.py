@@ -10,6 +10,8 @@ from types import FrameType
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_received: list[int] = []  # signals that were raised in this command
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal ends the command.
@@ -25,7 +27,9 @@ class Interrupted(KeyboardInterrupt):
 
 def exit_code(end: KeyboardInterrupt) -> int:
     """What a shell would report: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
-    return 128 + (end.number if isinstance(end, Interrupted) else signal.SIGINT)
+    # `ray.get` replaces what a handler raises by a KeyboardInterrupt of its own.
+    received = _received or [signal.SIGINT]
+    return 128 + (end.number if isinstance(end, Interrupted) else received[-1])
 
 
 @contextmanager
@@ -42,8 +46,10 @@ def raised() -> Iterator[None]:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)
                 os.close(nowhere)
+        _received.append(number)
         raise Interrupted(number)
 
+    _received.clear()
     with _handled(ENDING, interrupt):
         yield
 

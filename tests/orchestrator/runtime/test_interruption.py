@@ -1,5 +1,6 @@
 """Signals that end a command."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -105,3 +106,13 @@ def test_the_handler_is_kept_over_a_start_of_ray_that_replaces_it_and_over_one_t
         with pytest.raises(Interrupted), interruption.kept():
             start()
             signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_exit_code_is_the_signal_s_where_ray_raises_its_own_interruption(number: signal.Signals) -> None:
+    with interruption.raised():
+        with contextlib.suppress(interruption.Interrupted):  # as in `ray.get`
+            signal.raise_signal(number)
+        assert interruption.exit_code(KeyboardInterrupt()) == 128 + number
+    with interruption.raised():
+        assert interruption.exit_code(KeyboardInterrupt()) == 130, "Ctrl-C of the next command of this process"
