@@ -136,7 +136,7 @@ def compare(
 
     if tracking is None or isinstance(tracking, str):
         tracking = TrackingConfig(uri=tracking)
-    return compared.again(name, tracking, Path("comparison") / name if out is None else Path(out))
+    return compared.from_mlflow(name, tracking, Path("comparison") / name if out is None else Path(out))
 
 
 def inspect(

@@ -98,7 +98,7 @@ def _placed(config: AnyConfig) -> AnyConfig:
     """The same config, once its store is named as the place for the log."""
     from infoaug.orchestrator.runtime.store import Store
 
-    logs.place(Store(config.store).local, config.name)
+    logs.set_place(Store(config.store).local, config.name)
     return config
 
 
@@ -202,7 +202,7 @@ def compare(
     from infoaug.orchestrator.sweep import compared
 
     config = _placed(load(None, overrides or ()))
-    result = compared.again(sweep, config.tracking, out or Path("comparison") / sweep)
+    result = compared.from_mlflow(sweep, config.tracking, out or Path("comparison") / sweep)
     _log.info("compared '%s': %s", sweep, result.page)
     for table in result.tables():
         console.show(table)
@@ -224,7 +224,7 @@ def submit(
     """Run or sweep a config as a job of a Ray cluster. The job does not need this command to stay."""
     from infoaug.orchestrator import submit as submitting
 
-    logs.place(None, config.stem)  # the store of the config is the cluster's
+    logs.set_place(None, config.stem)  # the store of the config is the cluster's
     job = submitting.submit(config, overrides or (), address)
     state = "is running already" if job.found else "is submitted"
     _log.info("job %s at %s %s", job.id, address, state)

@@ -132,7 +132,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
 def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     """The data that an experiment reads."""
     video = config.clips.path or "scenes (synthetic)"
-    read = [mlflow_runs.Source(video, extract.source(config), video, "training")]
+    read = [mlflow_runs.Source(video, extract.clips_digest(config), video, "training")]
     for name in (*config.evaluate.datasets, *config.evaluate.domains):
         read.append(mlflow_runs.Source(name, digest_of([name, opening.fingerprint(name)]), name, "evaluation"))
     return read

@@ -82,7 +82,7 @@ def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         config = load(path, overrides)
         store = Store(config.store)
-        logs.place(store.local, config.name)
+        logs.set_place(store.local, config.name)
         trained = pretrain.load(config, score.load(config, extract.load(config, store)))
         name, files = config.name, pretrain.files(trained.stage)
     else:

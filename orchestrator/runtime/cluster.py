@@ -140,7 +140,7 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def largest(gpu: bool) -> int:
+def most_cpus(gpu: bool) -> int:
     """The most CPUs that a task may ask for: those of the largest node; with a GPU, the fewest per GPU of any node.
 
     A task that asks for more than any node has would wait forever.
@@ -151,14 +151,14 @@ def largest(gpu: bool) -> int:
     return max(1, int(most))
 
 
-def share(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[int, bool]:
+def per_worker(workers: int, cpus_per_worker: int | None, gpu: bool | None) -> tuple[int, bool]:
     """The CPUs of each training worker, and whether each gets a GPU; both as set, or as the cluster allows.
 
     By default a worker gets a GPU if there is one for each, together with the CPUs that its node has per GPU. Without
     GPUs the workers share all CPUs, but none gets more than one node has.
     """
     gpu = gpus() >= workers if gpu is None else gpu
-    default = largest(gpu) if gpu else min(largest(gpu), max(1, cpus() // workers))
+    default = most_cpus(gpu) if gpu else min(most_cpus(gpu), max(1, cpus() // workers))
     return cpus_per_worker or default, gpu
 
 

@@ -25,7 +25,7 @@ _current: "_LogFile | None" = None
 
 @contextmanager
 def to_file(command: str, arguments: Sequence[str] = ()) -> Iterator[None]:
-    """Collect what `infoaug` logs; `place` says where the file lies.
+    """Collect what `infoaug` logs; `set_place` says where the file lies.
 
     The file is written from the first line of level INFO on, with the DEBUG lines before it: a command that is refused
     before it has started leaves none. A log that cannot be written never stops the command.
@@ -50,7 +50,7 @@ def to_file(command: str, arguments: Sequence[str] = ()) -> Iterator[None]:
         _current = None
 
 
-def place(store: Path | None, name: str) -> None:
+def set_place(store: Path | None, name: str) -> None:
     """Say where the log of this command belongs, before its first line of level INFO; else it lies in `logs/`.
 
     Args:
@@ -58,7 +58,7 @@ def place(store: Path | None, name: str) -> None:
         name: of the experiment, for the file's name.
     """
     if _current:
-        _current.place((store or Path()) / "logs", name)
+        _current.set_place((store or Path()) / "logs", name)
 
 
 def file() -> Path | None:
@@ -83,7 +83,7 @@ class _LogFile(logging.FileHandler):
     def path(self) -> Path:
         return Path(self.baseFilename)
 
-    def place(self, folder: Path, name: str) -> None:
+    def set_place(self, folder: Path, name: str) -> None:
         if not self.opened:
             with suppress(OSError):  # of a folder that may not be looked into
                 self.baseFilename = str(self._file_name(folder, name).absolute())

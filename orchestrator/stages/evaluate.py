@@ -97,7 +97,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, cluster.gpus())
-        threads = cpus(config, cluster.largest(gpu=bool(gpus)))
+        threads = cpus(config, cluster.most_cpus(gpu=bool(gpus)))
         # By default a task runs within the resources of the trial that starts it, and a trial of a sweep has none.
         options = {"max_retries": cluster.RETRIES, "scheduling_strategy": "DEFAULT"}
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)

@@ -106,7 +106,7 @@ def stage(config: ExperimentConfig, store: Store) -> StageFolder:
     return StageFolder(store, "extract", {"version": VERSION, **config.extract.model_dump(exclude=RUNTIME["extract"])})
 
 
-def source(config: ExperimentConfig) -> str:
+def clips_digest(config: ExperimentConfig) -> str:
     """Digest of the set of clips that a config reads. It names the set's ledger."""
     clips_read = {"path": config.clips.path} if config.clips.path else config.scenes.model_dump()
     return digest_of(clips_read)
@@ -138,7 +138,7 @@ def load(config: ExperimentConfig, store: Store) -> Extracted:
         StageError: these clips were not extracted with these settings, or no clip has a usable window.
     """
     stage_folder = stage(config, store)
-    path = stage_folder.path(f"ledger-{source(config)}.parquet")
+    path = stage_folder.path(f"ledger-{clips_digest(config)}.parquet")
     if not store.exists(path):
         raise StageError("these clips are not extracted yet: run `infoaug extract` with the same config first")
     ledger = store.read_table(path)
@@ -168,7 +168,7 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
         for row in rows:
             warn_of_failure(row)
     ledger = pa.concat_tables(parts).combine_chunks()
-    store.write_table(stage_folder.path(f"ledger-{source(config)}.parquet"), ledger)
+    store.write_table(stage_folder.path(f"ledger-{clips_digest(config)}.parquet"), ledger)
     return Extracted(stage_folder, ledger, resumed, computed).without({})
 
 
@@ -183,7 +183,7 @@ def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
             return manifest.find_clips(config.clips.path)
         if store.local is None:
             raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
-        folder = store.local / "scenes" / source(config)
+        folder = store.local / "scenes" / clips_digest(config)
         settings = config.scenes.model_dump(exclude={"count", "seed"})
         paths = [folder / f"scene-{number:04d}.avi" for number in range(config.scenes.count)]
         missing = [(number, path) for number, path in enumerate(paths) if not path.exists()]

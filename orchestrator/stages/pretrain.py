@@ -257,7 +257,7 @@ def _scaling(config: ExperimentConfig) -> ScalingConfig:
         UsageError: this machine has too few of them.
     """
     asked, resources = config.pretrain, ray.cluster_resources()
-    each, gpu = cluster.share(asked.workers, asked.cpus_per_worker, asked.gpu)
+    each, gpu = cluster.per_worker(asked.workers, asked.cpus_per_worker, asked.gpu)
     # A cluster may grow on demand; this machine will not.
     for what, needed in (("CPU", each * asked.workers), ("GPU", asked.workers if gpu else 0)):
         if needed > resources.get(what, 0) and cluster.address_of(config.ray) == "local":

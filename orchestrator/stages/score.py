@@ -286,7 +286,7 @@ def _scored_trajectory(
 
 
 def _ledger_path(config: ExperimentConfig, stage_folder: StageFolder) -> str:
-    return stage_folder.path(f"ledger-{extract.source(config)}.parquet")
+    return stage_folder.path(f"ledger-{extract.clips_digest(config)}.parquet")
 
 
 def _scored(

@@ -128,7 +128,7 @@ def compare(
     return Compared(sweep, files, target.url("comparison.html"), uri_of(config.tracking))
 
 
-def again(name: str, tracking: TrackingConfig, out: Path) -> Compared:
+def from_mlflow(name: str, tracking: TrackingConfig, out: Path) -> Compared:
     """Compare the trials of a sweep by what MLflow has, and log the comparison to the sweep's run.
 
     Args:

@@ -375,6 +375,6 @@ def _until(outcome: Future[Any], events: Queue[Any]) -> Iterator[Any]:
 def _room(config: SweepConfig) -> int:
     """How many trials the cluster has room for at the same time."""
     settings = config.pretrain
-    each, gpu = cluster.share(settings.workers, settings.cpus_per_worker, settings.gpu)
+    each, gpu = cluster.per_worker(settings.workers, settings.cpus_per_worker, settings.gpu)
     room = cluster.cpus() // (each * settings.workers)
     return max(1, min(room, cluster.gpus() // settings.workers) if gpu else room)

@@ -91,7 +91,7 @@ def test_a_sweep_leaves_tracked_trials_and_a_comparison_and_run_again_trains_not
     assert {n: r.info.run_id for n, r in below_again.items()} == {n: r.info.run_id for n, r in below.items()}
     assert all(steps_of(client, run) == [1, 2] for run in below_again.values())
 
-    from_mlflow = compared.again("infoaug", config.tracking, tmp_path / "compared")
+    from_mlflow = compared.from_mlflow("infoaug", config.tracking, tmp_path / "compared")
     assert from_mlflow.files["summary.csv"] == found.files["summary.csv"]
     assert {trial.run for trial in from_mlflow.sweep.trials} == {run.info.run_id for run in below.values()}
     assert (tmp_path / "compared" / "comparison.html").exists()

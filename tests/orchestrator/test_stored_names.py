@@ -58,7 +58,7 @@ def test_an_experiments_stages_have_the_names_that_they_had(name: str) -> None:
     scored = score.Scored(scored_stage, extracted, pa.table({}), 0, 0, settings.score.policy, 0)
     trained = pretrain.stage(settings, scored)
     assert {
-        "source": extract.source(settings),
+        "source": extract.clips_digest(settings),
         "extract": extracted.stage.hash,
         "score": scored_stage.hash,
         "pretrain": trained.hash,

@@ -30,7 +30,7 @@ def test_no_task_asks_for_more_cpus_than_a_node_has_or_has_for_each_gpu(
 ) -> None:
     gone = {"Alive": False, "Resources": {"CPU": 99.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [gone, *({"Alive": True, "Resources": node} for node in nodes)])
-    assert (cluster.largest(gpu=False), cluster.largest(gpu=True)) == (without, with_gpu)
+    assert (cluster.most_cpus(gpu=False), cluster.most_cpus(gpu=True)) == (without, with_gpu)
 
 
 def failed(message: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def text_of(folder: Path) -> str:
 
 def test_a_log_lies_in_the_store_under_the_time_the_command_and_the_experiment(tmp_path: Path) -> None:
     with logs.to_file("run", ["run", "demo"]):
-        logs.place(tmp_path / "store", "mine")
+        logs.set_place(tmp_path / "store", "mine")
         own.info("started")
         path = logs.file()
     assert path and path.parent == tmp_path / "store" / "logs"
@@ -35,7 +35,7 @@ def test_without_a_local_store_a_log_lies_where_the_command_is_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with logs.to_file("submit"):
-        logs.place(None, "a/b c")
+        logs.set_place(None, "a/b c")
         own.info("started")
     (path,) = (tmp_path / "logs").iterdir()
     assert path.name.endswith("-submit-a_b_c.log")
@@ -43,11 +43,11 @@ def test_without_a_local_store_a_log_lies_where_the_command_is_run(
 
 def test_a_command_that_never_started_leaves_no_log_and_one_that_did_has_what_came_before(tmp_path: Path) -> None:
     with logs.to_file("run"):
-        logs.place(tmp_path / "none", "mine")
+        logs.set_place(tmp_path / "none", "mine")
         own.debug("checked")
     assert not list(tmp_path.iterdir())
     with logs.to_file("run"):
-        logs.place(tmp_path, "mine")
+        logs.set_place(tmp_path, "mine")
         own.debug("checked")
         own.info("started")
         own.debug("working")
@@ -60,7 +60,7 @@ def test_a_command_that_never_started_leaves_no_log_and_one_that_did_has_what_ca
 
 def test_a_traceback_is_written_and_secrets_are_masked_in_it(tmp_path: Path) -> None:
     with logs.to_file("run", ["--set", "tracking.uri=http://me:hunter2@host/x"]):
-        logs.place(tmp_path, "mine")
+        logs.set_place(tmp_path, "mine")
         try:
             raise OSError("no answer from s3://key:s3cret@bucket?region=eu&secret_key=abc123&x=1")
         except OSError:
@@ -73,7 +73,7 @@ def test_a_traceback_is_written_and_secrets_are_masked_in_it(tmp_path: Path) -> 
 
 def test_of_other_packages_only_warnings_are_written(tmp_path: Path) -> None:
     with logs.to_file("run"):
-        logs.place(tmp_path, "mine")
+        logs.set_place(tmp_path, "mine")
         own.info("started")
         logging.getLogger("elsewhere").info("chatter")
         logging.getLogger("elsewhere").warning("take care")
@@ -84,7 +84,7 @@ def test_of_other_packages_only_warnings_are_written(tmp_path: Path) -> None:
 def test_two_commands_of_one_second_have_a_log_each(tmp_path: Path) -> None:
     for _ in range(2):
         with logs.to_file("run"):
-            logs.place(tmp_path, "mine")
+            logs.set_place(tmp_path, "mine")
             own.info("started")
     assert len(list((tmp_path / "logs").iterdir())) == 2
 
@@ -96,10 +96,10 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_command(
     with logs.to_file("run"):
         if obstacle == "a file":
             (tmp_path / "store").write_text("")
-            logs.place(tmp_path / "store", "mine")
+            logs.set_place(tmp_path / "store", "mine")
         else:
             (tmp_path / "store").mkdir()
-            logs.place(tmp_path / "store", "mine")
+            logs.set_place(tmp_path / "store", "mine")
             assert logs._current
             logs._current.baseFilename = "/dev/full"
         own.info("started")

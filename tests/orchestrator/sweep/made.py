@@ -38,7 +38,7 @@ def leave_scored(trial: Trial, store: Store, patches: int = 100, clip: str = "a"
     """
     whole = {"clip_id": "a.mp4", "status": "ok", "reason": "", "folder": clip, "windows": [0], "first_frames": [0]}
     extracted = pa.Table.from_pylist([whole], schema=extract.LEDGER)
-    source = extract.source(trial.config)
+    source = extract.clips_digest(trial.config)
     store.write_table(extract.stage(trial.config, store).path(f"ledger-{source}.parquet"), extracted)
     row = {"clip_id": "a.mp4", "folder": clip, "window": 0, "reason": "", "patches": patches, "tracked": patches}
     counts = {twin_table.column(name): number for name, number in {"twin": patches // 4, **REASONS}.items()}

@@ -178,7 +178,7 @@ def test_a_sweep_is_compared_again_from_what_mlflow_has(
     whole = client.get_experiment_by_name(of.tracking.experiment)
     (run,) = client.search_runs([whole.experiment_id], "tags.`infoaug.kind` = 'sweep'")
     client.set_tag(run.info.run_id, "mlflow.source.git.commit", "that of the sweep")
-    found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out")
+    found = compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out")
     sweep, planned = found.sweep, trials.planned(of)
     assert [replace(one, run="") for one in sweep.trials] == [
         outcome(trial, 0.4 + 0.01 * number) for number, trial in enumerate(planned) if number > 2
@@ -201,7 +201,7 @@ def test_of_several_sweeps_the_newest_is_taken_and_others_by_their_run_s_name_or
     place = tracked_at(old)
 
     def name_of(what: str) -> str:
-        return compared.again(what, place, tmp_path / "out").sweep.name
+        return compared.from_mlflow(what, place, tmp_path / "out").sweep.name
 
     assert name_of(new.tracking.experiment) == "new"
     assert name_of("old") == "old"
@@ -216,7 +216,7 @@ def test_a_sweep_is_found_though_newer_experiments_have_its_name(
     of = leave(name="shared-name", grid=[{"policy": "none"}])
     for seed in range(6):
         mlflow_runs.Run(config({**experiment, "name": "shared-name", "seed": seed}, grid=[{}]))
-    assert compared.again("shared-name", tracked_at(of), tmp_path / "out").sweep.name == "shared-name"
+    assert compared.from_mlflow("shared-name", tracked_at(of), tmp_path / "out").sweep.name == "shared-name"
 
 
 def test_a_sweep_of_recipes_is_compared_where_they_are_not(
@@ -227,7 +227,7 @@ def test_a_sweep_of_recipes_is_compared_where_they_are_not(
     monkeypatch.chdir(tmp_path)
     of = leave(grid=[BLOCK], recipes="recipes")
     Path("recipes").rename("elsewhere")
-    assert compared.again("mine", tracked_at(of), tmp_path / "out").sweep.planned == 6
+    assert compared.from_mlflow("mine", tracked_at(of), tmp_path / "out").sweep.planned == 6
 
 
 def test_an_adaptive_search_was_to_have_as_many_trials_as_samples(
@@ -239,7 +239,7 @@ def test_an_adaptive_search_was_to_have_as_many_trials_as_samples(
     made.describe()
     made.end(trial, "FINISHED", outcome(trial))
     made.finish("FINISHED", {}, 30.0)
-    found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
+    found = compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
     assert (found.planned, len(found.trials)) == (9, 1)
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_has_failed_since_it_was_done_has_failed(
 ) -> None:
     of = leave()
     leave(failed=1)
-    found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
+    found = compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
     assert (len(found.trials), len(found.failed)) == (5, 1)
 
 
@@ -260,7 +260,7 @@ def test_of_two_runs_of_a_trial_the_newer_is_taken(leave: Callable[..., SweepCon
     made.describe()
     made.end(longer, "FINISHED", outcome(longer, 0.875))
     made.finish("FINISHED", {}, 30.0)
-    found = compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
+    found = compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out").sweep
     assert sorted(one.results["cifar10"]["probe"] for one in found.trials) == [pytest.approx(0.41), 0.875]
 
 
@@ -269,7 +269,7 @@ def test_a_sweep_of_which_nothing_came_is_told_with_its_reason(
 ) -> None:
     of = leave(failed=6)
     with pytest.raises(StageError, match="is complete: out of memory"):
-        compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out")
+        compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out")
 
 
 def test_a_file_that_is_not_ours_is_named_with_its_run(
@@ -280,14 +280,14 @@ def test_a_file_that_is_not_ours_is_named_with_its_run(
     run = client.search_runs([whole.experiment_id], "tags.`infoaug.kind` = 'trial'")[0].info.run_id
     client.log_text(run, '{"colour": "red"}', "trial.json")
     with pytest.raises(StageError, match=f"run {run} has a trial.json that infoaug did not write"):
-        compared.again(of.tracking.experiment, tracked_at(of), tmp_path / "out")
+        compared.from_mlflow(of.tracking.experiment, tracked_at(of), tmp_path / "out")
 
 
 @pytest.mark.parametrize("unknown", ["nobody", "0" * 32, "' OR 1", "both ' and \""])
 def test_what_mlflow_does_not_have_is_refused(unknown: str, database: Path, tmp_path: Path) -> None:
     place = TrackingConfig(uri=f"sqlite:///{database}")
     with pytest.raises(UsageError, match="MLflow at 'sqlite"):
-        compared.again(unknown, place, tmp_path / "out")
+        compared.from_mlflow(unknown, place, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -296,11 +296,11 @@ def test_an_experiment_without_a_sweep_is_refused(experiment: dict[str, Any], tm
     place = TrackingConfig(uri=run.uri)
     for what in (experiment["tracking"]["experiment"], "no-sweep", run.id):
         with pytest.raises(UsageError, match=f"has no sweep '{what}': give an MLflow experiment with one"):
-            compared.again(what, place, tmp_path / "out")
+            compared.from_mlflow(what, place, tmp_path / "out")
 
 
 def test_looking_for_a_sweep_makes_no_database(tmp_path: Path) -> None:
     place = TrackingConfig(uri=f"sqlite:///{tmp_path / 'sub' / 'mlflow.db'}")
     with pytest.raises(UsageError, match="has no sweep 'x'"):
-        compared.again("x", place, tmp_path / "out")
+        compared.from_mlflow("x", place, tmp_path / "out")
     assert not list(tmp_path.iterdir())
