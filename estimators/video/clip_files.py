@@ -45,6 +45,20 @@ def in_time(calls: TimedCalls, clip: Path, work: Callable[[], T], times: float =
         ) from None
 
 
+def once_in_time(clip: Path, read_timeout: float, work: Callable[[Path], T]) -> T:
+    """Call `work` with a clip, once; ClipError if the clip cannot be read, or not within `read_timeout` seconds."""
+
+    def read() -> T:
+        with readable(clip):  # in here: a file system may raise a TimeoutError of its own
+            return work(clip)
+
+    calls = TimedCalls(read_timeout)
+    try:
+        return in_time(calls, clip, read)
+    finally:
+        calls.end()
+
+
 @contextmanager
 def readable(clip: Path) -> Iterator[None]:
     """Turn errors of the operating system, FFmpeg and OpenCV into a ClipError that names the clip."""

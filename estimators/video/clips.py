@@ -26,6 +26,7 @@ from infoaug.estimators.video.clip_files import (
     in_time,
     is_a,
     is_folder,
+    once_in_time,
     readable,
 )
 from infoaug.estimators.video.fingerprints import content, digest, signature
@@ -104,16 +105,7 @@ def conversions(path: str | Path, read_timeout: float = READ_TIMEOUT) -> list[st
     Raises:
         ClipError: the clip cannot be opened, or its disk does not answer in time.
     """
-
-    def judge() -> list[str]:
-        with readable(Path(path)):
-            return [] if is_folder(Path(path)) else video_file.conversions(Path(path))
-
-    calls = TimedCalls(read_timeout)
-    try:
-        return in_time(calls, Path(path), judge)
-    finally:
-        calls.end()
+    return once_in_time(Path(path), read_timeout, lambda clip: [] if is_folder(clip) else video_file.conversions(clip))
 
 
 class Reader:

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from infoaug.estimators.options import READ_TIMEOUT
-from infoaug.estimators.video.clip_files import in_time, is_folder, readable
+from infoaug.estimators.video.clip_files import in_time, is_folder, once_in_time, readable
 from infoaug.estimators.video.frame_folders import frames_of
 from infoaug.estimators.video.timed_calls import TimedCalls
 
@@ -28,7 +28,7 @@ def digest(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
     Raises:
         ClipError: the clip is missing, is an empty folder or no regular file, or its disk does not answer in time.
     """
-    return _in_time(Path(path), read_timeout, _digest)
+    return once_in_time(Path(path), read_timeout, _digest)
 
 
 def signature(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
@@ -37,7 +37,7 @@ def signature(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
     While it stays the same, so does the content. It changes when the clip is copied or moved. Arguments and errors are
     those of `digest`.
     """
-    return _in_time(Path(path), read_timeout, _signature)
+    return once_in_time(Path(path), read_timeout, _signature)
 
 
 def content(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
@@ -59,14 +59,6 @@ def content(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
         calls.end()
 
 
-def _in_time(clip: Path, read_timeout: float, work: Callable[[Path], str]) -> str:
-    calls = TimedCalls(read_timeout)
-    try:
-        return in_time(calls, clip, lambda: work(clip))
-    finally:
-        calls.end()
-
-
 def _files(clip: Path) -> list[Path]:
     return frames_of(clip) if is_folder(clip) else [clip]
 
@@ -79,29 +71,27 @@ def _parts(file: Path) -> Iterator[bytes]:
 
 def _digest(clip: Path) -> str:
     mark = hashlib.blake2b(digest_size=8)
-    with readable(clip):
-        if is_folder(clip):
-            images = frames_of(clip)
-            for image in images:
-                mark.update(os.fsencode(image.name) + f"\0{image.stat().st_size}\0".encode())
-            for image in (images[0], images[-1]):
-                mark.update(image.read_bytes())
-            return mark.hexdigest()
-        size = clip.stat().st_size
-        mark.update(f"{size}\0".encode())
-        with clip.open("rb") as file:
-            mark.update(file.read(_MIB))
-            file.seek(max(size - _MIB, 0))
-            mark.update(file.read(_MIB))
+    if is_folder(clip):
+        images = frames_of(clip)
+        for image in images:
+            mark.update(os.fsencode(image.name) + f"\0{image.stat().st_size}\0".encode())
+        for image in (images[0], images[-1]):
+            mark.update(image.read_bytes())
+        return mark.hexdigest()
+    size = clip.stat().st_size
+    mark.update(f"{size}\0".encode())
+    with clip.open("rb") as file:
+        mark.update(file.read(_MIB))
+        file.seek(max(size - _MIB, 0))
+        mark.update(file.read(_MIB))
     return mark.hexdigest()
 
 
 def _signature(clip: Path) -> str:
     mark = hashlib.blake2b(digest_size=16)
-    with readable(clip):
-        for file in _files(clip):
-            status = file.stat()
-            # The time of the last change of the file's entry, too: tools that copy can set the other one.
-            numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-            mark.update(os.fsencode(file.name) + f"\0{numbers}\0".encode())
+    for file in _files(clip):
+        status = file.stat()
+        # The time of the last change of the file's entry, too: tools that copy can set the other one.
+        numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        mark.update(os.fsencode(file.name) + f"\0{numbers}\0".encode())
     return mark.hexdigest()

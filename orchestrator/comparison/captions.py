@@ -163,7 +163,7 @@ def _change(test: Paired, of: Sequence[str]) -> str:
 
 
 def _numbers(test: Paired, of: Sequence[str]) -> str:
-    """The same within brackets, as `+1.5 ± 0.4 points, n = 2, p = .034`; without a test, why there is none."""
+    """A paired difference without a verdict: `+1.5 ± 0.4 points, n = 2, p = .034`, or why it was not tested."""
     untested = "one seed, no test" if test.difference.n == 1 else "equal over seeds, no test"
     return ", ".join([f"{points(test.difference)} points", *of, *(_p(test) or [untested])])
 

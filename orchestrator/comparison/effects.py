@@ -205,10 +205,13 @@ def _total(
 
 
 def _over_frameworks(pairs: Mapping[Setting, tuple[Mapping[int, float], Mapping[int, float]]]) -> Paired | None:
-    """Compare two arms of several frameworks within the seeds that all settings have in both; None if there is none.
+    """Compare two arms over all frameworks. A seed counts if every setting was run with it in both arms.
 
     Args:
         pairs: for each setting, the accuracies of the treatment and of the reference, by seed.
+
+    Returns:
+        None for a single framework, or without such a seed.
     """
     if len({setting.framework for setting in pairs}) < 2:
         return None

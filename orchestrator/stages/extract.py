@@ -364,7 +364,7 @@ def _stored_scan(stage_folder: StageFolder, folder: str) -> shots.Scan | None:
 
 
 def _read_json(store: Store, path: str) -> dict[str, Any] | None:
-    """A JSON file of the store: None if there is none, nothing in it if it is broken."""
+    """Read a JSON object from the store: None for a missing file, an empty one for a damaged file."""
     try:
         if not store.exists(path):
             return None

@@ -68,8 +68,8 @@ def train(job: Job) -> str:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
-    training.history = current(training.history, config, stage)
     if validate:
+        training.history = current(training.history, config, stage)
         stage.store.write_json(stage.path(VALIDATED_ON), _validated_on(config))
 
     while len(training.history) < settings.epochs:
