@@ -32,7 +32,16 @@ CHUNK = 20_000  # rows that Ray holds at once: its memory does not grow with the
 CONNECT_S = 10.0  # that the port of a cluster has to answer
 DIED = f"its worker died {RETRIES + 1} times, of a crash or out of memory: leave it out, or cut it down"
 
+# What a row can do to its worker. Any other error of a task is no row's fault.
+DEATHS = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
+
 _log = logging.getLogger(__name__)
+_data_log = logging.getLogger("ray.data")
 
 
 def connect(config: RayConfig) -> None:
@@ -53,7 +62,8 @@ def connect(config: RayConfig) -> None:
         _join(address, **quiet)
     _log.info("Ray %s with %s", ray.__version__, _summary(ray.cluster_resources()))
     # Ray Data prints its plans, and a traceback for each dead worker: the ledger has a sentence for each instead.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    _data_log.setLevel(logging.ERROR)
+    _data_log.handlers, _data_log.propagate = [], False
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # an input that kills its worker costs a block, not the whole job
@@ -243,15 +253,41 @@ def _mapped(
             call, batch_size=None, batch_format="numpy", num_cpus=1, num_gpus=gpus or None, max_retries=RETRIES
         )
     try:
-        for row in results.iter_rows():
-            number, status = json.loads(row["status"])
-            if number is None:
-                _log.error("a task stopped:\n%s", status["traceback"])
-                raise StageError(status["error"])
-            yield number, status
+        with _errors_of_tasks() as errors:
+            for row in results.iter_rows():
+                number, status = json.loads(row["status"])
+                if number is None:
+                    _log.error("a task stopped:\n%s", status["traceback"])
+                    raise StageError(status["error"])
+                yield number, status
     except ray.exceptions.RayError as error:
-        why = str(error).strip().splitlines()[-1]
-        raise StageError(f"Ray Data gave up: {why}; {remedy(error)}", retry=worth_retrying(error)) from error
+        raise _gave_up(error) from error
+    if others := [error for error in errors if not isinstance(error, DEATHS)]:
+        raise _gave_up(others[0]) from others[0]
+
+
+def _gave_up(error: BaseException) -> StageError:
+    why = str(error).strip().splitlines()[-1]
+    return StageError(f"Ray Data gave up: {why}; {remedy(error)}", retry=worth_retrying(error))
+
+
+@contextmanager
+def _errors_of_tasks() -> Iterator[list[BaseException]]:
+    """Collect the errors of tasks that were given up: Ray Data goes on, and has them in its log alone."""
+    errors: list[BaseException] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1]:
+                errors.append(record.exc_info[1])
+                _log.warning("a task was given up", exc_info=record.exc_info)
+
+    collector = Collector(logging.ERROR)
+    _data_log.addHandler(collector)
+    try:
+        yield errors
+    finally:
+        _data_log.removeHandler(collector)
 
 
 def _log_failure(row: dict[str, Any], status: dict[str, Any], logged: set[str]) -> None:

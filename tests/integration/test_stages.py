@@ -247,6 +247,21 @@ def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(
     assert deaths.stat().st_size == (cluster.RETRIES + 1) * (1 if block == 1 else 2)
 
 
+def test_a_task_that_fails_for_another_reason_than_a_dead_worker_is_no_row_s_fault(
+    ray_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if rows[0]["number"] == 1:
+            raise ImportError("no module of that name on this node")
+        yield from rows
+
+    came = []
+    with pytest.raises(StageError, match="no module of that name on this node; running the same command again will"):
+        came += cluster.map_rows([{"number": n} for n in range(2)], work, 1)
+    assert [row["number"] for row, _ in came] == [0], "the other row is kept"
+    assert "Traceback" in caplog.text and "no module of that name" in caplog.text, "the log has all of it"
+
+
 def config_of(config: ExperimentConfig, policy: str, seed: int = 0) -> ExperimentConfig:
     return config.model_copy(update={"score": config.score.model_copy(update={"policy": policy}), "seed": seed})
 

@@ -41,7 +41,8 @@ def test_a_job_runs_to_its_end_with_its_log_followed_and_is_not_started_twice(
     try:
         submit.follow(job, log.append)
     except StageError as error:
-        pytest.fail(f"{error}:\n{''.join(log)}")
+        logs = "\n".join(path.read_text() for path in (tmp_path / "store" / "logs").iterdir())
+        pytest.fail(f"{error}:\n{''.join(log)}\n{logs}")
     text = "".join(log)
     assert text.count("epoch 1/1") == 1 and "report   " in text
     made = load(config, overrides)
