@@ -4,7 +4,7 @@
     python benchmarks/pairs.py --render    # docs/pairs.md from benchmarks/results/pairs.json
 
 Windows are tracked, scored and paired by the functions of the stages, without Ray, with the default settings or those
-given (`extract.point=centre score.min_frames=12`). With `--cache`, tracked and scored windows are kept, and the command
+given (`extract.spacing=16 score.min_frames=12`). With `--cache`, tracked and scored windows are kept, and the command
 goes on where it was interrupted; twins are chosen anew from what is kept.
 
 * `davis`: DAVIS-2016 (Perazzi et al.), a moving camera and one subject with masks. Windows of 48 frames start every 24;
@@ -21,9 +21,9 @@ A twin is judged by three questions, and *chance* answers each for all other pat
 * `crop`: do both stored pictures show mostly the same object, or both mostly the background?
 * `shown`: do both pictures show mostly what the patch's own point is on?
 
-All policies give twins to the same patches. Twins are chosen among patches that are at least 0, 1.5 and 3 crops away.
-*Lost* patches are visible in too few frames to be scored. *Still on the object* counts the points on an object that are
-visible in the window's last frame. Video seconds are those of the windows.
+All policies give twins to the same patches. Twins are chosen among patches that are at least 0, 1.5 and 3 crops away,
+and `score.min_distance` in any case. *Lost* patches are visible in too few frames to be scored. *Still on the object*
+counts the points on an object that are visible in the window's last frame. Video seconds are those of the windows.
 
 Shares are pooled over patches. Intervals (95 %) are over sequences: Student's t with the linearised variance of a
 ratio, as patches of a sequence are not independent. Sequences without such patches do not count, and fewer than 3 give
@@ -58,7 +58,7 @@ from pairs_measures import BACKGROUND, NOTHING, POLICIES, Int, Window
 from tracking_measures import CONDITIONS
 
 from infoaug.estimators.video import clips
-from infoaug.estimators.video.patches import patch_grid
+from infoaug.estimators.video.patches import crop_boxes
 from infoaug.orchestrator import config
 from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.errors import UsageError
@@ -69,7 +69,7 @@ from infoaug.orchestrator.synthetic import scenes
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks/results/pairs.json", ROOT / "docs/pairs.md"
 CHOOSING = "blackswan", "breakdance", "car-roundabout", "cows", "dog", "horsejump-high", "motocross-jump"
-VERSION = 1  # raised when windows get other labels
+VERSION = 2  # raised when windows get other labels
 LENGTH, STRIDE = 48, 24  # of windows, frames
 APART = 0.0, 1.5, 3.0  # smallest distance of twins, crops
 FPS = {"davis": 24.0, "vtest": 10.0, "scenes": 25.0}
@@ -84,7 +84,7 @@ CODE.remove(ROOT / "estimators/information/twins.py")
 
 
 class Task(NamedTuple):
-    """A window: a part, a clip of it, the first frame, the number of frames, and the side of patches in pixels."""
+    """A window: a part, a clip of it, the first frame, the number of frames, and the side of crops in pixels."""
 
     part: str
     clip: str
@@ -177,7 +177,7 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
         p_values=np.zeros(0) if found.p_values is None else found.p_values,
         excluded=np.array([reason if reason in ("lost", "static") else "" for reason in found.twins.reason]),
         point=measures.labels_at(first, position[:, 0]),
-        picture=measures.labels_of_crops(first, boxes_of_pictures(frames, tracking)),
+        picture=measures.labels_of_crops(first, crop_boxes(position[:, 0], *first.shape, tracking.patch_size)),
         last=ending,
         seconds=seconds,
     )
@@ -187,11 +187,6 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
         np.savez_compressed(part, **vars(window))
         move_into_place(part, path)
     return window
-
-
-def boxes_of_pictures(frames: Any, tracking: ExtractConfig) -> Int:
-    """What `extract_window` cuts the stored pictures out of: int[N, 4] pixels, (x0, y0, x1, y1)."""
-    return patch_grid(frames.shape[1], frames.shape[2], tracking.patch_size)
 
 
 @functools.cache
@@ -277,7 +272,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="settings of extract and score")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("INFOAUG_TEST_DATA", "../shared/data")))
     parser.add_argument("--parts", default=",".join(NEEDS))
-    parser.add_argument("--sizes", default="64,32", help="patch sizes, pixels")
+    parser.add_argument("--sizes", default="64,32", help="sides of crops, pixels")
     parser.add_argument("--cache", type=Path, help="folder for tracked and scored windows")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS)

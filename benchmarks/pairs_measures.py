@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from infoaug.estimators.information import twins
+from infoaug.estimators.options import MATCHING_WINDOW
 from infoaug.orchestrator.config import ScoreConfig
 from infoaug.orchestrator.stages.twin_table import RANDOM_DRAWS
 
@@ -22,7 +23,6 @@ Columns = dict[str, NDArray[Any]]
 
 BACKGROUND, NOTHING = -1, -2  # labels; NOTHING: no label has more than half of a crop, or it is not known
 BINS = np.array([0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 13])  # of distance, crops
-CLOSE = 21  # side of the window that the tracker matches, pixels
 SEQUENCES = 3  # fewest sequences of an interval
 SENSES = ("point", "crop", "shown")
 
@@ -130,7 +130,10 @@ POLICIES = {
 
 
 def choose(window: Window, settings: ScoreConfig, min_distance: float) -> twins.Twins:
-    """The twins of mutual information as the score stage chooses them, at least `min_distance` pixels away."""
+    """The twins of mutual information as the score stage chooses them, at least `min_distance` pixels away.
+
+    `settings.min_distance` holds too.
+    """
     return twins.find_twins(
         window.mutual_information,
         p_values=window.p_values if settings.surrogates else None,
@@ -149,7 +152,7 @@ def pairs_of(windows: Sequence[Window], settings: ScoreConfig, size: int, apart:
     """For each policy, columns over the patches of a clip that have a twin `apart` crops of `size` pixels away or more.
 
     `object`: whether the patch's point is on an object; `distance` to the twin, pixels; `close`: whether it is below
-    `CLOSE`; and for each of `SENSES`, `SENSE`: whether twin and patch belong together, `SENSE_chance`: the share of
+    `MATCHING_WINDOW`; and for each of `SENSES`, `SENSE`: whether twin and patch belong together, `SENSE_chance`: the share of
     those among all other patches of the window in the twin's bin of distance (`BINS`), and `SENSE_allowed`: among those
     of them that could be twins. A column is NaN where it is not defined: a patch of another window has no distance.
     """
@@ -177,7 +180,7 @@ def _judged(
     here = has & (local >= 0) & (local < len(distance))
     local = np.where(here, local, 0)
     far = np.where(here, distance[patches, local], np.nan)
-    columns: Columns = {"distance": far, "close": np.where(here, far < CLOSE, np.nan)}
+    columns: Columns = {"distance": far, "close": np.where(here, far < MATCHING_WINDOW, np.nan)}
     binned = np.digitize(distance / size, BINS)
     others = (binned[patches] == binned[patches, local][:, None]) & here[:, None]
     others[np.arange(len(patches)), patches] = others[np.arange(len(patches)), local] = False

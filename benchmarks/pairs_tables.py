@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
-from pairs_measures import CLOSE, SENSES
+from pairs_measures import SENSES
+
+from infoaug.estimators.options import MATCHING_WINDOW
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -39,7 +41,7 @@ def yield_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def pair_table(rows: list[dict[str, Any]], which: str) -> list[str]:
     """How good the twins of every policy are."""
-    heads = ["patch, px", "at least, crops", "policy", "n (sequences)", "distance, px", f"below {CLOSE} px"]
+    heads = ["patch, px", "at least, crops", "policy", "n (sequences)", "distance, px", f"below {MATCHING_WINDOW} px"]
     for sense in SENSES:
         heads += [sense, "chance; allowed"]
     body = []

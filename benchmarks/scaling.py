@@ -54,7 +54,8 @@ def stages(clips: Path, store: Path, workers: int) -> Row:
     from infoaug.orchestrator.runtime.store import Store
     from infoaug.orchestrator.stages import extract, score
 
-    sizes = ["extract.window=24", "extract.patch_size=32", "extract.image_size=16", "score.surrogates=100"]
+    sizes = ["extract.window=24", "extract.spacing=32", "extract.patch_size=32", "extract.image_size=16"]
+    sizes += ["score.surrogates=100"]
     where = [f"clips.path={clips}", f"store={store}", f"ray.cpus={workers}", f"ray.object_store_mb={STORE_MB}"]
     experiment = config.load(None, [*sizes, *where, "ray.address=local"])
     held, over, seconds = [0.0], threading.Event(), {}
@@ -109,7 +110,7 @@ def timed(work: Callable[[], Any], least: float = 0.5) -> float:
     return float(np.median(taken))
 
 
-def one_window(frames: int, width: int, height: int, patch: int) -> Row:
+def one_window(frames: int, width: int, height: int, spacing: int) -> Row:
     """Seconds of the extraction and the scoring of one window that is in memory, on one thread."""
     import cv2
     import numba
@@ -121,7 +122,7 @@ def one_window(frames: int, width: int, height: int, patch: int) -> Row:
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
     pixels = scenes.render(0, frames, width=width, height=height, size=height // 6).frames
-    settings, scoring = ExtractConfig(window=frames, patch_size=patch), ScoreConfig()
+    settings, scoring = ExtractConfig(window=frames, spacing=spacing), ScoreConfig()
     columns = extract.extract_window(pixels, settings)
     table = extract.trajectories_table("clip", 0, columns)
     score.score_trajectories(table, scoring)  # compiles
@@ -138,8 +139,8 @@ def over_windows() -> dict[str, list[Row]]:
     """One window over frames, over patches and over pixels, the other two being kept."""
     return {
         "frames": [one_window(frames, 640, 360, 64) for frames in (24, 48, 96, 192)],
-        "patches": [one_window(48, 640, 360, patch) for patch in (96, 64, 40, 28, 20)],
-        "pixels": [one_window(48, w, h, p) for w, h, p in ((320, 180, 32), (640, 360, 64), (1280, 720, 128))],
+        "patches": [one_window(48, 640, 360, spacing) for spacing in (96, 64, 40, 28, 20)],
+        "pixels": [one_window(48, w, h, s) for w, h, s in ((320, 180, 32), (640, 360, 64), (1280, 720, 128))],
     }
 
 
@@ -160,7 +161,7 @@ def kinetics(folder: Path) -> Row:
     (path,) = render(folder / "kinetics", frames, width, height, count=1)
     settings = ExtractConfig()
     windows = len(shots.windows(frames, [], settings.window))
-    window = one_window(settings.window, width, height, settings.patch_size)
+    window = one_window(settings.window, width, height, settings.cell)
     scan = timed(lambda: shots.scan(path))
     from infoaug.estimators.video.clips import read_clip
 

@@ -35,6 +35,7 @@ from infoaug.orchestrator.sweep.config import SweepConfig
 SETTINGS = [
     "scenes.count=2",
     "scenes.frames=48",
+    "extract.spacing=40",
     "extract.patch_size=40",
     "extract.image_size=16",
     "score.surrogates=200",

@@ -103,7 +103,7 @@ def vtest(data: Path, most: int | None) -> Iterator[Window]:
 
 def twins_of(window: Window, size: int) -> Rows:
     """A row for each patch with a twin: whether each policy's twin is on the same object, and the chance."""
-    columns = extract_window(window.frames, ExtractConfig(window=LENGTH, patch_size=size))
+    columns = extract_window(window.frames, ExtractConfig(window=LENGTH, spacing=size, patch_size=size))
     paths, point = (columns["position"], columns["camera"], columns["visible"]), columns["position"][:, 0]
     x, y = np.rint(point).astype(int).T
     on = window.masks[:, y, x].T

@@ -28,7 +28,7 @@ EDGE = 2.0  # pixels
 
 def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:
     """(number, out of) for a scene: `true`, coupled sprites with the true twin; `false`, patches with a false twin."""
-    window = extract_window(scene.frames, ExtractConfig(window=len(scene.frames), patch_size=32))
+    window = extract_window(scene.frames, ExtractConfig(window=len(scene.frames), spacing=32, patch_size=32))
     settings = ScoreConfig(policy=policy, min_distance=1.5 * scene.size, min_frames=len(scene.frames) // 2)
     scored = score_window(window["position"], window["camera"], window["visible"], settings)
     points = window["position"][:, 0]

@@ -10,6 +10,9 @@ CLASSICAL_TRACKERS = ("lucas-kanade", "dense-flow")
 LEARNED_TRACKERS = ("cotracker", "tapir")  # need their code and a file of weights
 TRACKERS = ("auto", *CLASSICAL_TRACKERS, *LEARNED_TRACKERS)
 
+# Side of the window that Lucas–Kanade matches, pixels. Points that are closer share pixels, and so errors.
+MATCHING_WINDOW = 21
+
 ESTIMATORS = ("ksg", "ksg2", "3kl", "npeet")
 CONDITIONAL = ("ksg", "npeet")  # can be conditioned on a third variable
 KERNELS = ("ksg", "ksg2", "3kl")  # have a compiled kernel

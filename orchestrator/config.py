@@ -20,6 +20,7 @@ from infoaug.estimators.options import (
     KERNELS,
     LARGEST_K,
     LEARNED_TRACKERS,
+    MATCHING_WINDOW,
     MAX_WINDOW_BYTES,
     READ_TIMEOUT,
     TRACKERS,
@@ -126,10 +127,15 @@ class ExtractConfig(Section):
     stride: Positive | None = Field(
         None, description="frames between the starts of neighbouring windows; null: the length of a window"
     )
-    patch_size: Annotated[int, Field(ge=8)] = Field(64, description="side of a patch in the clip, pixels")
+    spacing: Annotated[int, Field(ge=4)] | None = Field(
+        None, description="side of the cells that get one patch each, pixels; null: half of patch_size"
+    )
+    patch_size: Annotated[int, Field(ge=8)] = Field(
+        64, description="side of a patch in the clip, a square around its tracked point, pixels"
+    )
     image_size: Annotated[int, Field(ge=16, le=4096)] = Field(32, description="side of a stored patch image, pixels")
     point: Literal["eigenvalue", "centre"] = Field(
-        "eigenvalue", description="tracked point of a patch: its best corner (Shi and Tomasi) or its centre"
+        "eigenvalue", description="tracked point of a patch: the best corner of its cell (Shi and Tomasi) or the centre"
     )
     tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
     tracker_weights: str | None = Field(None, description="file with the weights of a learned tracker")
@@ -151,6 +157,11 @@ class ExtractConfig(Section):
     max_window_mb: Annotated[Positive, Runtime] = Field(
         MAX_WINDOW_BYTES >> 20, description="largest window, 3 bytes a pixel and frame, MiB; larger ones are refused"
     )
+
+    @property
+    def cell(self) -> int:
+        """Side of the cells that get one patch each, pixels: `spacing`, or what null stands for."""
+        return self.spacing or self.patch_size // 2
 
     @model_validator(mode="after")
     def _tracker_is_known(self) -> "ExtractConfig":
@@ -196,7 +207,9 @@ class ScoreConfig(Section):
     )
     min_frames: Annotated[int, Field(ge=4)] = Field(24, description="fewest frames in which both patches are visible")
     min_distance: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="smallest distance between twins in the first frame, pixels"
+        float(MATCHING_WINDOW),
+        description="smallest distance between twins in the first frame, pixels; "
+        "points that are closer share what the tracker matches",
     )
     noise: Annotated[float, Field(gt=0)] = Field(0.1, description="error of the tracker, pixels")
     depth_noise: Annotated[float, Field(gt=0)] = Field(0.02, description="error of depth, share of the scene's depth")

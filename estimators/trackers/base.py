@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from infoaug.estimators.options import MATCHING_WINDOW
+
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -91,7 +93,7 @@ class Appearance:
     The correlation does not depend on a patch's brightness and contrast.
     """
 
-    def __init__(self, frame: Bytes, points: Floats, side: int = 21) -> None:
+    def __init__(self, frame: Bytes, points: Floats, side: int = MATCHING_WINDOW) -> None:
         offset = np.arange(side, dtype=np.float32) - (side - 1) / 2
         self._grid = np.stack(np.meshgrid(offset, offset), axis=-1).reshape(-1, 2)
         self._first = self._patches(frame, points)

@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from scipy.spatial import KDTree
 
+from infoaug.estimators.options import MATCHING_WINDOW
 from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside
 
 # Side of the window of Lucas–Kanade, and of the wider one for blurred points, pixels.
-_WINDOW, _WIDE = 21, 31
+_WINDOW, _WIDE = MATCHING_WINDOW, 31
 # The forward–backward error may exceed its limit by this share of the step, because fast points are blurred.
 _BLUR = 0.05
 # Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step.

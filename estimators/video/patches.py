@@ -1,4 +1,4 @@
-"""Patches: a grid over the first frame, one trackable point for each patch, their colours and images.
+"""Patches: one trackable point in each cell of a grid over the first frame, and the colour and image around it.
 
 Positions are pixels `(x, y)` with the centre of the top-left pixel at (0, 0). Boxes are `(x0, y0, x1, y1)`, where
 x1 and y1 are exclusive.
@@ -17,47 +17,81 @@ MOST_PATCHES = 10_000
 _BYTES_A_PAIR = 64
 
 
-def patch_grid(height: int, width: int, patch_size: int) -> NDArray[np.int32]:
-    """Divide a frame into square patches: boxes i32[N, 4], row-major.
+def patch_grid(height: int, width: int, spacing: int) -> NDArray[np.int32]:
+    """Divide a frame into the square cells that get one patch each: boxes i32[N, 4], row-major.
 
-    All patches are whole. The pixels left over are split evenly between opposite sides.
+    All cells are whole. The pixels left over are split evenly between opposite sides.
 
     Args:
         height: of the frame, pixels.
         width: of the frame, pixels.
-        patch_size: side of a patch, pixels.
+        spacing: side of a cell, pixels.
 
     Raises:
-        ValueError: no patch fits, or more than `MOST_PATCHES` do.
+        ValueError: no cell fits, or more than `MOST_PATCHES` do.
     """
-    rows, columns = (height // patch_size, width // patch_size) if patch_size > 0 else (0, 0)
+    rows, columns = (height // spacing, width // spacing) if spacing > 0 else (0, 0)
     if rows < 1 or columns < 1:
         raise ValueError(
-            f"no patch of {patch_size} px fits into a frame of {width}x{height}; choose a size from 1 to "
+            f"no cell of {spacing} px fits into a frame of {width}x{height}; set extract.spacing from 1 to "
             f"{min(height, width)}"
         )
     if (count := rows * columns) > MOST_PATCHES:
         raise ValueError(
-            f"a frame of {width}x{height} has {count} patches of {patch_size} px, more than {MOST_PATCHES}: the "
-            f"{count}² pairs would take {count**2 * _BYTES_A_PAIR / 2**30:.1f} GiB; set extract.patch_size to "
+            f"a frame of {width}x{height} has {count} patches at a spacing of {spacing} px, more than {MOST_PATCHES}: "
+            f"the {count}² pairs would take {count**2 * _BYTES_A_PAIR / 2**30:.1f} GiB; set extract.spacing to "
             f"{ceil(sqrt(height * width / MOST_PATCHES))} or more, or resize the clip"
         )
-    top, left = (height - rows * patch_size) // 2, (width - columns * patch_size) // 2
+    top, left = (height - rows * spacing) // 2, (width - columns * spacing) // 2
     row, column = np.divmod(np.arange(rows * columns), columns)
-    corner = np.stack([left + column * patch_size, top + row * patch_size], axis=1)
-    return np.concatenate([corner, corner + patch_size], axis=1).astype(np.int32)
+    corner = np.stack([left + column * spacing, top + row * spacing], axis=1)
+    return np.concatenate([corner, corner + spacing], axis=1).astype(np.int32)
+
+
+def check_patch_size(height: int, width: int, patch_size: int) -> None:
+    """Check that the crop of a patch fits into a frame.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not 0 < patch_size <= min(height, width):
+        raise ValueError(
+            f"no patch of {patch_size} px fits into a frame of {width}x{height}; set extract.patch_size from 1 to "
+            f"{min(height, width)}"
+        )
+
+
+def crop_boxes(points: Floats, height: int, width: int, patch_size: int) -> NDArray[np.int32]:
+    """The square crops of patches: boxes i32[N, 4], centred on their points to half a pixel.
+
+    At the frame's border a crop is shifted inwards, so that it has its full size and all of it is in the frame.
+
+    Args:
+        points: f32[N, 2], (x, y) pixels.
+        height: of the frame, pixels.
+        width: of the frame, pixels.
+        patch_size: side of a crop, pixels.
+
+    Raises:
+        ValueError: the frame is smaller than a crop.
+    """
+    check_patch_size(height, width, patch_size)
+    # Of an even side, the two middle pixels are equally near to a whole pixel: it is the first of them.
+    corner = np.floor(np.asarray(points, np.float64) - patch_size / 2 + 1).astype(np.int32)
+    corner = np.clip(corner, 0, np.array([width - patch_size, height - patch_size], np.int32))
+    return np.concatenate([corner, corner + patch_size], axis=1, dtype=np.int32)
 
 
 def trackable_points(
     frame: Bytes, boxes: NDArray[np.integer], *, point: str = "eigenvalue", margin: int = 2, block_size: int = 7
 ) -> Floats:
-    """Choose the point to track for each patch: f32[N, 2], (x, y).
+    """Choose the point to track in each box: f32[N, 2], (x, y).
 
     Args:
         frame: u8[H, W, 3] RGB or u8[H, W].
         boxes: i[N, 4], of any sizes.
         point: `"eigenvalue"`, the pixel with the largest minimum eigenvalue of the gradient matrix (Shi & Tomasi 1994),
-            or the centre if the patch has no texture; or `"centre"`.
+            or the centre if the box has no texture; or `"centre"`.
         margin: the pixel is at least this many pixels inside the box.
         block_size: side of the square over which the gradient matrix is summed, pixels.
 
@@ -85,13 +119,13 @@ def trackable_points(
     return np.where(score[np.arange(len(boxes)), best, None] > 0, chosen, centre)
 
 
-def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
-    """Compute the mean colour of the patch around each tracked point: f32[N, T, 3], RGB from 0 to 1.
+def patch_colour(frames: Bytes, position: Floats, side: int) -> Floats:
+    """Compute the mean colour of the square around each tracked point: f32[N, T, 3], RGB from 0 to 1.
 
     Args:
         frames: u8[T, H, W, 3] RGB.
         position: f32[N, T, 2], pixels (x, y); means are interpolated bilinearly between pixels.
-        patch_size: side of the patch, pixels; the frame is mirrored beyond its border.
+        side: of the square, pixels; the frame is mirrored beyond its border.
 
     Raises:
         ValueError: the numbers of frames differ.
@@ -103,9 +137,9 @@ def patch_colour(frames: Bytes, position: Floats, patch_size: int) -> Floats:
         )
     colour = np.empty((*position.shape[:2], 3), dtype=np.float32)
     # OpenCV anchors an even box half a pixel to the right of its centre.
-    at = position + np.float32(0.5 if patch_size % 2 == 0 else 0.0)
+    at = position + np.float32(0.5 if side % 2 == 0 else 0.0)
     for t, frame in enumerate(frames):
-        mean = cv2.boxFilter(frame, cv2.CV_32F, (patch_size, patch_size))
+        mean = cv2.boxFilter(frame, cv2.CV_32F, (side, side))
         sampled = cv2.remap(
             mean,
             np.ascontiguousarray(at[:, t, :1]),

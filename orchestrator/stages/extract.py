@@ -29,7 +29,7 @@ from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, file_name, tensors
 from infoaug.orchestrator.synthetic import scenes
 
-VERSION = 2  # raised when the same config would give other numbers
+VERSION = 3  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against an overhead of some 40 ms a task
 CLIPS_PER_TASK = 16
 CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledger grows with the number of clips
@@ -221,20 +221,22 @@ def extract_window(
         clip: path of the clip.
 
     Returns:
-        Arrays over the N patches of the grid, row-major: `position` f32[N, T, 2] and `camera` f32[N, T, 2] in pixels;
-        `camera_map` f32[N, T, 3, 3], the homography from frame 0, the same for all patches; `colour` f32[N, T, 3] in
-        0–1; `visible` bool[N, T]; `image` u8[N, S, S, 3]. With depth, `position` is f32[N, T, 3], and a point counts
-        as visible only where its depth is known.
+        Arrays over the N patches, one for each cell of the grid, row-major: `position` f32[N, T, 2] and `camera`
+        f32[N, T, 2] in pixels; `camera_map` f32[N, T, 3, 3], the homography from frame 0, the same for all patches;
+        `colour` f32[N, T, 3] in 0–1, the mean of a square as large as a cell; `visible` bool[N, T]; `image`
+        u8[N, S, S, 3], a crop of frame 0 centred on the point. With depth, `position` is f32[N, T, 3], and a point
+        counts as visible only where its depth is known.
 
     Raises:
-        ValueError: no patch fits into the frame, the frames do not differ at all, or the tracker or the depth network
-            cannot be loaded.
+        ValueError: no patch or no cell fits into the frame, the frames do not differ at all, or the tracker or the
+            depth network cannot be loaded.
     """
     settings = settings or ExtractConfig()
     if len(frames) > 1 and all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
         raise ValueError(f"its {len(frames)} frames are all the same picture, so there is nothing to track")
-    boxes = patches.patch_grid(frames.shape[1], frames.shape[2], settings.patch_size)
-    queries = patches.trackable_points(frames[0], boxes, point=settings.point)
+    size = frames.shape[1:3]
+    queries = patches.trackable_points(frames[0], patches.patch_grid(*size, settings.cell), point=settings.point)
+    crops = patches.crop_boxes(queries, *size, settings.patch_size)
     tracked = tracks.track(
         frames,
         queries,
@@ -245,17 +247,17 @@ def extract_window(
     position, visible = tracked.position, tracked.visible
     if settings.depth:
         maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip)
-        near = depth.align_depth(depth.depth_at(maps, position, visible, frames.shape[1:3]), visible)
+        near = depth.align_depth(depth.depth_at(maps, position, visible, size), visible)
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
     motion = camera.camera_motion(tracked.position, tracked.visible, model=settings.camera)
     return {
         "position": position,
         "camera": camera.camera_trajectories(motion, queries),
-        "camera_map": np.repeat(motion[None], len(boxes), axis=0),
-        "colour": patches.patch_colour(frames, tracked.position, settings.patch_size),
+        "camera_map": np.repeat(motion[None], len(crops), axis=0),
+        "colour": patches.patch_colour(frames, tracked.position, settings.cell),
         "visible": visible,
-        "image": patches.patch_images(frames[0], boxes, settings.image_size),
+        "image": patches.patch_images(frames[0], crops, settings.image_size),
     }
 
 
@@ -317,7 +319,8 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
             status |= vars(scan)
             # Fail here, once for the clip, rather than in each of its windows.
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
-            patches.patch_grid(scan.height, scan.width, settings.patch_size)
+            patches.check_patch_size(scan.height, scan.width, settings.patch_size)
+            patches.patch_grid(scan.height, scan.width, settings.cell)
             status["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
             if not status["first_frames"]:
                 parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"

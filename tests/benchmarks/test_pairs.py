@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from infoaug.estimators.information import twins
-from infoaug.orchestrator.config import ScoreConfig
+from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.stages import extract
 from infoaug.orchestrator.stages.score import score_window
 
 SIZE = 10  # of a crop, pixels
 ON, OFF, NONE = 0, -1, -2
 NAN = float("nan")
+NEAR = ScoreConfig(min_distance=0)
 NAMES = "pairs", "pairs_measures", "pairs_tables", "tracking_measures", "gpu"
 
 
@@ -83,7 +84,7 @@ def test_a_crop_shows_what_has_more_than_half_of_it(measures: ModuleType) -> Non
 
 
 def test_twins_are_judged_by_points_and_by_crops(measures: ModuleType, window) -> None:
-    found = measures.pairs_of([window], ScoreConfig(), SIZE, 0)["mutual-information"]
+    found = measures.pairs_of([window], NEAR, SIZE, 0)["mutual-information"]
     assert found["object"].tolist() == [True, True, False, True, False]
     assert found["distance"].tolist() == [30, 4, 4, 30, 30] and found["close"].tolist() == [0, 1, 1, 0, 0]
     assert found["point"].tolist() == [1, 0, 0, 1, 0]
@@ -92,7 +93,7 @@ def test_twins_are_judged_by_points_and_by_crops(measures: ModuleType, window) -
 
 
 def test_chance_is_that_of_the_other_patches_in_the_same_bin_of_distance(measures: ModuleType, window) -> None:
-    found = measures.pairs_of([window], ScoreConfig(), SIZE, 0)["mutual-information"]
+    found = measures.pairs_of([window], NEAR, SIZE, 0)["mutual-information"]
     # As far away as the twin: from 0 the patches 4 and 5, from 1 and 4 patch 0, from 2 and 3 none.
     assert np.array_equal(found["point_chance"], [0.5, 1, NAN, NAN, 0], equal_nan=True)
     assert np.array_equal(found["crop_chance"], [0.5, 0, NAN, NAN, 1], equal_nan=True)
@@ -101,7 +102,7 @@ def test_chance_is_that_of_the_other_patches_in_the_same_bin_of_distance(measure
 
 
 def test_controls_give_the_same_patches_other_twins_at_the_same_smallest_distance(measures: ModuleType, window) -> None:
-    found = measures.pairs_of([window], ScoreConfig(), SIZE, 1.5)
+    found = measures.pairs_of([window], NEAR, SIZE, 1.5)
     assert found["mutual-information"]["distance"].tolist() == [30, 30, 22, 30, 30]
     assert found["mutual-information"]["point"].tolist() == [1, 0, 0, 1, 0]
     assert found["nearest"]["distance"].tolist() == [30, 26, 22, 22, 26]
@@ -110,19 +111,24 @@ def test_controls_give_the_same_patches_other_twins_at_the_same_smallest_distanc
     assert found["random"]["distance"].min() >= 15
 
 
+def test_the_smallest_distance_of_the_settings_holds_too(measures: ModuleType, window) -> None:
+    assert measures.choose(window, ScoreConfig(), 0).index.tolist() == [3, 4, 3, 0, 1, -1]
+    assert measures.choose(window, ScoreConfig(), 29).index.tolist() == [3, 4, -1, 0, 1, -1]
+
+
 def test_a_twin_may_be_of_another_window(measures: ModuleType, window, monkeypatch: pytest.MonkeyPatch) -> None:
     def other(windows, number: int, chosen: twins.Twins, draw: int):
         return np.full(len(chosen.index), measures.begin(windows, 1 - number))
 
     monkeypatch.setitem(measures.POLICIES, "other-window", measures.Policy(other))
     second = window_of(measures, (0, 4, 8, 30, 34, 38), [OFF] * 6, [OFF] * 6)
-    found = measures.pairs_of([window, second], ScoreConfig(), SIZE, 0)["other-window"]
+    found = measures.pairs_of([window, second], NEAR, SIZE, 0)["other-window"]
     assert found["point"].tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 0, 0]
     assert np.isnan(found["distance"]).all() and np.isnan(found["point_chance"]).all()
 
 
 def test_patches_are_counted_with_what_became_of_them(measures: ModuleType, window) -> None:
-    count = measures.counts_of([window, window], ScoreConfig(), SIZE, 0, fps=2)
+    count = measures.counts_of([window, window], NEAR, SIZE, 0, fps=2)
     expected = {"patches": 12, "twin": 10, "lost": 2, "object": 8, "object_twin": 6, "object_lost": 2, "seen": 4}
     expected |= {"pictured": 4, "stayed": 2, "video": 4, "frames": 8, "tracking": 2, "scoring": 1}
     assert count == expected
@@ -145,8 +151,8 @@ def test_means_have_intervals_over_sequences(measures: ModuleType) -> None:
 
 
 def test_a_policy_is_compared_with_mutual_information_on_the_same_patches(measures: ModuleType, window) -> None:
-    pairs = [measures.pairs_of([window], ScoreConfig(), SIZE, 1.5)] * 3
-    counts = [measures.counts_of([window], ScoreConfig(), SIZE, 1.5, fps=2)] * 3
+    pairs = [measures.pairs_of([window], NEAR, SIZE, 1.5)] * 3
+    counts = [measures.counts_of([window], NEAR, SIZE, 1.5, fps=2)] * 3
     row = measures.judged(pairs, "nearest", False, counts)
     assert row["n"] == 15 and row["point"]["twin"][0] == pytest.approx(0.6)
     assert row["point"]["lead"] == pytest.approx([-0.2] * 3)  # every sequence says the same
@@ -171,7 +177,8 @@ def test_twins_are_those_of_the_stage(measures: ModuleType) -> None:
     window = measures.Window(position, camera, visible, *matrices, nothing, nothing, nothing, np.zeros(2))
     for distance in (0.0, 30.0):
         stage = score_window(position, camera, visible, ScoreConfig(surrogates=1000, min_distance=distance)).twins
-        assert measures.choose(window, ScoreConfig(surrogates=1000), distance).index.tolist() == stage.index.tolist()
+        settings = ScoreConfig(surrogates=1000, min_distance=0)
+        assert measures.choose(window, settings, distance).index.tolist() == stage.index.tolist()
         assert (stage.index >= 0).any()
 
 
@@ -208,7 +215,7 @@ def test_an_interrupted_measurement_goes_on_where_it_ended(
         monkeypatch.setattr(extract, "extract_window", track)
 
     out = data / "results" / "pairs.json"
-    command = ["pairs.py", "score.min_frames=10", "--data", str(data), "--parts", "davis,vtest"]
+    command = ["pairs.py", "score.min_frames=10", "extract.spacing=24", "--data", str(data), "--parts", "davis,vtest"]
     command += ["--sizes", "24", "--cache", str(data / "cache"), "--json", str(out)]
     monkeypatch.setattr(sys, "argv", command)
     until(2)
@@ -226,7 +233,7 @@ def test_an_interrupted_measurement_goes_on_where_it_ended(
     assert len(tracked) == 4 and again == printed.out
 
     results = json.loads(out.read_text())
-    assert results["settings"] == ["score.min_frames=10"]
+    assert results["settings"] == ["score.min_frames=10", "extract.spacing=24"]
     rows = [row for row in results["rows"] if row["apart"] == 0]
     assert [(row["clips"], row["sequences"]) for row in rows] == [("choosing", 2), ("reporting", 2), ("all", 4)]
     assert {row["patches"] for row in rows} == {48, 96} and rows[-1]["object"] >= 4 * 4
@@ -238,6 +245,18 @@ def test_an_interrupted_measurement_goes_on_where_it_ended(
     pairs.main()
     assert page.read_text().startswith("# What pairs are worth\n") and again.strip() in page.read_text()
     assert len(tracked) == 4
+
+
+def test_pictures_are_judged_by_the_crops_around_the_points(pairs: ModuleType, data: Path) -> None:
+    tracking = ExtractConfig(spacing=16, point="eigenvalue")
+    window = pairs.scored(data, None, tracking, NEAR, pairs.Task("davis", "blackswan", 0, 8, 24))
+    mask = cv2.imread(str(data / "davis/Annotations/blackswan/00000.png"), cv2.IMREAD_GRAYSCALE)
+    assert len(window.first) == 6 * 9
+    for (x, y), picture in zip(np.rint(window.first).astype(int), window.picture, strict=True):
+        left, top = min(max(x - 11, 0), 144 - 24), min(max(y - 11, 0), 96 - 24)
+        share = (mask[top : top + 24, left : left + 24] > 127).mean()
+        assert picture == (ON if share > 0.5 else OFF if share < 0.5 else NONE)
+    assert {ON, OFF} <= set(window.picture.tolist())
 
 
 def test_other_settings_or_code_are_other_windows(

@@ -23,6 +23,7 @@ TINY = [
     "name=tiny",
     "scenes.count=2",
     "scenes.frames=48",
+    "extract.spacing=40",
     "extract.patch_size=40",
     "extract.image_size=16",
     "score.surrogates=200",

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infoaug.estimators.video.patches import MOST_PATCHES, patch_colour, patch_grid, patch_images, trackable_points
+from infoaug.estimators.video.patches import (
+    MOST_PATCHES,
+    crop_boxes,
+    patch_colour,
+    patch_grid,
+    patch_images,
+    trackable_points,
+)
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -18,25 +25,82 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(-1, 40))
-def test_a_grid_holds_every_full_patch_once_and_is_centred(height, width, patch_size):
-    if not 0 < patch_size <= min(height, width):
-        with pytest.raises(ValueError, match=f"choose a size from 1 to {min(height, width)}"):
-            patch_grid(height, width, patch_size)
+def test_a_grid_holds_every_full_cell_once_and_is_centred(height, width, spacing):
+    if not 0 < spacing <= min(height, width):
+        with pytest.raises(ValueError, match=f"set extract.spacing from 1 to {min(height, width)}"):
+            patch_grid(height, width, spacing)
         return
-    boxes = patch_grid(height, width, patch_size)
+    boxes = patch_grid(height, width, spacing)
     assert boxes.dtype == np.int32
-    assert len(boxes) == (height // patch_size) * (width // patch_size)
-    assert (boxes[:, 2:] - boxes[:, :2] == patch_size).all()
+    assert len(boxes) == (height // spacing) * (width // spacing)
+    assert (boxes[:, 2:] - boxes[:, :2] == spacing).all()
     cover = np.zeros((height, width), dtype=int)
     for x0, y0, x1, y1 in boxes:
         cover[y0:y1, x0:x1] += 1
-    assert cover.max() == 1 and cover.sum() == len(boxes) * patch_size**2
+    assert cover.max() == 1 and cover.sum() == len(boxes) * spacing**2
     left, top, right, bottom = boxes[0, 0], boxes[0, 1], width - boxes[-1, 2], height - boxes[-1, 3]
     assert 0 <= right - left <= 1 and 0 <= bottom - top <= 1
 
 
 def test_a_grid_is_row_major():
     assert patch_grid(20, 30, 10)[:4, :2].tolist() == [[0, 0], [10, 0], [20, 0], [0, 10]]
+
+
+# ---- crops
+
+
+@pytest.mark.parametrize(
+    ("point", "corner"),
+    [
+        ((50, 40), (42, 32)),  # of an odd side, the point is the middle pixel
+        ((8, 40), (0, 32)),  # the first that needs no shift
+        ((7, 40), (0, 32)),
+        ((0, 0), (0, 0)),
+        ((99, 0), (83, 0)),
+        ((0, 79), (0, 63)),
+        ((99, 79), (83, 63)),
+        ((91, 71), (83, 63)),  # the last that needs no shift
+        ((90, 70), (82, 62)),
+    ],
+)
+def test_a_crop_is_centred_on_its_point_and_shifted_inwards_at_the_border(point, corner):
+    (box,) = crop_boxes(np.array([point], np.float32), 80, 100, 17)
+    assert box.tolist() == [*corner, corner[0] + 17, corner[1] + 17]
+
+
+@given(st.integers(1, 40), st.lists(st.tuples(st.floats(0, 63), st.floats(0, 47)), max_size=20))
+def test_crops_are_whole_and_hold_their_points_in_their_middle_or_at_the_border(side, points):
+    at = np.array(points, np.float32).reshape(-1, 2)
+    boxes = crop_boxes(at, 48, 64, side)
+    assert boxes.shape == (len(at), 4) and boxes.dtype == np.int32
+    assert (boxes[:, 2:] - boxes[:, :2] == side).all()
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (64, 48)).all()
+    off = np.abs((boxes[:, :2] + boxes[:, 2:] - 1) / 2 - at)
+    assert ((off <= 0.5) | (boxes[:, :2] == 0) | (boxes[:, 2:] == (64, 48))).all()
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_the_crop_of_a_cell_s_centre_is_the_cell(side):
+    cells = patch_grid(40, 50, side)
+    centres = trackable_points(texture(40, 50), cells, point="centre")
+    assert np.array_equal(crop_boxes(centres, 40, 50, side), cells)
+
+
+@pytest.mark.parametrize("side", [0, 49])
+def test_a_crop_that_does_not_fit_is_refused(side):
+    with pytest.raises(ValueError, match=rf"no patch of {side} px fits .* 64x48; set extract\.patch_size from 1 to 48"):
+        crop_boxes(np.zeros((1, 2), np.float32), 48, 64, side)
+
+
+def test_the_middle_of_an_image_is_the_pixel_of_the_point():
+    frame = texture(48, 64)
+    points = np.array([[30, 20], [8, 8], [55, 39]], np.float32)
+    images = patch_images(frame, crop_boxes(points, 48, 64, 17), 17)
+    for image, (x, y) in zip(images, points.astype(int), strict=True):
+        assert np.array_equal(image[8, 8], frame[y, x])
+
+
+# ---- points
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
@@ -82,14 +146,14 @@ def test_boxes_that_are_empty_or_not_inside_the_frame_are_refused(box):
             use(texture(40, 60), np.array([(0, 0, 5, 5), box]))
 
 
-@pytest.mark.parametrize("patch_size", [7, 8])
-def test_patch_colour_is_the_mean_around_the_subpixel_position(patch_size):
+@pytest.mark.parametrize("side", [7, 8])
+def test_patch_colour_is_the_mean_around_the_subpixel_position(side):
     # On a plane of brightness the mean of a patch is the value at its centre.
     y, x = np.mgrid[:60, :80]
     frames = np.stack([np.stack([2 * x, 3 * y, x + y], axis=-1), np.stack([y, x, 0 * x], axis=-1)]).astype(np.uint8)
     frames.setflags(write=False)
     position = np.array([[[30.0, 30.0], [30.25, 41.5]], [[50.5, 22.0], [12.0, 20.0]]], dtype=np.float32)
-    colour = patch_colour(frames, position, patch_size)
+    colour = patch_colour(frames, position, side)
     px, py = position[..., 0], position[..., 1]
     assert colour.dtype == np.float32
     assert np.allclose(colour[:, 0] * 255, np.stack([2 * px, 3 * py, px + py], axis=-1)[:, 0], atol=0.1)
@@ -120,7 +184,7 @@ def test_patch_images_are_the_boxes_at_the_size_asked_for():
 
 def test_more_patches_than_can_be_scored_are_refused_with_the_size_that_would_do() -> None:
     with pytest.raises(
-        ValueError, match=r"has 1000000 patches of 2 px.*59604\.6 GiB; set extract\.patch_size to 20 or"
+        ValueError, match=r"has 1000000 patches at a spacing of 2 px.*59604\.6 GiB; set extract\.spacing to 20 or"
     ):
         patch_grid(2000, 2000, 2)
     assert len(patch_grid(2000, 2000, 20)) == MOST_PATCHES

@@ -192,7 +192,7 @@ def test_inspect_animates_the_same_window_that_it_draws(
     for t in range(12):
         cv2.imwrite(str(tmp_path / "clip" / f"{t}.png"), np.roll(texture, t % 3, axis=1))
     monkeypatch.chdir(tmp_path)
-    settings = ("extract.window=5", "extract.patch_size=16", "score.surrogates=0")
+    settings = ("extract.window=5", "extract.spacing=16", "extract.patch_size=16", "score.surrogates=0")
     monkeypatch.setattr(
         "sys.argv",
         ["infoaug", "inspect", "clip", "--window", "1", "--out", "out", "--animate", "moving/tracks.gif"]

@@ -11,7 +11,7 @@ from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import inspection
 
-SETTINGS = ("extract.window=5", "extract.patch_size=16", "score.surrogates=0")
+SETTINGS = ("extract.window=5", "extract.spacing=16", "extract.patch_size=16", "score.surrogates=0")
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from infoaug.estimators.video import clips, shots
+from infoaug.estimators.video import clips, patches, shots
 from infoaug.estimators.video.manifest import find_clips
-from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.config import ExperimentConfig, ExtractConfig, load
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.synthetic import scenes
 
 
 def write_clip(folder: Path, size: int = 40) -> Path:
@@ -25,7 +26,8 @@ def write_clip(folder: Path, size: int = 40) -> Path:
 
 
 def settings(*overrides: str) -> ExperimentConfig:
-    return load(None, ["extract.window=4", "extract.patch_size=16", "extract.image_size=16", *overrides])
+    sizes = ["extract.spacing=16", "extract.patch_size=16", "extract.image_size=16"]
+    return load(None, ["extract.window=4", *sizes, *overrides])
 
 
 def scanned(place: StageFolder, config: ExperimentConfig, path: Path) -> dict[str, dict[str, Any]]:
@@ -76,8 +78,9 @@ def test_a_bad_clip_is_a_row_with_its_reason_and_the_others_go_on(tmp_path: Path
     ("size", "override", "reason"),
     [
         (700, "extract.max_window_mb=5", "4 frames of 700x700 of clip .* would take 6 MiB, more than 5"),
-        (820, "extract.patch_size=8", r"a frame of 820x820 has 10404 patches of 8 px, more than 10000"),
-        (12, "extract.patch_size=16", "no patch of 16 px fits into a frame of 12x12"),
+        (820, "extract.spacing=8", r"10404 patches at a spacing of 8 px, more .* set extract\.spacing to 9"),
+        (12, "extract.spacing=8", r"no patch of 16 px fits into a frame of 12x12; set extract\.patch_size from 1"),
+        (20, "extract.spacing=24", r"no cell of 24 px fits into a frame of 20x20; set extract\.spacing from 1 to 20"),
     ],
 )
 def test_a_clip_that_is_too_large_or_small_is_refused_after_one_look(
@@ -88,6 +91,60 @@ def test_a_clip_that_is_too_large_or_small_is_refused_after_one_look(
     assert row["first_frames"] == []
     with pytest.raises(ValueError, match=reason):
         raise ValueError(row["reason"])
+
+
+# ---- patches
+
+
+def test_spacing_crop_and_image_are_three_settings() -> None:
+    frames = np.stack([np.roll(noise(80, 96), t, axis=1) for t in range(4)])
+
+    def columns(spacing: int | None, patch_size: int, image_size: int) -> dict[str, np.ndarray]:
+        sizes = {"spacing": spacing, "patch_size": patch_size, "image_size": image_size}
+        return extract.extract_window(frames, ExtractConfig(window=4, **sizes))
+
+    found = {sizes: columns(*sizes) for sizes in ((16, 32, 16), (16, 48, 16), (16, 32, 24), (40, 32, 16))}
+    first, wider, larger, sparser = found.values()
+    assert [len(f["position"]) for f in found.values()] == [30, 30, 30, 4]
+    assert all(len(column) == len(f["position"]) for f in found.values() for column in f.values())
+    assert np.array_equal(first["position"], wider["position"]) and np.array_equal(first["colour"], wider["colour"])
+    assert not np.array_equal(first["image"], wider["image"])
+    assert larger["image"].shape[1:] == (24, 24, 3) and sparser["image"].shape[1:] == (16, 16, 3)
+    default, half = columns(None, 32, 16), columns(16, 32, 16)
+    assert all(np.array_equal(default[name], half[name]) for name in half)
+
+
+def test_the_stored_image_shows_the_tracked_point_in_its_middle() -> None:
+    frames = np.stack([np.roll(noise(80, 96), t, axis=1) for t in range(4)])
+    found = extract.extract_window(frames, ExtractConfig(window=4, spacing=16, patch_size=17, image_size=17))
+    at = np.rint(found["position"][:, 0]).astype(int)
+    inside = ((at >= 8) & (at <= np.array([96, 80]) - 9)).all(axis=1)
+    assert 12 <= inside.sum() < len(at)
+    for image, (x, y) in zip(found["image"][inside], at[inside], strict=True):
+        assert np.array_equal(image, frames[0, y - 8 : y + 9, x - 8 : x + 9])
+    for image, (x, y) in zip(found["image"][~inside], at[~inside], strict=True):
+        left, top = min(max(x - 8, 0), 96 - 17), min(max(y - 8, 0), 80 - 17)
+        assert np.array_equal(image, frames[0, top : top + 17, left : left + 17])
+
+
+def test_on_rendered_scenes_the_middle_of_an_image_shows_the_sprite_of_its_point() -> None:
+    scene = scenes.render(3, frames=6, sprites=6, height=256, width=384, size=64)
+    found = extract.extract_window(scene.frames, ExtractConfig(window=6, spacing=32, patch_size=32, image_size=32))
+    points = found["position"][:, 0]
+    assert len(points) == 8 * 12
+    boxes = patches.crop_boxes(points, 256, 384, 32)
+    middle = (boxes[:, :2] + boxes[:, 2:] - 1) / 2
+    free = ((points >= 16) & (points < np.array([384, 256]) - 16)).all(axis=1)
+    far = scene.owner(points[free], margin=2) == scene.owner(points[free], margin=-2)  # from a sprite's edge
+    assert far.sum() >= 40
+    assert np.array_equal(scene.owner(middle[free][far]), scene.owner(points[free][far]))
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    """u8[H, W, 3] with detail of a few pixels."""
+    grain = np.random.default_rng(0).normal(size=(height, width, 3))
+    smooth = cv2.GaussianBlur(grain, (0, 0), 2)
+    return np.clip(127 + 50 * smooth / smooth.std(), 0, 255).astype(np.uint8)
 
 
 # ---- a clip that has changed

@@ -351,6 +351,17 @@ def test_min_distance_counts_from_the_first_frame() -> None:
     assert w.score(f"min_distance={apart + 0.1}").twins.index[A] != B
 
 
+def test_patches_that_share_what_the_tracker_matches_are_no_twins_by_default() -> None:
+    w = window()
+    for apart, twin in ((20.9, False), (21.0, True)):
+        shift = w.position[A, 0] + (apart, 0) - w.position[B, 0]
+        position, camera = w.position.copy(), w.camera.copy()
+        position[B] += shift.astype(np.float32)
+        camera[B] += shift.astype(np.float32)
+        found = replace(w, position=position, camera=camera).score().twins
+        assert (found.index[A] == B) == twin and found.admissible[A, B] == twin
+
+
 def test_as_many_candidates_are_listed_as_asked_for() -> None:
     assert window().score("candidates=2").twins.candidates.shape == (8, 2)
     assert window(count=2).score("candidates=5").twins.candidates.shape == (2, 5)
@@ -521,7 +532,7 @@ def test_random_twins_do_not_know_mutual_information_although_ties_and_surrogate
             path,
             np.zeros_like(path),
             np.ones((6, FRAMES), bool),
-            settings("surrogates=0", "samples=displacements"),
+            settings("surrogates=0", "samples=displacements", "min_distance=0"),
             seed,
         )
         twins = control_twins(scored.twins, "random", seed=seed)
