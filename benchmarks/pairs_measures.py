@@ -152,9 +152,10 @@ def pairs_of(windows: Sequence[Window], settings: ScoreConfig, size: int, apart:
     """For each policy, columns over the patches of a clip that have a twin `apart` crops of `size` pixels away or more.
 
     `object`: whether the patch's point is on an object; `distance` to the twin, pixels; `close`: whether it is below
-    `MATCHING_WINDOW`; and for each of `SENSES`, `SENSE`: whether twin and patch belong together, `SENSE_chance`: the share of
-    those among all other patches of the window in the twin's bin of distance (`BINS`), and `SENSE_allowed`: among those
-    of them that could be twins. A column is NaN where it is not defined: a patch of another window has no distance.
+    `MATCHING_WINDOW`; and for each of `SENSES`, `SENSE`: whether twin and patch belong together, `SENSE_chance`: the
+    share of those among all other patches of the window in the twin's bin of distance (`BINS`), and `SENSE_allowed`:
+    among those of them that could be twins. A column is NaN where it is not defined: a patch of another window has no
+    distance.
     """
     parts: dict[str, list[Columns]] = {name: [] for name in POLICIES}
     both = sides(windows)

@@ -234,9 +234,10 @@ def extract_window(
     settings = settings or ExtractConfig()
     if len(frames) > 1 and all(np.array_equal(frame, frames[0]) for frame in frames[1:]):
         raise ValueError(f"its {len(frames)} frames are all the same picture, so there is nothing to track")
-    size = frames.shape[1:3]
-    queries = patches.trackable_points(frames[0], patches.patch_grid(*size, settings.cell), point=settings.point)
-    crops = patches.crop_boxes(queries, *size, settings.patch_size)
+    height, width = frames.shape[1:3]
+    cells = patches.patch_grid(height, width, settings.cell)
+    queries = patches.trackable_points(frames[0], cells, point=settings.point)
+    crops = patches.crop_boxes(queries, height, width, settings.patch_size)
     tracked = tracks.track(
         frames,
         queries,
@@ -247,7 +248,7 @@ def extract_window(
     position, visible = tracked.position, tracked.visible
     if settings.depth:
         maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip)
-        near = depth.align_depth(depth.depth_at(maps, position, visible, size), visible)
+        near = depth.align_depth(depth.depth_at(maps, position, visible, (height, width)), visible)
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
     motion = camera.camera_motion(tracked.position, tracked.visible, model=settings.camera)
