@@ -25,12 +25,13 @@ from infoaug.orchestrator.runtime.store import Store
 
 T = TypeVar("T")
 
-# The task of a dead worker is tried again this often, then each of its rows is, and then the row is given up.
+# The task of a dead worker is tried again this often, and after all others so is each of its rows by itself.
 RETRIES = 2
+DEATHS_OF_A_ROW = 2 * (RETRIES + 1)
 TASKS_PER_CPU = 4  # at least: with few rows, tasks are made smaller, so that no CPU waits long for the last task
 CHUNK = 20_000  # rows that Ray holds at once: its memory does not grow with the number of clips
 CONNECT_S = 10.0  # that the port of a cluster has to answer
-DIED = f"its worker died {RETRIES + 1} times, of a crash or out of memory: leave it out, or cut it down"
+DIED = f"its worker died {DEATHS_OF_A_ROW} times, of a crash or out of memory: leave it out, or cut it down"
 
 # What a row can do to its worker. Any other error of a task is no row's fault.
 DEATHS = (
@@ -195,8 +196,9 @@ def map_rows(
     """Run `work` over rows with Ray Data, and yield each row with its status as tasks finish, in any order.
 
     A task takes one CPU and `gpus` GPUs. Rows and statuses travel as JSON: large data goes through the store. Without
-    rows, Ray is not needed. A task whose worker dies is tried again `RETRIES` times, then each of its rows alone, as
-    often. A row that fails even then is not yielded.
+    rows, Ray is not needed. A task whose worker dies is tried again `RETRIES` times, and after all tasks each of
+    its rows alone, as often: what killed it may have been the machine's lack of memory. A row that fails even then is
+    not yielded.
 
     Args:
         rows: what to work on.
@@ -220,7 +222,7 @@ def map_rows(
             yield row, status
         if left:
             _log.warning("%d rows have no status: the workers of their tasks died %d times", len(left), RETRIES + 1)
-        alone += left.values() if size > 1 else ()
+        alone += left.values()
     for number, status in _mapped(alone, work, 1, gpus):
         _log_failure(alone[number], status, logged)
         yield alone[number], status

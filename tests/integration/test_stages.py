@@ -224,9 +224,8 @@ def test_a_stage_before_which_nothing_was_done_says_what_to_run(tiny: Experiment
         pretrain.load(tiny, score.run(tiny, extracted))
 
 
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(
-    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "TASKS_PER_CPU", 1)
     monkeypatch.setattr(cluster, "CHUNK", 6)
@@ -240,15 +239,32 @@ def test_a_row_that_kills_its_worker_is_given_up_and_the_others_come_back(
                 os._exit(1)
             yield {"square": row["number"] ** 2}
 
-    came = list(cluster.map_rows([{"number": n} for n in range(8)], work, block))
+    came = list(cluster.map_rows([{"number": n} for n in range(8)], work, block=3))
     assert sorted(row["number"] for row, _ in came) == [0, 1, 3, 4, 5, 6, 7]
     assert all(status == {"square": row["number"] ** 2} for row, status in came)
-    # With its neighbours first, then alone.
-    assert deaths.stat().st_size == (cluster.RETRIES + 1) * (1 if block == 1 else 2)
+    assert deaths.stat().st_size == cluster.DEATHS_OF_A_ROW, "with its neighbours first, then alone"
+
+
+def test_a_row_whose_worker_died_gets_another_chance_when_all_others_are_done(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    """A machine without memory kills small tasks too, and has some again when others have ended."""
+    deaths = tmp_path / "deaths"
+    deaths.touch()
+
+    def work(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if rows[0]["number"] == 0 and deaths.stat().st_size <= cluster.RETRIES:
+            with deaths.open("a") as file:
+                file.write("x")
+            os._exit(1)
+        yield from rows
+
+    came = [row["number"] for row, _ in cluster.map_rows([{"number": n} for n in range(2)], work, block=1)]
+    assert came == [1, 0]
 
 
 def test_a_task_that_fails_for_another_reason_than_a_dead_worker_is_no_row_s_fault(
-    ray_cluster: None, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def work(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if rows[0]["number"] == 1:
