@@ -62,6 +62,7 @@ from infoaug.estimators.video.patches import crop_boxes
 from infoaug.orchestrator import config
 from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.reporting.pictures import NOT_MOVING
 from infoaug.orchestrator.runtime.store import digest_of, move_into_place
 from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.synthetic import scenes
@@ -164,7 +165,7 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
     between = time.process_time()
     position, visible = columns["position"][..., :2], columns["visible"]
     paths = columns["position"], columns["camera"], visible
-    found = score.score_window(*paths, scoring, scoring.seed, columns["colour"])
+    found = score.score_window(*paths, scoring, scoring.seed, columns["colour"], columns["texture"])
     seconds = np.array([between - begin, time.process_time() - between])
     ending = np.full(len(position), NOTHING)
     if last is not None:
@@ -175,7 +176,7 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
         visible=visible,
         mutual_information=found.mutual_information,
         p_values=np.zeros(0) if found.p_values is None else found.p_values,
-        excluded=np.array([reason if reason in ("lost", "static") else "" for reason in found.twins.reason]),
+        excluded=np.array([reason if reason in NOT_MOVING else "" for reason in found.twins.reason]),
         point=measures.labels_at(first, position[:, 0]),
         picture=measures.labels_of_crops(first, crop_boxes(position[:, 0], *first.shape, tracking.patch_size)),
         last=ending,

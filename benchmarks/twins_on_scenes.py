@@ -30,7 +30,8 @@ def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[
     """(number, out of) for a scene: `true`, coupled sprites with the true twin; `false`, patches with a false twin."""
     window = extract_window(scene.frames, ExtractConfig(window=len(scene.frames), spacing=32, patch_size=32))
     settings = ScoreConfig(policy=policy, min_distance=1.5 * scene.size, min_frames=len(scene.frames) // 2)
-    scored = score_window(window["position"], window["camera"], window["visible"], settings)
+    paths = window["position"], window["camera"], window["visible"]
+    scored = score_window(*paths, settings, texture=window["texture"])
     points = window["position"][:, 0]
     owner, twin = scene.owner(points, margin=EDGE), scored.twins.index
     true, coupled, false, alone = 0, 0, 0, 0

@@ -17,6 +17,9 @@ KINDS = ("innovations", "displacements", "positions")
 # `block_size`: sizes to choose from, frames; largest share of jitter in the variance of the displacements; smallest
 # number of displacements between blocks.
 _BLOCKS, _NOISE_SHARE, _LEAST = (1, 2, 4, 8), 0.1, 24
+# `kept_on_screen`: the largest spread of a coordinate that stays where it is, and the smallest of the camera's, as
+# multiples of the spread of a static trajectory.
+_STAYS, _PASSES = 0.5, 2.0
 # `innovations`: the largest order of the autoregression, and how many samples each order needs.
 _ORDER, _SAMPLES_PER_ORDER = 4, 10
 
@@ -212,6 +215,30 @@ def spread(trajectory: ArrayLike, visible: ArrayLike) -> Float:
     mean, count = _mean(x, seen)
     square = np.where(seen[..., None], (x - mean) ** 2, 0.0).sum((1, 2))
     return np.sqrt(square / count[:, 0])
+
+
+def kept_on_screen(position: ArrayLike, camera: ArrayLike, visible: ArrayLike, static: float) -> Mask:
+    """Which points keep their row or their column on the screen while the camera moves the scene.
+
+    These are points of the picture and not of the scene: logos, clocks and subtitles, and edges of black bars, along
+    which a point may slide.
+
+    Args:
+        position: [N, T, 2 or 3] pixels, as tracked.
+        camera: [N, T, 2] pixels, where camera motion alone would have moved each point.
+        visible: bool[N, T].
+        static: spread below which a trajectory is static, pixels. A coordinate stays if its spread is below half of
+            it, while the camera's motion of that coordinate has a spread of more than twice as much.
+
+    Returns:
+        bool[N]; all False under a camera that does not move.
+    """
+    raw, moved = np.asarray(position)[..., :2], np.asarray(camera)
+    kept = np.zeros(len(raw), bool)
+    for axis in ([0], [1]):
+        stays = spread(raw[..., axis], visible) < _STAYS * static
+        kept |= stays & (spread(moved[..., axis], visible) > _PASSES * static)
+    return kept
 
 
 def whiten(samples: ArrayLike, visible: ArrayLike, noise: float) -> Float:

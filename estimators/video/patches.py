@@ -10,11 +10,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from infoaug.estimators.trackers.base import Bytes, Floats, grey
+from infoaug.estimators.trackers.base import Bytes, Floats, grey, sample
 
 # Scoring keeps up to eight matrices with a number for every pair of patches.
 MOST_PATCHES = 10_000
 _BYTES_A_PAIR = 64
+# A point of less `point_texture` sticks to noise or slides; 1.4 grey levels per pixel, not far above rounding.
+LEAST_TEXTURE = 2.0
+# Side of the square in which texture is measured, pixels, and how many times that of the noise is taken off.
+_TEXTURE_SIDE, _ABOVE_NOISE = 7, 3.0
+# What white noise of variance 1 adds to the eigenvalues of the structure tensor, by Sobel's derivatives. The noise of
+# a window is that of the patches at this quantile.
+_NOISE_IN_TENSOR, _QUIET = 12 / 64, 0.1
 
 
 def patch_grid(height: int, width: int, spacing: int) -> NDArray[np.int32]:
@@ -117,6 +124,41 @@ def trackable_points(
     row, column = np.divmod(best, len(dx))
     chosen = np.stack([low[:, 0] + column, low[:, 1] + row], axis=1).astype(np.float32)
     return np.where(score[np.arange(len(boxes)), best, None] > 0, chosen, centre)
+
+
+def point_texture(frames: Bytes, position: Floats, visible: NDArray[np.bool_]) -> Floats:
+    """How much there is to track at each point beyond noise: f32[N], (grey levels per pixel)².
+
+    It is the smaller eigenvalue of the structure tensor around the point in frame 0, the mean squared slope in the
+    direction of least texture, less three times what the noise alone would give. The variance of the noise is half of
+    the mean squared difference between a patch and itself one frame later. Blur and deformation add to it, so that of
+    the quietest patches is taken.
+
+    Args:
+        frames: u8[T, H, W, 3] RGB or u8[T, H, W].
+        position: f32[N, T, 2], pixels (x, y).
+        visible: bool[N, T].
+    """
+    start = grey(frames[0])
+    dx, dy = (cv2.Sobel(start, cv2.CV_32F, x, 1 - x, scale=1 / 8) for x in (1, 0))
+    tensor = np.stack([cv2.blur(part, (_TEXTURE_SIDE, _TEXTURE_SIDE)) for part in (dx * dx, dx * dy, dy * dy)], axis=-1)
+    xx, xy, yy = sample(tensor, position[:, 0]).T
+    smaller: Floats = (xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    side = np.arange(_TEXTURE_SIDE, dtype=np.float32) - _TEXTURE_SIDE // 2
+    around = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    both = visible[:, 1:] & visible[:, :-1]
+    square = np.zeros(both.shape)
+    before = np.zeros(0)
+    for t, frame in enumerate(frames):
+        now = sample(grey(frame).astype(np.float32), position[:, t, None] + around)
+        now -= now.mean(axis=1, keepdims=True)
+        if t:
+            square[:, t - 1] = ((now - before) ** 2).mean(axis=1)
+        before = now
+    known = both.any(axis=1)
+    patch = np.where(both, square, 0.0).sum(axis=1)[known] / both.sum(axis=1)[known]
+    noise = np.quantile(patch, _QUIET) / 2 if known.any() else 0.0
+    return smaller - np.float32(_ABOVE_NOISE * _NOISE_IN_TENSOR * noise)
 
 
 def patch_colour(frames: Bytes, position: Floats, side: int) -> Floats:

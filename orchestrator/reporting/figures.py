@@ -24,6 +24,7 @@ REASONS = {  # why a patch has a twin or none, in the words of the figure
     "twin": "has a twin",
     "lost": "visible in too few frames",
     "static": "static",
+    "textureless": "too little texture to track",
     "no candidate": "no other patch to pair with",
     "not significant": "no significant pair",
     "policy none": "twins switched off",

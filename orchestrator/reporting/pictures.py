@@ -19,7 +19,7 @@ from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREY, INK, 
 SPREAD_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0, 0.88, 256)))  # its yellow is too pale
 SPREAD_LABEL = "spread of the residual motion, pixels"
 MI_COLOURS = matplotlib.colormaps["viridis"].with_extremes(bad=FAINT)
-NOT_MOVING = ("lost", "static")
+NOT_MOVING = ("lost", "static", "textureless")
 HALO = (effects.withStroke(linewidth=4.5, foreground="white"),)
 STILL = 0.05  # pixels: a camera that moves no patch by more counts as still
 CAMERA_STILL = "camera still"

@@ -223,9 +223,9 @@ def extract_window(
     Returns:
         Arrays over the N patches, one for each cell of the grid, row-major: `position` f32[N, T, 2] and `camera`
         f32[N, T, 2] in pixels; `camera_map` f32[N, T, 3, 3], the homography from frame 0, the same for all patches;
-        `colour` f32[N, T, 3] in 0–1, the mean of a square as large as a cell; `visible` bool[N, T]; `image`
-        u8[N, S, S, 3], a crop of frame 0 centred on the point. With depth, `position` is f32[N, T, 3], and a point
-        counts as visible only where its depth is known.
+        `colour` f32[N, T, 3] in 0–1, the mean of a square as large as a cell; `visible` bool[N, T];
+        `texture` f32[N], see `patches.point_texture`; `image` u8[N, S, S, 3], a crop of frame 0 centred on the point.
+        With depth, `position` is f32[N, T, 3], and a point counts as visible only where its depth is known.
 
     Raises:
         ValueError: no patch or no cell fits into the frame, the frames do not differ at all, or the tracker or the
@@ -258,6 +258,7 @@ def extract_window(
         "camera_map": np.repeat(motion[None], len(crops), axis=0),
         "colour": patches.patch_colour(frames, tracked.position, settings.cell),
         "visible": visible,
+        "texture": patches.point_texture(frames, tracked.position, tracked.visible),
         "image": patches.patch_images(frames[0], crops, settings.image_size),
     }
 
@@ -276,7 +277,7 @@ def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]
         "window": pa.array([window] * count, pa.int32()),
         "patch": pa.array(np.arange(count), pa.int32()),
     }
-    return pa.table(keys | {name: tensors(array) for name, array in columns.items()})
+    return pa.table(keys | {n: tensors(a) if a.ndim > 1 else pa.array(a) for n, a in columns.items()})
 
 
 def _extract_clips(

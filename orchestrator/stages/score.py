@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from infoaug.estimators.information import entropy, motion, mutual_information, significance, ties, twins
 from infoaug.estimators.options import KERNELS, LARGEST_K
+from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
@@ -179,6 +180,7 @@ def score_window(
     settings: ScoreConfig,
     seed: int = 0,
     colour: NDArray[np.float32] | None = None,
+    texture: NDArray[np.float32] | None = None,
 ) -> ScoredWindow:
     """Estimate the mutual information of a window's patches and choose their twins.
 
@@ -190,6 +192,7 @@ def score_window(
         seed: of the noise that breaks ties, of the surrogates and of the random policy (docs/method.md says why one
             seed is enough).
         colour: f32[N, T, 3] in 0–1; needed if `settings.trajectory` is `colour` or `both`.
+        texture: f32[N], see `patches.point_texture`; None: all points have enough.
 
     Raises:
         ValueError: colour is needed and missing.
@@ -205,7 +208,9 @@ def score_window(
     static = spread < settings.min_spread
     if settings.min_entropy is not None:
         static |= content < settings.min_entropy
-    excluded = np.where(lost, "lost", np.where(static, "static", ""))
+    static |= motion.kept_on_screen(position, camera, visible, settings.min_spread)
+    textureless = np.zeros_like(static) if texture is None else texture < LEAST_TEXTURE
+    excluded = np.select([lost, static, textureless], ["lost", "static", "textureless"], "")
 
     moving = np.flatnonzero(excluded == "")
     path, shown = residual[moving], visible[moving]
@@ -248,7 +253,8 @@ def score_window(
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
     """`score_window` for a window's trajectories as they are stored, with the window's own seed."""
     position, camera, visible, colour = (arrays(table, name) for name in ("position", "camera", "visible", "colour"))
-    return score_window(position, camera, visible, settings, _own_seed(table, settings), colour)
+    texture = table["texture"].to_numpy()
+    return score_window(position, camera, visible, settings, _own_seed(table, settings), colour, texture)
 
 
 def _own_seed(table: pa.Table, settings: ScoreConfig, draw: int = 0) -> int:
@@ -380,7 +386,7 @@ def _score(
     """On a worker: score and store those windows of `length` frames that have no twins yet, and count all of them."""
     numba.set_num_threads(1)  # a task has one CPU
     store = stage_folder.store
-    columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour"]
+    columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour", "texture"]
     for row in rows:
         window = row["folder"], row["window"]
         reading, path = extract.trajectory_path(trajectories, *window), twins_path(stage_folder, *window)

@@ -12,7 +12,7 @@ from infoaug.estimators.information import twins
 from infoaug.orchestrator.runtime.store import arrays
 
 RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
-REASONS = ("twin", "lost", "static", "no candidate", "not significant", "policy none")
+REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "policy none")
 COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
 TWINS = pa.schema(

@@ -89,6 +89,7 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny_score
         "visible": ((patches, 48), "bool"),
         "image": ((patches, 16, 16, 3), "uint8"),
     }
+    assert table["texture"].type == "float" and len(table["texture"]) == patches
     assert table["patch"].to_pylist() == list(range(patches))
     assert shapes["colour"].min() >= 0 and shapes["colour"].max() <= 1
     assert store.exists(done.stage.path("config.yaml"))

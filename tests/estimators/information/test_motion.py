@@ -10,6 +10,7 @@ from infoaug.estimators.information.motion import (
     block_size,
     displacement,
     innovations,
+    kept_on_screen,
     residual,
     samples,
     spread,
@@ -52,6 +53,23 @@ def test_depth_passes_through_and_the_input_is_not_changed() -> None:
 
 def test_positions_in_float32_come_out_in_float64() -> None:
     assert residual(walks(0).astype(np.float32), walks(0).astype(np.float32)).dtype == np.float64
+
+
+# ---- on the screen
+
+
+def test_what_keeps_a_row_or_a_column_of_the_screen_is_found_and_what_moves_is_not() -> None:
+    rng, shown = np.random.default_rng(0), np.ones((4, 40), bool)
+    pan = np.stack([2.0 * np.arange(40), 4.0 * np.sin(np.arange(40) / 6)], axis=1)
+    start = rng.uniform(0, 300, (4, 1, 2))
+    camera = start + pan
+    position = camera + 0.1 * rng.normal(size=(4, 40, 2))
+    position[0] = start[0] + 0.1 * rng.normal(size=(40, 2))  # a logo
+    position[1, :, 1] = start[1, 0, 1]  # a point that slides along a black bar
+    position[2] += np.stack([-1.7 * np.arange(40), 2.0 * np.cos(np.arange(40) / 3)], axis=1)  # a subject, followed
+    assert kept_on_screen(position, camera, shown, static=1.0).tolist() == [True, True, False, False]
+    still = np.repeat(start, 40, axis=1)
+    assert not kept_on_screen(position, still, shown, static=1.0).any(), "under a camera that does not move"
 
 
 # ---- lighting

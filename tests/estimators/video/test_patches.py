@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infoaug.estimators.video.patches import (
+    LEAST_TEXTURE,
     MOST_PATCHES,
     crop_boxes,
     patch_colour,
     patch_grid,
     patch_images,
+    point_texture,
     trackable_points,
 )
 
@@ -166,6 +168,28 @@ def test_patch_colour_is_that_of_the_frame_also_at_its_border_and_beyond():
     np.testing.assert_allclose(patch_colour(flat, position, 16), np.tile([0.2, 0.4, 0.8], (2, 2, 1)), atol=1e-4)
     with pytest.raises(ValueError, match="same T"):
         patch_colour(flat, position[:, :1], 16)
+
+
+def test_texture_is_the_mean_squared_slope_in_the_direction_of_least_slope():
+    x, y = np.meshgrid(np.arange(80.0), np.arange(80.0))
+    waves = np.rint(127 + 60 * np.cos((x - 40) / 3) + 30 * np.sin(y / 3)).astype(np.uint8)
+    edge = np.rint(127 + 60 * np.sin(x / 3)).astype(np.uint8)
+    at = np.full((1, 4, 2), 40, np.float32)
+    still = [point_texture(np.stack([frame] * 4), at, np.ones((1, 4), bool)) for frame in (waves, edge)]
+    assert still[0].shape == (1,) and still[0].dtype == np.float32
+    assert still[0][0] == pytest.approx(((30 / 3 * np.cos(np.arange(37, 44) / 3)) ** 2).mean(), rel=0.1)
+    assert still[1][0] == pytest.approx(0, abs=0.01), "a point on an edge slides along it"
+
+
+@pytest.mark.parametrize("noise", [2.0, 6.0])
+def test_the_texture_of_noise_alone_is_too_little(noise):
+    rng = np.random.default_rng(0)
+    frames = np.clip(120 + rng.normal(0, noise, (12, 120, 120)), 0, 255)
+    frames[:, 60:] += 3 * texture(60, 120)[..., 0] / 4 - 90.0
+    frames = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    points = trackable_points(frames[0], patch_grid(120, 120, 20))
+    found = point_texture(frames, np.repeat(points[:, None], 12, axis=1), np.ones((36, 12), bool))
+    assert (found[:12] < LEAST_TEXTURE).all() and (found[24:] > LEAST_TEXTURE).all()
 
 
 def test_patch_images_are_the_boxes_at_the_size_asked_for():

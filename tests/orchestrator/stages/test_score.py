@@ -14,6 +14,7 @@ from infoaug.estimators.information.entropy import entropy
 from infoaug.estimators.information.motion import KINDS, samples
 from infoaug.estimators.information.mutual_information import pairwise_mutual_information
 from infoaug.estimators.information.twins import control_twins
+from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import ScoreConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster
@@ -48,7 +49,8 @@ class Window:
 
     def table(self, clip_id: str, window: int) -> pa.Table:
         image = np.zeros((len(self.position), 8, 8, 3), np.uint8)
-        return trajectories_table(clip_id, window, {**vars(self), "image": image})
+        texture = np.full(len(image), 2 * LEAST_TEXTURE, np.float32)
+        return trajectories_table(clip_id, window, {**vars(self), "image": image, "texture": texture})
 
 
 def window(seed: int = 0, count: int = 8) -> Window:
@@ -94,6 +96,28 @@ def test_a_patch_that_stands_still_is_static_and_one_out_of_sight_is_lost() -> N
     assert twins.reason[LOST] == "lost"
     assert twins.index[[STATIC, LOST]].tolist() == [-1, -1]
     assert not np.isin(twins.candidates, [STATIC, LOST]).any()
+
+
+def test_a_pair_that_keeps_its_place_on_the_screen_under_a_moving_camera_is_static() -> None:
+    w = window()
+    shift = np.stack([3.0 * np.arange(FRAMES), 2.0 * np.sin(np.arange(FRAMES) / 5)], axis=1).astype(np.float32)
+    moving = replace(w, camera=w.camera + shift, position=w.position + shift)
+    logo = 0.02 * np.random.default_rng(1).normal(size=(2, FRAMES, 2)).astype(np.float32)
+    moving.position[HUES, :] = moving.position[HUES, :1] + logo
+    twins = moving.score().twins
+    assert [twins.reason[patch] for patch in HUES] == ["static", "static"]
+    assert twins.index[A] == B and twins.index[B] == A
+
+
+def test_a_point_without_texture_has_no_twin_and_is_none() -> None:
+    w = window()
+    texture = np.full(8, LEAST_TEXTURE, np.float32)
+    enough = score_window(w.position, w.camera, w.visible, settings(), texture=texture).twins
+    assert enough.index[A] == B
+    texture[[A, STATIC]] *= 0.9
+    twins = score_window(w.position, w.camera, w.visible, settings(), texture=texture).twins
+    assert (twins.reason[A], twins.reason[STATIC]) == ("textureless", "static")
+    assert twins.index[B] == -1 and A not in twins.candidates
 
 
 def test_independent_patches_have_no_significant_partner() -> None:
