@@ -17,8 +17,8 @@ MOST_PATCHES = 10_000
 _BYTES_A_PAIR = 64
 # A point of less `point_texture` sticks to noise or slides; 1.4 grey levels per pixel, not far above rounding.
 LEAST_TEXTURE = 2.0
-# Side of the square in which texture is measured, pixels, and how many times that of the noise is taken off.
-_TEXTURE_SIDE, _ABOVE_NOISE = 7, 3.0
+# Side of the square in which texture is measured, pixels.
+_TEXTURE_SIDE = 7
 # What white noise of variance 1 adds to the eigenvalues of the structure tensor, by Sobel's derivatives. The noise of
 # a window is that of the patches at this quantile.
 _NOISE_IN_TENSOR, _QUIET = 12 / 64, 0.1
@@ -130,7 +130,7 @@ def point_texture(frames: Bytes, position: Floats, visible: NDArray[np.bool_]) -
     """How much there is to track at each point beyond noise: f32[N], (grey levels per pixel)².
 
     It is the smaller eigenvalue of the structure tensor around the point in frame 0, the mean squared slope in the
-    direction of least texture, less three times what the noise alone would give. The variance of the noise is half of
+    direction of least texture, less what the noise alone would give. The variance of the noise is half of
     the mean squared difference between a patch and itself one frame later. Blur and deformation add to it, so that of
     the quietest patches is taken.
 
@@ -158,7 +158,7 @@ def point_texture(frames: Bytes, position: Floats, visible: NDArray[np.bool_]) -
     known = both.any(axis=1)
     patch = np.where(both, square, 0.0).sum(axis=1)[known] / both.sum(axis=1)[known]
     noise = np.quantile(patch, _QUIET) / 2 if known.any() else 0.0
-    return smaller - np.float32(_ABOVE_NOISE * _NOISE_IN_TENSOR * noise)
+    return smaller - np.float32(_NOISE_IN_TENSOR * noise)
 
 
 def patch_colour(frames: Bytes, position: Floats, side: int) -> Floats:

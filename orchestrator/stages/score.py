@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infoaug.estimators.geometry import parallax
 from infoaug.estimators.information import entropy, motion, mutual_information, significance, ties, twins
 from infoaug.estimators.options import KERNELS, LARGEST_K
 from infoaug.estimators.video.patches import LEAST_TEXTURE
@@ -208,8 +209,12 @@ def score_window(
     static = spread < settings.min_spread
     if settings.min_entropy is not None:
         static |= content < settings.min_entropy
-    static |= motion.kept_on_screen(position, camera, visible, settings.min_spread)
-    textureless = np.zeros_like(static) if texture is None else texture < LEAST_TEXTURE
+    on_screen = motion.kept_on_screen(position, camera, visible, settings.min_spread)
+    textureless = np.zeros_like(lost) if texture is None else texture < LEAST_TEXTURE
+    static |= on_screen
+    if settings.camera == "subtract" and settings.trajectory == "position" and (camera != camera[:, :1]).any():
+        usable = ~(lost | on_screen | textureless)
+        static |= parallax.still_scene(residual[..., :2], visible, usable, settings.min_spread)
     excluded = np.select([lost, static, textureless], ["lost", "static", "textureless"], "")
 
     moving = np.flatnonzero(excluded == "")

@@ -109,6 +109,25 @@ def test_a_pair_that_keeps_its_place_on_the_screen_under_a_moving_camera_is_stat
     assert twins.index[A] == B and twins.index[B] == A
 
 
+def test_patches_that_only_parallax_moves_are_static_and_a_coupled_pair_among_them_is_found() -> None:
+    rng, t, count = np.random.default_rng(0), np.arange(FRAMES), 160
+    start = rng.uniform((0, 0), (640, 384), (count, 2))
+    shake = np.cumsum(rng.normal(0, 1, (FRAMES, 2)), axis=0)
+    pan = np.stack([40 * np.sin(t / 22), 15 * np.sin(t / 16)], axis=1) + shake - shake[:1]
+    depth = rng.uniform(-0.3, 0.3, (count, 1, 1))
+    start[:2], depth[:2] = [[200, 200], [300, 200]], 0
+    pair = np.repeat(np.cumsum(rng.normal(0, 1.5, (1, FRAMES, 2)), axis=1), 2, axis=0)
+    position = start[:, None] + pan * (1 + depth) + rng.normal(0, 0.05, (count, FRAMES, 2))
+    position[:2] += pair - pair[:, :1]
+    position, camera = position.astype(np.float32), (start[:, None] + pan).astype(np.float32)
+    visible = np.ones((count, FRAMES), bool)
+    twins = score_window(position, camera, visible, settings("surrogates=2000")).twins
+    assert twins.index[:2].tolist() == [1, 0]
+    assert twins.reason[2:].count("static") > 0.5 * (count - 2), "of which a seventh stay within a pixel"
+    left_in = score_window(position, camera, visible, settings("surrogates=200", "camera=ignore")).twins
+    assert left_in.reason.count("static") == 0, "nothing is static where the camera's motion is what is scored"
+
+
 def test_a_point_without_texture_has_no_twin_and_is_none() -> None:
     w = window()
     texture = np.full(8, LEAST_TEXTURE, np.float32)
