@@ -111,7 +111,7 @@ def _loadings(y: Float, known: Float, shared: Float) -> Float:
     """How much of each shared path is in each row, by least squares over its known entries: f64[N, rank]."""
     rank = len(shared)
     normal = (known @ _products(shared.T)).reshape(-1, rank, rank) + 1e-9 * np.eye(rank)
-    return np.linalg.solve(normal, ((known * y) @ shared.T)[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(normal, ((known * y) @ shared.T)[..., None])[..., 0], np.float64)
 
 
 def _products(columns: Float) -> Float:
