@@ -27,10 +27,12 @@ from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Float
 _WINDOW, _WIDE = MATCHING_WINDOW, 31
 # The forward–backward error may exceed its limit by this share of the step, because fast points are blurred.
 _BLUR = 0.05
-# Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step.
-_GUESS = 1.5, 0.1
-# Lucas–Kanade fails on what deforms; the flow is believed if the patch correlates this much with the frame before.
-_CARRIED = 0.85
+# Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step. Where
+# the patch correlates this much with the frame before, it may correct it by more.
+_GUESS, _FAR, _CERTAIN = (1.5, 0.1), (3.0, 0.3), 0.8
+# Lucas–Kanade fails on what deforms. The flow is believed if the patch correlates this much with the previous one:
+# where the flow back ends within this distance of the start (pixels, and share of the step), and elsewhere.
+_CLOSES, _CLOSED, _CARRIED = (1.0, 0.1), 0.65, 0.85
 # A match from frame 0 is valid if tracking it back ends within this distance of the start, pixels.
 _FROM_START = 1.0
 # A followed point moves to its match from frame 0 if that is within this distance, pixels, and correlates this much.
@@ -45,7 +47,8 @@ _SCENE_NEAR, _SCENE_SHARE = 4.0, 0.7
 # A background point that deviates more, pixels and share of the step, must correlate this much with frame 0.
 _ODD, _SURE = (5.0, 0.1), 0.7
 # A point is covered if its correlation falls below the first value from above the second within this many frames.
-_COVERED, _MEMORY = (0.3, 0.75), 4
+# What turns or deforms does so too, but still correlates this much with the frame before.
+_COVERED, _MEMORY, _TURNED = (0.3, 0.75), 4, 0.85
 
 
 def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> Tracks:
@@ -68,7 +71,10 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         limit = forward_backward + _BLUR * step
         estimate, followed = _follow(even_before, even, at, guess, step, limit, visible[:, t - 1])
         rest = np.flatnonzero(visible[:, t - 1] & ~followed & inside(estimate, shape))
-        followed[rest] = Appearance(before, at[rest]).match(now, estimate[rest]) > _CARRIED
+        carried = Appearance(before, at[rest]).match(now, estimate[rest])
+        back = flow.at(now, before, estimate[rest])
+        closes = _within(np.linalg.norm(estimate[rest] + back - at[rest], axis=1), _CLOSES, step[rest])
+        followed[rest] = carried > np.where(closes, _CLOSED, _CARRIED)
 
         expected, background = scene.expect(estimate, followed)
         estimate = np.where((background & ~followed)[:, None], expected, estimate)
@@ -88,10 +94,12 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         radius, least_similarity = (np.where(background, *limits) for limits in zip(_BACK_SCENE, _BACK, strict=True))
         corrected = followed & (distance < _DRIFT) & (similarity > _ALIKE)
         returned = ~followed & (distance < radius) & (similarity > least_similarity)
-        deviates = background & (np.linalg.norm(estimate - expected, axis=1) > _ODD[0] + _ODD[1] * step)
+        deviates = background & ~_within(np.linalg.norm(estimate - expected, axis=1), _ODD, step)
         estimate = np.where((corrected | returned)[:, None], matched, estimate)
         current_similarity = appearance.match(now, estimate)
-        covered = (current_similarity < _COVERED[0]) & (np.max(similarities, axis=0) > _COVERED[1])
+        covered = followed & (current_similarity < _COVERED[0]) & (np.max(similarities, axis=0) > _COVERED[1])
+        which = np.flatnonzero(covered)
+        covered[which] = Appearance(before, at[which]).match(now, estimate[which]) < _TURNED
         slid = followed & (covered | (deviates & ~(corrected & (similarity > _SURE))))
         scene.learn(~slid)
 
@@ -114,7 +122,11 @@ def _follow(
     for window in (_WINDOW, _WIDE):
         moved, miss = _lucas_kanade(before, now, at[pending], guess[pending], 1, window)
         good = miss < limit[pending]
-        good &= np.linalg.norm(moved - guess[pending], axis=1) < _GUESS[0] + _GUESS[1] * step[pending]
+        correction = np.linalg.norm(moved - guess[pending], axis=1)
+        near = _within(correction, _GUESS, step[pending])
+        far = np.flatnonzero(good & ~near & _within(correction, _FAR, step[pending]))
+        near[far] = Appearance(before, at[pending[far]]).match(now, moved[far]) > _CERTAIN
+        good &= near
         estimate[pending[good]], followed[pending[good]] = moved[good], True
         pending = pending[~good]
         known = np.flatnonzero(followed)
@@ -125,6 +137,12 @@ def _follow(
         guess[pending] = at[pending] + np.median((estimate - at)[known][nearest], axis=1)
         pending = pending[inside(guess[pending], now.shape)]
     return estimate, followed
+
+
+def _within(distance: Floats, limits: tuple[float, float], step: Floats) -> Mask:
+    """Whether distances f32[N], pixels, are below a limit: pixels, and share of the step f32[N]."""
+    below: Mask = distance < limits[0] + limits[1] * step
+    return below
 
 
 def _from_start(start: Bytes, now: Bytes, queries: Floats, estimate: Floats, followed: Mask) -> tuple[Floats, Mask]:
