@@ -205,7 +205,7 @@ class ScoreConfig(Section):
     min_entropy: float | None = Field(
         None, description="a trajectory is static if the entropy of its displacements is smaller, nats; null: no limit"
     )
-    min_frames: Annotated[int, Field(ge=4)] = Field(24, description="fewest frames in which both patches are visible")
+    min_frames: Annotated[int, Field(ge=4)] = Field(12, description="fewest frames in which both patches are visible")
     min_distance: Annotated[float, Field(ge=0)] = Field(
         float(MATCHING_WINDOW),
         description="smallest distance between twins in the first frame, pixels; "

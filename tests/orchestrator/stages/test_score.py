@@ -25,7 +25,7 @@ from infoaug.orchestrator.stages.score import _score, score_trajectories, score_
 from infoaug.orchestrator.stages.twin_table import COUNTED, TWINS, ScoredWindow, column
 
 FRAMES, SURROGATES = 48, 320
-A, B, STATIC, LOST = 1, 4, 2, 6  # a coupled pair, one that stands still, one that is lost half-way
+A, B, STATIC, LOST = 1, 4, 2, 6  # a coupled pair, one that stands still, one that is soon lost
 HUES = 0, 3  # a pair whose colours change together
 
 
@@ -66,8 +66,8 @@ def window(seed: int = 0, count: int = 8) -> Window:
     position = start[:, None] + np.concatenate([np.zeros((count, 1, 2)), steps.cumsum(1)], axis=1)
     visible = np.ones((count, FRAMES), bool)
     if count > LOST:
-        visible[LOST, 20:] = False
-        position[LOST, 20:] = position[LOST, 19]
+        visible[LOST, 10:] = False
+        position[LOST, 10:] = position[LOST, 9]
     camera = np.repeat(start[:, None], FRAMES, axis=1)
     # Colours change as the paths do, but of a pair of their own.
     shade = 0.01 * rng.normal(size=(count, FRAMES, 3)).cumsum(1)
@@ -227,17 +227,17 @@ def test_gaps_cost_their_frames_only() -> None:
 
 
 def test_windows_shorter_than_min_frames_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"extract\.window 16 frames are shorter than score\.min_frames 24"):
-        score.check(load(None, ["extract.window=16"]))
-    score.check(load(None, ["extract.window=16", "score.min_frames=16"]))
-    score.check(load(None, ["extract.window=16", "score.policy=none"]))
+    with pytest.raises(UsageError, match=r"extract\.window 10 frames are shorter than score\.min_frames 12"):
+        score.check(load(None, ["extract.window=10"]))
+    score.check(load(None, ["extract.window=10", "score.min_frames=10"]))
+    score.check(load(None, ["extract.window=10", "score.policy=none"]))
 
 
 def test_a_window_shorter_than_min_frames_is_lost_whole() -> None:
     w = window()
-    short = Window(*(a[:, :16] for a in vars(w).values()))
+    short = Window(*(a[:, :11] for a in vars(w).values()))
     assert short.score().twins.reason == ["lost"] * 8
-    assert short.score("min_frames=16").twins.reason[A] != "lost"
+    assert short.score("min_frames=11").twins.reason[A] != "lost"
 
 
 def test_min_frames_counts_frames() -> None:
@@ -471,7 +471,7 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     assert found[A]["p_value"] == pytest.approx(1 / (1 + SURROGATES))
     assert found[A]["mutual_information"] == pytest.approx(found[A]["candidate_mutual_information"][0])
     assert (found[STATIC]["twin"], found[STATIC]["p_value"], found[STATIC]["candidates"]) == (None, None, [])
-    assert found[LOST]["visible_frames"] == 20
+    assert found[LOST]["visible_frames"] == 10
     assert found[LOST]["entropy"] is None
 
 
