@@ -5,6 +5,7 @@ Networks that see one frame at a time predict inverse depth up to a scale and a 
 removed, they move all points of a frame at once, and mutual information detects a motion that is not in the scene.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,14 @@ _ROUNDING = 1e-6
 _SIGNAL = 2.0
 
 
-def depth_maps(source: str, frames: NDArray[np.uint8], *, first: int = 0, clip: str | Path | None = None) -> Floats:
+def depth_maps(
+    source: str,
+    frames: NDArray[np.uint8],
+    *,
+    first: int = 0,
+    clip: str | Path | None = None,
+    skip: Collection[int] = (),
+) -> Floats:
     """Get a depth map for every frame of a window: f32[T, H', W'], NaN where unknown; networks give larger for nearer.
 
     Args:
@@ -46,6 +54,7 @@ def depth_maps(source: str, frames: NDArray[np.uint8], *, first: int = 0, clip: 
         frames: u8[T, H, W, 3] RGB.
         first: number of the first frame in the clip; used for a folder.
         clip: path of the clip; required for a folder.
+        skip: numbers of frames after the first that the window leaves out; used for a folder.
 
     Raises:
         ValueError: the source is not one of these, or cannot be read or run.
@@ -60,7 +69,8 @@ def depth_maps(source: str, frames: NDArray[np.uint8], *, first: int = 0, clip: 
     elif source and Path(source).is_dir():
         if clip is None:
             raise ValueError(f"depth maps from the folder {source} need the path of their clip; give it")
-        return depth_models.stored_maps(Path(source), Path(clip), first, len(frames))
+        numbers = [n for n in range(first, first + len(frames) + len(skip)) if n not in skip]
+        return depth_models.stored_maps(Path(source), Path(clip), numbers)
     else:
         raise ValueError(
             f"extract.depth {source!r} is not a source of depth; give midas:CHECKPOINT.pt, FILE.onnx, "

@@ -4,7 +4,7 @@ Nothing is downloaded. A monocular network predicts inverse depth (larger is nea
 frame, which `depth.align_depth` removes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -111,8 +111,8 @@ def onnx(file: str, imagenet: bool = False) -> Network:
     return run
 
 
-def stored_maps(folder: Path, clip: Path, first: int, count: int) -> Floats:
-    """Read the maps of frames `first` … `first + count − 1` of a clip: f32[count, H', W'], NaN where not finite.
+def stored_maps(folder: Path, clip: Path, numbers: Sequence[int]) -> Floats:
+    """Read the maps of a clip's frames of these numbers, ascending: f32[T, H', W'], NaN where not finite.
 
     The maps are in FOLDER/PARENT/NAME or, if there is no such folder, in FOLDER/NAME. NAME is the name of the clip
     without its suffix, PARENT that of its folder, for clips that share names. The files are frames 0, 1, 2, … in the
@@ -133,12 +133,12 @@ def stored_maps(folder: Path, clip: Path, first: int, count: int) -> Floats:
     files: list[Path] = []
     for suffix in MAP_SUFFIXES:
         files = files or in_order(f for f in map_folder.iterdir() if f.suffix.lower() == suffix)
-    if len(files) < first + count:
+    if len(files) <= numbers[-1]:
         raise ValueError(
-            f"{map_folder} contains {len(files)} depth maps, but frames up to {first + count - 1} of clip {clip} need "
-            f"{first + count}; give extract.depth a map for every frame"
+            f"{map_folder} contains {len(files)} depth maps, but frames up to {numbers[-1]} of clip {clip} need "
+            f"{numbers[-1] + 1}; give extract.depth a map for every frame"
         )
-    maps = [_stored_map(file) for file in files[first : first + count]]
+    maps = [_stored_map(file) for file in (files[number] for number in numbers)]
     if len({map.shape for map in maps}) > 1:
         raise ValueError(
             f"the depth maps in {map_folder} differ in size; give extract.depth maps of one size for a clip"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,12 @@ def check_window(path: str | Path, count: int, height: int, width: int, max_byte
 
 
 def read_clip(
-    path: str | Path, first: int = 0, count: int | None = None, *, max_bytes: int = MAX_WINDOW_BYTES
+    path: str | Path,
+    first: int = 0,
+    count: int | None = None,
+    *,
+    max_bytes: int = MAX_WINDOW_BYTES,
+    skip: Collection[int] = (),
 ) -> Frame:
     """Decode a window of a clip: u8[T, H, W, 3] RGB.
 
@@ -84,13 +89,14 @@ def read_clip(
         first: number of the first frame.
         count: number of frames; by default all to the end.
         max_bytes: limit of the window's size.
+        skip: numbers of frames to leave out; they do not count. `shots.scan` finds repeated ones.
 
     Raises:
         ClipError: the clip cannot be read, has fewer frames, or they would take more than `max_bytes`.
         ValueError: `first` is negative or `count` below 1.
     """
     with Reader(path, max_bytes) as reader:
-        frames = reader.read(first, count)
+        frames = reader.read(first, count, skip)
     frames.setflags(write=True)  # the reader, which shared it, is gone
     return frames
 
@@ -143,7 +149,7 @@ class Reader:
         self.fps = 0.0
         self._next = 0
         self._size: tuple[int, int] | None = None  # height, width
-        self._last: tuple[int, Frame] | None = None  # first frame number, window
+        self._last: tuple[list[int], Frame] | None = None  # frame numbers, window
         self._index: FrameIndex | None = None  # while frame numbers follow from a seek
         self._seekable = True
         self._video: VideoFile | None = None
@@ -186,12 +192,13 @@ class Reader:
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
         return in_time(self._calls, self.path, work, times)
 
-    def read(self, first: int = 0, count: int | None = None) -> Frame:
+    def read(self, first: int = 0, count: int | None = None, skip: Collection[int] = ()) -> Frame:
         """Decode a window: u8[T, H, W, 3] RGB, read-only because the next window may share its frames.
 
         Args:
             first: number of the first frame.
             count: number of frames; by default all to the end.
+            skip: numbers of frames to leave out; they do not count.
 
         Raises:
             ClipError: the clip has fewer frames, or they are damaged, change size, or take more than `max_bytes`.
@@ -199,55 +206,73 @@ class Reader:
         """
         if first < 0 or (count is not None and count < 1):
             raise ValueError(f"first must be at least 0 and count at least 1, not {first} and {count}")
-        shared = self._shared(first)
+        left_out = frozenset(skip)
+        numbers, shared = self._shared(first, left_out)
         if count is not None and len(shared) >= count:
             return shared[:count]
         self._last = None  # frees it before the next is allocated, unless they share frames
         with readable(self.path):
             self._check_window(count or 1)
             try:
-                window = self._read(first, count, shared)
+                numbers, window = self._read(first, count, left_out, numbers, shared)
             except _AstrayError:
                 _log.warning("clip %s: a seek led to other frames than announced; decoding from the start", self.path)
                 self._seekable = False
                 self._in_time(self._restart)
-                window = self._read(first, count, shared[:0])
+                numbers, window = self._read(first, count, left_out, [], shared[:0])
         window.setflags(write=False)
-        self._last = first, window
+        self._last = numbers, window
         return window
 
-    def _shared(self, first: int) -> Frame:
-        """Return the last window from `first` on if decoding continues right after it, else no frame."""
+    def _shared(self, first: int, skip: frozenset[int]) -> tuple[list[int], Frame]:
+        """Return the frames of the last window that the next one shares, if decoding continues right after them."""
         if self._last is not None:
-            begin, window = self._last
-            if begin <= first < begin + len(window) == self._next:
-                return window[first - begin :]
-        return np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
+            numbers, window = self._last
+            wanted = [number for number in range(first, self._next) if number not in skip]
+            if wanted and numbers[-1] + 1 == self._next and numbers[-len(wanted) :] == wanted:
+                return wanted, window[-len(wanted) :]
+        return [], np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
 
-    def _read(self, first: int, count: int | None, shared: Frame) -> Frame:
-        self._go_to(first + len(shared))
+    def _read(
+        self, first: int, count: int | None, skip: frozenset[int], numbers: list[int], shared: Frame
+    ) -> tuple[list[int], Frame]:
+        """Decode what a window has beyond the frames `numbers`: the numbers of all its frames, and the frames."""
+        numbers = [*numbers]
+        self._go_to(numbers[-1] + 1 if numbers else first)
         if count is None:
             frames = [*shared]
-            while (frame := self._in_time(self._decode)) is not None:
-                self._check_whole()
+            while (frame := self._following(skip)) is not None:
                 self._check_window(len(frames) + 1)
                 frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
+                numbers.append(self._next - 1)
             if not frames:
                 raise self._too_short(f"{first} on")
-            return np.stack(frames)
+            return numbers, np.stack(frames)
         window = shared
         for position in range(len(shared), count):
-            frame = self._in_time(self._decode)
+            frame = self._following(skip)
             if frame is None:
                 raise self._too_short(f"{first} to {first + count - 1}")
-            self._check_whole()
             if len(window) < count:
                 self._check_window(count)
                 window = np.empty((count, *frame.shape), np.uint8)
                 if len(shared):
                     window[: len(shared)] = shared
             cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[position])
-        return window
+            numbers.append(self._next - 1)
+        return numbers, window
+
+    def _following(self, skip: frozenset[int]) -> Frame | None:
+        """Decode the next frame that is not left out, BGR, and check that it is whole; None at the end."""
+        while self._next in skip:
+            ahead = self._next + 1
+            self._go_to(ahead)
+            if self._next < ahead:
+                return None
+        frame = self._in_time(self._decode)
+        if frame is not None:
+            self._check_whole()
+        return frame
 
     def _check_window(self, count: int) -> None:
         """Raise ClipError if `count` frames, of their true size or else the announced one, take too much."""

@@ -1,9 +1,10 @@
-"""Shots: one decoding pass finds the hard cuts of a clip; windows are placed between them."""
+"""Shots: one decoding pass finds the hard cuts of a clip and its repeated frames; windows are placed between cuts."""
 
 from array import array
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,12 @@ Look = tuple[NDArray[np.floating], NDArray[np.floating]]
 _SHORTEST_SHOT = 4
 # At a cut the change of look is at least the floor, and this many times the 75th percentile of the frames around it.
 _CUT_FLOOR, _CUT_RATIO, _CUT_NEIGHBOURS = 0.4, 2.5, 12
+# Frames are compared at this size of the longer side, pixels: the mean of many pixels has little of a codec's noise.
+_COMPARED = 160
+# A repeat's difference is at most this share of those around it, which are at least so large, grey levels RMS: smaller
+# ones may be a codec's noise. A longer run is a scene at rest; 60 frames a second made of 10 have runs of five.
+_REPEAT_RATIO, _REPEAT_FLOOR, _LONGEST_REPEAT = 0.3, 0.3, 5
+_LEAST_SHARE = 0.5  # of a window's frames that are not repeated
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Scan:
         width: pixels.
         height: pixels.
         cuts: frames that start a new shot, ascending, without frame 0.
+        repeats: frames that show the frame before them once more, ascending.
     """
 
     frames: int
@@ -39,12 +47,17 @@ class Scan:
     width: int
     height: int
     cuts: list[int]
+    repeats: list[int]
 
 
 def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
-    """Decode a clip once, frame by frame: the true number of frames, their rate and size, and the shot cuts.
+    """Decode a clip once, frame by frame: the true number of frames, their rate and size, cuts and repeated frames.
 
     Only hard cuts are found, no fades or dissolves. A shot of fewer than four frames counts as a flash.
+
+    A repeated frame hardly differs from the one before, while the frames around it do: a conversion of the frame rate
+    or a stuttering camera has shown one moment twice. Compression makes the two nearly, not exactly, equal. A scene at
+    rest, of more than five equal frames, is not repeated.
 
     Args:
         path: a video file or a folder of frames.
@@ -55,8 +68,9 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
             are masks or unrelated pictures.
     """
     looks: deque[Look] = deque(maxlen=2 * _SHORTEST_SHOT - 1)
-    changes = array("f")
-    count = 0
+    changes, differences = array("f"), array("f")
+    small: NDArray[np.float32] | None = None
+    frames = 0
     with Reader(path, read_timeout=read_timeout) as reader:
         folder = FolderLook() if reader.is_folder else None
         for frame in reader.frames():
@@ -65,17 +79,23 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
             changes.extend(_change(look, before) for before in looks)
             changes.extend([2.0] * (2 * _SHORTEST_SHOT - 1 - len(looks)))
             looks.appendleft(look)
-            count += 1
+            before, small = small, _small(frame)
+            differences.append(np.inf if before is None else float(np.sqrt(np.square(small - before).mean())))
+            frames += 1
             if folder is not None:
                 folder.add(frame)
         fps = reader.fps
-    table = np.frombuffer(changes, dtype=np.float32).reshape(count, -1)
+    table = np.frombuffer(changes, dtype=np.float32).reshape(frames, -1)
     if folder is not None and (why := folder.why_no_clip(table[:, 0])):
         raise ClipError(f"{path} is no clip: {why}; leave it out, or make a video file of it")
-    return Scan(count, fps, frame.shape[1], frame.shape[0], _cuts(table))
+    height, width = frame.shape[:2]
+    cuts = _cuts(table)
+    return Scan(frames, fps, width, height, cuts, _repeats(np.frombuffer(differences, np.float32), cuts))
 
 
-def windows(frames: int, cuts: list[int], length: int, stride: int | None = None) -> list[int]:
+def windows(
+    frames: int, cuts: list[int], length: int, stride: int | None = None, repeats: Collection[int] = ()
+) -> list[int]:
     """List the first frames of the windows that contain no cut.
 
     Args:
@@ -83,6 +103,8 @@ def windows(frames: int, cuts: list[int], length: int, stride: int | None = None
         cuts: frames that start a new shot.
         length: frames of a window.
         stride: frames from one window to the next, restarting at every cut; by default `length`, no overlap.
+        repeats: repeated frames, which are in no window and do not count. A shot that is long enough only with them
+            gives one shorter window if at least half of `length` is left.
 
     Raises:
         ValueError: `length` or `stride` is below 1.
@@ -90,8 +112,19 @@ def windows(frames: int, cuts: list[int], length: int, stride: int | None = None
     stride = length if stride is None else stride
     if length < 1 or stride < 1:
         raise ValueError(f"length and stride of windows must be at least 1 frame, not {length} and {stride}")
-    edges = [0, *sorted({cut for cut in cuts if 0 < cut < frames}), frames]
-    return [first for start, end in pairwise(edges) for first in range(start, end - length + 1, stride)]
+    repeated, found = frozenset(repeats), []
+    for start, end in pairwise([0, *sorted({cut for cut in cuts if 0 < cut < frames}), frames]):
+        shot = [frame for frame in range(start, end) if frame not in repeated]
+        too_short = end - start >= length > len(shot) >= _LEAST_SHARE * length
+        found += shot[:1] if too_short else shot[: max(0, len(shot) - length + 1) : stride]
+    return found
+
+
+def numbers(first: int, length: int, frames: int, cuts: list[int], repeats: Collection[int] = ()) -> list[int]:
+    """List the frames of the window that starts with frame `first`, one of `windows`: `length`, or all of its shot."""
+    end = min((cut for cut in cuts if cut > first), default=frames)
+    repeated = frozenset(repeats)
+    return list(islice((frame for frame in range(first, end) if frame not in repeated), length))
 
 
 def _look(frame: Frame) -> Look:
@@ -101,6 +134,15 @@ def _look(frame: Frame) -> Look:
     shares = [np.bincount(channel // 4, minlength=64) / channel.size for channel in channels.T]
     layout = cv2.resize(small, (16, 9), interpolation=cv2.INTER_AREA).astype(np.float32)
     return np.cumsum(shares, axis=1), layout - layout.mean()
+
+
+def _small(frame: Frame) -> NDArray[np.float32]:
+    """A frame in grey levels with a longer side of at most `_COMPARED` pixels."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, _COMPARED / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(reduced, cv2.COLOR_BGR2GRAY).astype(np.float32)
 
 
 def _change(a: Look, b: Look) -> float:
@@ -133,3 +175,27 @@ def _cuts(changes: NDArray[np.float32]) -> list[int]:
         if t > 0 and lasting[t] >= _CUT_RATIO * usual:
             cuts.append(int(t))
     return cuts
+
+
+def _repeats(differences: NDArray[np.float32], cuts: list[int]) -> list[int]:
+    """Find repeated frames in f32[T], the difference of each frame from the one before; infinite for frame 0.
+
+    A run of repeats lies between two frames that do differ from those before them. At an end of a shot one of the two
+    is not known: there, several equal frames are a scene at rest, and only a single one is a repeat.
+    """
+    frames = len(differences)
+    # As a run's length is not known, every length is tried.
+    ahead = np.concatenate([differences, np.full(_LONGEST_REPEAT + 1, np.inf, np.float32)])
+    ahead[cuts] = np.inf
+    before = np.concatenate([[np.inf], ahead[: frames - 1]])
+    largest = np.zeros(frames, np.float32)  # difference within the run that starts at each frame
+    repeated = np.zeros(frames, bool)
+    for length in range(1, min(_LONGEST_REPEAT, frames) + 1):
+        largest = np.maximum(largest, ahead[length - 1 : length - 1 + frames])
+        after = ahead[length : length + frames]
+        around = np.minimum(before, after)
+        known = np.isfinite(around) & ((length == 1) | np.isfinite(np.maximum(before, after)))
+        starts = known & (around >= _REPEAT_FLOOR) & (largest <= _REPEAT_RATIO * around)
+        for offset in range(length):
+            repeated[offset:] |= starts[: frames - offset]
+    return np.flatnonzero(repeated).tolist()

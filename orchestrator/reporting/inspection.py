@@ -78,15 +78,18 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
     path, settings = str(path), config.extract
     try:
         scan = shots.scan(path, settings.read_timeout)
-        first_frames = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+        first_frames = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride, scan.repeats)
         if not 0 <= window < len(first_frames):
             raise UsageError(
                 f"'{path}' has {len(first_frames)} windows of {settings.window} frames ({scan.frames} frames, "
-                f"{len(scan.cuts)} shot cuts): there is no window {window}; lower --window or extract.window"
+                f"{len(scan.repeats)} of them repeated, {len(scan.cuts)} shot cuts): there is no window {window}; "
+                "lower --window or extract.window"
             )
         first = first_frames[window]
-        frames = clips.read_clip(path, first, settings.window, max_bytes=settings.max_window_mb << 20)
-        columns = extract.extract_window(frames, settings, first=first, clip=path)
+        numbers = shots.numbers(first, settings.window, scan.frames, scan.cuts, scan.repeats)
+        skip = set(range(first, numbers[-1])) - set(numbers)
+        frames = clips.read_clip(path, first, len(numbers), max_bytes=settings.max_window_mb << 20, skip=skip)
+        columns = extract.extract_window(frames, settings, first=first, clip=path, skip=skip)
         table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:
         message = str(error)

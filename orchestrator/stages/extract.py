@@ -1,13 +1,14 @@
 """Extract: from clips to trajectories and patch images, on Ray Data.
 
-The first pass scans clips: it counts the frames that can be decoded and finds the shot cuts. The second pass tracks
-windows. A task gets neighbouring windows of one clip: several workers can share a long clip, and each still decodes
-forward only. A window becomes one Parquet file. The ledger has a row for every clip, with the reason if it failed.
+The first pass scans clips: it counts the frames that can be decoded and finds shot cuts and repeats. The second pass
+tracks windows. A task gets neighbouring windows of one clip: several workers can share a long clip, and each still
+decodes forward only. A window becomes one Parquet file. The ledger has a row for every clip, with the reason if it
+failed.
 """
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, file_name, tensors
 from infoaug.orchestrator.synthetic import scenes
 
-VERSION = 3  # raised when the same config would give other numbers
+VERSION = 4  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against an overhead of some 40 ms a task
 CLIPS_PER_TASK = 16
 CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledger grows with the number of clips
@@ -48,6 +49,7 @@ LEDGER = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("cuts", pa.list_(pa.int32())),
+        ("repeats", pa.list_(pa.int32())),  # frames that show the one before once more; in no window
         ("first_frames", pa.list_(pa.int32())),  # the first frame of each of `windows`
         ("windows", pa.list_(pa.int32())),  # the numbers of the extracted windows
     ]
@@ -210,7 +212,12 @@ def scene_seed(seed: int, number: int) -> int:
 
 
 def extract_window(
-    frames: np.ndarray, settings: ExtractConfig | None = None, *, first: int = 0, clip: str | None = None
+    frames: np.ndarray,
+    settings: ExtractConfig | None = None,
+    *,
+    first: int = 0,
+    clip: str | None = None,
+    skip: Collection[int] = (),
 ) -> dict[str, np.ndarray]:
     """Track the patches of one window.
 
@@ -219,6 +226,7 @@ def extract_window(
         settings: of the extract stage; None for the defaults.
         first: number of the window's first frame in its clip. Stored depth maps need it, and `clip`.
         clip: path of the clip.
+        skip: numbers of frames that the window leaves out. Stored depth maps need them.
 
     Returns:
         Arrays over the N patches, one for each cell of the grid, row-major: `position` f32[N, T, 2] and `camera`
@@ -247,7 +255,7 @@ def extract_window(
     )
     position, visible = tracked.position, tracked.visible
     if settings.depth:
-        maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip)
+        maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip, skip=skip)
         near = depth.align_depth(depth.depth_at(maps, position, visible, (height, width)), visible)
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
@@ -293,11 +301,7 @@ def _extract_clips(
     rows = {row["clip_id"]: row | status for row, status in console.track(scans, len(clips_found), "scan clips")}
     for clip in clips_found:
         rows.setdefault(clip.clip_id, _worker_died(clip))
-    wanted = [
-        {"clip_id": c.clip_id, "path": c.path, "folder": rows[c.clip_id]["folder"], "window": w, "first": first}
-        for c in clips_found
-        for w, first in enumerate(rows[c.clip_id]["first_frames"])
-    ]
+    wanted = [row for clip in clips_found for row in _windows(rows[clip.clip_id], settings.window)]
     folders = dict.fromkeys(row["folder"] for row in wanted)
     present = stage_folder.store.files(stage_folder.path("trajectories"), folders)
     todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
@@ -309,13 +313,23 @@ def _extract_clips(
     return [_ledger_row(rows[c.clip_id], failed) for c in clips_found], resumed, len(todo) - len(failed)
 
 
+def _windows(clip: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
+    """A row for each window of a scanned clip: its first frame, how many it has, and the repeats that it leaves out."""
+    repeats = frozenset(clip["repeats"])
+    for window, first in enumerate(clip["first_frames"]):
+        numbers = shots.numbers(first, length, clip["frames"], clip["cuts"], repeats)
+        skip = sorted(set(range(first, numbers[-1])) - set(numbers))
+        names = {name: clip[name] for name in ("clip_id", "path", "folder")}
+        yield {**names, "window": window, "first": first, "count": len(numbers), "skip": skip}
+
+
 def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """On a worker: scan clips. The result is kept beside the trajectories, so that a clip is scanned once."""
     cv2.setNumThreads(1)  # a task has one CPU
     for row in rows:
         clip_id, path = row["clip_id"], row["path"]
         status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
-        status |= {"cuts": [], "first_frames": []}
+        status |= {"cuts": [], "repeats": [], "first_frames": []}
         try:
             status["folder"], scan = _known(stage_folder, settings, clip_id, path)
             status |= vars(scan)
@@ -323,10 +337,13 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
             patches.check_patch_size(scan.height, scan.width, settings.patch_size)
             patches.patch_grid(scan.height, scan.width, settings.cell)
-            status["first_frames"] = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride)
+            status["first_frames"] = shots.windows(
+                scan.frames, scan.cuts, settings.window, settings.stride, scan.repeats
+            )
             if not status["first_frames"]:
                 parts = f"{len(scan.cuts) + 1} shots" if scan.cuts else "one shot"
-                status["reason"] = f"{scan.frames} frames in {parts}, too few for a window of {settings.window}"
+                shown = f"{scan.frames} frames" + f", {len(scan.repeats)} of them repeated," * bool(scan.repeats)
+                status["reason"] = f"{shown} in {parts}, too few for a window of {settings.window}"
         except StageError:  # the store failed: every clip would
             raise
         except Exception as error:  # any error in one clip must not stop the others
@@ -394,8 +411,9 @@ def _extract(
                     if reader is None:
                         limits = settings.max_window_mb << 20, settings.read_timeout
                         reader = opened.enter_context(clips.Reader(path, *limits))
-                    frames = reader.read(row["first"], settings.window)
-                    columns = extract_window(frames, settings, first=row["first"], clip=path)
+                    first, skip = row["first"], row["skip"]
+                    frames = reader.read(first, row["count"], skip)
+                    columns = extract_window(frames, settings, first=first, clip=path, skip=skip)
                     table = trajectories_table(row["clip_id"], window, columns)
                     stage_folder.store.write_table(trajectory_path(stage_folder, folder, window), table)
                 except StageError:  # the store failed
@@ -406,7 +424,14 @@ def _extract(
 
 
 def _worker_died(clip: manifest.Clip) -> dict[str, Any]:
-    return {"clip_id": clip.clip_id, "path": clip.path, "reason": cluster.DIED, "folder": "", "first_frames": []}
+    return {
+        "clip_id": clip.clip_id,
+        "path": clip.path,
+        "reason": cluster.DIED,
+        "folder": "",
+        "repeats": [],
+        "first_frames": [],
+    }
 
 
 def _ledger_row(row: Mapping[str, Any], failed: Mapping[tuple[str, int], str]) -> dict[str, Any]:

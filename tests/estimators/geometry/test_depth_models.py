@@ -38,6 +38,8 @@ def test_stored_maps_are_taken_by_number_for_the_frames_of_the_window(tmp_path, 
     stored(tmp_path / "maps" / "street", suffix)
     maps = depth_maps(str(tmp_path / "maps"), FRAMES, first=9, clip=tmp_path / "street.mp4")
     assert maps.shape == (3, 4, 6) and maps.dtype == np.float32
+    few = depth_maps(str(tmp_path / "maps"), FRAMES, first=7, clip=tmp_path / "street.mp4", skip=[8, 10])
+    assert few[:, 0, 0].tolist() == [7, 9, 11]
     np.testing.assert_array_equal(maps[:, 0, 0], [9, 10, 11])
 
 

@@ -1,6 +1,7 @@
 """One window of a clip, computed and drawn."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,16 @@ def test_a_window_holds_its_frames_and_the_arrays_of_its_patches(clip: Path) -> 
     assert window.twins.index.shape == (count,)
     assert sum(window.reasons.values()) == count
     assert window.reasons["twin"] == (window.twins.index >= 0).sum()
+
+
+def test_a_window_leaves_out_frames_that_are_shown_again(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    for t, number in enumerate((0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8)):
+        shutil.copy(clip / f"{number}.png", tmp_path / "again" / f"{t}.png")
+    once, again = (inspection.inspect_window(p, 0, load(None, SETTINGS)) for p in (clip, tmp_path / "again"))
+    np.testing.assert_array_equal(again.frames, once.frames)
+    np.testing.assert_array_equal(again.position, once.position)
+    assert inspection.inspect_window(tmp_path / "again", 0, load(None, ["extract.window=11", *SETTINGS[1:]])).first == 0
 
 
 def test_a_window_that_the_clip_lacks_is_refused_with_the_number_of_windows(clip: Path) -> None:

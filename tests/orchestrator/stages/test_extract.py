@@ -11,7 +11,7 @@ import pytest
 from infoaug.estimators.video import clips, patches, shots
 from infoaug.estimators.video.manifest import find_clips
 from infoaug.orchestrator.config import ExperimentConfig, ExtractConfig, load
-from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
+from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays, file_name
 from infoaug.orchestrator.stages import extract
 from infoaug.orchestrator.synthetic import scenes
 
@@ -55,8 +55,9 @@ def test_clips_whose_names_lead_elsewhere_leave_nothing_outside_the_store(tmp_pa
     found = scanned(place, settings(), manifest)
     assert sorted(found) == sorted(names)
     windows = [
-        {"clip_id": name, "path": str(clip), "folder": row["folder"], "window": 0, "first": 0}
+        window
         for name, row in found.items()
+        for window in extract._windows(row | {"clip_id": name, "path": str(clip)}, 4)
     ]
     assert all(row["reason"] == "" for row in extract._extract(place, settings().extract, windows))
     assert outside(tmp_path) == before
@@ -242,7 +243,7 @@ def test_a_folder_that_an_earlier_version_took_for_a_clip_is_refused(tmp_path: P
         mask[10:20, number : number + 10] = 255
         cv2.imwrite(str(folder / f"{number}.png"), mask)
     earlier = place.path("clips", f"{file_name('masks', clips.digest(folder))}.json")
-    place.store.write_json(earlier, {"frames": 6, "fps": 0.0, "width": 40, "height": 40, "cuts": []})
+    place.store.write_json(earlier, {"frames": 6, "fps": 0.0, "width": 40, "height": 40, "cuts": [], "repeats": []})
     assert "images are masks" in scanned(place, settings(), folder)["masks"]["reason"]
 
 
@@ -270,13 +271,27 @@ def test_a_window_whose_frames_do_not_differ_is_a_reason(tmp_path: Path, place: 
     for number in range(12):  # a window that stands still, one that moves, and one that stands still again
         cv2.imwrite(str(clip / f"{number}.png"), np.roll(picture, min(max(number - 3, 0), 4), axis=1))
     row = scanned(place, settings(), clip)["clip"]
-    windows = [
-        {"clip_id": "clip", "path": str(clip), "folder": row["folder"], "window": w, "first": first}
-        for w, first in enumerate(row["first_frames"])
-    ]
+    windows = list(extract._windows(row | {"clip_id": "clip", "path": str(clip)}, 4))
     found = [status["reason"] for status in extract._extract(place, settings().extract, windows)]
     still = "its 4 frames are all the same picture, so there is nothing to track"
     assert found == [still, "", still]
+
+
+def test_repeated_frames_are_in_no_window_and_in_the_ledger(tmp_path: Path, place: StageFolder) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    tables = []
+    for name, shown in (("once", range(8)), ("again", (0, 1, 2, 2, 3, 4, 5, 5, 6, 7))):
+        (tmp_path / name).mkdir()
+        for number, shift in enumerate(shown):
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), np.roll(picture, shift, axis=1))
+        row = scanned(place, settings(), tmp_path / name)[name]
+        windows = list(extract._windows(row | {"clip_id": name, "path": str(tmp_path / name)}, 4))
+        assert [status["reason"] for status in extract._extract(place, settings().extract, windows)] == ["", ""]
+        tables.append([place.store.read_table(extract.trajectory_path(place, row["folder"], w)) for w in (0, 1)])
+    assert (row["repeats"], row["first_frames"]) == ([3, 7], [0, 5])
+    assert extract._ledger_row(row, {}).keys() >= {"repeats"} and "repeats" in extract.LEDGER.names
+    for once, again in zip(*tables, strict=True):
+        np.testing.assert_array_equal(arrays(once, "position"), arrays(again, "position"))
 
 
 def test_a_clip_whose_frames_are_converted_has_a_folder_of_its_own(
