@@ -1,7 +1,8 @@
 """From trajectories to the samples that are compared.
 
-Camera motion and changes of light are removed, frames averaged in blocks, displacements taken, their autocorrelation
-removed, and the result whitened. `samples` does the last four steps.
+Camera motion and changes of light are removed, and steps over dropped frames shortened; frames are averaged in blocks,
+displacements taken, their autocorrelation and the gain of each frame removed, and the result whitened. `samples` does
+the steps from the blocks on.
 """
 
 import warnings
@@ -22,6 +23,10 @@ _BLOCKS, _NOISE_SHARE, _LEAST = (1, 2, 4, 8), 0.1, 24
 _STAYS, _PASSES = 0.5, 2.0
 # `innovations`: the largest order of the autoregression, and how many samples each order needs.
 _ORDER, _SAMPLES_PER_ORDER = 4, 10
+# `pace`: frames on either side, smallest ratio and how far it stands out, smallest usual coefficient, rounds.
+_REACH, _LONGER, _STANDS_OUT, _SMOOTH, _PACE_ROUNDS = 3, 1.5, 3.0, 0.2, 3
+# `without_gain`: a smaller length, in units of the usual one, says no more.
+_LEAST_LENGTH = 0.05
 
 
 def residual(position: ArrayLike, camera: ArrayLike) -> Float:
@@ -171,6 +176,65 @@ def innovations(samples: ArrayLike, visible: ArrayLike) -> tuple[Float, Mask]:
     return (result * scale) @ np.swapaxes(axes, 1, 2), kept
 
 
+def pace(*trajectories: ArrayLike, visible: ArrayLike) -> Float:
+    """How many times its usual length each step of a window is, because frames before it were dropped.
+
+    A step is compared with the mean of the three before and the three after it, by regression over all trajectories,
+    each weighted by the inverse of its variance. Where motion is smooth the usual coefficient is near 1, and that of a
+    step over a dropped frame is twice as large. A step counts as longer if it is at least 1.5 times the usual one and
+    stands out by three standard errors, both of the regression and of the other steps; a random walk has no such step.
+
+    Args:
+        trajectories: each [N, T, d] of the same points: without the camera's motion, with it.
+        visible: bool[N, T].
+
+    Returns:
+        f64[T−1], 1 for a usual step.
+    """
+    found = [_pace(*displacement(trajectory, visible)) for trajectory in trajectories]
+    ratio, stands_out = (np.stack(part) for part in zip(*found, strict=True))
+    clearest = stands_out.argmax(0)[None]
+    ratio, stands_out = (np.take_along_axis(part, clearest, 0)[0] for part in (ratio, stands_out))
+    return np.where((stands_out > _STANDS_OUT) & (ratio > _LONGER), ratio, 1.0)
+
+
+def evenly_paced(trajectory: ArrayLike, visible: ArrayLike, pace: ArrayLike) -> Float:
+    """Trajectories whose steps are divided by their `pace`: [N, T, d], from 0, at rest where not visible."""
+    steps, _ = displacement(trajectory, visible)
+    path = np.zeros((steps.shape[0], steps.shape[1] + 1, steps.shape[2]))
+    path[:, 1:] = (steps / np.asarray(pace)[:, None]).cumsum(1)
+    return path
+
+
+def without_gain(samples: ArrayLike, visible: ArrayLike) -> Float:
+    """Samples divided by the gain of their frame: [N, T, d].
+
+    An error of the camera's motion or a dropped frame moves all patches at once: independent patches then have their
+    largest samples in the same frames. The gain of a frame is the geometric mean, over trajectories, of a sample's
+    length relative to its trajectory's root mean square. It is shrunk towards 1 by the share of its variance over the
+    frames that is explained by the scatter within frames, so that a window of few patches, or without such frames,
+    hardly changes.
+
+    Args:
+        samples: [N, T, d].
+        visible: bool[N, T].
+    """
+    x, seen = np.asarray(samples, np.float64), np.asarray(visible, bool)
+    length = np.linalg.norm(np.where(seen[..., None], x, 0.0), axis=-1)
+    usual = np.sqrt((length**2).sum(1, keepdims=True) / np.maximum(seen.sum(1, keepdims=True), 1))
+    seen = seen & (usual > 0)
+    relative = np.log(np.maximum(length / np.where(usual > 0, usual, 1.0), _LEAST_LENGTH))
+    count = seen.sum(0)
+    known = count > 1
+    if known.sum() < 2:
+        return x
+    mean = np.where(seen, relative, 0.0).sum(0) / np.maximum(count, 1)
+    scatter = (np.where(seen, relative - mean, 0.0) ** 2).sum(0) / np.maximum(count - 1, 1) / np.maximum(count, 1)
+    variance = max(float(mean[known].var(ddof=1)), 1e-12)
+    share = max(0.0, 1 - float(scatter[known].mean()) / variance)
+    return x / np.exp(share * np.where(known, mean - np.median(mean[known]), 0.0))[:, None]
+
+
 def samples(
     trajectory: ArrayLike, visible: ArrayLike, noise: float, *, kind: str = "innovations", block: int | None = None
 ) -> tuple[Float, Mask]:
@@ -180,8 +244,8 @@ def samples(
         trajectory: [N, T, d], without camera motion.
         visible: bool[N, T].
         noise: see `whiten`.
-        kind: one of `KINDS`: the innovations of the displacements between blocks of frames, these displacements, or
-            the positions; benchmarks/calibration.py compares them.
+        kind: one of `KINDS`: the innovations of the displacements between blocks of frames, without the frames' gain,
+            these displacements, or the positions; benchmarks/calibration.py compares them.
         block: frames of a block; None: `block_size` chooses, except for positions, which are not averaged.
 
     Returns:
@@ -198,6 +262,7 @@ def samples(
         x, seen = displacement(x, seen)
     if kind == "innovations":
         x, seen = innovations(x, seen)
+        x = without_gain(x, seen)
     return whiten(x, seen, noise), seen
 
 
@@ -310,3 +375,33 @@ def _residuals(x: Float, known: Mask, order: int) -> Float:
     normal += 1e-9 * np.maximum(known.sum(1), 1)[:, None, None, None] * np.eye(order + 1)
     weights = np.linalg.solve(normal, target[..., None])[..., 0]
     return np.where(known[..., None], x - np.einsum("ncti,nci->ntc", past, weights), 0.0)
+
+
+def _pace(steps: Float, seen: Mask) -> tuple[Float, Float]:
+    """Ratio of every step to the usual one f64[S], and how many standard errors it stands out; 1 and 0 if unknown."""
+    ratio, stands_out = np.ones(steps.shape[1]), np.zeros(steps.shape[1])
+    taken = np.ones(steps.shape[1])
+    for _ in range(_PACE_ROUNDS):  # longer steps found before do not lengthen the mean of their neighbours
+        x = steps / taken[:, None]
+        around = _around(seen.astype(np.float64))
+        mean = _around(np.where(seen[..., None], x, 0.0)) / np.maximum(around, 1)[..., None]
+        both = seen & (around >= 2)
+        weight = both / np.maximum((x**2).sum((1, 2)) / np.maximum(seen.sum(1), 1), 1e-9)[:, None]
+        product, square = weight * (steps * mean).sum(-1), weight * (mean**2).sum(-1)
+        total = np.maximum(square.sum(0), 1e-9)
+        usual = float(np.median(product.sum(0) / total)) if len(total) else 0.0
+        if usual <= _SMOOTH:
+            break
+        ratio = product.sum(0) / total / usual
+        error = np.sqrt(((product / usual - ratio * square) ** 2).sum(0)) / total
+        others = 1.4826 * np.median(np.abs(ratio - 1))
+        stands_out = (ratio - 1) / np.maximum(np.hypot(error, others), 1e-9)
+        taken = np.where((stands_out > _STANDS_OUT) & (ratio > _LONGER), ratio, 1.0)
+    return ratio, stands_out
+
+
+def _around(values: Float) -> Float:
+    """Sums over the `_REACH` entries of axis 1 on either side, without the one in the middle."""
+    padded = np.pad(values, [(0, 0), (_REACH, _REACH)] + [(0, 0)] * (values.ndim - 2))
+    offsets = (offset for offset in range(2 * _REACH + 1) if offset != _REACH)
+    return np.sum([padded[:, offset : offset + values.shape[1]] for offset in offsets], axis=0)

@@ -27,7 +27,7 @@ from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arr
 from infoaug.orchestrator.stages import extract
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
-VERSION = 5  # raised when the same config would give other numbers
+VERSION = 6  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
 
 _log = logging.getLogger(__name__)
@@ -218,7 +218,9 @@ def score_window(
     excluded = np.select([lost, static, textureless], ["lost", "static", "textureless"], "")
 
     moving = np.flatnonzero(excluded == "")
-    path, shown = residual[moving], visible[moving]
+    shown = visible[moving]
+    pace = motion.pace(residual[moving], position[moving, :, :2], visible=shown)
+    path = motion.evenly_paced(residual[moving], shown, pace)
     block = motion.block_size(path, shown) if settings.samples == "innovations" else 1
     white, known = motion.samples(path, shown, settings.noise, kind=settings.samples, block=block)
     # Averaging over blocks and fitting an autoregression leave fewer samples than displacements. A pair must have
@@ -228,7 +230,8 @@ def score_window(
     options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
     options["backend"] = settings.backend
     if settings.camera == "condition":
-        options["condition_on"] = _camera_samples(camera, settings, block)
+        steady = motion.evenly_paced(camera, np.ones(camera.shape[:2], bool), pace)
+        options["condition_on"] = _camera_samples(steady, settings, block)
     among = mutual_information.pairwise_mutual_information(
         white, visible=known, min_samples=least, seed=seed, **options
     )
@@ -268,7 +271,7 @@ def _own_seed(table: pa.Table, settings: ScoreConfig, draw: int = 0) -> int:
     return int(digest_of([settings.seed, *key.values(), *([draw] if draw else [])], 8), 16)
 
 
-def _camera_samples(camera: NDArray[np.float32], settings: ScoreConfig, block: int) -> NDArray[np.float64]:
+def _camera_samples(camera: NDArray[np.float64], settings: ScoreConfig, block: int) -> NDArray[np.float64]:
     """Samples of the camera's motion, f64[S, 2], at the median patch, to condition on."""
     path = np.median(camera, axis=0, keepdims=True)
     kind = "positions" if settings.samples == "positions" else "displacements"

@@ -9,12 +9,15 @@ from infoaug.estimators.information.motion import (
     block_means,
     block_size,
     displacement,
+    evenly_paced,
     innovations,
     kept_on_screen,
+    pace,
     residual,
     samples,
     spread,
     whiten,
+    without_gain,
     without_lighting,
 )
 
@@ -258,7 +261,81 @@ def test_what_is_compared_are_whitened_innovations_of_displacements_between_bloc
     assert white.shape == (12, 128 // size - 1, 2)
     new, also = innovations(*displacement(*block_means(path, shown, size)))
     assert np.array_equal(known, also)
-    assert np.array_equal(white, whiten(new, known, 0.1))
+    assert np.array_equal(white, whiten(without_gain(new, known), known, 0.1))
+
+
+# ---- dropped frames and the gain of a frame
+
+
+def gliding(seed: int, count: int = 30, frames: int = 54) -> np.ndarray:
+    """Independent smooth paths f64[count, frames, 2] of about 2 pixels a frame, with a tracker's jitter."""
+    rng = np.random.default_rng(seed)
+    steps = np.zeros((count, frames, 2))
+    steps[:, 0] = rng.normal(size=(count, 2))
+    for t in range(1, frames):
+        steps[:, t] = 0.95 * steps[:, t - 1] + 0.3 * rng.normal(size=(count, 2))
+    return 2 * steps.cumsum(1) + 0.1 * rng.normal(size=steps.shape)
+
+
+def test_steps_over_dropped_frames_are_found_and_shortened() -> None:
+    shown = np.delete(np.arange(54), [10, 11, 25, 40])
+    path = gliding(0)
+    seen = np.ones(path.shape[:2], bool)
+    assert (pace(path, visible=seen) == 1).all()
+    path, seen = path[:, shown], seen[:, shown]
+    found = pace(path, visible=seen)
+    assert np.flatnonzero(found > 1).tolist() == [9, 22, 36]
+    assert found[[9, 22, 36]] == pytest.approx([3, 2, 2], abs=0.4)
+    before, after = (displacement(x, seen)[0] for x in (path, evenly_paced(path, seen, found)))
+    assert after == pytest.approx(before / found[:, None])
+
+
+def test_a_camera_that_moves_tells_of_dropped_frames_when_no_patch_does() -> None:
+    shown = np.delete(np.arange(54), [20])
+    camera = np.arange(54)[:, None] * (2.0, 1.0) + 0.2 * np.random.default_rng(0).normal(size=(54, 2))
+    camera, still = camera[shown], 0.1 * np.random.default_rng(1).normal(size=(30, 53, 2))
+    seen = np.ones((30, 53), bool)
+    assert (pace(still, visible=seen) == 1).all()
+    assert np.flatnonzero(pace(still, still + camera, visible=seen) > 1).tolist() == [19]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 30])
+def test_a_random_walk_and_few_patches_have_no_longer_steps(count: int) -> None:
+    path = walks(3, count, 48)
+    path[:, 20:] += 3 * (path[:, 20] - path[:, 19])[:, None]
+    seen = np.ones(path.shape[:2], bool)
+    assert (pace(path, visible=seen) == 1).all()
+
+
+def test_hidden_frames_have_no_say_in_the_pace() -> None:
+    shown = np.delete(np.arange(54), [20])
+    path = gliding(0)[:, shown]
+    seen = np.random.default_rng(1).random(path.shape[:2]) > 0.2
+    found = pace(path, visible=seen)
+    assert np.flatnonzero(found > 1).tolist() == [19]
+    path[~seen] = np.nan
+    np.testing.assert_array_equal(pace(path, visible=seen), found)
+    assert np.isfinite(evenly_paced(path, seen, found)).all()
+
+
+def test_what_moves_all_patches_at_once_is_taken_out_and_what_one_does_stays() -> None:
+    rng = np.random.default_rng(0)
+    usual = rng.normal(size=(30, 47, 2))
+    seen = np.ones((30, 47), bool)
+    gain = np.where(np.arange(47) % 9 == 4, 4.0, 1.0)
+    level = without_gain(usual * gain[:, None], seen)
+    size = np.linalg.norm(level, axis=-1).mean(0)
+    assert size[gain > 1].mean() == pytest.approx(size[gain == 1].mean(), rel=0.25)
+    assert without_gain(usual, seen) == pytest.approx(usual, rel=0.15)
+    alone = usual.copy()
+    alone[0] *= gain[:, None]
+    assert without_gain(alone, seen)[0] == pytest.approx(alone[0], rel=0.2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_the_gain_of_few_patches_is_hardly_known_and_stays(count: int) -> None:
+    usual = np.random.default_rng(0).normal(size=(count, 47, 2))
+    assert without_gain(usual, np.ones((count, 47), bool)) == pytest.approx(usual, rel=0.25)
 
 
 # ---- spread

@@ -176,7 +176,9 @@ def test_mutual_information_is_that_of_the_samples_asked_for(kind: str) -> None:
             row[:] = centred @ (axes / np.sqrt(variance))
         seen = visible[:, 1:]
     else:
-        white, seen = samples(path, visible, 0.1, kind=kind, block=1)
+        moving = [p for p in range(8) if p not in (STATIC, LOST)]  # the gain of a frame is that of all of them
+        white, seen = samples(w.position[moving], w.visible[moving], 0.1, kind=kind, block=1)
+        white, seen = (part[[moving.index(A), moving.index(B)]] for part in (white, seen))
     expected = pairwise_mutual_information(white, k=5, visible=seen)[0, 1]
     assert w.score(f"samples={kind}").mutual_information[A, B] == pytest.approx(expected, abs=1e-9)
     assert w.score(f"samples={kind}").twins.index[A] == B
@@ -204,7 +206,7 @@ def test_conditioning_on_the_camera_takes_out_what_it_makes_patches_share() -> N
     ignored, conditioned = (w.score(f"camera={c}").mutual_information for c in ("ignore", "condition"))
     others = [p for p in range(8) if p not in (A, B, STATIC, LOST)]
     among = np.ix_(others, others)
-    assert np.nanmean(ignored[among]) > 0.4
+    assert np.nanmean(ignored[among]) > 0.3
     assert abs(np.nanmean(conditioned[among])) < 0.15
 
 
