@@ -122,7 +122,7 @@ def windows(
 
 def numbers(first: int, length: int, frames: int, cuts: list[int], repeats: Collection[int] = ()) -> list[int]:
     """List the frames of the window that starts with frame `first`, one of `windows`: `length`, or all of its shot."""
-    end = min((cut for cut in cuts if cut > first), default=frames)
+    end = min((cut for cut in cuts if first < cut < frames), default=frames)
     repeated = frozenset(repeats)
     return list(islice((frame for frame in range(first, end) if frame not in repeated), length))
 
