@@ -1,9 +1,12 @@
 """Jobs on a real Ray: what is sent, what is told of it, and that nothing is started twice."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
+import ray._private.utils as ray_utils
 import yaml
 
 from infoaug.orchestrator import submit
@@ -14,8 +17,12 @@ from tests.integration.conftest import TINY
 
 
 @pytest.fixture
-def address(ray_cluster: None) -> str:
-    return os.environ["RAY_API_SERVER_ADDRESS"]
+def address(ray_cluster: None) -> Iterator[str]:
+    # A job runs on the Ray that this file of `ray start` names. Without it, where tests or commands beside these have
+    # a Ray of their own, it may run on theirs.
+    ray_utils.write_ray_address(ray.get_runtime_context().gcs_address)
+    yield os.environ["RAY_API_SERVER_ADDRESS"]
+    Path(ray_utils.get_ray_address_file(None)).unlink(missing_ok=True)
 
 
 @pytest.fixture
