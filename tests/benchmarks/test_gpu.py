@@ -105,6 +105,21 @@ def test_a_worker_is_stopped_when_an_item_takes_too_long(
     assert status != 0 and "no answer" in reason
 
 
+def test_an_item_that_is_cut_off_by_the_end_of_the_time_has_not_failed(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worker(command: list[str], file: Path, limit: float, scale: Any) -> tuple[int, str]:
+        planned = {"part": "plan", "name": "plan", "status": "passed", "figures": {"items": [["checks", "one"]]}}
+        started = {"part": "checks", "name": "one", "status": "started", "at": time.time(), "figures": {}}
+        file.write_text("".join(json.dumps(row) + "\n" for row in (planned, started)))
+        return -9, gpu.TIME_UP
+
+    monkeypatch.setattr(gpu, "one_worker", worker)
+    monkeypatch.setattr(gpu, "BEGIN", time.time() - gpu.BUDGET * gpu.DRY.patience)
+    (row,) = gpu.run(gpu.DRY, None)["rows"]
+    assert (row["status"], row["error"]) == ("skipped", gpu.TIME_UP)
+
+
 def test_no_worker_that_starts_is_an_error(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "one_worker", lambda *_: (1, "no torch"))
     with pytest.raises(RuntimeError, match="no torch"):
