@@ -21,9 +21,11 @@ A twin is judged by three questions, and *chance* answers each for all other pat
 * `crop`: do both stored pictures show mostly the same object, or both mostly the background?
 * `shown`: do both pictures show mostly what the patch's own point is on?
 
-All policies give twins to the same patches. Twins are chosen among patches that are at least 0, 1.5 and 3 crops away,
-and `score.min_distance` in any case. *Lost* patches are visible in too few frames to be scored. *Still on the object*
-counts the points on an object that are visible in the window's last frame. Video seconds are those of the windows.
+All policies give twins to the same patches; `oracle` leaves out those that are alone on their object. No twin of the
+policy `other-clip` can be right, so it is not in the tables. Twins are chosen among patches that are at least 0, 1.5
+and 3 crops away, and `score.min_distance` in any case. *Lost* patches are visible in too few frames to be scored.
+*Still on the object* counts the points on an object that are visible in the window's last frame. Video seconds are
+those of the windows.
 
 Shares are pooled over patches. Intervals (95 %) are over sequences: Student's t with the linearised variance of a
 ratio, as patches of a sequence are not independent. Sequences without such patches do not count, and fewer than 3 give

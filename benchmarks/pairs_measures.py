@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from infoaug.estimators.information import twins
+from infoaug.estimators.information import gaussian, motion, twins
 from infoaug.estimators.options import MATCHING_WINDOW
 from infoaug.orchestrator.config import ScoreConfig
+from infoaug.orchestrator.stages import other_windows
 from infoaug.orchestrator.stages.twin_table import RANDOM_DRAWS
 
 Float, Int, Bool = NDArray[np.floating], NDArray[np.integer], NDArray[np.bool_]
@@ -59,6 +60,11 @@ class Window:
     def first(self) -> Float:
         """The points in the first frame, f32[N, 2] pixels."""
         return self.position[:, 0]
+
+    @property
+    def residual(self) -> Float:
+        """The trajectories without the camera's motion, f64[N, T, 2] pixels."""
+        return motion.residual(self.position, self.camera)
 
 
 # ---- labels
@@ -118,14 +124,30 @@ def begin(windows: Sequence[Window], number: int) -> int:
 
 def _in_window(name: str, windows: Sequence[Window], number: int, chosen: twins.Twins, draw: int) -> Int:
     """A policy of `estimators/information/twins.py`, whose twins are in the same window."""
-    index = twins.control_twins(chosen, name, position=windows[number].first.astype(float), seed=draw)
+    window = windows[number]
+    options: dict[str, Any] = {"position": window.first.astype(float), "objects": window.point - BACKGROUND}
+    if name == "correlation":
+        options[name] = gaussian.correlation(*motion.displacement(window.residual, window.visible))
+    index = twins.control_twins(chosen, name, seed=draw, **options)
     return np.where(index < 0, -1, index + begin(windows, number))
+
+
+def _same_clip(windows: Sequence[Window], number: int, chosen: twins.Twins, draw: int) -> Int:
+    """The policy `same-clip`: any patch of any window of the clip that is tracked and not static."""
+    eligible = [window.excluded == "" for window in windows]
+    paired = [np.zeros_like(could) for could in eligible]
+    paired[number] = chosen.index >= 0
+    return other_windows.drawn("same-clip", ["this"] * len(windows), paired, eligible, draw)[number]
 
 
 POLICIES = {
     "mutual-information": Policy(partial(_in_window, "mutual-information")),
-    "random": Policy(partial(_in_window, "random"), RANDOM_DRAWS),
+    "correlation": Policy(partial(_in_window, "correlation")),
     "nearest": Policy(partial(_in_window, "nearest")),
+    "shuffled": Policy(partial(_in_window, "shuffled"), RANDOM_DRAWS),
+    "random": Policy(partial(_in_window, "random"), RANDOM_DRAWS),
+    "same-clip": Policy(_same_clip, RANDOM_DRAWS),
+    "oracle": Policy(partial(_in_window, "oracle"), RANDOM_DRAWS),
 }
 
 

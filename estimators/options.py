@@ -21,8 +21,11 @@ LARGEST_K = 10  # of the compiled kernels, which keep a sample's k smallest dist
 Backend = Literal["auto", "cpu", "cuda", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-Policy = Literal["mutual-information", "random", "nearest", "none"]
+Policy = Literal[
+    "mutual-information", "correlation", "nearest", "shuffled", "random", "same-clip", "other-clip", "oracle", "none"
+]
 POLICIES: tuple[str, ...] = get_args(Policy)
+OTHER_WINDOWS = ("same-clip", "other-clip")  # policies whose twins may be of another window
 
 # The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can
 # announce frames that no machine has the memory for.

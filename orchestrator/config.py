@@ -87,6 +87,17 @@ class ClipsConfig(Section):
         ".lst, .csv, .tsv, .jsonl or .parquet); "
         "null: rendered synthetic scenes",
     )
+    masks: str | None = Field(
+        None,
+        description="masks of objects, laid out as those of DAVIS: a folder with Annotations/NAME/*.png, one image a "
+        "frame of clip NAME, one colour an object, black the background; for score.policy oracle",
+    )
+
+    @model_validator(mode="after")
+    def _masks_are_of_clips(self) -> "ClipsConfig":
+        if self.masks is not None and self.path is None:
+            raise ValueError("masks are those of clips: set path too")
+        return self
 
 
 class ScenesConfig(Section):
@@ -176,7 +187,9 @@ class ExtractConfig(Section):
 class ScoreConfig(Section):
     """From trajectories to mutual information and twins."""
 
-    policy: Policy = Field("mutual-information", description="how twins are chosen; random and nearest are controls")
+    policy: Policy = Field(
+        "mutual-information", description="how twins are chosen; all others are controls (docs/method.md, section 7)"
+    )
     estimator: str = Field("ksg", description="ksg, ksg2, 3kl, or npeet (as ksg, hundreds of times slower)")
     k: Positive = Field(
         5,

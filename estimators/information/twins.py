@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import false_discovery_control
 
-from infoaug.estimators.options import POLICIES
+from infoaug.estimators.options import OTHER_WINDOWS, POLICIES
+
+_ALIKE = 1.2  # distances of exchanged twins that differ by at most this factor count as equal
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ def find_twins(
     p_values: ArrayLike | None = None,
     position: ArrayLike | None = None,
     policy: str = "mutual-information",
+    correlation: ArrayLike | None = None,
+    objects: ArrayLike | None = None,
     alpha: float = 0.05,
     min_distance: float = 0.0,
     candidates: int = 3,
@@ -51,23 +56,26 @@ def find_twins(
     pairs is controlled at `alpha` (Benjamini & Hochberg 1995). The policy `mutual-information` takes the significant
     partner of highest mutual information.
 
-    The policies `random` and `nearest` are controls. They give a twin to *the same patches*, chosen from the same
-    admissible partners but without regard to mutual information, so that the arms of a comparison differ only in which
-    patch is the twin.
+    The other policies are controls. They give a twin to *the same patches*, chosen from the same admissible partners
+    but without regard to mutual information, so that the arms of a comparison differ only in which patch is the twin;
+    see `control_twins`.
 
     Args:
         mi: f64[N, N] nats, NaN for pairs that cannot be twins.
         p_values: f64[N, N]; None: every admissible pair counts as significant.
-        position: f64[N, 2] pixels, the patches' points in the first frame; needed for `nearest` and `min_distance`.
-        policy: one of `POLICIES`.
+        position: f64[N, 2] pixels, the patches' points in the first frame; needed for `nearest`, `shuffled` and
+            `min_distance`.
+        policy: one of `POLICIES`, except those of `OTHER_WINDOWS`.
+        correlation: f64[N, N], for the policy `correlation`.
+        objects: int[N], for the policy `oracle`.
         alpha: false discovery rate, 0–1.
         min_distance: smallest distance of twins, pixels.
         candidates: how many of the best partners to list, C.
         excluded: N texts, why a patch can neither have nor be a twin, empty if it can.
-        seed: of the policy `random`.
+        seed: of the policies with chance in them.
 
     Raises:
-        ValueError: unknown policy, wrong shapes, or `position` is needed and missing.
+        ValueError: unknown policy, wrong shapes, or what the policy needs is missing.
     """
     if policy not in POLICIES:
         raise ValueError(f"unknown twin policy '{policy}': choose one of {', '.join(POLICIES)}")
@@ -78,8 +86,8 @@ def find_twins(
     reasons = list(excluded) if excluded is not None else [""] * count
     if len(reasons) != count:
         raise ValueError(f"{len(reasons)} reasons given for {count} patches")
-    if position is None and (policy == "nearest" or min_distance > 0):
-        raise ValueError("position is needed for the policy 'nearest' and for min_distance > 0")
+    if position is None and min_distance > 0:
+        raise ValueError("position is needed for min_distance > 0")
     points = None if position is None else np.asarray(position, np.float64)[..., :2]
     if points is not None and points.shape != (count, 2):
         raise ValueError(f"position must be shaped {(count, 2)}, one point a patch, got {points.shape}")
@@ -104,39 +112,87 @@ def find_twins(
         elif index[patch] < 0:
             reasons[patch] = "not significant"
     twins = Twins(index.astype(np.int64), reasons, listed, significant, admissible)
-    return replace(twins, index=control_twins(twins, policy, position=points, seed=seed))
+    index = control_twins(twins, policy, position=points, correlation=correlation, objects=objects, seed=seed)
+    return replace(twins, index=index)
 
 
 def control_twins(
-    twins: Twins, policy: str, *, position: NDArray[np.float64] | None = None, seed: int = 0
+    twins: Twins,
+    policy: str,
+    *,
+    position: ArrayLike | None = None,
+    correlation: ArrayLike | None = None,
+    objects: ArrayLike | None = None,
+    seed: int = 0,
 ) -> NDArray[np.int64]:
     """Twins that another policy gives to the same patches.
 
+    * `random`: an admissible partner drawn uniformly.
+    * `nearest`: the nearest admissible partner.
+    * `correlation`: the admissible partner whose motion is most alike.
+    * `shuffled`: the twins of mutual information, exchanged among the patches, so that the new twin is as far away as
+      the old one (within a factor of 1.2, or as close to that as the window allows).
+    * `oracle`: an admissible partner on the same object, drawn uniformly. A patch that is alone on its object, or whose
+      object is not known, has none: this is the only control that gives fewer patches a twin.
+
     Args:
         twins: those of the policy `mutual-information`.
-        policy: one of `POLICIES`.
-        position: f64[N, 2] pixels, for `nearest`.
-        seed: for `random`.
+        policy: one of `POLICIES`, except those of `OTHER_WINDOWS`.
+        position: f64[N, 2] pixels, for `nearest` and `shuffled`.
+        correlation: f64[N, N], for `correlation`.
+        objects: int[N], what each patch is on, −1 if it is not known, for `oracle`.
+        seed: for `random`, `shuffled` and `oracle`.
 
     Returns:
         int64[N], −1 for none.
 
     Raises:
-        ValueError: `nearest` without `position`.
+        ValueError: what the policy needs is missing, or its twins are of other windows.
     """
-    if policy == "nearest" and position is None:
-        raise ValueError("position is needed for the policy 'nearest'")
-    index = twins.index.copy()
+    if policy in OTHER_WINDOWS:
+        raise ValueError(f"twins of the policy '{policy}' are of other windows: choose another policy for one window")
+    needed = {"nearest": position, "shuffled": position, "correlation": correlation, "oracle": objects}
+    if policy in needed and needed[policy] is None:
+        what = {"correlation": "correlation is", "oracle": "objects are"}.get(policy, "position is")
+        raise ValueError(f"{what} needed for the policy '{policy}'")
+    index, admissible = twins.index.copy(), twins.admissible
+    with_twin = np.flatnonzero(index >= 0)
     if policy == "none":
         index[:] = -1
-    with_twin = np.flatnonzero(index >= 0)
-    if policy == "random":
+    elif not len(with_twin):
+        return index
+    elif policy in ("random", "oracle"):
+        if policy == "oracle":
+            on = np.asarray(objects)
+            admissible = admissible & (on[:, None] == on) & (on >= 0)
         # The partner with the largest of independent uniform numbers is a uniform draw.
-        drawn = np.random.default_rng(seed).random(twins.admissible.shape)
-        index[with_twin] = np.where(twins.admissible, drawn, -1.0)[with_twin].argmax(1)
-    elif policy == "nearest" and position is not None:
-        index[with_twin] = np.where(twins.admissible, _distance(position), np.inf)[with_twin].argmin(1)
+        drawn = np.where(admissible, np.random.default_rng(seed).random(admissible.shape), -1.0)[with_twin]
+        index[with_twin] = np.where(drawn.max(1) >= 0, drawn.argmax(1), -1)
+    elif policy == "nearest":
+        index[with_twin] = np.where(admissible, _distance(np.asarray(position)), np.inf)[with_twin].argmin(1)
+    elif policy == "correlation":
+        index[with_twin] = np.where(admissible, np.asarray(correlation), -np.inf)[with_twin].argmax(1)
+    elif policy == "shuffled":
+        index[with_twin] = _exchanged(twins, _distance(np.asarray(position, np.float64)), with_twin, seed)
     return index
+
+
+def _exchanged(twins: Twins, distance: NDArray[np.float64], patches: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """For each of P patches the twin of another one of them, at about the distance of its own: int64[P]."""
+    own = twins.index[patches]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.abs(np.log(distance[patches] / distance[patches, own][:, None]))
+    # Whom the twin is exchanged with is chance where distances are alike; elsewhere, they should differ little.
+    allowed = twins.admissible[patches] & np.isfinite(change)
+    allowed[np.arange(len(patches)), own] = False
+    cost = np.where(change[:, own] <= np.log(_ALIKE), 0.0, 10 + change[:, own])
+    cost = np.where(allowed[:, own], cost + np.random.default_rng(seed).random(cost.shape), 1e6)
+    row, column = linear_sum_assignment(cost)
+    new = own[column]
+    # Where nobody's twin can be had, another admissible patch is as far away; where there is none, the twin stays.
+    alone = cost[row, column] >= 1e6
+    others = np.where(allowed, change, np.inf)
+    return np.where(alone, np.where(allowed.any(1), others.argmin(1), own), new)
 
 
 def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:

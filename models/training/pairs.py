@@ -21,7 +21,8 @@ from infoaug.models import memory
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
 
-# Of one window: images u8[N, 3, S, S], and each patch's twin int[N] as a row of the window, −1 where it has none.
+# Of one window: images u8[N, 3, S, S], and each patch's twin int[N], a row among the patches of all windows one after
+# another, −1 where it has none.
 Window = tuple[NDArray[np.uint8], NDArray[np.integer]]
 
 
@@ -88,7 +89,7 @@ class Pairs:
     def from_windows(cls, windows: Iterable[Window]) -> "Pairs":
         """Concatenate windows in memory."""
         images, twins = zip(*windows, strict=True)
-        return cls(torch.from_numpy(np.concatenate(images)), _global_rows(twins))
+        return cls(torch.from_numpy(np.concatenate(images)), _joined(twins))
 
     @classmethod
     def mapped(cls, folder: Path) -> "Pairs":
@@ -185,16 +186,14 @@ def write_mapped(folder: Path, windows: Iterable[Window]) -> None:
             file.write(images.tobytes())
             twins.append(twin)
             shape = images.shape[1:]
-    rows = _global_rows(twins)
+    rows = _joined(twins)
     np.save(folder / "twin.npy", rows.numpy())
     np.save(folder / "shape.npy", np.array([len(rows), *shape]))
 
 
-def _global_rows(twins: Sequence[NDArray[np.integer]]) -> Tensor:
-    """Turn rows within each window into rows of all windows concatenated, int64[N]."""
-    starts = np.cumsum([0, *map(len, twins)])
-    rows = [np.where(twin >= 0, twin + start, -1) for twin, start in zip(twins, starts, strict=False)]
-    return torch.from_numpy(np.concatenate(rows).astype(np.int64))
+def _joined(twins: Sequence[NDArray[np.integer]]) -> Tensor:
+    """The twins of all windows, int64[N]."""
+    return torch.from_numpy(np.concatenate(twins).astype(np.int64))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

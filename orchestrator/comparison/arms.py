@@ -23,7 +23,17 @@ FRAMEWORKS = {
     "swav": "SwAV",
     "dino": "DINO",
 }  # in the order of the tables; others follow by name
-POLICIES = {"none": "none", "random": "random", "nearest": "nearest", "mutual-information": "MI twin"}
+POLICIES = {
+    "none": "none",
+    "other-clip": "other clip",
+    "same-clip": "same clip",
+    "random": "random",
+    "shuffled": "shuffled",
+    "nearest": "nearest",
+    "correlation": "correlation",
+    "mutual-information": "MI twin",
+    "oracle": "same object",
+}  # in the order of the tables
 METRICS = {"probe": "linear probe", "knn": "kNN"}
 MI = "mutual-information"
 
@@ -34,7 +44,7 @@ class TrialResult:
 
     Attributes:
         framework: as the config names it, such as `moco`.
-        policy: twin policy: `none`, `random`, `nearest` or `mutual-information`.
+        policy: twin policy, one of `POLICIES`.
         twin_weight: λ in L = L_view + λ · L_twin; 0 with the policy `none`.
         negatives: `all`, `ball`, `ring` or another; empty for a framework without negatives.
         seed: the training's seed.

@@ -27,6 +27,11 @@ STYLES = {
     "random": {"color": ORANGE, "marker": "s"},
     "nearest": {"color": GREEN, "marker": "^"},
     MI: {"color": BLUE, "marker": "D"},
+    "correlation": {"color": "#CC79A7", "marker": "P"},
+    "shuffled": {"color": "#E69F00", "marker": "X"},
+    "same-clip": {"color": "#56B4E9", "marker": "<"},
+    "other-clip": {"color": GREY, "marker": ">"},
+    "oracle": {"color": INK, "marker": "*"},
 }
 OTHER = {"color": GREY, "marker": "v"}  # any other policy
 PANELS = 3  # in a row

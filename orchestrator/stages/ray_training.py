@@ -17,6 +17,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from ray.train import Checkpoint
 from torch import nn
 
@@ -97,18 +98,26 @@ def train(job: Job) -> str:
 
 
 def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
-    """Read the scored windows in the order clip, window; a few are read ahead."""
+    """Read the scored windows in the order clip, window; a few are read ahead.
 
-    def read(unit: tuple[str, str, int]) -> Window:
-        _, folder, number = unit
-        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, number), ["image"])
-        images = np.ascontiguousarray(arrays(trajectories, "image").transpose(0, 3, 1, 2))
-        return images, score.twins_of(scored, folder, number)
+    Raises:
+        StageError: `score.twins_elsewhere` finds no twins, or the store cannot be read.
+    """
 
     units, ahead = scored.extracted.windows, 4 * READERS
+    elsewhere, start = score.twins_elsewhere(scored), 0
+
+    def read(number: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        _, folder, window = units[number]
+        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, window), ["image"])
+        images = np.ascontiguousarray(arrays(trajectories, "image").transpose(0, 3, 1, 2))
+        return images, elsewhere[number] if elsewhere else score.twins_of(scored, folder, window)
+
     with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(units), ahead):
-            yield from pool.map(read, units[start : start + ahead])
+        for begin in range(0, len(units), ahead):
+            for images, twin in pool.map(read, range(begin, min(begin + ahead, len(units)))):
+                yield images, twin if elsewhere else np.where(twin >= 0, twin + start, -1)
+                start += len(images)
 
 
 def read_pairs(scored: score.Scored, store: Store) -> Pairs:

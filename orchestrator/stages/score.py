@@ -1,11 +1,12 @@
 """Score: from trajectories to mutual information to twins, on Ray Data over windows.
 
-The twins of the control policies (`random`, `nearest`) are stored beside those of mutual information. The policy is
-chosen when training reads them, so all arms of a comparison share one scoring.
+The twins of the control policies are stored beside those of mutual information; those of other windows are drawn by
+`other_windows.py`. The policy is chosen when training reads them, so all arms of a comparison share one scoring.
 """
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,18 +18,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infoaug.estimators.geometry import parallax
-from infoaug.estimators.information import entropy, motion, mutual_information, significance, ties, twins
-from infoaug.estimators.options import KERNELS, LARGEST_K
+from infoaug.estimators.information import entropy, gaussian, motion, mutual_information, significance, ties, twins
+from infoaug.estimators.options import KERNELS, LARGEST_K, OTHER_WINDOWS
 from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arrays, digest_of
-from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.stages import extract, masks, other_windows
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
 VERSION = 6  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
+READERS = 8  # threads that read reasons
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Scored:
         resumed: windows that were in the store already.
         computed: windows that were scored now.
         policy: which twins to train with.
-        draw: which of the `RANDOM_DRAWS` draws of the policy `random`.
+        draw: which of the `RANDOM_DRAWS` draws of a policy with chance in it.
     """
 
     stage: StageFolder
@@ -77,7 +79,7 @@ class Scored:
 
     @property
     def share_with_twin(self) -> float:
-        """Share of the patches that have a twin, 0–1; the same for every policy except `none`."""
+        """Share of the patches that have a twin, 0–1; the same for all policies but `none`, and `oracle` at most."""
         return self._total("twin") / max(1, self._total("patches"))
 
     def for_training(self, config: ExperimentConfig) -> "Scored":
@@ -92,19 +94,48 @@ def stage(config: ExperimentConfig, extracted: extract.Extracted) -> StageFolder
     """The folder of these trajectories' twins, those of all policies."""
     settings = config.score.model_dump(exclude={"policy", *RUNTIME["score"]})
     key = {"version": VERSION, "extract": extracted.stage.hash, **settings}
+    if config.clips.masks:
+        key["masks"] = config.clips.masks
     return StageFolder(extracted.stage.store, "score", key)
 
 
 def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
-    """The twins of a window's N patches by `scored.policy`: int32[N], patch numbers, −1 where there is no twin."""
+    """The twins of a window's N patches by `scored.policy`, one of those within windows.
+
+    Returns:
+        int32[N], patch numbers, −1 where there is no twin.
+    """
     column = {"mutual-information": "twin"}.get(scored.policy, scored.policy)
     path = twins_path(scored.stage, folder, window)
     if scored.policy == "none":
         return np.full(len(scored.stage.store.read_table(path, ["patch"])), -1, np.int32)
     values = scored.stage.store.read_table(path, [column])[column].combine_chunks()
-    if scored.policy == "random":
+    if pa.types.is_fixed_size_list(values.type):
         return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw]
     return values.fill_null(-1).to_numpy()
+
+
+def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:
+    """The twins by a policy of `OTHER_WINDOWS`; None for another policy.
+
+    Returns:
+        For each window of `scored.extracted` int64[N], rows among the patches of all of them, −1 for no twin.
+
+    Raises:
+        StageError: no other clip has a patch that could be a twin, or the store cannot be read.
+    """
+    if scored.policy not in OTHER_WINDOWS:
+        return None
+
+    def read(unit: tuple[str, str, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        reason = scored.stage.store.read_table(twins_path(scored.stage, *unit[1:]), ["reason"])["reason"]
+        never = pc.is_in(reason, pa.array(["lost", "static", "textureless"]))
+        return pc.equal(reason, "").to_numpy(), ~never.to_numpy()
+
+    units = scored.extracted.windows
+    with ThreadPoolExecutor(READERS) as pool:
+        paired, eligible = zip(*pool.map(read, units), strict=True)
+    return other_windows.drawn(scored.policy, [folder for _, folder, _ in units], paired, eligible, scored.draw)
 
 
 def twins_path(stage_folder: StageFolder, folder: str, window: int) -> str:
@@ -116,10 +147,14 @@ def check(config: ExperimentConfig) -> None:
     """Check that a twin is possible; the config itself validates every single setting of `score`.
 
     Raises:
-        UsageError: a window is shorter than `score.min_frames`, or the smallest possible p-value is above
-            `score.alpha`.
+        UsageError: a window is shorter than `score.min_frames`, the smallest possible p-value is above `score.alpha`,
+            or the policy has no twins in these clips.
     """
     asked = config.score
+    if asked.policy == "oracle" and not config.clips.masks:
+        raise UsageError("score.policy oracle takes twins from the same object: set clips.masks to the clips' masks")
+    if asked.policy == "other-clip" and extract.count(config) < 2:
+        raise UsageError("score.policy other-clip needs at least two clips: give more, or choose another policy")
     if asked.policy != "none" and config.extract.window < asked.min_frames:
         raise UsageError(
             f"windows of extract.window {config.extract.window} frames are shorter than score.min_frames "
@@ -182,6 +217,7 @@ def score_window(
     seed: int = 0,
     colour: NDArray[np.float32] | None = None,
     texture: NDArray[np.float32] | None = None,
+    objects: NDArray[np.int32] | None = None,
 ) -> ScoredWindow:
     """Estimate the mutual information of a window's patches and choose their twins.
 
@@ -194,9 +230,10 @@ def score_window(
             seed is enough).
         colour: f32[N, T, 3] in 0–1; needed if `settings.trajectory` is `colour` or `both`.
         texture: f32[N], see `patches.point_texture`; None: all points have enough.
+        objects: int32[N], what each patch is on, for the policy `oracle`.
 
     Raises:
-        ValueError: colour is needed and missing.
+        ValueError: colour or objects are needed and missing, or twins of the policy are of other windows.
     """
     residual = _scored_trajectory(position, camera, visible, colour, settings)
     steps, seen = motion.displacement(residual, visible)
@@ -244,18 +281,21 @@ def score_window(
         p = significance.p_values(white, visible=known, **options)
         p_values = _spread_out(np.where(few, np.nan, p), moving, len(position))
     mi = _spread_out(among, moving, len(position))
+    alike = gaussian.correlation(steps, seen)
     chosen = twins.find_twins(
         mi,
         p_values=p_values,
         position=position[:, 0, :2],
         policy=settings.policy,
+        correlation=alike,
+        objects=objects,
         alpha=settings.alpha,
         min_distance=settings.min_distance,
         candidates=settings.candidates,
         excluded=excluded.tolist(),
         seed=seed,
     )
-    return ScoredWindow(mi, p_values, residual, spread, content, ties.tied(steps, seen), chosen)
+    return ScoredWindow(mi, p_values, alike, residual, spread, content, ties.tied(steps, seen), chosen)
 
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
@@ -344,8 +384,10 @@ def _score_clips(
     present = stage_folder.store.files(stage_folder.path("twins"), dict.fromkeys(folder for _, folder, _ in windows))
     rows = earlier.filter(pc.is_in(earlier["folder"], clips["folder"])).to_pylist()
     counts = {(row["folder"], row["window"]): row for row in rows if not row["reason"]}
+    frames = _first_frames(clips, config.clips.masks) if config.clips.masks else {}
     wanted: list[dict[str, Any]] = [
         {"folder": folder, "window": window, "present": extract.window_file(folder, window) in present}
+        | frames.get((folder, window), {})
         for _, folder, window in windows
     ]
     resumed = sum(row["present"] for row in wanted)
@@ -372,6 +414,23 @@ def _score_clips(
         | {name: counts[folder, window][name] for name in map(column, COUNTED)}
         for clip_id, folder, window in windows
     ], resumed
+
+
+def _first_frames(clips: pa.Table, given: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """The mask of every window's first frame, empty for none, and the size of the frames, by folder and window.
+
+    Raises:
+        UsageError: the masks do not belong to the clips.
+    """
+    rows = [row for row in clips.to_pylist() if row["windows"]]
+    masks.check(given, {row["clip_id"]: row["frames"] for row in rows})
+    found = {}
+    for row in rows:
+        files = masks.files_of(given, row["clip_id"])
+        for window, first in zip(row["windows"], row["first_frames"], strict=True):
+            mask = str(files[first]) if files else ""
+            found[row["folder"], window] = {"mask": mask, "width": row["width"], "height": row["height"]}
+    return found
 
 
 def _slow(settings: ScoreConfig) -> str:
@@ -402,7 +461,9 @@ def _score(
             if not row["present"]:
                 table = store.read_table(reading, columns)
                 seeds = [_own_seed(table, settings, draw) for draw in range(RANDOM_DRAWS)]
-                store.write_table(path, twin_table(table, score_trajectories(table, settings), seeds))
+                store.write_table(
+                    path, twin_table(table, score_trajectories(table, settings), seeds, _objects(table, row))
+                )
             # Counted from what is stored, so that scored and present windows are counted in the same way.
             reading = path
             yield {"reason": "", "summary": summary(store.read_table(path, ["reason", "visible_frames"]), length)}
@@ -414,6 +475,14 @@ def _score(
             raise
         except Exception as error:  # any error in one window must not stop the others
             yield cluster.failure(error)
+
+
+def _objects(table: pa.Table, row: dict[str, Any]) -> NDArray[np.int32]:
+    """What the points of a window's patches are on in its first frame: int32[N], −1 without a mask."""
+    if not row.get("mask"):
+        return np.full(len(table), -1, np.int32)
+    points = arrays(table, "position")[:, 0, :2]
+    return masks.objects_at(row["mask"], points, row["width"], row["height"])
 
 
 def _spread_out(among: NDArray[np.float64], chosen: NDArray[np.int64], count: int) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from infoaug.estimators.information import twins
 from infoaug.orchestrator.runtime.store import arrays
 
-RANDOM_DRAWS = 8  # training with seed s takes draw s modulo 8
+RANDOM_DRAWS = 8  # of policies with chance in them; training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "policy none")
 COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
@@ -29,7 +30,11 @@ TWINS = pa.schema(
         ("mutual_information", pa.float32()),  # with the twin, nats
         ("p_value", pa.float32()),
         ("nearest", pa.int32()),  # twin by the policy `nearest`
-        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),  # twins by the policy `random`, one for each draw
+        ("correlation", pa.int32()),  # by the policy `correlation`
+        ("shuffled", pa.list_(pa.int32(), RANDOM_DRAWS)),  # by the policy `shuffled`, one for each draw
+        ("random", pa.list_(pa.int32(), RANDOM_DRAWS)),
+        ("oracle", pa.list_(pa.int32(), RANDOM_DRAWS)),
+        ("object", pa.int32()),  # what the point is on in the first frame, a colour of `clips.masks`; null without
         ("candidates", pa.list_(pa.int32())),  # best first
         ("candidate_mutual_information", pa.list_(pa.float32())),
         ("candidate_p_value", pa.list_(pa.float32())),
@@ -44,6 +49,7 @@ class ScoredWindow:
     Attributes:
         mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
         p_values: f64[N, N]; None without a significance test.
+        correlation: f64[N, N], of displacements, from −1 to 1.
         residual: f64[N, T, d] pixels, the scored trajectories, without the camera's motion. Depth and colour are scaled
             so that their noise equals the tracker's, in pixels.
         spread: f64[N] pixels, RMS distance of the residual from its mean.
@@ -54,6 +60,7 @@ class ScoredWindow:
 
     mutual_information: NDArray[np.float64]
     p_values: NDArray[np.float64] | None
+    correlation: NDArray[np.float64]
     residual: NDArray[np.float64]
     spread: NDArray[np.float64]
     entropy: NDArray[np.float64]
@@ -67,18 +74,25 @@ class ScoredWindow:
         return np.where(index >= 0, value, np.nan)
 
 
-def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> pa.Table:
+def twin_table(
+    table: pa.Table, scored: ScoredWindow, seeds: Sequence[int], objects: NDArray[np.int32] | None = None
+) -> pa.Table:
     """The table of a window's twins: a row for every patch, with the columns of `TWINS`.
 
     Args:
         table: the window's trajectories.
         scored: their scores.
         seeds: of the `RANDOM_DRAWS` draws of random twins.
+        objects: int32[N], what each patch is on, −1 if it is not known; None: of no patch.
     """
     chosen, mi = scored.twins, scored.mutual_information
+    on = np.full(len(mi), -1) if objects is None else objects
     first = arrays(table, "position")[:, 0, :2].astype(np.float64)
-    nearest = twins.control_twins(chosen, "nearest", position=first)
-    random = np.stack([twins.control_twins(chosen, "random", seed=seed) for seed in seeds], axis=1)
+    of = partial(twins.control_twins, chosen, position=first, correlation=scored.correlation, objects=on)
+    one = {name: of(name) for name in ("nearest", "correlation")}
+    drawn = {
+        name: np.stack([of(name, seed=seed) for seed in seeds], axis=1) for name in ("shuffled", "random", "oracle")
+    }
     listed = [row[row >= 0] for row in chosen.candidates]
     p = scored.p_values if scored.p_values is not None else np.full_like(mi, np.nan)
     columns = {
@@ -91,8 +105,12 @@ def twin_table(table: pa.Table, scored: ScoredWindow, seeds: Sequence[int]) -> p
         "twin": pa.array(chosen.index, mask=chosen.index < 0),
         "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
         "p_value": pa.array(scored.of_twin(p), from_pandas=True),
-        "nearest": pa.array(nearest, mask=nearest < 0),
-        "random": pa.FixedSizeListArray.from_arrays(pa.array(random.ravel(), pa.int32()), RANDOM_DRAWS),
+        **{name: pa.array(index, mask=index < 0) for name, index in one.items()},
+        **{
+            name: pa.FixedSizeListArray.from_arrays(pa.array(index.ravel(), pa.int32()), RANDOM_DRAWS)
+            for name, index in drawn.items()
+        },
+        "object": pa.array(on, mask=on < 0),
         "candidates": listed,
         "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
         "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],

@@ -288,15 +288,16 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny_scor
     store = Store(tiny.store)
     extracted = extract.load(tiny, store)
     twins, scored = {}, {}
-    for policy in ("mutual-information", "random", "nearest", "none"):
+    controls = ("random", "nearest", "correlation", "shuffled", "same-clip", "other-clip")
+    for policy in ("mutual-information", "none", *controls):
         scored[policy] = score.run(config_of(tiny, policy), extracted)
         twins[policy] = ray_training.read_pairs(scored[policy], store).twin.numpy()
-    assert [done.resumed for done in scored.values()] == [2, 2, 2, 2], "all policies share one scoring"
-    assert len({pretrain.stage(tiny, done).hash for done in scored.values()}) == 4
+    assert [done.resumed for done in scored.values()] == [2] * 8, "all policies share one scoring"
+    assert len({pretrain.stage(tiny, done).hash for done in scored.values()}) == 8
     assert scored["none"].counts["twin"] == 0 < scored["random"].counts["twin"]
     assert (twins["none"] == -1).all()
     assert (twins["mutual-information"] >= 0).any()
-    for control in ("random", "nearest"):
+    for control in controls:
         np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins[control] >= 0)
         assert (twins["mutual-information"] != twins[control]).any()
     other = ray_training.read_pairs(score.load(config_of(tiny, "random", seed=1), extracted), store).twin.numpy()

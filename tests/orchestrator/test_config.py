@@ -330,7 +330,10 @@ assert np.isfinite(scored.mutual_information).any()
         ("score.noise=.inf", "score.noise: input should be a finite number (got inf)"),
         ("extract.tracker=lucas-canade", "unknown tracker 'lucas-canade', did you mean 'lucas-kanade'?"),
         ("extract.tracker=cotracker", "extract: tracker 'cotracker' needs tracker_weights"),
-        ("score.policy=nearst", "score.policy: input should be 'mutual-information', 'random', 'nearest' or 'none'"),
+        (
+            "score.policy=nearst",
+            "score.policy: input should be 'mutual-information', 'correlation', 'nearest', ",
+        ),
         ("score.estimator=ksgg", "score: unknown estimator 'ksgg', did you mean 'ksg'?"),
         ("score.estimator=7q", "score: unknown estimator '7q', choose one of 3kl, ksg, ksg2, npeet"),
         ("pretrain.framework=simclrr", "pretrain.framework: unknown framework 'simclrr', did you mean 'simclr'?"),

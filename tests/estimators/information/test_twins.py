@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infoaug.estimators.information.twins import POLICIES, find_twins
+from infoaug.estimators.information.twins import control_twins, find_twins
+from infoaug.estimators.options import OTHER_WINDOWS, POLICIES
 
 NAN = float("nan")
 
@@ -34,7 +35,11 @@ def window(seed: int, count: int) -> dict[str, Any]:
     mi[gaps | gaps.T] = NAN
     np.fill_diagonal(mi, NAN)
     excluded = rng.choice(["", "", "", "static", "lost"], size=count).tolist()
-    return {"mi": mi, "p_values": p, "position": rng.uniform(0, 100, (count, 2)), "excluded": excluded}
+    more = {"correlation": pairs(), "objects": np.zeros(count, int)}
+    return {"mi": mi, "p_values": p, "position": rng.uniform(0, 100, (count, 2)), "excluded": excluded, **more}
+
+
+WITHIN = [policy for policy in POLICIES if policy not in ("none", *OTHER_WINDOWS)]
 
 
 # ---- policies
@@ -81,6 +86,45 @@ def test_random_is_the_same_for_the_same_seed() -> None:
     assert not np.array_equal(first.index, find_twins(mi, policy="random", seed=8).index)
 
 
+def test_correlation_takes_the_admissible_patch_that_moves_most_alike() -> None:
+    mi = symmetric(4, {(0, 1): NAN, (0, 2): 0.9}, rest=0.3)
+    alike = symmetric(4, {(0, 1): 0.9, (0, 2): -0.9, (0, 3): 0.2, (1, 2): 0.1, (1, 3): 0.5, (2, 3): -0.1})
+    assert find_twins(mi, policy="correlation", correlation=alike).index.tolist() == [3, 3, 1, 1]
+
+
+def test_oracle_takes_patches_on_the_same_object_and_leaves_a_patch_that_is_alone_there() -> None:
+    mi = symmetric(6, {(0, 1): NAN}, rest=0.3)
+    on = np.array([5, 5, 5, 0, 0, -1])
+    drawn = [find_twins(mi, policy="oracle", objects=on, seed=seed).index.tolist() for seed in range(20)]
+    assert {row[0] for row in drawn} == {2} and {row[2] for row in drawn} == {0, 1}
+    assert {tuple(row[3:]) for row in drawn} == {(4, 3, -1)}, "it is not known what 5 is on"
+
+
+def test_shuffled_exchanges_twins_at_about_the_same_distance() -> None:
+    rng = np.random.default_rng(0)
+    position = rng.uniform(0, 300, (80, 2))
+    mi = rng.random((80, 80))
+    mi = np.triu(mi, 1) + np.triu(mi, 1).T
+    found = find_twins(mi, position=position)
+    own = np.linalg.norm(position - position[found.index], axis=1)
+    draws = [control_twins(found, "shuffled", position=position, seed=seed) for seed in range(3)]
+    for index in draws:
+        assert sorted(index) == sorted(found.index), "the same patches are twins, as often"
+        assert (index != found.index).all() and (index != np.arange(80)).all()
+        ratio = np.linalg.norm(position - position[index], axis=1) / own
+        assert np.mean(np.abs(np.log(ratio)) <= np.log(1.2) + 1e-9) > 0.9
+    assert (draws[0] != draws[1]).mean() > 0.5, "and who gets whose is chance"
+
+
+def test_shuffled_twins_of_a_single_pair_are_other_patches_at_the_most_alike_distance() -> None:
+    line = np.array([[0.0, 0], [10, 0], [22, 0], [100, 0]])
+    p = symmetric(4, {(0, 1): 0.001}, rest=0.9)
+    found = find_twins(symmetric(4, {(0, 1): 1.0}, rest=0.1), p_values=p, position=line, policy="shuffled")
+    assert found.index.tolist() == [2, 2, -1, -1]
+    alone = find_twins(symmetric(2, {(0, 1): 1.0}), position=line[:2], policy="shuffled")
+    assert alone.index.tolist() == [1, 0], "nobody else is there"
+
+
 def test_policy_none_gives_nobody_a_twin_and_says_so() -> None:
     found = find_twins(symmetric(3, {}, rest=1.0), policy="none", excluded=["", "static", ""])
     assert found.index.tolist() == [-1, -1, -1]
@@ -95,7 +139,7 @@ def test_every_policy_gives_the_same_patches_an_admissible_twin_and_the_others_t
 ) -> None:
     case = window(seed, count)
     options: dict[str, Any] = {"min_distance": min_distance, "alpha": alpha, "seed": seed}
-    chosen = {policy: find_twins(**case, policy=policy, **options) for policy in POLICIES if policy != "none"}
+    chosen = {policy: find_twins(**case, policy=policy, **options) for policy in WITHIN}
     reference = chosen["mutual-information"]
     for found in chosen.values():
         assert np.array_equal(found.index >= 0, reference.index >= 0)
@@ -216,6 +260,10 @@ def test_the_inputs_are_left_as_they_were() -> None:
         ({"p_values": np.zeros((2, 2))}, r"p_values must be shaped like mi \(3, 3\), got \(2, 2\)"),
         ({"excluded": ["", ""]}, "2 reasons.* 3 patches"),
         ({"policy": "nearest"}, "position is needed"),
+        ({"policy": "shuffled"}, "position is needed"),
+        ({"policy": "correlation"}, "correlation is needed"),
+        ({"policy": "oracle"}, "objects are needed"),
+        ({"policy": "same-clip"}, "of other windows"),
         ({"min_distance": 1.0}, "position is needed"),
         ({"position": np.zeros((2, 2))}, r"position must be shaped \(3, 2\).*got \(2, 2\)"),
         ({"position": np.zeros(3)}, r"position must be shaped \(3, 2\)"),

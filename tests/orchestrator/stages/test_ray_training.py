@@ -2,11 +2,13 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
@@ -41,6 +43,22 @@ def test_patches_are_in_the_order_of_clips_windows_and_patches_with_the_rows_of_
     assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
     assert (loaded.images[:, 0] == loaded.images[:, 1] + 100).all()
     assert loaded.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("same-clip", {0, 1, 2, 3, 4, 5}), ("other-clip", {6, 7, 8})])
+def test_twins_of_other_windows_are_drawn_for_the_same_patches(
+    scored: score.Scored, policy: str, expected: set[int]
+) -> None:
+    store, stage, found = scored.stage.store, scored.stage, []
+    for (_, folder, window), twins in zip(scored.extracted.windows, TWINS, strict=True):
+        reason = ["" if twin >= 0 else "not significant" for twin in twins]
+        store.write_table(score.twins_path(stage, folder, window), pa.table({"reason": reason}))
+    for draw in range(30):
+        loaded = ray_training.read_pairs(replace(scored, policy=policy, draw=draw), store)
+        assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
+        assert (loaded.twin >= 0).tolist() == [twin >= 0 for window in TWINS for twin in window]
+        found.append(loaded.twin)
+    assert set(torch.stack(found)[:, 0].tolist()) == expected - {0}
 
 
 def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,7 +20,7 @@ from infoaug.orchestrator.config import ScoreConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster
 from infoaug.orchestrator.runtime.store import StageFolder, Store
-from infoaug.orchestrator.stages import score
+from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.stages.extract import trajectories_table
 from infoaug.orchestrator.stages.score import _score, score_trajectories, score_window
 from infoaug.orchestrator.stages.twin_table import COUNTED, TWINS, ScoredWindow, column
@@ -475,6 +476,59 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     assert (found[STATIC]["twin"], found[STATIC]["p_value"], found[STATIC]["candidates"]) == (None, None, [])
     assert found[LOST]["visible_frames"] == 10
     assert found[LOST]["entropy"] is None
+
+
+def test_controls_are_stored_beside_the_twins(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    extracted, place = StageFolder(store, "extract", {}), StageFolder(store, "score", {})
+    w = window()
+    store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), w.table("clip.mp4", 0))
+    mask = np.zeros((80, 160, 3), np.uint8)
+    mask[:40, :120] = 0, 0, 9  # patches 0, 1 and 2; 2 is static
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    row = {"folder": "clip", "window": 0, "present": False}
+    for known in ({}, {"mask": str(tmp_path / "mask.png"), "width": 160, "height": 80}):
+        list(_score(place, extracted, settings(), FRAMES, [row | known]))
+        table = store.read_table(place.path("twins", "clip", "00000.parquet"))
+        found = {name: table[name].to_pylist() for name in ("twin", "correlation", "shuffled", "oracle", "object")}
+        paired = np.array([twin is not None for twin in found["twin"]])
+        assert paired.sum() >= 2 and table["reason"].to_pylist()[A] == ""
+        assert ((np.array(found["shuffled"]) >= 0) == paired[:, None]).all()
+        assert [twin is not None for twin in found["correlation"]] == paired.tolist()
+        alike = w.score().correlation[A]
+        others = [p for p in range(8) if p not in (A, STATIC, LOST)]
+        assert found["correlation"][A] == max(others, key=lambda p: alike[p])
+        assert found["object"] == ([9 << 16] * 3 + [0] * 5 if known else [None] * 8)
+        assert set(found["oracle"][A]) == ({0} if known else {-1}), "the only other moving patch on its object"
+    scored = score.Scored(place, None, pa.table({}), 0, 0, "oracle", 3)  # type: ignore[arg-type]
+    assert score.twins_of(scored, "clip", 0).tolist() == [row[3] for row in found["oracle"]]
+
+
+def test_a_policy_without_twins_in_these_clips_is_refused_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"set clips\.masks"):
+        score.check(load(None, ["score.policy=oracle"]))
+    with pytest.raises(UsageError, match="needs at least two clips"):
+        score.check(load(None, ["score.policy=other-clip", "scenes.count=1"]))
+    with pytest.raises(UsageError, match="masks are those of clips: set path too"):
+        load(None, [f"clips.masks={tmp_path}"])
+    score.check(load(None, ["score.policy=other-clip"]))
+
+
+def test_masks_belong_to_the_identity_of_twins_and_to_nothing_else(tmp_path: Path) -> None:
+    extracted = extract.Extracted(StageFolder(Store(str(tmp_path)), "extract", {}), pa.table({}), 0, 0)
+    given = ["clips.path=/v"], ["clips.path=/v", "clips.masks=/m"]
+    assert len({score.stage(load(None, overrides), extracted).hash for overrides in given}) == 2
+    assert len({extract.clips_digest(load(None, overrides)) for overrides in given}) == 1
+
+
+def test_the_mask_of_a_window_is_that_of_its_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "bear").mkdir()
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"bear/{number}.png"), np.zeros((2, 2, 3), np.uint8))
+    clip = {"clip_id": "bear.mp4", "folder": "b", "frames": 5, "width": 64, "height": 48, "status": "ok"}
+    rows = [clip | {"windows": [0, 2], "first_frames": [0, 3]}, clip | {"clip_id": "x", "folder": "x", "windows": []}]
+    found = score._first_frames(pa.Table.from_pylist(rows, schema=extract.LEDGER), str(tmp_path))
+    assert {key: Path(row["mask"]).stem for key, row in found.items()} == {("b", 0): "0", ("b", 2): "3"}
 
 
 def test_a_store_that_cannot_be_read_is_no_window_s_fault(tmp_path: Path) -> None:
