@@ -153,7 +153,12 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
     """A window's scores and labels, from the cache if they are there."""
     tracking = tracking.model_copy(update={"window": task.length, "patch_size": task.size})
     scoring = scoring.model_copy(update={"policy": "mutual-information", "min_distance": 0.0})
-    key = [task, tracking.model_dump(), scoring.model_dump(exclude={"alpha", "candidates"}), extract.VERSION]
+    key = [
+        task,
+        tracking.model_dump(),
+        scoring.model_dump(exclude={"alpha", "candidates", "rank", "mutual"}),
+        extract.VERSION,
+    ]
     key += [score.VERSION, hashlib.sha256(b"".join(file.read_bytes() for file in CODE)).hexdigest(), VERSION]
     key += [SCENE if task.part == "scenes" else str(data.resolve())]
     path = cache and cache / f"{task.clip.replace(' ', '-')}-{task.first}-{task.size}-{digest_of(key)}.npz"

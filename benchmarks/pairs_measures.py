@@ -6,7 +6,7 @@ point (`point`) and that of its stored picture (`picture`, what more than half o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,11 @@ class Window:
     def residual(self) -> Float:
         """The trajectories without the camera's motion, f64[N, T, 2] pixels."""
         return motion.residual(self.position, self.camera)
+
+    @cached_property
+    def gaussian(self) -> Float:
+        """Gaussian mutual information of the displacements, f64[N, N] nats."""
+        return gaussian.mutual_information(*motion.displacement(self.residual, self.visible))
 
 
 # ---- labels
@@ -159,6 +164,8 @@ def choose(window: Window, settings: ScoreConfig, min_distance: float) -> twins.
     return twins.find_twins(
         window.mutual_information,
         p_values=window.p_values if settings.surrogates else None,
+        rank=window.gaussian if settings.rank == "gaussian" else None,
+        mutual=settings.mutual,
         position=window.first,
         alpha=settings.alpha,
         min_distance=max(min_distance, settings.min_distance),

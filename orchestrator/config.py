@@ -206,6 +206,14 @@ class ScoreConfig(Section):
         description="samples of the mutual information: innovations (the residuals of an autoregression of the "
         "displacements), displacements, or positions; significance is always tested on innovations",
     )
+    rank: Literal["gaussian", "samples"] = Field(
+        "gaussian",
+        description="what ranks a patch's partners: the Gaussian mutual information of displacements, or the estimate "
+        "that is tested, of samples by estimator",
+    )
+    mutual: Annotated[int, Field(ge=0)] = Field(
+        0, description="patch and twin are each among the other's best so many partners; 1: each other's best; 0: any"
+    )
     camera: Literal["subtract", "condition", "ignore"] = Field(
         "subtract", description="camera motion: subtracted from the trajectories, conditioned on, or left in"
     )
@@ -234,7 +242,7 @@ class ScoreConfig(Section):
     )
     alpha: Share = Field(0.05, description="false discovery rate of the twins of a window")
     candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        3, description="number of best partners that are listed for every patch"
+        5, description="number of best partners that are stored for every patch"
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="seed of the noise that breaks ties, of the surrogates and of the random policy"

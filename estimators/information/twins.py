@@ -22,8 +22,8 @@ class Twins:
     Attributes:
         index: int64[N], the twin of each patch, −1 for none.
         reason: N texts, why a patch has no twin, empty for a patch with a twin: one of the caller's `excluded`,
-            `no candidate` (no admissible partner), `not significant`, or `policy none`.
-        candidates: int64[N, C], the admissible partners of highest mutual information, best first, padded with −1.
+            `no candidate` (no admissible partner), `not significant`, `not mutual`, or `policy none`.
+        candidates: int64[N, C], the admissible partners of highest rank, best first, padded with −1.
         significant: bool[N, N], which admissible pairs are significant.
         admissible: bool[N, N], which pairs may be twins, before the test for significance.
     """
@@ -39,13 +39,15 @@ def find_twins(
     mi: ArrayLike,
     *,
     p_values: ArrayLike | None = None,
+    rank: ArrayLike | None = None,
     position: ArrayLike | None = None,
     policy: str = "mutual-information",
     correlation: ArrayLike | None = None,
     objects: ArrayLike | None = None,
     alpha: float = 0.05,
     min_distance: float = 0.0,
-    candidates: int = 3,
+    mutual: int = 0,
+    candidates: int = 5,
     excluded: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Twins:
@@ -53,8 +55,9 @@ def find_twins(
 
     Two patches are admissible partners if their mutual information is finite and they are at least `min_distance`
     apart. A patch gets a twin if it has a significant partner: the false discovery rate over the window's admissible
-    pairs is controlled at `alpha` (Benjamini & Hochberg 1995). The policy `mutual-information` takes the significant
-    partner of highest mutual information.
+    pairs is controlled at `alpha` (Benjamini & Hochberg 1995). With whom the dependence is strongest is another
+    question: the policy `mutual-information` takes the partner of highest `rank` among those whose own p-value is at
+    most `alpha`. With `mutual`, each must be among the other's best so many.
 
     The other policies are controls. They give a twin to *the same patches*, chosen from the same admissible partners
     but without regard to mutual information, so that the arms of a comparison differ only in which patch is the twin;
@@ -63,6 +66,7 @@ def find_twins(
     Args:
         mi: f64[N, N] nats, NaN for pairs that cannot be twins.
         p_values: f64[N, N]; None: every admissible pair counts as significant.
+        rank: f64[N, N], how strong a dependence is, to choose among partners; None: `mi`.
         position: f64[N, 2] pixels, the patches' points in the first frame; needed for `nearest`, `shuffled` and
             `min_distance`.
         policy: one of `POLICIES`, except those of `OTHER_WINDOWS`.
@@ -70,6 +74,7 @@ def find_twins(
         objects: int[N], for the policy `oracle`.
         alpha: false discovery rate, 0–1.
         min_distance: smallest distance of twins, pixels.
+        mutual: patch and twin are each among the other's best so many partners; 1: each other's best; 0: any twin.
         candidates: how many of the best partners to list, C.
         excluded: N texts, why a patch can neither have nor be a twin, empty if it can.
         seed: of the policies with chance in them.
@@ -97,20 +102,29 @@ def find_twins(
     if points is not None:
         admissible &= _distance(points) >= min_distance
     significant = admissible & _significant(score, p_values, admissible, alpha)
+    strength = score if rank is None else np.array(rank, dtype=np.float64)
+    if strength.shape != score.shape:
+        raise ValueError(f"rank must be shaped like mi {score.shape}, got {strength.shape}")
 
-    ranked = np.where(admissible, score, -np.inf)
+    ranked = np.where(admissible & np.isfinite(strength), strength, -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")[:, :candidates]
     listed = np.full((count, candidates), -1, dtype=np.int64)
     listed[:, : order.shape[1]] = np.where(np.take_along_axis(admissible, order, axis=1), order, -1)
 
-    index = np.where(significant.any(1), np.where(significant, score, -np.inf).argmax(1), -1) if count else np.zeros(0)
+    passed = admissible if p_values is None else admissible & (np.nan_to_num(np.asarray(p_values), nan=1.0) <= alpha)
+    eligible = np.where(passed | significant, ranked, -np.inf)
+    if mutual:
+        place = np.argsort(np.argsort(-eligible, axis=1, kind="stable"), axis=1)
+        eligible[np.maximum(place, place.T) >= mutual] = -np.inf
+    taken = significant.any(1) & np.isfinite(eligible).any(1)
+    index = np.where(taken, eligible.argmax(1), -1) if count else np.zeros(0)
     for patch in np.flatnonzero(kept):
         if policy == "none":
             reasons[patch] = "policy none"
         elif not admissible[patch].any():
             reasons[patch] = "no candidate"
         elif index[patch] < 0:
-            reasons[patch] = "not significant"
+            reasons[patch] = "not mutual" if significant[patch].any() else "not significant"
     twins = Twins(index.astype(np.int64), reasons, listed, significant, admissible)
     index = control_twins(twins, policy, position=points, correlation=correlation, objects=objects, seed=seed)
     return replace(twins, index=index)

@@ -27,6 +27,7 @@ REASONS = {  # why a patch has a twin or none, in the words of the figure
     "textureless": "too little texture to track",
     "no candidate": "no other patch to pair with",
     "not significant": "no significant pair",
+    "not mutual": "among the best of no partner",
     "policy none": "twins switched off",
 }
 

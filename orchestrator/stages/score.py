@@ -73,7 +73,7 @@ class Scored:
         counts = {name: self._total(name) for name in COUNTED}
         if self.policy == "none":
             # Scoring knows nothing of this policy: it takes the twins away from patches that could have had one.
-            eligible = ("twin", "no candidate", "not significant")
+            eligible = ("twin", "no candidate", "not significant", "not mutual")
             counts |= {"policy none": sum(counts[name] for name in eligible), **dict.fromkeys(eligible, 0)}
         return counts
 
@@ -282,10 +282,17 @@ def score_window(
         p_values = _spread_out(np.where(few, np.nan, p), moving, len(position))
     mi = _spread_out(among, moving, len(position))
     alike = gaussian.correlation(steps, seen)
+    strength = mi
+    if settings.rank == "gaussian":
+        given = np.median(camera, axis=0) if settings.camera == "condition" else None
+        free = steps if given is None else gaussian.without(steps, seen, np.diff(given, axis=0))
+        strength = _spread_out(gaussian.mutual_information(free[moving], seen[moving]), moving, len(position))
     chosen = twins.find_twins(
         mi,
         p_values=p_values,
         position=position[:, 0, :2],
+        rank=strength,
+        mutual=settings.mutual,
         policy=settings.policy,
         correlation=alike,
         objects=objects,
@@ -295,7 +302,7 @@ def score_window(
         excluded=excluded.tolist(),
         seed=seed,
     )
-    return ScoredWindow(mi, p_values, alike, residual, spread, content, ties.tied(steps, seen), chosen)
+    return ScoredWindow(mi, p_values, strength, alike, residual, spread, content, ties.tied(steps, seen), chosen)
 
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:

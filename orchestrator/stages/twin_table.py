@@ -13,7 +13,7 @@ from infoaug.estimators.information import twins
 from infoaug.orchestrator.runtime.store import arrays
 
 RANDOM_DRAWS = 8  # of policies with chance in them; training with seed s takes draw s modulo 8
-REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "policy none")
+REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "not mutual", "policy none")
 COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
 TWINS = pa.schema(
@@ -29,6 +29,8 @@ TWINS = pa.schema(
         ("twin", pa.int32()),
         ("mutual_information", pa.float32()),  # with the twin, nats
         ("p_value", pa.float32()),
+        ("strength", pa.float32()),  # of the dependence on the twin, by `score.rank`, nats
+        ("distance", pa.float32()),  # of the twin's point in the first frame, pixels
         ("nearest", pa.int32()),  # twin by the policy `nearest`
         ("correlation", pa.int32()),  # by the policy `correlation`
         ("shuffled", pa.list_(pa.int32(), RANDOM_DRAWS)),  # by the policy `shuffled`, one for each draw
@@ -38,6 +40,8 @@ TWINS = pa.schema(
         ("candidates", pa.list_(pa.int32())),  # best first
         ("candidate_mutual_information", pa.list_(pa.float32())),
         ("candidate_p_value", pa.list_(pa.float32())),
+        ("candidate_strength", pa.list_(pa.float32())),
+        ("candidate_distance", pa.list_(pa.float32())),
     ]
 )
 
@@ -49,6 +53,7 @@ class ScoredWindow:
     Attributes:
         mutual_information: f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated.
         p_values: f64[N, N]; None without a significance test.
+        strength: f64[N, N] nats, what ranks partners, see `score.rank`.
         correlation: f64[N, N], of displacements, from −1 to 1.
         residual: f64[N, T, d] pixels, the scored trajectories, without the camera's motion. Depth and colour are scaled
             so that their noise equals the tracker's, in pixels.
@@ -60,6 +65,7 @@ class ScoredWindow:
 
     mutual_information: NDArray[np.float64]
     p_values: NDArray[np.float64] | None
+    strength: NDArray[np.float64]
     correlation: NDArray[np.float64]
     residual: NDArray[np.float64]
     spread: NDArray[np.float64]
@@ -88,6 +94,7 @@ def twin_table(
     chosen, mi = scored.twins, scored.mutual_information
     on = np.full(len(mi), -1) if objects is None else objects
     first = arrays(table, "position")[:, 0, :2].astype(np.float64)
+    distance = np.linalg.norm(first[:, None] - first, axis=-1)
     of = partial(twins.control_twins, chosen, position=first, correlation=scored.correlation, objects=on)
     one = {name: of(name) for name in ("nearest", "correlation")}
     drawn = {
@@ -105,6 +112,8 @@ def twin_table(
         "twin": pa.array(chosen.index, mask=chosen.index < 0),
         "mutual_information": pa.array(scored.of_twin(mi), from_pandas=True),
         "p_value": pa.array(scored.of_twin(p), from_pandas=True),
+        "strength": pa.array(scored.of_twin(scored.strength), from_pandas=True),
+        "distance": pa.array(scored.of_twin(distance), from_pandas=True),
         **{name: pa.array(index, mask=index < 0) for name, index in one.items()},
         **{
             name: pa.FixedSizeListArray.from_arrays(pa.array(index.ravel(), pa.int32()), RANDOM_DRAWS)
@@ -114,6 +123,8 @@ def twin_table(
         "candidates": listed,
         "candidate_mutual_information": [mi[i, c] for i, c in enumerate(listed)],
         "candidate_p_value": [[None if np.isnan(v) else v for v in p[i, c]] for i, c in enumerate(listed)],
+        "candidate_strength": [scored.strength[i, c] for i, c in enumerate(listed)],
+        "candidate_distance": [distance[i, c] for i, c in enumerate(listed)],
     }
     return pa.table(columns).cast(TWINS)
 

@@ -58,8 +58,32 @@ def test_the_twin_is_a_significant_partner_even_where_another_has_a_higher_value
     found = find_twins(mi, p_values=p)
     assert found.index.tolist() == [2, -1, 0]
     assert found.reason == ["", "not significant", ""]
-    assert found.candidates[0].tolist() == [1, 2, -1], "candidates are listed by value, significant or not"
+    assert found.candidates[0].tolist()[:3] == [1, 2, -1], "candidates are listed by value, significant or not"
     assert np.argwhere(found.significant).tolist() == [[0, 2], [2, 0]]
+
+
+def test_whether_there_is_a_twin_is_tested_and_who_it_is_is_ranked() -> None:
+    mi = symmetric(4, {(0, 1): 0.9, (0, 2): 0.4, (0, 3): 0.1}, rest=0.05)
+    p = symmetric(4, {(0, 1): 0.001, (0, 2): 0.04, (0, 3): 0.06}, rest=0.9)
+    rank = symmetric(4, {(0, 1): 0.1, (0, 2): 0.7, (0, 3): 0.8}, rest=0.5)
+    found = find_twins(mi, p_values=p, rank=rank)
+    assert np.argwhere(found.significant).tolist() == [[0, 1], [1, 0]]
+    assert found.index.tolist() == [2, 0, -1, -1], "2 depends on 0 by its own p-value, but is not known to have a twin"
+    assert found.candidates[0].tolist()[:3] == [3, 2, 1]
+    assert find_twins(mi, p_values=p).index.tolist() == [1, 0, -1, -1]
+    with pytest.raises(ValueError, match="rank must be shaped like mi"):
+        find_twins(mi, rank=rank[:2])
+
+
+def test_mutual_twins_are_among_each_other_s_best_so_many() -> None:
+    mi = symmetric(4, {(0, 1): 0.9, (0, 2): 0.8, (1, 2): 0.3, (0, 3): 0.7, (1, 3): 0.2, (2, 3): 0.1})
+    by_number = {mutual: find_twins(mi, mutual=mutual) for mutual in range(4)}
+    assert by_number[1].index.tolist() == [1, 0, -1, -1]
+    assert by_number[1].reason == ["", "", "not mutual", "not mutual"]
+    assert by_number[2].index.tolist() == [1, 0, 0, -1]
+    assert by_number[3].index.tolist() == by_number[0].index.tolist() == [1, 0, 0, 0]
+    chain = symmetric(4, {(0, 1): 0.7, (1, 2): 0.8, (2, 3): 0.9}, rest=0.1)
+    assert find_twins(chain, mutual=1).index.tolist() == [-1, -1, 3, 2], "1 is the best of 0, but 0 is not that of 1"
 
 
 def test_nearest_takes_the_closest_admissible_patch() -> None:
@@ -129,7 +153,7 @@ def test_policy_none_gives_nobody_a_twin_and_says_so() -> None:
     found = find_twins(symmetric(3, {}, rest=1.0), policy="none", excluded=["", "static", ""])
     assert found.index.tolist() == [-1, -1, -1]
     assert found.reason == ["policy none", "static", "policy none"]
-    assert found.candidates[0].tolist() == [2, -1, -1]
+    assert found.candidates[0].tolist() == [2, -1, -1, -1, -1]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -158,7 +182,7 @@ def test_every_policy_gives_the_same_patches_an_admissible_twin_and_the_others_t
 
 def test_an_excluded_patch_keeps_its_reason_and_is_nobody_s_twin() -> None:
     mi = symmetric(3, {(0, 1): 2.0, (0, 2): 0.5, (1, 2): 2.0})
-    found = find_twins(mi, excluded=["", "static", ""])
+    found = find_twins(mi, excluded=["", "static", ""], candidates=3)
     assert found.index.tolist() == [2, -1, 0]
     assert found.reason == ["", "static", ""]
     assert found.candidates.tolist() == [[2, -1, -1], [-1, -1, -1], [0, -1, -1]]

@@ -472,7 +472,14 @@ def test_a_row_of_the_twins_table_says_what_was_found(tmp_path: Path) -> None:
     found = table.to_pylist()
     assert (found[A]["twin"], found[A]["candidates"][0], found[A]["reason"]) == (B, B, "")
     assert found[A]["p_value"] == pytest.approx(1 / (1 + SURROGATES))
-    assert found[A]["mutual_information"] == pytest.approx(found[A]["candidate_mutual_information"][0])
+    for name in ("mutual_information", "p_value", "strength", "distance"):
+        assert found[A][name] == pytest.approx(found[A][f"candidate_{name}"][0])
+    scored = window().score()
+    assert found[A]["strength"] == pytest.approx(scored.strength[A, B], rel=1e-5)
+    assert found[A]["distance"] == pytest.approx(np.hypot(40, 40), rel=1e-5)
+    assert len(found[A]["candidates"]) == 5 and found[A]["candidate_strength"] == sorted(
+        found[A]["candidate_strength"], reverse=True
+    )
     assert (found[STATIC]["twin"], found[STATIC]["p_value"], found[STATIC]["candidates"]) == (None, None, [])
     assert found[LOST]["visible_frames"] == 10
     assert found[LOST]["entropy"] is None
@@ -502,6 +509,24 @@ def test_controls_are_stored_beside_the_twins(tmp_path: Path) -> None:
         assert set(found["oracle"][A]) == ({0} if known else {-1}), "the only other moving patch on its object"
     scored = score.Scored(place, None, pa.table({}), 0, 0, "oracle", 3)  # type: ignore[arg-type]
     assert score.twins_of(scored, "clip", 0).tolist() == [row[3] for row in found["oracle"]]
+
+
+def test_the_rank_of_partners_can_be_the_estimate_that_is_tested() -> None:
+    w = window()
+    by_samples, by_gaussian = w.score("rank=samples"), w.score()
+    assert np.array_equal(by_samples.strength, by_samples.mutual_information, equal_nan=True)
+    assert np.array_equal(by_samples.mutual_information, by_gaussian.mutual_information, equal_nan=True)
+    assert by_gaussian.strength[A, B] == by_gaussian.strength[B, A] > 1
+    assert by_gaussian.twins.candidates[A, 0] == B
+    assert np.isnan(by_gaussian.strength[LOST]).all() and by_gaussian.twins.index[A] == B
+
+
+def test_the_rank_is_given_the_camera_where_mutual_information_is() -> None:
+    w = window()
+    steps = 20 * np.random.default_rng(5).normal(size=(FRAMES, 2)).cumsum(0).astype(np.float32)
+    shaken = replace(w, position=w.position + steps, camera=w.camera + steps)
+    ignored, given = (shaken.score(f"camera={how}").strength for how in ("ignore", "condition"))
+    assert ignored[A, 0] > 3 > given[A, B] > 1 > given[A, 0]
 
 
 def test_a_policy_without_twins_in_these_clips_is_refused_before_the_start(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
 ALL_POLICIES = ["none", "random", "nearest", "mutual-information"]
-REASONS = {"lost": 10, "static": 0, "textureless": 0, "no candidate": 0, "not significant": 5, "policy none": 0}
+REASONS = {
+    **{"lost": 10, "static": 0, "textureless": 0, "no candidate": 0},
+    **{"not significant": 5, "not mutual": 0, "policy none": 0},
+}
 
 
 def config(experiment: dict[str, Any] | None = None, **sweep: Any) -> SweepConfig:
