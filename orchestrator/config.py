@@ -212,7 +212,7 @@ class ScoreConfig(Section):
         "that is tested, of samples by estimator",
     )
     mutual: Annotated[int, Field(ge=0)] = Field(
-        0, description="patch and twin are each among the other's best so many partners; 1: each other's best; 0: any"
+        5, description="patch and twin are each among the other's best so many partners; 1: each other's best; 0: any"
     )
     camera: Literal["subtract", "condition", "ignore"] = Field(
         "subtract", description="camera motion: subtracted from the trajectories, conditioned on, or left in"

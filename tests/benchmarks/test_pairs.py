@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,8 @@ from infoaug.orchestrator.stages.score import score_window
 SIZE = 10  # of a crop, pixels
 ON, OFF, NONE = 0, -1, -2
 NAN = float("nan")
-NEAR = ScoreConfig(min_distance=0)
+PLAIN: dict[str, Any] = {"rank": "samples", "mutual": 0}
+NEAR = ScoreConfig(min_distance=0, **PLAIN)
 NAMES = "pairs", "pairs_measures", "pairs_tables", "tracking_measures", "gpu"
 
 
@@ -112,8 +114,8 @@ def test_controls_give_the_same_patches_other_twins_at_the_same_smallest_distanc
 
 
 def test_the_smallest_distance_of_the_settings_holds_too(measures: ModuleType, window) -> None:
-    assert measures.choose(window, ScoreConfig(), 0).index.tolist() == [3, 4, 3, 0, 1, -1]
-    assert measures.choose(window, ScoreConfig(), 29).index.tolist() == [3, 4, -1, 0, 1, -1]
+    assert measures.choose(window, ScoreConfig(**PLAIN), 0).index.tolist() == [3, 4, 3, 0, 1, -1]
+    assert measures.choose(window, ScoreConfig(**PLAIN), 29).index.tolist() == [3, 4, -1, 0, 1, -1]
 
 
 def test_a_twin_may_be_of_another_window(measures: ModuleType, window, monkeypatch: pytest.MonkeyPatch) -> None:
