@@ -21,12 +21,12 @@ class Moments(NamedTuple):
     Attributes:
         own: f64[N, N, d, d], the covariance of i.
         cross: f64[N, N, d, d], the covariance of i with j.
-        count: f64[N, N], samples in which both are visible.
+        common: f64[N, N], samples in which both are visible.
     """
 
     own: Float
     cross: Float
-    count: Float
+    common: Float
 
 
 def moments(samples: ArrayLike, visible: ArrayLike) -> Moments:
