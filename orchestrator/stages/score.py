@@ -28,7 +28,7 @@ from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arr
 from infoaug.orchestrator.stages import extract, masks, other_windows
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
 
-VERSION = 6  # raised when the same config would give other numbers
+VERSION = 7  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
 READERS = 8  # threads that read reasons
 
