@@ -60,7 +60,6 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/twins_on_scenes.py
 	$(BIN)/python benchmarks/mutual_information.py --plot docs/fig5.png
-	$(BIN)/python benchmarks/twins_on_clips.py
 	$(BIN)/python benchmarks/pairs.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/tracking.py --ray

@@ -18,7 +18,7 @@ What happens to a file happens to all of its patches at once, so both halves get
 
 A window of repeated frames that are found is as filmed. The *worst tenth* is the mean rate of the tenth of the windows
 with the highest. Intervals at 95 % are by bootstrap over clips. Settings are chosen on the mixes of one half of the
-clips (`choose`), and reported on those of the other (`report`). Data as in twins_on_clips.py.
+clips (`choose`), and reported on those of the other (`report`). Data as in pairs.py.
 """
 
 import argparse

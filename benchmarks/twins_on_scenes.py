@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from tracking_measures import CONDITIONS, wilson
 
-from infoaug.estimators.information.twins import POLICIES
 from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.stages.extract import extract_window, scene_seed
 from infoaug.orchestrator.stages.score import score_window
 from infoaug.orchestrator.synthetic import scenes
 
 EDGE = 2.0  # pixels
+POLICIES = "mutual-information", "correlation", "random", "nearest"
 
 
 def sprites_with_true_twin(scene: scenes.Scene, policy: str) -> dict[str, tuple[int, int]]:
@@ -62,7 +62,7 @@ def main() -> None:
         rendered = [
             scenes.render(scene_seed(0, n), frames=arguments.frames, **options) for n in range(arguments.scenes)
         ]
-        for policy in POLICIES[:3]:
+        for policy in POLICIES:
             counts = [sprites_with_true_twin(scene, policy) for scene in rendered]
             row = {"condition": condition, "policy": policy}
             for name in ("true", "false"):
