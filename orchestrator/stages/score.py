@@ -237,56 +237,17 @@ def score_window(
     """
     residual = _scored_trajectory(position, camera, visible, colour, settings)
     steps, seen = motion.displacement(residual, visible)
-    spread = motion.spread(residual, visible)
-    needed = settings.min_frames - 1  # displacements
-    lost = seen.sum(1) < max(needed, settings.k + 1)
-    content = np.full(len(position), np.nan)
-    for patch in np.flatnonzero(~lost):
-        content[patch] = entropy.entropy(steps[patch, seen[patch]], k=settings.k)
-    static = spread < settings.min_spread
-    if settings.min_entropy is not None:
-        static |= content < settings.min_entropy
-    on_screen = motion.kept_on_screen(position, camera, visible, settings.min_spread)
-    textureless = np.zeros_like(lost) if texture is None else texture < LEAST_TEXTURE
-    static |= on_screen
-    if settings.camera == "subtract" and settings.trajectory == "position" and (camera != camera[:, :1]).any():
-        usable = ~(lost | on_screen | textureless)
-        static |= parallax.still_scene(residual[..., :2], visible, usable, settings.min_spread)
-    excluded = np.select([lost, static, textureless], ["lost", "static", "textureless"], "")
-
+    spread, content = motion.spread(residual, visible), _entropies(steps, seen, settings)
+    excluded = _exclusions(position, camera, visible, residual, content, texture, settings)
     moving = np.flatnonzero(excluded == "")
-    shown = visible[moving]
-    pace = motion.pace(residual[moving], position[moving, :, :2], visible=shown)
-    path = motion.evenly_paced(residual[moving], shown, pace)
-    block = motion.block_size(path, shown) if settings.samples == "innovations" else 1
-    white, known = motion.samples(path, shown, settings.noise, kind=settings.samples, block=block)
-    # Averaging over blocks and fitting an autoregression leave fewer samples than displacements. A pair must have
-    # half of what `min_frames` asks for, in proportion to the samples that are left.
-    least = needed * white.shape[1] // (2 * steps.shape[1])
-    few = seen[moving].astype(int) @ seen[moving].T.astype(int) < needed
-    options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
-    options["backend"] = settings.backend
-    if settings.camera == "condition":
-        steady = motion.evenly_paced(camera, np.ones(camera.shape[:2], bool), pace)
-        options["condition_on"] = _camera_samples(steady, settings, block)
-    among = mutual_information.pairwise_mutual_information(
-        white, visible=known, min_samples=least, seed=seed, **options
-    )
-    among[few] = np.nan
-    p_values = None
-    if settings.surrogates:
-        options |= {"surrogates": settings.surrogates, "min_samples": least, "seed": seed}
-        if settings.samples == "innovations":
-            options |= {"method": "circular-shift", "mutual_information_matrix": among}
-        p = significance.p_values(white, visible=known, **options)
-        p_values = _spread_out(np.where(few, np.nan, p), moving, len(position))
-    mi = _spread_out(among, moving, len(position))
-    alike = gaussian.correlation(steps, seen)
-    strength = mi
+    spread_out = partial(_spread_out, chosen=moving, count=len(position))
+    among, tested = _dependence(residual[moving], position[moving, :, :2], visible[moving], camera, settings, seed)
+    mi, p_values = spread_out(among), None if tested is None else spread_out(tested)
+    alike, strength = gaussian.correlation(steps, seen), mi
     if settings.rank == "gaussian":
         given = np.median(camera, axis=0) if settings.camera == "condition" else None
         free = steps if given is None else gaussian.without(steps, seen, np.diff(given, axis=0))
-        strength = _spread_out(gaussian.mutual_information(free[moving], seen[moving]), moving, len(position))
+        strength = spread_out(gaussian.mutual_information(free[moving], seen[moving]))
     chosen = twins.find_twins(
         mi,
         p_values=p_values,
@@ -303,6 +264,82 @@ def score_window(
         seed=seed,
     )
     return ScoredWindow(mi, p_values, strength, alike, residual, spread, content, ties.tied(steps, seen), chosen)
+
+
+def _entropies(steps: NDArray[np.float64], seen: NDArray[np.bool_], settings: ScoreConfig) -> NDArray[np.float64]:
+    """The entropy of each patch's displacements: f64[N] nats, NaN for a patch that is lost."""
+    content = np.full(len(steps), np.nan)
+    for patch in np.flatnonzero(seen.sum(1) >= max(settings.min_frames - 1, settings.k + 1)):
+        content[patch] = entropy.entropy(steps[patch, seen[patch]], k=settings.k)
+    return content
+
+
+def _exclusions(
+    position: NDArray[np.float32],
+    camera: NDArray[np.float32],
+    visible: NDArray[np.bool_],
+    residual: NDArray[np.float64],
+    content: NDArray[np.float64],
+    texture: NDArray[np.float32] | None,
+    settings: ScoreConfig,
+) -> NDArray[np.str_]:
+    """Why each patch can neither have nor be a twin: N texts, empty if it can. Arguments as in `score_window`."""
+    lost = np.isnan(content)
+    on_screen = motion.kept_on_screen(position, camera, visible, settings.min_spread)
+    textureless = np.zeros_like(lost) if texture is None else texture < LEAST_TEXTURE
+    static = on_screen | (motion.spread(residual, visible) < settings.min_spread)
+    if settings.min_entropy is not None:
+        static |= content < settings.min_entropy
+    if settings.camera == "subtract" and settings.trajectory == "position" and (camera != camera[:, :1]).any():
+        usable = ~(lost | on_screen | textureless)
+        static |= parallax.still_scene(residual[..., :2], visible, usable, settings.min_spread)
+    return np.select([lost, static, textureless], ["lost", "static", "textureless"], "")
+
+
+def _dependence(
+    residual: NDArray[np.float64],
+    points: NDArray[np.float32],
+    visible: NDArray[np.bool_],
+    camera: NDArray[np.float32],
+    settings: ScoreConfig,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Mutual information of the M patches that move, and its p-values, if surrogates are asked for.
+
+    Args:
+        residual: f64[M, T, d], the trajectories that are scored.
+        points: f32[M, T, 2] pixels, the tracked points.
+        visible: bool[M, T].
+        camera: f32[N, T, 2], of all patches.
+        settings: of the score stage.
+        seed: see `score_window`.
+
+    Returns:
+        f64[M, M] nats, and f64[M, M] or None; NaN for pairs with too few common samples.
+    """
+    steps, seen = motion.displacement(residual, visible)
+    needed = settings.min_frames - 1  # displacements
+    pace = motion.pace(residual, points, visible=visible)
+    path = motion.evenly_paced(residual, visible, pace)
+    block = motion.block_size(path, visible) if settings.samples == "innovations" else 1
+    white, known = motion.samples(path, visible, settings.noise, kind=settings.samples, block=block)
+    # Averaging over blocks and fitting an autoregression leave fewer samples than displacements. A pair must have
+    # half of what `min_frames` asks for, in proportion to the samples that are left.
+    least = needed * white.shape[1] // (2 * steps.shape[1])
+    few = seen.astype(int) @ seen.T.astype(int) < needed
+    options: dict[str, Any] = {"estimator": settings.estimator, "k": settings.k, "theiler": settings.theiler}
+    options |= {"backend": settings.backend, "min_samples": least, "seed": seed}
+    if settings.camera == "condition":
+        steady = motion.evenly_paced(camera, np.ones(camera.shape[:2], bool), pace)
+        options["condition_on"] = _camera_samples(steady, settings, block)
+    among = mutual_information.pairwise_mutual_information(white, visible=known, **options)
+    among[few] = np.nan
+    if not settings.surrogates:
+        return among, None
+    if settings.samples == "innovations":
+        options |= {"method": "circular-shift", "mutual_information_matrix": among}
+    p_values = significance.p_values(white, visible=known, surrogates=settings.surrogates, **options)
+    return among, np.where(few, np.nan, p_values)
 
 
 def score_trajectories(table: pa.Table, settings: ScoreConfig) -> ScoredWindow:
