@@ -218,7 +218,7 @@ class ScoreConfig(Section):
         "subtract", description="camera motion: subtracted from the trajectories, conditioned on, or left in"
     )
     remove_lighting: bool = Field(
-        True, description="subtract the change of brightness that all patches share from colour trajectories"
+        True, description="take from colours the changes of brightness that all patches, or all of a row, share"
     )
     min_spread: Annotated[float, Field(ge=0)] = Field(
         1.0, description="a trajectory is static if its RMS distance from its mean is smaller, pixels"

@@ -5,8 +5,6 @@ displacements taken, their autocorrelation and the gain of each frame removed, a
 the steps from the blocks on.
 """
 
-import warnings
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -43,27 +41,6 @@ def residual(position: ArrayLike, camera: ArrayLike) -> Float:
     path = np.asarray(camera, dtype=np.float64)
     moved[..., :2] -= path - path[:, :1]
     return moved
-
-
-def without_lighting(colour: ArrayLike, visible: ArrayLike) -> Float:
-    """Colours of patches without changes of the light that all patches share.
-
-    A change of light is modelled as one gain for each channel and frame. It is estimated as the median, over the
-    visible patches, of the ratio of a patch's colour to its median over time. Patches darker than 0.02 are not used.
-
-    Args:
-        colour: [N, T, 3], from 0 to 1.
-        visible: bool[N, T].
-
-    Returns:
-        f64[N, T, 3].
-    """
-    values, seen = np.asarray(colour, np.float64), np.asarray(visible, bool)[..., None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a patch that is never visible, or a frame without a lit patch
-        usual = np.nanmedian(np.where(seen, values, np.nan), axis=1, keepdims=True)
-        gain = np.nanmedian(np.where(seen & (usual > 0.02), values, np.nan) / usual, axis=0)
-    return values / np.where(gain > 0, gain, 1.0)
 
 
 def displacement(trajectory: ArrayLike, visible: ArrayLike) -> tuple[Float, Mask]:

@@ -18,7 +18,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infoaug.estimators.geometry import parallax
-from infoaug.estimators.information import entropy, gaussian, motion, mutual_information, significance, ties, twins
+from infoaug.estimators.information import (
+    entropy,
+    gaussian,
+    lighting,
+    motion,
+    mutual_information,
+    significance,
+    ties,
+    twins,
+)
 from infoaug.estimators.options import KERNELS, LARGEST_K, OTHER_WINDOWS
 from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
@@ -378,7 +387,9 @@ def _scored_trajectory(
     if settings.trajectory in ("colour", "both"):
         if colour is None:
             raise ValueError(f"score.trajectory is '{settings.trajectory}', which needs colour")
-        shade = motion.without_lighting(colour, visible) if settings.remove_lighting else colour.astype(np.float64)
+        shade = colour.astype(np.float64)
+        if settings.remove_lighting:
+            shade = lighting.without_lighting(colour, visible, position[..., 1])
         parts.append(shade * (settings.noise / settings.colour_noise))
     return np.concatenate(parts, axis=-1)
 

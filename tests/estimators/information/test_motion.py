@@ -18,7 +18,6 @@ from infoaug.estimators.information.motion import (
     spread,
     whiten,
     without_gain,
-    without_lighting,
 )
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
@@ -73,36 +72,6 @@ def test_what_keeps_a_row_or_a_column_of_the_screen_is_found_and_what_moves_is_n
     assert kept_on_screen(position, camera, shown, static=1.0).tolist() == [True, True, False, False]
     still = np.repeat(start, 40, axis=1)
     assert not kept_on_screen(position, still, shown, static=1.0).any(), "under a camera that does not move"
-
-
-# ---- lighting
-
-
-@quick
-@given(st.integers(0, 2**32 - 1))
-def test_the_light_is_taken_out_of_all_patches_and_what_one_does_alone_stays(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    own = np.repeat(rng.uniform(0.1, 0.9, (9, 1, 3)), 20, axis=1)
-    own[4, 10:] *= 0.5
-    light = rng.uniform(0.5, 1.5, (1, 20, 3))
-    found = without_lighting(own * light, np.ones((9, 20), bool))
-    # Up to a gain a channel that is the same in all frames: nobody knows how bright the light was at first.
-    ratio = found / own
-    assert ratio == pytest.approx(np.broadcast_to(ratio[:1, :1], ratio.shape))
-
-
-def test_what_is_not_visible_has_no_say_in_the_light() -> None:
-    colour = np.full((5, 6, 3), 0.5)
-    colour[:4, 3] = 0.1
-    visible = np.ones((5, 6), bool)
-    visible[:4, 3] = False
-    assert without_lighting(colour, visible)[4] == pytest.approx(colour[4])
-
-
-def test_black_patches_and_frames_without_any_keep_their_colours() -> None:
-    dark = np.full((3, 4, 3), 0.01)
-    assert np.array_equal(without_lighting(dark, np.ones((3, 4), bool)), dark)
-    assert np.array_equal(without_lighting(dark, np.zeros((3, 4), bool)), dark)
 
 
 # ---- displacement
