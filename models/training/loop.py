@@ -86,8 +86,11 @@ class Training:
         if settings.compile:
             # Without the option the compiler chooses the layout, and takes the one in which a CPU crashes.
             keep = {"options": {"layout_optimization": False}} if self.layout == torch.contiguous_format else {}
+            # The number of twins differs from step to step. Without twins all batches have one size, which the
+            # compiler takes as it comes.
+            dynamic = self.model.twin_branch is not None or None
             for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
-                backbone.compile(dynamic=True, **keep)  # in place, so that the weights keep their names
+                backbone.compile(dynamic=dynamic, **keep)  # in place, so that the weights keep their names
         self.parallel: nn.Module = self.model
         if self.world > 1:
             self.parallel = DistributedDataParallel(
