@@ -48,6 +48,13 @@ class Augment(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
+    @classmethod
+    def of(cls, backbone: nn.Module, settings: AugmentSettings | None = None) -> "Augment":
+        """Augmentation with the normalisation that a backbone's recipe names; CIFAR's where it names none."""
+        recipe = getattr(backbone, "recipe", None)
+        mean, std = getattr(recipe, "mean", None), getattr(recipe, "std", None)
+        return cls(settings, mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
+
     @torch.no_grad()
     def forward(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Draw one view per image; see the class. Raises ValueError for a wrong shape or dtype."""

@@ -1,10 +1,10 @@
-"""Backbones from timm with a stem adapted to small images, and their files on disk."""
+"""Backbones, from timm with a stem adapted to small images or of the user's own, and their files on disk."""
 
 import difflib
 import inspect
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from infoaug.models import own_code
+
 WEIGHTS_FILE = "backbone.safetensors"
 RECIPE_FILE = "backbone.json"
 # Far more than a recipe needs. Without limits, a hostile recipe could cost minutes or all memory before its weights are
@@ -29,8 +31,9 @@ _LONGEST_RECIPE, _LARGEST_SUM = 1 << 16, 100_000
 class Recipe:
     """How timm rebuilds a backbone, and how the pixels of its input are normalised.
 
-    `name`: timm model name; `image_size`: pixels; `kwargs`: further arguments of timm; `num_features`: length of a
-    feature vector; `mean`, `std`: per channel, of pixels in 0–1, None until the backbone is saved.
+    `name`: timm model name, or `module:Class`; `image_size`: pixels; `kwargs`: further arguments of timm, or of the
+    class; `num_features`: length of a feature vector; `mean`, `std`: per channel, of pixels in 0–1, None until the
+    backbone is saved or given weights that say so.
     """
 
     name: str
@@ -40,19 +43,34 @@ class Recipe:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def timm_kwargs(self) -> dict[str, Any]:
+        """The arguments that timm takes itself."""
+        return {key: value for key, value in self.kwargs.items() if key != "fit_stem"}
+
+    def to_json(self) -> str:
+        """The recipe as text. Raises TypeError for arguments that JSON does not have."""
+        return json.dumps(asdict(self), indent=2)
+
 
 def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
-    """Build an untrained timm model: images f32[B, 3, image_size, image_size] to features f32[B, num_features].
+    """Build an untrained model: images f32[B, 3, image_size, image_size] to features f32[B, num_features].
 
     ResNets keep at least 4×4 positions in the last stage: the stem reduces by 4 (timm's own), 2 (3×3 convolution of
     stride 2, no max-pool) or 1 (stride 1, no max-pool). Below 128 pixels ViTs get the patch size that gives 8×8 tokens.
     Other families are built as timm builds them, and for `image_size` where timm builds them for another size that they
-    depend on. `kwargs` are passed to timm (`layers`, `channels`, `patch_size`, …) and take precedence. The result has
-    `.num_features` and `.recipe` (`Recipe`). Nothing is downloaded.
+    depend on. `kwargs` are passed to timm (`layers`, `channels`, `patch_size`, …) and take precedence; with
+    `fit_stem=False` a ResNet keeps timm's own stem, which published weights are of. The result has `.num_features` and
+    `.recipe` (`Recipe`). Nothing is downloaded.
 
-    Raises ValueError for an unknown name, an image size that does not fit, or arguments that timm refuses.
+    `name` is timm's, or `module:Class` for a class of the user's own, a `torch.nn.Module` with an integer
+    `num_features`. It is called as `Class(image_size=…, **kwargs)`; `own_code` says where its module is looked for.
+
+    Raises ValueError for an unknown name, an image size that does not fit, or arguments that are refused.
     """
     model = _build(name, image_size, kwargs)
+    if own_code.is_own(name):
+        return model
     if "img_size" in kwargs or (isinstance(model, VisionTransformer) and model.patch_embed.img_size[0] == image_size):
         return model
     if _takes_image_size(model) and not _runs(model, image_size, kwargs.get("in_chans", 3)):
@@ -65,6 +83,8 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model as its recipe says: see `create_backbone`."""
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 8:
         raise ValueError(f"image_size must be an integer of at least 8 pixels, not {image_size!r}.")
+    if own_code.is_own(name):
+        return _build_own(name, image_size, kwargs)
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name[:100], timm.list_models(), n=3, cutoff=0.0)
         raise ValueError(f"timm knows no model {name[:100]!r}; the nearest names are {', '.join(nearest)}.")
@@ -74,6 +94,7 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
         )
 
     fitted = dict(kwargs)
+    fit_stem = fitted.pop("fit_stem", True)
     if is_model_in_modules(name, ("vision_transformer", "deit")):
         fitted.setdefault("img_size", image_size)
         if image_size < 128:
@@ -83,19 +104,43 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
         # The length of the pooled output: with `catavgmax` pooling, or in MobileNets, timm's num_features is smaller.
         model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
     except Exception as error:  # any error that a network raises for arguments that it does not expect
-        raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {_short(error)}") from error
+        raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {short(error)}") from error
 
+    if "fit_stem" in kwargs and not (isinstance(model, ResNet) and isinstance(fit_stem, bool)):
+        raise ValueError(f"fit_stem is true or false, and for ResNets only: {name!r} cannot take {fit_stem!r:.60}.")
     if isinstance(model, ResNet):
-        _fit_resnet_stem(model, name, image_size)
+        _fit_resnet_stem(model, name, stem_reduction(image_size, kwargs))
     elif isinstance(model, VisionTransformer):
         _check_tokens(model, name)
     model.recipe = Recipe(name, image_size, dict(kwargs), model.num_features)
     return model
 
 
-def _fit_resnet_stem(model: Any, name: str, image_size: int) -> None:
+def _build_own(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model of the user's own class: see `create_backbone`."""
+    kind = own_code.load(name, nn.Module)
+    try:
+        model: Any = kind(image_size=image_size, **kwargs)
+    except Exception as error:  # the code may raise anything
+        raise ValueError(
+            f"{name!r} cannot be built with image_size={image_size} and {kwargs!s:.300}: {short(error)}"
+        ) from error
+    features = getattr(model, "num_features", None)
+    if not isinstance(features, int) or features < 1:
+        raise ValueError(f"{name!r} needs an integer num_features, the length of its feature vectors.")
+    model.recipe = Recipe(name, image_size, dict(kwargs), features)
+    return model
+
+
+def stem_reduction(image_size: int, kwargs: Mapping[str, Any]) -> int:
+    """By how much the stem of a ResNet reduces an image in both directions: 1, 2, or timm's own 4."""
+    if not kwargs.get("fit_stem", True):
+        return 4
+    return max((r for r in (1, 2, 4) if image_size >= 4 * 8 * r), default=1)
+
+
+def _fit_resnet_stem(model: Any, name: str, reduction: int) -> None:
     """Replace stem convolution and max-pool in place, so that the last stage keeps at least 4×4 positions."""
-    reduction = max((r for r in (1, 2, 4) if image_size >= 4 * 8 * r), default=1)
     if reduction == 4:
         return
     first = model.conv1
@@ -105,7 +150,7 @@ def _fit_resnet_stem(model: Any, name: str, image_size: int) -> None:
         model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=reduction, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     else:
-        raise ValueError(f"The stem of {name!r} cannot be fitted to {image_size} pixels; choose another ResNet.")
+        raise ValueError(f"The stem of {name!r} cannot be fitted to small images; choose another ResNet.")
     model.maxpool = nn.Identity()
 
 
@@ -153,10 +198,10 @@ def save_backbone(backbone: nn.Module, folder: str | Path, *, mean: Sequence[flo
         )
     recipe = replace(recipe, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
     try:
-        text = json.dumps(asdict(recipe), indent=2)
+        text = recipe.to_json()
     except TypeError as error:
         raise ValueError(
-            f"The timm arguments {recipe.kwargs} cannot be written as JSON; give layers by name."
+            f"The arguments {recipe.kwargs} cannot be written as JSON; give layers by name."
         ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,27 +213,38 @@ def save_backbone(backbone: nn.Module, folder: str | Path, *, mean: Sequence[flo
     return folder
 
 
-def load_backbone(path: str | Path) -> nn.Module:
+def load_backbone(path: str | Path, *, own: str = "") -> nn.Module:
     """Rebuild the backbone saved in a folder (or beside one of its two files), in eval mode on the CPU.
 
     Its `.recipe` carries the `mean` and `std` it expects. Nothing is unpickled, and nothing is built that is larger
-    than the file of its weights can fill. Raises ValueError if a file is missing or broken, if the weights are no
-    finite numbers, or if this timm builds another architecture under the same name.
+    than the file of its weights can fill. A backbone of its author's own class, `module:Class`, is built only if `own`
+    names that class, because a file must not choose the code that runs. Raises ValueError if a file is missing or
+    broken, if the weights are no finite numbers, if this timm builds another architecture under the same name, or for a
+    class that `own` does not name.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     for file in (folder / RECIPE_FILE, folder / WEIGHTS_FILE):
         if not file.is_file():
             raise ValueError(f"There is no saved backbone at {str(path)!r}: {file.name} is missing.")
     try:
-        recipe = _recipe(folder / RECIPE_FILE)
+        with (folder / RECIPE_FILE).open("rb") as file:
+            recipe = read_recipe(file.read(_LONGEST_RECIPE + 1))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {_short(error)}") from error
-    misfit = f"The weights in {str(folder)!r} do not fit {recipe.name!r} of timm {timm.__version__}"
-    with torch.device("meta"):  # only shapes, no memory
-        shapes = _build(recipe.name, recipe.image_size, recipe.kwargs).state_dict()
-    size = (folder / WEIGHTS_FILE).stat().st_size
-    if (needed := sum(value.numel() for value in shapes.values())) > size:
-        raise ValueError(f"{misfit}: {needed} numbers cannot be in {size} bytes.")
+        raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {short(error)}") from error
+    if own_code.is_own(recipe.name):
+        if recipe.name != own:
+            raise ValueError(
+                f"The backbone in {str(folder)!r} is built by code of its author's own, {recipe.name[:100]!r}, which "
+                f"runs only if you name it: own='module:Class' in Python, pretrain.backbone in a config."
+            )
+        misfit = f"The weights in {str(folder)!r} do not fit {recipe.name!r}"
+    else:
+        misfit = f"The weights in {str(folder)!r} do not fit {recipe.name!r} of timm {timm.__version__}"
+        with torch.device("meta"):  # only shapes, no memory
+            shapes = _build(recipe.name, recipe.image_size, recipe.kwargs).state_dict()
+        size = (folder / WEIGHTS_FILE).stat().st_size
+        if (needed := sum(value.numel() for value in shapes.values())) > size:
+            raise ValueError(f"{misfit}: {needed} numbers cannot be in {size} bytes.")
     backbone = _build(recipe.name, recipe.image_size, recipe.kwargs)
     try:
         load_model(backbone, folder / WEIGHTS_FILE)
@@ -202,10 +258,11 @@ def load_backbone(path: str | Path) -> nn.Module:
     return backbone.eval()
 
 
-def _recipe(file: Path) -> Recipe:
-    """Read a recipe. Raises ValueError, TypeError, AttributeError or RecursionError if the file holds none."""
-    with file.open("rb") as opened:
-        content = opened.read(_LONGEST_RECIPE + 1)
+def read_recipe(content: str | bytes) -> Recipe:
+    """Read a recipe that `Recipe.to_json` wrote.
+
+    Raises ValueError, TypeError, AttributeError or RecursionError if the text is none.
+    """
     if len(content) > _LONGEST_RECIPE:
         raise ValueError(f"it has more than {_LONGEST_RECIPE} bytes")
     recipe = Recipe(**{key: _tuples(value) for key, value in json.loads(content).items()})
@@ -232,7 +289,7 @@ def _sizes(value: Any) -> Iterator[float]:
         yield abs(value)
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     """The beginning of an error message, on one printable line."""
     line = " ".join(str(error).split())[:300] or type(error).__name__
     return "".join(sign if sign.isprintable() else "?" for sign in line)

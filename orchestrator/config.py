@@ -27,7 +27,7 @@ from infoaug.estimators.options import (
     Backend,
     Policy,
 )
-from infoaug.models import frameworks
+from infoaug.models import frameworks, own_code
 from infoaug.models.frameworks.settings import FrameworkSettings
 from infoaug.models.settings import AugmentSettings
 from infoaug.orchestrator import settings
@@ -274,13 +274,36 @@ class ScoreConfig(Section):
 class PretrainConfig(Section):
     """Training of the two branches."""
 
-    framework: str = "simclr"
+    framework: str = Field("simclr", description="name of a framework, or module:Class of your own")
     framework_settings: FrameworkSettings = Field(
         {}, validate_default=True, description="settings of the framework (models/frameworks/settings.py)"
     )
-    backbone: str = Field("resnet18", description="name of a timm model")
+    backbone: str = Field("resnet18", description="name of a timm model, or module:Class of your own")
     backbone_settings: dict[str, Any] = Field(
-        {}, description="arguments of timm.create_model; not checked before the backbone is built"
+        {},
+        description="arguments of timm.create_model, or of your class; not checked before the backbone is built. "
+        "fit_stem: false keeps the stem of a ResNet as timm has it",
+    )
+    # Settings of which the default is left out when they are stored, so that what was stored before they existed is
+    # found again.
+    init: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="weights to start from: `pretrained` (those that timm publishes for the backbone), a folder or file "
+        "of weights (a saved backbone, an export, timm's local-dir, .safetensors), a config, or an MLflow run; null: "
+        "random ones",
+    )
+    freeze_layers: Annotated[int, Field(ge=0)] = Field(
+        0,
+        exclude_if=lambda value: value == 0,
+        description="layers of the backbone that are not trained: 1, the stem or embedding of patches; 2, its first "
+        "block too; and so on",
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="factor from a layer's learning rate to that of the layer before; the last has it once; null: all "
+        "have the same",
     )
     twin_weight: Annotated[float, Field(ge=0)] = Field(0.5, description="λ in L = L_view + λ · L_twin")
     epochs: Positive = 100
@@ -326,7 +349,10 @@ class PretrainConfig(Section):
     @field_validator("framework")
     @classmethod
     def _framework_is_known(cls, name: str) -> str:
-        _check_name(name, frameworks.available(), "framework")
+        if own_code.is_own(name):
+            frameworks.settings_type(name)  # which imports it
+        else:
+            _check_name(name, frameworks.available(), "framework")
         return name
 
     @field_validator("framework_settings", mode="wrap")
@@ -345,8 +371,10 @@ class PretrainConfig(Section):
     def types_by_value(cls, values: dict[str, Any]) -> dict[str, type[BaseModel]]:
         """Types of the fields whose type depends on other values of this section, to name the nearest known key."""
         framework = values.get("framework", cls.model_fields["framework"].default)
-        known = framework in frameworks.available()
-        return {"framework_settings": cls.framework_settings_type(framework)} if known else {}
+        try:
+            return {"framework_settings": cls.framework_settings_type(framework)}
+        except ValueError:  # refused already
+            return {}
 
 
 class EvaluateConfig(Section):

@@ -17,7 +17,7 @@ from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import figures, inspection, report
 from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
-from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
+from infoaug.orchestrator.stages import evaluate, extract, initial_weights, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
@@ -99,7 +99,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
     """
     score.check(config)
-    pretrain.check(config)
+    pretrain.check(config, fetch=False)
     evaluate.check(config, fetch=False)
     store = Store(config.store)
     reused: dict[str, str] = {}
@@ -109,6 +109,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         reused["extract"] = f"reuse {windows} windows of {clips} clips, after checking that the clips are unchanged"
         scored = score.load(config, extracted)
         reused["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
+        if not initial_weights.is_known(config):
+            raise StageError(f"the published weights of {config.pretrain.backbone} are not in the cache")
         model = pretrain.stage(config, scored)
         if store.exists(model.path("train")) and not store.exists(model.path("history.json")):
             reused["pretrain"] = f"continue from the last checkpoint in {store.url(model.path('train'))}"
@@ -122,7 +124,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     todo = {
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
-        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs",
+        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs"
+        + (f", from the weights of '{settings.init}'" if settings.init else ""),
         "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
         "report": "a page and figures",
     }

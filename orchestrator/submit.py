@@ -15,6 +15,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from rich.markup import escape
 
 import infoaug
+from infoaug.models import own_code
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -101,9 +102,25 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) -> None:
-    """Write a job's working folder: the package infoaug, and the settings of the config except `without`."""
+    """Write a job's working folder: the package infoaug, the settings of the config except `without`, and the user's own
+    classes that it names.
+
+    Raises:
+        UsageError: such a class cannot be loaded.
+    """
     # Links to the top-level folders of a clone are followed, so the job gets the package as a wheel would install it.
     shutil.copytree(Path(infoaug.__file__).parent, folder / "infoaug", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in filter(own_code.is_own, (config.pretrain.backbone, config.pretrain.framework)):
+        try:
+            code = own_code.source(name)
+        except ValueError as error:
+            raise UsageError(settings.one_line(f"pretrain: {error}").rstrip(".")) from None
+        if code and code.is_dir():
+            shutil.copytree(
+                code, folder / code.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+            )
+        elif code:
+            shutil.copy(code, folder)
     values = config.model_dump(mode="json", exclude_unset=True, exclude=set(without))
     values.get("ray", {}).pop("address", None)  # Ray gives a job its cluster's address
     (folder / CONFIG).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from infoaug.models import own_code
 from infoaug.models.frameworks.settings import (
     BarlowTwinsSettings,
     BYOLSettings,
@@ -52,30 +53,38 @@ def available() -> list[str]:
 
 
 def settings_type(name: str) -> type[FrameworkSettings]:
-    """Give the typed settings of a framework. Raises ValueError for an unknown name."""
-    return _find(name)[1]
+    """Give the typed settings of a framework. Raises ValueError for an unknown name, or a class that `create` refuses."""
+    return _own(name).settings_type if own_code.is_own(name) else _find(name)[1]
 
 
 def create(name: str, backbone: "nn.Module", settings: FrameworkSettings | None = None, **given: Any) -> "Framework":
     """Make a framework around a backbone that maps images to float[B, backbone.num_features].
 
     Args:
-        name: one of `available()`.
+        name: one of `available()`, or `module:Class` for a subclass of `base.Framework` of the user's own.
         backbone: the backbone.
         settings: settings of the framework, if they are typed already.
         given: otherwise its settings by name.
 
     Raises:
-        ValueError: an unknown framework or setting (the nearest known one is named), a value out of range, or settings
-            of another framework.
+        ValueError: an unknown framework or setting (the nearest known one is named), a value out of range, settings
+            of another framework, or a class that cannot be imported.
     """
-    class_name, expected = _find(name)
+    expected = settings_type(name)
     if settings is None:
         settings = _checked(name, expected, given)
     elif given or not isinstance(settings, expected):
         raise ValueError(f"{name} needs {expected.__name__} and no further settings, not {type(settings).__name__}.")
-    framework = getattr(import_module(f"infoaug.models.frameworks.{name}"), class_name)
+    if own_code.is_own(name):
+        return _own(name)(backbone, settings)
+    framework = getattr(import_module(f"infoaug.models.frameworks.{name}"), _find(name)[0])
     return framework(backbone, settings)
+
+
+def _own(name: str) -> "type[Framework]":
+    from infoaug.models.frameworks.base import Framework  # which imports PyTorch
+
+    return own_code.load(name, Framework)
 
 
 def _checked(name: str, expected: type[FrameworkSettings], given: dict[str, Any]) -> FrameworkSettings:

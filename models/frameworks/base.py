@@ -86,9 +86,10 @@ class Branch(nn.Module, ABC):
 
 
 class Framework(nn.Module):
-    """A backbone and the recipe for branches; a subclass names its `branch_type`."""
+    """A backbone and the recipe for branches; a subclass names its `branch_type`, and one outside infoaug its settings."""
 
     branch_type: ClassVar[type[Branch]]
+    settings_type: ClassVar[type[FrameworkSettings]] = FrameworkSettings
 
     def __init__(self, backbone: nn.Module, settings: FrameworkSettings) -> None:
         """`backbone` maps images to float[B, backbone.num_features]. Raises ValueError without `num_features`."""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infoaug.models import frameworks, memory
+from infoaug.models import frameworks, layers, memory
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
@@ -45,8 +45,9 @@ class Training:
         data: Pairs,
         device: torch.device | None = None,
         validate: Callable[[nn.Module], Epoch] | None = None,
+        backbone: nn.Module | None = None,
     ) -> None:
-        """Build the untrained model and its optimiser.
+        """Build the model and its optimiser.
 
         Args:
             settings: of the training.
@@ -54,6 +55,8 @@ class Training:
             device: where to train; None: the GPU if there is one, else the CPU.
             validate: maps the kept backbone to further metrics, every `settings.validate_every` epochs; it must leave
                 the backbone as it was. Ranks may differ in it.
+            backbone: the backbone to start from, such as `models.initial.initialised` builds; None: an untrained one.
+                Images are normalised as its recipe says.
 
         Raises:
             ValueError: images of another size than `settings.image_size`, fewer of them than a batch, a batch that the
@@ -72,14 +75,16 @@ class Training:
         self.steps = len(data.twin) // settings.batch_size  # of an epoch
         self.history: list[Epoch] = []
         torch.manual_seed(settings.seed)
-        model = build_model(settings).to(device)
+        model = build_model(settings, backbone).to(device)
         self.layout = memory_format(model, device)
         model = model.to(memory_format=self.layout)
         self.model = synchronise(model) if self.world > 1 else model
+        self.frozen = layers.freeze(self.model.backbone, settings.freeze_layers)
         self.optimizer = create_optimizer(settings, self.model)
         self.schedule = create_schedule(settings, self.optimizer, self.steps)
-        self.augment = Augment(settings.augment).to(device)
-        self.augment_second = Augment(settings.augment_second or settings.augment).to(device)
+        self.augment = Augment.of(self.model.backbone, settings.augment).to(device)
+        second = settings.augment_second or settings.augment
+        self.augment_second = Augment.of(self.model.backbone, second).to(device)
         self.autocast = autocast(settings.precision, device)
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
@@ -119,7 +124,7 @@ class Training:
             - `loss`, `view_loss`, `twin_loss`, and what else the branches report.
             - `steps_without_twin_loss`: share of the steps whose twin loss is 0, because the global batch has too few
               patches with a twin: none, or for most losses a single one. Missing without a twin branch.
-            - `learning_rate`: that of the last step.
+            - `learning_rate`: that of the last step; with `layer_decay`, of the heads.
             - `seconds`, `images_per_second`: patches of all ranks.
             - `data_wait_fraction`: share of the time that this rank's host waited for batches.
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
@@ -145,7 +150,7 @@ class Training:
         twin_losses: list[Tensor] = []
         rate = 0.0
         for step, batch in enumerate(batches):
-            rate = self.optimizer.param_groups[0]["lr"]  # before the step, which sets that of the next
+            rate = max(group["lr"] for group in self.optimizer.param_groups)  # before the step sets that of the next
             losses = self.step(batch, random, progress=(number + (step + 1) / self.steps) / settings.epochs)
             totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
             twin_losses.append(losses["twin_loss"])
@@ -222,6 +227,9 @@ class Training:
 
     def _prepare(self, epoch: int) -> None:
         self.model.train()
+        for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
+            for name in self.frozen:
+                backbone.get_submodule(name).eval()
         # Dropout, where a backbone has it, draws from torch's global random state.
         torch.manual_seed(_seed(self.settings.seed, epoch, self.rank + 1, 1))
         if self.device.type == "cuda":
@@ -254,25 +262,30 @@ class Training:
         return peak.item()
 
 
-def build_model(settings: TrainingSettings) -> TwoBranch:
-    """Build the untrained model, its weights drawn from torch's global random state.
+def build_model(settings: TrainingSettings, backbone: nn.Module | None = None) -> TwoBranch:
+    """Build the model around a backbone; None: an untrained one. Weights are drawn from torch's global random state.
 
     Raises:
         ValueError: unknown names or settings; see `create_backbone`, `frameworks.create` and `TwoBranch`.
     """
-    backbone = create_backbone(settings.backbone, settings.image_size, **settings.backbone_settings)
+    if backbone is None:
+        backbone = create_backbone(settings.backbone, settings.image_size, **settings.backbone_settings)
     framework = frameworks.create(settings.framework, backbone, **settings.framework_settings)
     return TwoBranch(framework, settings.twin_weight)
 
 
-def check_model(settings: TrainingSettings) -> None:
-    """Build the model and pass two images and their twins through it, on the CPU.
+def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -> None:
+    """Build the model and its optimiser, and pass two images and their twins through it, on the CPU.
 
     Raises:
-        ValueError: as `build_model`, or the backbone does not take images of `image_size` or does not return vectors.
+        ValueError: as `build_model` and `create_optimizer`, or the backbone does not take images of `image_size`, does
+            not return vectors, or cannot be frozen as asked.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model, size = build_model(settings), settings.image_size
+        model, size = build_model(settings, backbone), settings.image_size
+        layers.freeze(model.backbone, settings.freeze_layers)
+        if settings.layer_decay:
+            create_optimizer(settings, model)
         images, rows = torch.rand(2, 3, size, size), torch.arange(2)
         try:
             model(images, images, images, rows)

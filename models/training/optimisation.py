@@ -4,12 +4,14 @@ import inspect
 import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from infoaug.models import layers
 from infoaug.models.training.settings import TrainingSettings
 
 _GIVEN_ELSEWHERE = {
@@ -17,8 +19,8 @@ _GIVEN_ELSEWHERE = {
     "weight_decay": "set weight_decay beside it",
     "momentum": "set momentum beside it",
     "opt": "set optimizer",
-    # It scales the learning rate by layer, which only timm's own schedules apply.
-    "layer_decay": "leave it out, it would have no effect",
+    "layer_decay": "set layer_decay beside it",
+    # They scale learning rates in a way that only timm's own schedules apply.
     "layer_decay_min_scale": "leave it out, it would have no effect",
     "layer_decay_no_opt_scale": "leave it out, it would have no effect",
 }
@@ -28,26 +30,45 @@ REFERENCE_BATCH = 256  # at which the learning rate is `learning_rate`
 def create_optimizer(settings: TrainingSettings, model: nn.Module) -> torch.optim.Optimizer:
     """Create timm's optimiser of that name, with no weight decay for biases and norms.
 
-    The learning rate scales linearly with the global batch (Goyal et al. 2017). The fused implementation is chosen, or
-    else the one over lists of tensors, where the optimiser has it.
+    The learning rate scales linearly with the global batch (Goyal et al. 2017). With `layer_decay`, the layers of the
+    submodule `backbone` have learning rates of their own (`layers.scales`). The fused implementation is chosen, or else
+    the one over lists of tensors, where the optimiser has it.
 
     Raises:
-        ValueError, AssertionError, TypeError: timm knows no such optimiser, or it has no such setting, or
-            `optimizer_settings` has one that is given elsewhere or would have no effect.
+        ValueError, AssertionError, TypeError: timm knows no such optimiser, or it has no such setting,
+            `optimizer_settings` has one that is given elsewhere or would have no effect, or the backbone does not name
+            its layers.
     """
     for name, remedy in _GIVEN_ELSEWHERE.items():
         if name in settings.optimizer_settings:
             raise ValueError(f"optimizer_settings cannot have {name}: {remedy}")
     parameters = inspect.signature(get_optimizer_class(settings.optimizer)).parameters
     fastest = [name for name in ("fused", "foreach") if name in parameters][:1]
+    rate = settings.learning_rate * settings.batch_size / REFERENCE_BATCH
     return create_optimizer_v2(
         model,
         opt=settings.optimizer,
-        lr=settings.learning_rate * settings.batch_size / REFERENCE_BATCH,
+        lr=rate,
+        param_group_fn=partial(_by_layer, settings, rate) if settings.layer_decay else None,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
         **dict.fromkeys(fastest, True) | settings.optimizer_settings,
     )
+
+
+def _by_layer(settings: TrainingSettings, rate: float, model: nn.Module) -> list[dict[str, Any]]:
+    """The parameter groups of a model whose backbone's learning rates fall from layer to layer towards its input."""
+    factors = layers.scales(model.get_submodule("backbone"), settings.layer_decay or 1.0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            owner, _, rest = name.partition(".")
+            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            groups.setdefault((factors[rest] if owner == "backbone" else 1.0, decays), []).append(parameter)
+    return [
+        {"params": members, "lr": rate * factor, "weight_decay": settings.weight_decay * decays}
+        for (factor, decays), members in groups.items()
+    ]
 
 
 def create_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:

@@ -27,6 +27,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         warmup_epochs: epochs over which the learning rate rises linearly; fewer than `epochs`.
         momentum: of the optimiser, 0–1.
         weight_decay: applied neither to biases nor to norms.
+        layer_decay: factor from the learning rate of each layer of the backbone to that of the layer before; None: all
+            layers have the same.
+        freeze_layers: layers of the backbone, from its stem on, that are not trained, and whose statistics stay.
         clip_gradients: largest norm of all gradients together; None: no clipping.
         precision: `auto` takes bfloat16 where the hardware multiplies it natively.
         augment: augmentation of first views.
@@ -51,6 +54,8 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     warmup_epochs: Annotated[int, Field(ge=0)] = 10
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
     clip_gradients: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: AugmentSettings = AugmentSettings()

@@ -26,14 +26,14 @@ CPU_BATCH = 64  # images; with more, activations leave a CPU's caches and a smal
 def features(
     backbone: nn.Module, images: Tensor, batch_size: int, device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
-    """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as in training and not augmented.
+    """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as the backbone's recipe says, not augmented.
 
     The backbone itself is put into eval mode, onto the device and into channels last. On a CPU a batch has at most
     `CPU_BATCH` images.
     """
     device = torch.device(device)
     backbone = backbone.eval().to(device).to(memory_format=torch.channels_last)
-    normalise = Augment().to(device).normalise
+    normalise = Augment.of(backbone).to(device).normalise
     with torch.inference_mode():
         parts = [
             backbone(normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)).float().cpu()
@@ -134,6 +134,7 @@ class Validation:
     def knn(self, backbone: nn.Module) -> float:
         """Accuracy (a share, 0–1) with this backbone's weights: `validation_knn` of `accuracies`."""
         self.backbone.load_state_dict(backbone.state_dict())
+        self.backbone.recipe = backbone.recipe
         X = features(self.backbone, self.train.images, self.settings.batch_size, self.device)
         y, held = self.train.labels.numpy(), held_out(self.train.labels).numpy()
         return knn_accuracy(X[~held], y[~held], X[held], y[held], self.settings)

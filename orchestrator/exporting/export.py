@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, load_backbone
-from infoaug.orchestrator.config import load
+from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
 from infoaug.orchestrator.exporting.formats import FILES
@@ -47,7 +47,8 @@ def export(
         out: folder, created if missing; other files in it are kept. By default `export/NAME`, with the name of the
             experiment, the folder or the run.
         force: replace another export of the same format in that folder.
-        overrides: settings as in `config.load`, applied to the config file; for an MLflow run, where MLflow is.
+        overrides: settings as in `config.load`, applied to the config file; for an MLflow run, where MLflow is; for a
+            backbone of your own class, `pretrain.backbone=module:Class`, whose code may then run.
 
     Raises:
         UsageError: the run or format does not exist, a package is missing, or the folder holds another export.
@@ -69,37 +70,43 @@ def export(
     return Exported(files, formats.loading(backbone, files[-1]))
 
 
-def find(run: str, overrides: Sequence[str] = ()) -> tuple[str, nn.Module]:
-    """Name and backbone of a run (see `export`); the backbone is on the CPU, in eval mode.
+def find(
+    run: str, overrides: Sequence[str] = (), base: ExperimentConfig | None = None
+) -> tuple[str, nn.Module]:
+    """Name and backbone of a run; the backbone is on the CPU, in eval mode.
+
+    Args:
+        run, overrides: as `export` takes them.
+        base: a config that says where MLflow is, and in `pretrain.backbone` which class of the user's own may be built;
+            by default the overrides alone. A config file says both itself.
 
     Raises:
         UsageError: the run does not exist, or its files are broken.
         StageError: its model is not trained yet.
     """
-    path = Path(run)
+    path, base = Path(run), base or load(None, overrides)
     if (path / RECIPE_FILE).is_file():
-        return path.resolve().name, _read(path, run)
+        return path.resolve().name, _read(path, run, base)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         config = load(path, overrides)
         store = Store(config.store)
         logs.set_place(store.local, config.name)
         trained = pretrain.load(config, score.load(config, extract.load(config, store)))
-        name, files = config.name, pretrain.files(trained.stage)
+        name, files, base = config.name, pretrain.files(trained.stage), config
     else:
-        settings = load(None, overrides).tracking
         try:
-            name, files = mlflow_lookup.backbone(run, settings)
+            name, files = mlflow_lookup.backbone(run, base.tracking)
         except UsageError as error:
             raise UsageError(f"'{run}' is no config file and no folder with a saved backbone, and {error}") from None
     with scratch.folder() as folder:
         for file, content in files.items():
             (folder / file).write_bytes(content)
-        return name, _read(folder, run)
+        return name, _read(folder, run, base)
 
 
-def _read(folder: Path, run: str) -> nn.Module:
+def _read(folder: Path, run: str, base: ExperimentConfig) -> nn.Module:
     try:
-        backbone = load_backbone(folder)
+        backbone = load_backbone(folder, own=base.pretrain.backbone)
     except ValueError as error:
         raise UsageError(f"the backbone of '{run}' cannot be used: {str(error).replace(str(folder), run)}") from None
     recipe: Any = backbone.recipe

@@ -12,11 +12,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from infoaug.models import own_code
 from infoaug.orchestrator.errors import StageError
 
 # The files of each format; the one that is loaded first comes last.
@@ -105,9 +106,11 @@ def loading(backbone: Any, described: Path) -> list[str]:
 def _to_timm(backbone: Any, folder: Path) -> None:
     """Write what timm loads from a folder or a hub; for a stem that timm does not know, a short loader."""
     recipe = backbone.recipe
+    if own_code.is_own(recipe.name):
+        raise StageError(f"timm cannot rebuild '{recipe.name}', which is not its own: export to torchscript or onnx")
     weights = {key: value.contiguous() for key, value in backbone.state_dict().items()}
     try:
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").write_bytes(_safetensors(weights, {"format": "pt", "recipe": recipe.to_json()}))
         if isinstance(backbone, ResNet) and isinstance(backbone.maxpool, nn.Identity):
             # No config.json: if only a stride differs, timm would load the weights into a different network.
             (folder / "load.py").write_text(_loader(backbone), encoding="utf-8")
@@ -121,10 +124,19 @@ def _to_timm(backbone: Any, folder: Path) -> None:
     _compare(backbone, loaded, recipe)
 
 
+def _safetensors(weights: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with the metadata in their order; the library's own order differs from time to time."""
+    content = save(weights, metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]) | {"__metadata__": metadata}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
+
+
 def _description(backbone: Any) -> dict[str, Any]:
     """timm's config.json: how to build the network, and the input it was trained with."""
     recipe, known = backbone.recipe, backbone.pretrained_cfg
-    arguments = {"num_classes": 0, **recipe.kwargs}
+    arguments = {"num_classes": 0, **recipe.timm_kwargs}
     if isinstance(backbone, VisionTransformer):
         arguments |= {key: getattr(backbone.patch_embed, key) for key in ("img_size", "patch_size")}
     return {
@@ -156,7 +168,7 @@ def _loader(backbone: Any) -> str:
         sizes = f"{first.in_channels}, {first.out_channels}, {first.kernel_size[0]}"
         stem = f"model.conv1 = nn.Conv2d({sizes}, stride={first.stride[0]}, padding={first.padding[0]}, bias=False)"
     # Values of the recipe enter the code only as literals, so that a recipe cannot inject code.
-    arguments = f"{recipe.name!r}, **{ {'num_classes': 0, **recipe.kwargs}!r}"
+    arguments = f"{recipe.name!r}, **{ {'num_classes': 0, **recipe.timm_kwargs}!r}"
     return _LOADER.format(
         size=recipe.image_size, channels=_channels(recipe), features=backbone.num_features, mean=recipe.mean,
         std=recipe.std, arguments=arguments, stem=stem,

@@ -18,6 +18,7 @@ import ray.data
 from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from infoaug.models import own_code
 from infoaug.orchestrator.config import RayConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.runtime import console, interruption, local_ray
@@ -60,7 +61,9 @@ def connect(config: RayConfig) -> None:
     if address == "local":
         local_ray.start(config.cpus, config.object_store_mb, **quiet)
     else:
-        _join(address, **quiet)
+        # Workers of this machine look for modules where this process does; those of others get the user's own code.
+        own = [str(path) for path in own_code.sources()]
+        _join(address, **quiet, **({"runtime_env": {"py_modules": own}} if own else {}))
     _log.info("Ray %s with %s", ray.__version__, _summary(ray.cluster_resources()))
     # Ray Data prints its plans, and a traceback for each dead worker: the ledger has a sentence for each instead.
     _data_log.setLevel(logging.ERROR)

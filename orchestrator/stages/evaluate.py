@@ -21,7 +21,7 @@ from infoaug.orchestrator.evaluation import datasets, domains, opening, probes
 from infoaug.orchestrator.runtime import cluster, console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.settings import one_line
-from infoaug.orchestrator.stages import pretrain
+from infoaug.orchestrator.stages import initial_weights, pretrain
 
 VERSION = 2  # raised when the same config would give other numbers
 MAX_CPUS = 8
@@ -56,10 +56,11 @@ def stage(config: ExperimentConfig, pretrained: StageFolder) -> StageFolder:
 
 
 def floor_stage(config: ExperimentConfig, store: Store) -> StageFolder:
-    """The folder of the random-init baseline's accuracies, shared by all models trained from the same weights."""
+    """The folder of the baseline's accuracies, shared by all models trained from the same weights."""
     key = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
     key |= {"backbone": config.pretrain.backbone, "backbone_settings": config.pretrain.backbone_settings}
     key |= {"version": VERSION, "image_size": config.extract.image_size, "seed": config.seed}
+    key |= initial_weights.identity(config)
     return StageFolder(store, "floor", key)
 
 
@@ -181,25 +182,25 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return accuracies(lambda images: probes.features(backbone, images, settings.batch_size, device))
 
-    result |= measured(trained_backbone(pretrained))
+    result |= measured(trained_backbone(pretrained, config.pretrain.backbone))
     baseline = floor_stage(config, store)
     path = result_path(baseline, name, settings)
     if not store.exists(path):  # two trials may measure it at the same time: they get and write the same numbers
         baseline.record(config.to_yaml())
-        store.write_json(path, measured(untrained_backbone(config)))
+        store.write_json(path, measured(initial_weights.stored(config, pretrained) or untrained_backbone(config)))
     return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
 
 
-def trained_backbone(pretrained: StageFolder) -> nn.Module:
-    """The backbone of a pretrain stage, in eval mode on the CPU."""
+def trained_backbone(pretrained: StageFolder, own: str = "") -> nn.Module:
+    """The backbone of a pretrain stage, in eval mode on the CPU; `own` as in `load_backbone`."""
     with scratch.folder() as folder:
         for name, content in pretrain.files(pretrained).items():
             (folder / name).write_bytes(content)
-        return load_backbone(folder)
+        return load_backbone(folder, own=own)
 
 
 def untrained_backbone(config: ExperimentConfig) -> nn.Module:
-    """The backbone with the weights that training starts from."""
+    """The backbone with the random weights that training starts from."""
     torch.manual_seed(config.seed)
     return create_backbone(config.pretrain.backbone, config.extract.image_size, **config.pretrain.backbone_settings)
 

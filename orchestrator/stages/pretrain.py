@@ -26,7 +26,7 @@ from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_re
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
-from infoaug.orchestrator.stages import ray_training, score
+from infoaug.orchestrator.stages import initial_weights, ray_training, score
 
 VERSION = 3  # raised when the same config would give other numbers
 
@@ -49,8 +49,13 @@ class Pretrained:
 
 
 def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
-    """The stage that holds the model trained on these twins."""
-    identifying = config.pretrain.model_dump(exclude=RUNTIME["pretrain"])
+    """The stage that holds the model trained on these twins.
+
+    Raises:
+        UsageError: the weights or the code to start from cannot be read.
+    """
+    identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init"}) | initial_weights.identity(config)
+    identifying |= initial_weights.code_of(config.pretrain.framework, "framework_code")
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
     key = {"version": VERSION, **data, "seed": config.seed, **identifying}
@@ -117,6 +122,7 @@ def _run(
     if store.exists(trained.path("history.json")):  # the other command has just ended
         return load(config, scored)
     trained.record(config.to_yaml())
+    initial_weights.write(config, trained)
     cluster.connect(config.ray)
     resumed = store.exists(trained.path("train"))
     patches, twins = scored.counts["patches"], scored.counts["twin"]
@@ -221,12 +227,16 @@ def files(trained: StageFolder) -> dict[str, bytes]:
     return {name: trained.store.read_bytes(trained.path(name)) for name in (WEIGHTS_FILE, RECIPE_FILE)}
 
 
-def check(config: ExperimentConfig) -> None:
+def check(config: ExperimentConfig, fetch: bool = True) -> None:
     """Check, before anything is started, that the training can be built.
 
+    Args:
+        config: the experiment.
+        fetch: download published weights to start from that are not in the cache; False leaves them unchecked.
+
     Raises:
-        UsageError: unknown backbone, framework or augmentation settings, or sizes that do not fit, such as
-            a backbone that does not take `extract.image_size`.
+        UsageError: unknown backbone, framework or augmentation settings; weights to start from that do not fit; or
+            sizes that do not fit, such as a backbone that does not take `extract.image_size`.
     """
     asked = config.pretrain
     if asked.batch_size % asked.workers or asked.batch_size // asked.workers < 2:
@@ -239,9 +249,11 @@ def check(config: ExperimentConfig) -> None:
     try:
         built = training_settings(config)
         _check_model(built.model_dump_json())
-        create_optimizer(built, nn.Linear(1, 1))
+        create_optimizer(built.model_copy(update={"layer_decay": None}), nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
+    if config.pretrain.init is not None and (fetch or initial_weights.is_known(config)):
+        initial_weights.check(config)
 
 
 @cache

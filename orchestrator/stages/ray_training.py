@@ -28,7 +28,7 @@ from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
-from infoaug.orchestrator.stages import extract, score
+from infoaug.orchestrator.stages import extract, initial_weights, score
 
 READERS = 8  # threads that read windows
 VALIDATION, VALIDATED_ON = "validation_knn", "validated_on.json"  # a metric, and the file that says what it measures
@@ -64,7 +64,8 @@ def train(job: Job) -> str:
         torch.cuda.set_device(device)
     first = ray.train.get_context().get_world_rank() == 0
     validate = _validation(config, device) if config.evaluate.every and first else None
-    training = Training(settings, _read(config, job.scored, stage, device), device, validate)
+    data = _read(config, job.scored, stage, device)
+    training = Training(settings, data, device, validate, initial_weights.stored(config, stage))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:

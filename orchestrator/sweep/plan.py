@@ -14,7 +14,7 @@ from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import extract, pretrain, score
+from infoaug.orchestrator.stages import extract, initial_weights, pretrain, score
 from infoaug.orchestrator.sweep import runner, search, trials
 from infoaug.orchestrator.sweep.compared import outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
@@ -88,7 +88,7 @@ def _scored(trial: Trial, store: Store) -> score.Scored | None:
 
 
 def _is_done(trial: Trial, scored: score.Scored | None) -> bool:
-    return scored is not None and outcome_of(trial, scored) is not None
+    return scored is not None and initial_weights.is_known(trial.config) and outcome_of(trial, scored) is not None
 
 
 def _share(scored: score.Scored | None) -> float:

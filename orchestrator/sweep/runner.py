@@ -125,7 +125,7 @@ def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> N
         if evaluation not in checked:
             evaluate.check(trial.config, fetch=not dry)
         if trial.model not in checked:
-            pretrain.check(trial.config)
+            pretrain.check(trial.config, fetch=not dry)
         checked |= {inputs, evaluation, trial.model}
 
 

@@ -1,0 +1,325 @@
+"""Weights to start a training from: published ones, a file's, or an earlier training's, fitted to a new backbone."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from timm.models import load_state_dict
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from infoaug.models.backbones import (
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    Recipe,
+    create_backbone,
+    load_backbone,
+    read_recipe,
+    short,
+    stem_reduction,
+)
+
+PUBLISHED = "pretrained"  # names the published weights of the backbone
+_TIMM_WEIGHTS, _TIMM_CONFIG = "model.safetensors", "config.json"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
+_NORMALISATION = ("mean", "std")
+_SIZES = ("num_classes", "in_chans", "img_size")  # arguments of timm that need not be the same
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a backbone, and what is known of where they are from.
+
+    Attributes:
+        source: what they are called in messages.
+        state: tensors by name.
+        name: timm's name of the architecture; empty if unknown.
+        image_size: pixels that they were trained with; None if unknown.
+        settings: the arguments of timm that they were built with; None if unknown.
+        stem_reduction: of a ResNet, by how much its stem reduces an image; None if unknown.
+        mean, std: the normalisation of pixels in 0–1 that they were trained with, by channel; None if unknown.
+    """
+
+    source: str
+    state: Mapping[str, Tensor]
+    name: str = ""
+    image_size: int | None = None
+    settings: Mapping[str, Any] | None = None
+    stem_reduction: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identifies the tensors and their normalisation, wherever they lie: 16 hexadecimal digits."""
+        sha = hashlib.sha256(repr((self.mean, self.std)).encode())
+        for name, value in sorted(self.state.items()):
+            sha.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return sha.hexdigest()[:16]
+
+
+def read(source: str | Path, name: str, *, fetch: bool = True) -> Weights:
+    """Read weights to start from. Nothing is unpickled but tensors.
+
+    Args:
+        source: `pretrained` for the weights that timm publishes for the backbone; a folder that holds a saved backbone
+            (`backbone.json`), an export, or a model as timm's `local-dir:` loads it (`config.json`); or a file,
+            `.safetensors`, or `.pt`, `.pth`, `.bin` with a state dict.
+        name: the backbone, timm's name or `module:Class`. Where the source does not say its normalisation, it is that
+            of the weights that timm publishes under this name.
+        fetch: download published weights that are not in the cache.
+
+    Raises:
+        ValueError: there are no such weights, they cannot be read or fetched, or they are not finite.
+    """
+    if str(source) == PUBLISHED:
+        weights = _published(name, fetch)
+    else:
+        path = Path(str(source).removeprefix("local-dir:")).expanduser()
+        if path.name in (WEIGHTS_FILE, RECIPE_FILE) and path.with_name(RECIPE_FILE).is_file():
+            path = path.parent
+        if path.name in (_TIMM_WEIGHTS, _TIMM_CONFIG) and path.with_name(_TIMM_CONFIG).is_file():
+            path = path.parent
+        weights = _from_folder(path, name) if path.is_dir() else _from_file(path, name)
+    if not all(value.isfinite().all() for value in weights.state.values() if value.is_floating_point()):
+        raise ValueError(f"The weights of {weights.source} are not all finite numbers.")
+    return weights
+
+
+def of_backbone(backbone: nn.Module, source: str) -> Weights:
+    """The weights of a backbone that `create_backbone` built or `load_backbone` read, by reference."""
+    recipe: Any = backbone.recipe
+    return Weights(source, backbone.state_dict(), **_described(recipe))
+
+
+def initialised(name: str, image_size: int, weights: Weights, /, **kwargs: Any) -> nn.Module:
+    """Build a backbone as `create_backbone` does, with these weights instead of random ones.
+
+    Patch embeddings and position embeddings of ViTs are resampled to the patch size and image size of the backbone, by
+    timm. All other weights must have the shapes of the backbone's; classifiers are left out. The backbone's `recipe`
+    has the normalisation of the weights.
+
+    Raises:
+        ValueError: another architecture, shape or stem, or weights that are missing or too many, named in one sentence.
+    """
+    if weights.name and _base(weights.name) != _base(name):
+        raise ValueError(
+            f"The weights of {weights.source} are of {weights.name!r}, the backbone is {name!r}: choose the one or "
+            "the other."
+        )
+    backbone: Any = create_backbone(name, image_size, **kwargs)
+    state = _fitted(backbone, weights)
+    _check_stem(backbone, state, weights)
+    _check(backbone, state, weights)
+    backbone.load_state_dict(state, strict=False)  # only counts of batches may be missing
+    backbone.recipe = replace(backbone.recipe, mean=weights.mean, std=weights.std)
+    return backbone
+
+
+def is_cached(name: str) -> bool:
+    """Whether the weights that timm publishes under a name are in this machine's cache."""
+    known = _known(name)
+    return known is not None and _cached(known) is not None
+
+
+def _published(name: str, fetch: bool) -> Weights:
+    known = _known(name)
+    if known is None or not known.has_weights:
+        tagged = [f"{_base(name)}.{tag}" for tag in _tags(name)]
+        remedy = f"choose one of {', '.join(tagged[:5])}" if tagged else "choose another backbone, or give a file"
+        raise ValueError(f"timm publishes no weights for {name!r:.100}: {remedy}.")
+    overlay: dict[str, Any] = {}
+    if (cached := _cached(known)) is not None:
+        overlay = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": cached.suffix == ".npz"}}
+    elif not fetch:
+        raise ValueError(f"The published weights of {name!r} are not in the cache.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: Any = timm.create_model(name, pretrained=True, num_classes=0, **overlay)
+    except Exception as error:  # of the network, of the file system, of timm: each has its own
+        raise ValueError(
+            f"The published weights of {name!r} are not in the cache and cannot be fetched ({short(error)[:160]}): run "
+            "it once with a network, copy the cache of a machine that has them (HF_HOME, TORCH_HOME), or give a file."
+        ) from error
+    return Weights(f"timm's {name!r}", model.state_dict(), **_of_timm(model.pretrained_cfg, name))
+
+
+def _known(name: str) -> Any:
+    """timm's description of the weights that it publishes under a name; None if it knows no such name."""
+    try:
+        return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the architecture has no weights of this tag
+        return None
+
+
+def _cached(known: Any) -> Path | None:
+    """The file of published weights in the cache of Hugging Face or of torch.hub. Asks no server."""
+    if known.hf_hub_id:
+        repository, _, revision = known.hf_hub_id.partition("@")
+        names = [known.hf_hub_filename] if known.hf_hub_filename else [_TIMM_WEIGHTS, "pytorch_model.bin"]
+        for file in names:
+            found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    if known.url:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name
+        return file if file.is_file() else None
+    return None
+
+
+def _tags(name: str) -> list[str]:
+    """The tags of an architecture that has published weights under them."""
+    base = _base(name)
+    found = timm.list_models(f"{base}.*", pretrained=True) if timm.is_model(base) else []
+    return [model.partition(".")[2] for model in found]
+
+
+def _from_folder(folder: Path, name: str) -> Weights:
+    if (folder / RECIPE_FILE).is_file():
+        return of_backbone(load_backbone(folder, own=name), f"'{folder}'")
+    if not (folder / _TIMM_WEIGHTS).is_file():
+        raise ValueError(
+            f"There are no weights in the folder '{folder}': it has neither {RECIPE_FILE} nor {_TIMM_WEIGHTS}."
+        )
+    state = _tensors(folder / _TIMM_WEIGHTS)
+    if (folder / _TIMM_CONFIG).is_file():
+        try:
+            config = json.loads((folder / _TIMM_CONFIG).read_bytes())
+            known = _of_timm(config.get("pretrained_cfg", config), str(config["architecture"]))
+            return Weights(f"'{folder}'", state, **known | {"settings": dict(config.get("model_args", {}))})
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ValueError(f"'{folder / _TIMM_CONFIG}' does not describe a timm model: {short(error)}.") from error
+    return _from_file(folder / _TIMM_WEIGHTS, "")
+
+
+def _from_file(path: Path, name: str) -> Weights:
+    if not path.is_file():
+        raise ValueError(f"There is no file or folder '{path}' with weights.")
+    source = f"'{path}'"
+    if path.suffix == ".safetensors":
+        recipe = _recipe_in(path)
+        if recipe is not None:
+            return Weights(source, _tensors(path), **_described(recipe))
+        if path.with_name("load.py").is_file():
+            raise ValueError(f"{source} was exported by an earlier infoaug: export it again.")
+        state: Mapping[str, Tensor] = _tensors(path)
+    elif path.suffix in SUFFIXES:
+        try:
+            state = load_state_dict(str(path), weights_only=True)
+        except Exception as error:  # a pickle with code, a damaged archive, a text: each has its own error
+            raise ValueError(f"{source} holds no state dict that torch loads as plain tensors.") from error
+    else:
+        raise ValueError(f"{source} is no file of weights: give one of {', '.join(SUFFIXES)}, or a folder.")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{source} holds more than tensors by name: give the state dict of a model.")
+    known = _known(name)
+    return Weights(source, state, mean=known and tuple(known.mean), std=known and tuple(known.std))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"'{path}' cannot be read as safetensors: {short(error)}.") from error
+
+
+def _recipe_in(path: Path) -> Recipe | None:
+    """The recipe in the metadata of an export's weights."""
+    try:
+        with safe_open(str(path), "pt") as opened:
+            written = (opened.metadata() or {}).get("recipe")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"'{path}' cannot be read as safetensors: {short(error)}.") from error
+    if not written:
+        return None
+    try:
+        return read_recipe(written)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"The metadata of '{path}' do not describe a backbone: {short(error)}.") from error
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    known = {name: getattr(recipe, name) for name in ("name", "image_size", *_NORMALISATION)}
+    return known | {"settings": recipe.kwargs, "stem_reduction": stem_reduction(recipe.image_size, recipe.kwargs)}
+
+
+def _of_timm(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What timm's description of published weights says."""
+    normalisation = {key: tuple(map(float, config[key])) for key in _NORMALISATION}
+    return {"name": name, "image_size": int(config["input_size"][-1]), "stem_reduction": 4, **normalisation}
+
+
+def _fitted(backbone: Any, weights: Weights) -> dict[str, Tensor]:
+    """The weights as the backbone names and sizes them, without classifiers."""
+    longest = max(backbone.state_dict(), key=len)
+    prefixes = [key.removesuffix(longest) for key in weights.state if key.endswith(longest)]
+    if len(prefixes) > 1 and "" not in prefixes:
+        raise ValueError(
+            f"{weights.source} holds the weights of several networks ({', '.join(sorted(prefixes)[:4])}): give those "
+            "of one."
+        )
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    state = {key.removeprefix(prefix): value for key, value in weights.state.items() if key.startswith(prefix)}
+    # By a convention of timm, the function that adapts weights of a family to a model's sizes.
+    fit: Callable[..., Any] | None = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if fit is not None:
+        try:
+            state = fit(state, backbone)
+        except Exception as error:  # any error that it raises for names and shapes that it does not expect
+            raise ValueError(f"The weights of {weights.source} do not fit the backbone: {short(error)}.") from error
+    classifiers = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    return {key: value for key, value in state.items() if not key.startswith(heads)} if heads else state
+
+
+def _check_stem(backbone: Any, state: Mapping[str, Tensor], weights: Weights) -> None:
+    """Refuse weights of a ResNet whose stem reduces images by another factor, which their shapes do not always show."""
+    if not isinstance(backbone, ResNet):
+        return
+    recipe: Any = backbone.recipe
+    own, theirs = stem_reduction(recipe.image_size, recipe.kwargs), weights.stem_reduction
+    first = state.get("conv1.weight")
+    if theirs is None and first is not None and first.shape[-1] == 7:  # only timm's own is so large
+        theirs = 4
+    if theirs is not None and own != theirs:
+        sizes = {1: "63 pixels or less", 2: "64 to 127 pixels", 4: "128 pixels or more"}[theirs]
+        keep = ", or fit_stem to false in the settings of the backbone" if theirs == 4 else ""
+        raise ValueError(
+            f"The stem of the weights of {weights.source} reduces images by {theirs}, that of {recipe.name!r} for "
+            f"{recipe.image_size} pixels by {own}: set the image size to {sizes}{keep}."
+        )
+
+
+def _check(backbone: Any, state: Mapping[str, Tensor], weights: Weights) -> None:
+    """Refuse weights that are missing, too many, or of other shapes."""
+    wanted = backbone.state_dict()
+    where = f"The weights of {weights.source} do not fit {backbone.recipe.name!r}"
+    settings = {key: value for key, value in (weights.settings or {}).items() if key not in _SIZES}
+    built = f" (they are of a backbone with {settings!s:.300})" if settings else ""
+    for key in wanted.keys() & state.keys():
+        if wanted[key].shape != state[key].shape:
+            key = next(k for k in wanted if k in state and wanted[k].shape != state[k].shape)  # the first in order
+            raise ValueError(
+                f"{where}: {key} has the shape {list(state[key].shape)} instead of {list(wanted[key].shape)}; choose "
+                f"the backbone, its settings and the image size that they were trained with{built}."
+            )
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in wanted]
+    for keys, what in ((missing, "are missing"), (extra, "are too many")):
+        if keys:
+            raise ValueError(f"{where}: {len(keys)} of them {what}, such as {keys[0]:.100}{built}.")
+
+
+def _base(name: str) -> str:
+    """The architecture without the tag of its weights."""
+    return name.partition(".")[0]
