@@ -29,7 +29,7 @@ from infoaug.models.backbones import (
 )
 
 PUBLISHED = "pretrained"  # names the published weights of the backbone
-_TIMM_WEIGHTS, _TIMM_CONFIG = "model.safetensors", "config.json"
+_TIMM_WEIGHTS, _TIMM_CONFIG = ("model.safetensors", "pytorch_model.bin"), "config.json"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 _NORMALISATION = ("mean", "std")
 _SIZES = ("num_classes", "in_chans", "img_size")  # arguments of timm that need not be the same
@@ -88,7 +88,7 @@ def read(source: str | Path, name: str, *, fetch: bool = True) -> Weights:
         path = Path(str(source).removeprefix("local-dir:")).expanduser()
         if path.name in (WEIGHTS_FILE, RECIPE_FILE) and path.with_name(RECIPE_FILE).is_file():
             path = path.parent
-        if path.name in (_TIMM_WEIGHTS, _TIMM_CONFIG) and path.with_name(_TIMM_CONFIG).is_file():
+        if path.name in (*_TIMM_WEIGHTS, _TIMM_CONFIG) and path.with_name(_TIMM_CONFIG).is_file():
             path = path.parent
         weights = _from_folder(path, name) if path.is_dir() else _from_file(path, name)
     if not all(value.isfinite().all() for value in weights.state.values() if value.is_floating_point()):
@@ -166,7 +166,7 @@ def _cached(known: Any) -> Path | None:
     """The file of published weights in the cache of Hugging Face or of torch.hub. Asks no server."""
     if known.hf_hub_id:
         repository, _, revision = known.hf_hub_id.partition("@")
-        names = [known.hf_hub_filename] if known.hf_hub_filename else [_TIMM_WEIGHTS, "pytorch_model.bin"]
+        names = [known.hf_hub_filename] if known.hf_hub_filename else _TIMM_WEIGHTS
         for file in names:
             found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None)
             if isinstance(found, str):
@@ -187,42 +187,42 @@ def _tags(name: str) -> list[str]:
 def _from_folder(folder: Path, name: str) -> Weights:
     if (folder / RECIPE_FILE).is_file():
         return of_backbone(load_backbone(folder, own=name), f"'{folder}'")
-    if not (folder / _TIMM_WEIGHTS).is_file():
+    file = next((folder / name for name in _TIMM_WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
         raise ValueError(
-            f"There are no weights in the folder '{folder}': it has neither {RECIPE_FILE} nor {_TIMM_WEIGHTS}."
+            f"There are no weights in the folder '{folder}': it has none of {', '.join((RECIPE_FILE, *_TIMM_WEIGHTS))}."
         )
-    state = _tensors(folder / _TIMM_WEIGHTS)
+    weights = _from_file(file, "")
     if (folder / _TIMM_CONFIG).is_file():
         try:
             config = json.loads((folder / _TIMM_CONFIG).read_bytes())
             known = _of_timm(config.get("pretrained_cfg", config), str(config["architecture"]))
-            return Weights(f"'{folder}'", state, **known | {"settings": dict(config.get("model_args", {}))})
+            settings = dict(config.get("model_args", {}))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{folder / _TIMM_CONFIG}' does not describe a timm model: {short(error)}.") from error
-    return _from_file(folder / _TIMM_WEIGHTS, "")
+        return replace(weights, source=f"'{folder}'", settings=settings, **known)
+    return weights
 
 
 def _from_file(path: Path, name: str) -> Weights:
     if not path.is_file():
         raise ValueError(f"There is no file or folder '{path}' with weights.")
-    source = f"'{path}'"
+    source, known = f"'{path}'", _known(name)
     if path.suffix == ".safetensors":
-        recipe = _recipe_in(path)
-        if recipe is not None:
-            return Weights(source, _tensors(path), **_described(recipe))
+        state = _tensors(path)
+        if (recipe := _recipe_in(path)) is not None:
+            return Weights(source, state, **_described(recipe))
         if path.with_name("load.py").is_file():
             raise ValueError(f"{source} was exported by an earlier infoaug: export it again.")
-        state: Mapping[str, Tensor] = _tensors(path)
     elif path.suffix in SUFFIXES:
         try:
             state = load_state_dict(str(path), weights_only=True)
         except Exception as error:  # a pickle with code, a damaged archive, a text: each has its own error
             raise ValueError(f"{source} holds no state dict that torch loads as plain tensors.") from error
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError(f"{source} holds more than tensors by name: give the state dict of a model.")
     else:
         raise ValueError(f"{source} is no file of weights: give one of {', '.join(SUFFIXES)}, or a folder.")
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{source} holds more than tensors by name: give the state dict of a model.")
-    known = _known(name)
     return Weights(source, state, mean=known and tuple(known.mean), std=known and tuple(known.std))
 
 

@@ -155,7 +155,7 @@ def pretrain(config: Config, overrides: Overrides = None, resume: Resume = True)
 
 @app.command(epilog="Example:  infoaug evaluate configs/demo.yaml --set evaluate.datasets=[scenes,cifar10]")
 def evaluate(config: Config, overrides: Overrides = None) -> None:
-    """Evaluate the frozen backbone and its random-init baseline by weighted kNN and a linear probe."""
+    """Evaluate the frozen backbone, and that before training, by weighted kNN and a linear probe."""
     _run(config, overrides, ("evaluate",))
 
 

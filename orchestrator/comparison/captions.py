@@ -38,7 +38,7 @@ def headline(table: EffectTable) -> str:
     sentences = [_effect(table)]
     if table.baseline and (below := below_baseline(table)):
         named = "; ".join(f"{name} ({', '.join(map(arms.policy_name, policies))})" for name, policies in below.items())
-        sentences.append(f"Not above the untrained backbone ({share(table.baseline)} %): {named}.")
+        sentences.append(f"Not above the {'initial weights' if table.initial else 'untrained backbone'} ({share(table.baseline)} %): {named}.")
     return " ".join(sentences)
 
 
@@ -80,7 +80,7 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
     if table.tests:
         sentences.append(f"* and bold: q < .05, adjusted over {_count(len(table.tests), 'test')}")
     if table.baseline:
-        sentences.append(f"Random-init baseline: {share(table.baseline)} %")
+        sentences.append(f"{'Initial weights' if table.initial else 'Random-init baseline'}: {share(table.baseline)} %")
     if table.chance is not None:
         sentences.append(f"Chance: {100 * table.chance:.3g} %")
     if sweep.synthetic:

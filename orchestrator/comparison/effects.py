@@ -73,7 +73,9 @@ class EffectTable:
         total: the row of all frameworks: means over the frameworks that have the arm, without intervals, and
             differences with one value per seed (the mean over the frameworks that have both arms, each the mean of its
             settings), for the seeds that all of these have. None for a single framework.
-        baseline: accuracy of the random-init baseline, over seeds; None if unknown.
+        baseline: accuracy of the backbone before training, over seeds; None if unknown, or if some trials start from
+            random weights and some from others.
+        initial: whether these are no random weights.
         chance: 1 / number of classes, None if unknown.
         seeds: the smallest and the largest number of seeds of an arm.
         choices: one for each setting; empty unless some setting has validation accuracies at two weights or more.
@@ -86,6 +88,7 @@ class EffectTable:
     rows: Sequence[Row]
     total: Row | None
     baseline: Summary | None
+    initial: bool
     chance: float | None
     seeds: tuple[int, int]
     choices: Sequence[WeightChoice]
@@ -120,7 +123,7 @@ def to_reference(trials: Arms, arm: Arm, policy: str, dataset: str, key: str) ->
 
 
 def baseline(trials: Arms, dataset: str, key: str) -> Summary | None:
-    """A number of the random-init baseline over seeds; several values of one seed are averaged first."""
+    """A number of the backbone before training over seeds; several values of one seed are averaged first."""
     by_seed: dict[int, list[float]] = {}
     for arm in trials:
         for seed, value in values(trials, arm, dataset, f"floor_{key}").items():
@@ -166,6 +169,7 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
     ]
     counts = [cell.n for row in rows.values() for cell in row.accuracy.values()]
     classes = {int(n) for arm in trials for n in values(trials, arm, dataset, "classes").values()}
+    starts = {"baseline" in t.results[dataset] for t in arms.all_trials(trials) if dataset in t.results}
     return EffectTable(
         dataset,
         title,
@@ -173,7 +177,8 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
         columns,
         all_rows[: len(rows)],
         all_rows[-1] if total else None,
-        baseline(trials, dataset, metric),
+        baseline(trials, dataset, metric) if len(starts) == 1 else None,
+        starts == {True},
         1 / classes.pop() if len(classes) == 1 else None,
         (min(counts), max(counts)) if counts else (0, 0),
         _choices(trials, list(rows), names, dataset, metric),

@@ -55,9 +55,8 @@ def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
         for line in range(len(rows) - 1):
             axes.axhline(line + 0.5, color=FAINT, linewidth=1)
         if table.baseline:
-            axes.axvline(
-                100 * table.baseline.mean, color=DIM, linestyle=":", linewidth=1.2, label="random-init baseline"
-            )
+            label = "initial weights" if table.initial else "random-init baseline"
+            axes.axvline(100 * table.baseline.mean, color=DIM, linestyle=":", linewidth=1.2, label=label)
         axes.set_xlabel("top-1 accuracy, %")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "x")

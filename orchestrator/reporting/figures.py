@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from infoaug.orchestrator.reporting.report import accuracies, seeds_in_words
+from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-blind safe palette
 GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
@@ -97,7 +97,7 @@ def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy of the trained backbone beside the random-init baseline, with intervals for several seeds.
+    """Accuracy of the trained backbone beside that before training, with intervals for several seeds.
 
     Args:
         results: see `accuracies`.
@@ -111,7 +111,7 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
     positions = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)
     for summaries, name, offset, colour in (
         ([r.trained for r in rows], "trained", -0.19, BLUE),
-        ([r.baseline for r in rows], "random-init baseline", 0.19, GREY),
+        ([r.baseline for r in rows], baseline_name(results), 0.19, GREY),
     ):
         means = np.array([s.mean for s in summaries])
         halves = [s.half for s in summaries]
@@ -141,7 +141,7 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def draw_domains(result: Mapping[str, Any]) -> Figure:
-    """Heat map of cross-domain probe accuracies in percent, with the random-init baseline in brackets.
+    """Heat map of cross-domain probe accuracies in percent, with those before training in brackets.
 
     Args:
         result: evaluation on one cross-domain data set, with D `domains` (names), and `probe_matrix` and
@@ -166,7 +166,7 @@ def draw_domains(result: Mapping[str, Any]) -> Figure:
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, length=0)
-    title(axes, "Linear probe across domains, % (random-init baseline)")
+    title(axes, f"Linear probe across domains, % ({baseline_name([result])})")
     return figure
 
 

@@ -95,7 +95,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
 
     Args:
         results: one mapping for each data set and seed, with `dataset`, `knn` and `probe`, `floor_knn` and
-            `floor_probe` for the random-init baseline (shares, 0–1), and optionally `classes`.
+            `floor_probe` for the backbone before training (shares, 0–1), and optionally `classes` and `baseline`.
     """
     rows, names = [], labels(results)
     for dataset, name in names.items():
@@ -106,6 +106,11 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
             summaries = (summary(trained), summary(baseline), summary(trained - baseline))
             rows.append(Accuracy(name, metric, len(of_dataset), *summaries, 1 / classes if classes else None))
     return rows
+
+
+def baseline_name(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the backbone before training is called: it has random weights unless the results name others."""
+    return next((str(r["baseline"]) for r in results if "baseline" in r), "random-init baseline")
 
 
 def labels(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -129,6 +134,7 @@ def page(report: Report) -> str:
         config=config,
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
+        baseline=baseline_name(report.results),
         seeds=seeds_in_words(report.results),
         clips=clips,
         frames=sum(row.get("frames") or 0 for row in report.ledger),
@@ -146,7 +152,7 @@ def terminal_table(report: Report) -> Table:
     table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
-    for column in ("trained", "random-init baseline", "difference"):
+    for column in ("trained", baseline_name(report.results), "difference"):
         table.add_column(column, justify="right")
     for row in accuracies(report.results):
         numbers = percent(row.trained), percent(row.baseline), points(row.difference)
@@ -166,11 +172,11 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 _CAPTIONS = {
-    "domains": "Accuracy of a linear probe on the trained backbone, with the random-init baseline in brackets. Rows: "
+    "domains": "Accuracy of a linear probe on the trained backbone, with its accuracy before training in brackets. Rows: "
     "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
     "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
     "held-out fifth of the same domain.",
-    "accuracy": "Top-1 accuracy of the trained backbone and of the random-init baseline.",
+    "accuracy": "Top-1 accuracy of the trained backbone and of the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
     "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
     "tracks": "Tracks of the patches, drawn on the window’s first frame.",

@@ -1,6 +1,7 @@
-"""Evaluate: weighted kNN and a linear probe on the frozen backbone, and on its random-init baseline.
+"""Evaluate: weighted kNN and a linear probe on the frozen backbone, and on its baseline.
 
-The baseline is the same backbone before training. Stored names call it `floor`.
+The baseline is the same backbone before training, with random weights or those of `pretrain.init`. Stored names call it
+`floor`.
 """
 
 import logging
@@ -153,8 +154,8 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images; what `probes.accuracies` or
-        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. For
-        cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
+        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. `baseline`,
+        its name, if training does not start from random weights. For cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
         sentences in `notes`.
 
     Raises:
@@ -177,6 +178,7 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         result["classes"] = loaded.classes
         accuracies, notes = partial(probes.accuracies, loaded.train, loaded.test, settings), loaded.notes
     result |= {"notes": notes} if notes else {}
+    result |= {"baseline": "initial weights"} if config.pretrain.init else {}
 
     def measured(backbone: nn.Module) -> dict[str, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"

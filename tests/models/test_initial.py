@@ -49,6 +49,14 @@ def test_a_timm_folder_gives_its_weights_and_its_normalisation(tmp_path: Path) -
     assert torch.equal(Augment.of(backbone).normalise(torch.zeros(1, 3, 4, 4)), torch.full((1, 3, 4, 4), -1.0))
 
 
+def test_a_timm_folder_may_hold_a_pickled_state_dict(tmp_path: Path) -> None:
+    model = timm.create_model(VIT, depth=1)
+    save_for_hf(model, str(tmp_path), model_args={"depth": 1})
+    weights = initial.read(f"local-dir:{tmp_path}", VIT)
+    assert (weights.name, weights.settings and weights.settings["depth"]) == (VIT, 1)
+    assert torch.equal(weights.state["cls_token"], model.cls_token)
+
+
 def test_embeddings_of_positions_and_patches_are_resampled_to_the_image_size(tmp_path: Path) -> None:
     timm_folder(tmp_path, VIT, depth=1)
     weights = initial.read(tmp_path, VIT)
@@ -138,7 +146,7 @@ def test_a_resnet_says_which_image_size_its_stem_is_for(tmp_path: Path) -> None:
         (b"text", "text.pth", "no state dict that torch loads as plain tensors"),
         (b"text", "weights.npz", "no file of weights"),
         ({"architecture": 3}, "model/config.json", "does not describe a timm model"),
-        ({}, "folder/other.json", "neither backbone.json nor model.safetensors"),
+        ({}, "folder/other.json", "none of backbone.json, model.safetensors, pytorch_model.bin"),
     ],
 )
 def test_files_without_weights_are_refused(tmp_path: Path, content: Any, name: str, message: str) -> None:
