@@ -90,7 +90,8 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
         raise ValueError(f"timm knows no model {name[:100]!r}; the nearest names are {', '.join(nearest)}.")
     if reserved := {"pretrained", "num_classes", "checkpoint_path"} & kwargs.keys():
         raise ValueError(
-            f"{', '.join(sorted(reserved))} cannot be set: a backbone starts untrained and has no classifier."
+            f"{', '.join(sorted(reserved))} cannot be set: a backbone has no classifier, and pretrain.init "
+            "(infoaug.models.initial in Python) gives it weights."
         )
 
     fitted = dict(kwargs)
@@ -200,9 +201,7 @@ def save_backbone(backbone: nn.Module, folder: str | Path, *, mean: Sequence[flo
     try:
         text = recipe.to_json()
     except TypeError as error:
-        raise ValueError(
-            f"The arguments {recipe.kwargs} cannot be written as JSON; give layers by name."
-        ) from error
+        raise ValueError(f"The arguments {recipe.kwargs} cannot be written as JSON; give layers by name.") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights, description = folder / (WEIGHTS_FILE + ".part"), folder / (RECIPE_FILE + ".part")

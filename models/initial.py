@@ -31,6 +31,7 @@ from infoaug.models.backbones import (
 PUBLISHED = "pretrained"  # names the published weights of the backbone
 _TIMM_WEIGHTS, _TIMM_CONFIG = ("model.safetensors", "pytorch_model.bin"), "config.json"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
+FILES = (RECIPE_FILE, WEIGHTS_FILE, *_TIMM_WEIGHTS, _TIMM_CONFIG, "load.py")  # what a folder of weights may hold
 _NORMALISATION = ("mean", "std")
 _SIZES = ("num_classes", "in_chans", "img_size")  # arguments of timm that need not be the same
 
@@ -212,7 +213,7 @@ def _from_file(path: Path, name: str) -> Weights:
         state = _tensors(path)
         if (recipe := _recipe_in(path)) is not None:
             return Weights(source, state, **_described(recipe))
-        if path.with_name("load.py").is_file():
+        if path.name == _TIMM_WEIGHTS[0] and path.with_name("load.py").is_file():
             raise ValueError(f"{source} was exported by an earlier infoaug: export it again.")
     elif path.suffix in SUFFIXES:
         try:

@@ -53,4 +53,3 @@ def freeze(backbone: nn.Module, count: int) -> list[str]:
             parameter.requires_grad_(False)
     with_parameters = ((name, [*module.parameters()]) for name, module in backbone.named_modules())
     return [name for name, own in with_parameters if own and not any(each.requires_grad for each in own)]
-

@@ -6,7 +6,6 @@ ever taken from what the user wrote: a config, or an argument.
 
 import hashlib
 import importlib
-import os
 import re
 import site
 import sys
@@ -38,7 +37,7 @@ def load(name: str, base: type[Kind]) -> type[Kind]:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:100]!r} is not of the form module:Class.")
     module, _, class_name = name.partition(":")
-    here = os.getcwd()
+    here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last, so that a file of the folder hides no other module
     importlib.invalidate_caches()

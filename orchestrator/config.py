@@ -289,9 +289,9 @@ class PretrainConfig(Section):
     init: str | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="weights to start from: `pretrained` (those that timm publishes for the backbone), a folder or file "
-        "of weights (a saved backbone, an export, timm's local-dir, .safetensors), a config, or an MLflow run; null: "
-        "random ones",
+        description="weights to start from: `pretrained` (those that timm publishes for the backbone), a folder or "
+        "file of weights (a saved backbone, an export, timm's local-dir, .safetensors), a config, or an MLflow run; "
+        "null: random ones",
     )
     freeze_layers: Annotated[int, Field(ge=0)] = Field(
         0,

@@ -102,8 +102,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) -> None:
-    """Write a job's working folder: the package infoaug, the settings of the config except `without`, and the user's own
-    classes that it names.
+    """Write a job's working folder: the package infoaug, its settings except `without`, and the user's own code.
 
     Raises:
         UsageError: such a class cannot be loaded.
@@ -116,9 +115,7 @@ def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) ->
         except ValueError as error:
             raise UsageError(settings.one_line(f"pretrain: {error}").rstrip(".")) from None
         if code and code.is_dir():
-            shutil.copytree(
-                code, folder / code.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
-            )
+            shutil.copytree(code, folder / code.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         elif code:
             shutil.copy(code, folder)
     values = config.model_dump(mode="json", exclude_unset=True, exclude=set(without))

@@ -53,7 +53,7 @@ def available() -> list[str]:
 
 
 def settings_type(name: str) -> type[FrameworkSettings]:
-    """Give the typed settings of a framework. Raises ValueError for an unknown name, or a class that `create` refuses."""
+    """Give the typed settings of a framework. Raises ValueError for names and classes that `create` refuses."""
     return _own(name).settings_type if own_code.is_own(name) else _find(name)[1]
 
 

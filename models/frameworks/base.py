@@ -86,7 +86,10 @@ class Branch(nn.Module, ABC):
 
 
 class Framework(nn.Module):
-    """A backbone and the recipe for branches; a subclass names its `branch_type`, and one outside infoaug its settings."""
+    """A backbone and the recipe for branches; a subclass names its `branch_type`.
+
+    One outside infoaug names its `settings_type` too.
+    """
 
     branch_type: ClassVar[type[Branch]]
     settings_type: ClassVar[type[FrameworkSettings]] = FrameworkSettings

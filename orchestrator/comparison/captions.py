@@ -38,7 +38,8 @@ def headline(table: EffectTable) -> str:
     sentences = [_effect(table)]
     if table.baseline and (below := below_baseline(table)):
         named = "; ".join(f"{name} ({', '.join(map(arms.policy_name, policies))})" for name, policies in below.items())
-        sentences.append(f"Not above the {'initial weights' if table.initial else 'untrained backbone'} ({share(table.baseline)} %): {named}.")
+        start = "initial weights" if table.initial else "untrained backbone"
+        sentences.append(f"Not above the {start} ({share(table.baseline)} %): {named}.")
     return " ".join(sentences)
 
 

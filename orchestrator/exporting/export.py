@@ -70,9 +70,7 @@ def export(
     return Exported(files, formats.loading(backbone, files[-1]))
 
 
-def find(
-    run: str, overrides: Sequence[str] = (), base: ExperimentConfig | None = None
-) -> tuple[str, nn.Module]:
+def find(run: str, overrides: Sequence[str] = (), base: ExperimentConfig | None = None) -> tuple[str, nn.Module]:
     """Name and backbone of a run; the backbone is on the CPU, in eval mode.
 
     Args:

@@ -172,7 +172,7 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 _CAPTIONS = {
-    "domains": "Accuracy of a linear probe on the trained backbone, with its accuracy before training in brackets. Rows: "
+    "domains": "Accuracy of a linear probe on the trained backbone, with that before training in brackets. Rows: "
     "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
     "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
     "held-out fifth of the same domain.",

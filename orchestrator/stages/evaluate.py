@@ -154,9 +154,9 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images; what `probes.accuracies` or
-        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. `baseline`,
-        its name, if training does not start from random weights. For cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
-        sentences in `notes`.
+        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. Its name
+        in `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
+        `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.

@@ -6,6 +6,7 @@ any node find them. A model's identity has the digest of the weights and not whe
 
 from pathlib import Path
 
+from rich.markup import escape
 from torch import nn
 
 from infoaug.models import initial, own_code
@@ -25,7 +26,7 @@ _checked: set[tuple[object, ...]] = set()
 
 
 def identity(config: ExperimentConfig) -> dict[str, str]:
-    """What of the start of a training belongs to the identity of its model: nothing, for random weights of timm's models.
+    """What of the start of a training belongs to the identity of its model: nothing, for random weights of timm's.
 
     Returns:
         Digests of the weights in `init`, and in `backbone_code` of the code of a class of the user's own.
@@ -95,9 +96,7 @@ def backbone(config: ExperimentConfig) -> nn.Module | None:
         return None
     weights = read(config)
     try:
-        return initial.initialised(
-            settings.backbone, config.extract.image_size, weights, **settings.backbone_settings
-        )
+        return initial.initialised(settings.backbone, config.extract.image_size, weights, **settings.backbone_settings)
     except ValueError as error:
         raise UsageError(one_line(f"pretrain.init: {error}").rstrip(".")) from None
 
@@ -116,7 +115,7 @@ def check(config: ExperimentConfig) -> None:
 
 
 def write(config: ExperimentConfig, stage: StageFolder) -> None:
-    """Leave the backbone that training starts from in the folder of its stage, if it does not start from random weights.
+    """Leave the backbone that training starts from in the folder of its stage; nothing where that is a random one.
 
     Raises:
         UsageError: as `backbone`.
@@ -128,6 +127,8 @@ def write(config: ExperimentConfig, stage: StageFolder) -> None:
         return
     normal = Augment.of(built)
     mean, std = (values.flatten().tolist() for values in (normal.mean, normal.std))
+    shown = " and ".join(", ".join(f"{value:.3g}" for value in values) for values in (mean, std))
+    console.say(escape(f"pretrain: from the weights of '{config.pretrain.init}', mean and deviation of pixels {shown}"))
     with scratch.folder() as folder:
         save_backbone(built, folder, mean=mean, std=std)
         for name in (WEIGHTS_FILE, RECIPE_FILE):
@@ -155,10 +156,8 @@ def _is_path(init: str) -> bool:
 
 
 def _signature(init: str) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files that the setting names, and of those beside them."""
+    """Names, sizes and times of the files that the setting may name, and of those that describe them."""
     path = Path(init.removeprefix("local-dir:")).expanduser()
     folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        return ()
-    files = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file())
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+    files = [file for file in (path, *(folder / name for name in initial.FILES)) if file.is_file()]
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)

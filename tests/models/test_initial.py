@@ -124,7 +124,7 @@ def test_weights_of_a_vit_that_do_not_fit_are_refused_in_a_sentence(
 def test_a_resnet_says_which_image_size_its_stem_is_for(tmp_path: Path) -> None:
     own_folder(tmp_path / "small", image_size=64)
     small = initial.read(tmp_path / "small", "resnet18")
-    with pytest.raises(ValueError, match="stem .* reduces images by 2, .* 32 pixels by 1: .* to 64 to 127 pixels"):
+    with pytest.raises(ValueError, match=r"stem .* reduces images by 2, .* 32 pixels by 1: .* to 64 to 127 pixels"):
         initial.initialised("resnet18", 32, small, **SMALL)
     initial.initialised("resnet18", 96, small, **SMALL)
     timm_folder(tmp_path / "timm", "resnet18", **SMALL)
@@ -132,7 +132,7 @@ def test_a_resnet_says_which_image_size_its_stem_is_for(tmp_path: Path) -> None:
         if path.suffix:
             (tmp_path / "timm" / "model.safetensors").rename(path)
         large = initial.read(path, "resnet18")
-        with pytest.raises(ValueError, match="by 4, .* 32 pixels by 1: .* 128 pixels or more, or fit_stem to false"):
+        with pytest.raises(ValueError, match=r"by 4, .* 32 pixels by 1: .* 128 pixels or more, or fit_stem to false"):
             initial.initialised("resnet18", 32, large, **SMALL)
         kept: Any = initial.initialised("resnet18", 32, large, **SMALL, fit_stem=False)
         assert kept.conv1.kernel_size == (7, 7) and torch.equal(kept.conv1.weight, large.state["conv1.weight"])

@@ -4,8 +4,8 @@ from torch import nn
 
 from infoaug.models import layers
 from infoaug.models.backbones import create_backbone
-from infoaug.models.training.optimisation import create_optimizer
 from infoaug.models.training import Training
+from infoaug.models.training.optimisation import create_optimizer
 from tests.models.training.trainings import CPU, random_pairs, small_settings, trained
 
 VIT = create_backbone("vit_small_patch14_reg4_dinov2", 32, depth=3, embed_dim=12, num_heads=2)
@@ -56,7 +56,9 @@ def test_frozen_layers_keep_their_weights_and_statistics_and_the_others_learn(fr
         moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
         assert not {name for name in moved if name.startswith(("conv1", "bn1", "layer1"))}
         assert {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean", "layer4.0.conv2.weight"} <= moved
-    assert not any(name.startswith("layer1") for name, p in training.model.backbone.named_parameters() if p.grad is not None)
+    assert not any(
+        name.startswith("layer1") for name, p in training.model.backbone.named_parameters() if p.grad is not None
+    )
 
 
 def test_freezing_all_layers_or_layers_that_have_no_names_is_refused() -> None:

@@ -1,4 +1,3 @@
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def test_a_hostile_recipe_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "evil_module.py").write_text("raise SystemExit('it ran')")
     recipe = tmp_path / "backbone.json"
     recipe.write_text(recipe.read_text().replace(TINY, "evil_module:Net"))
-    with pytest.raises(ValueError, match="own code|author's own"):
+    with pytest.raises(ValueError, match=r"own code|author's own"):
         load_backbone(tmp_path)
 
 
@@ -87,7 +86,7 @@ def test_a_module_of_the_current_folder_is_found_and_its_code_is_identified(
     (package / "nets.py").write_text("changed = True\n")
     after = [own_code.digest(name) for name in names]
     assert before[0] != after[0] and before[1] == after[1]
-    assert sys.path[-1] == os.getcwd(), "last, so that it hides no other module"
+    assert sys.path[-1] == str(Path.cwd()), "last, so that it hides no other module"
 
 
 def test_installed_code_is_no_code_of_the_users_own() -> None:
@@ -101,7 +100,7 @@ def test_a_framework_of_the_users_own_has_typed_settings_and_resumes_to_the_last
     assert isinstance(frameworks.create(name, backbone, power=1.5), Aligned)
     with pytest.raises(ValueError, match="did you mean 'power'"):
         frameworks.create(name, backbone, powr=1.5)
-    with pytest.raises(ValueError, match="is not a subclass of infoaug.models.frameworks.base.Framework"):
+    with pytest.raises(ValueError, match=r"is not a subclass of infoaug.models.frameworks.base.Framework"):
         frameworks.create(TINY, backbone)
     assert Framework.settings_type().written() == {}
     settings = small_settings(framework_settings={"power": 1.5}).model_copy(

@@ -93,7 +93,7 @@ def test_weights_layers_and_classes_that_do_not_fit_are_refused_before_anything_
     earlier: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as refused:
-        pretrain.check(config(*(each.replace('{earlier}', str(earlier)) for each in overrides)))
+        pretrain.check(config(*(each.replace("{earlier}", str(earlier)) for each in overrides)))
     assert "\n" not in str(refused.value)
 
 
@@ -120,7 +120,7 @@ def test_training_finds_the_weights_on_the_store_and_the_baseline_is_measured_wi
 ) -> None:
     described, windows = config(init=earlier), scored(tmp_path)
     model = pretrain.stage(described, windows)
-    with pytest.raises(StageError, match="cannot read .*initial"):
+    with pytest.raises(StageError, match=r"cannot read .*initial"):
         initial_weights.stored(described, model)
     initial_weights.write(described, model)
     start: Any = initial_weights.stored(described, model)
@@ -148,7 +148,9 @@ def test_a_vit_from_a_timm_folder_keeps_its_normalisation_through_training_and_e
     settings: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2}
     save_for_hf(timm.create_model("vit_tiny_patch16_224", **settings), str(tmp_path / "timm"), model_args=settings)
     more = ["pretrain.backbone=vit_tiny_patch16_224", "pretrain.batch_size=8", "pretrain.epochs=1"]
-    described = config(*more, "pretrain.warmup_epochs=0", "pretrain.precision=float32", init=tmp_path / "timm", **settings)
+    described = config(
+        *more, "pretrain.warmup_epochs=0", "pretrain.precision=float32", init=tmp_path / "timm", **settings
+    )
     pretrain.check(described)
     model = pretrain.stage(described, scored(tmp_path))
     initial_weights.write(described, model)
@@ -167,7 +169,9 @@ def test_a_vit_from_a_timm_folder_keeps_its_normalisation_through_training_and_e
 def test_a_backbone_of_the_users_own_is_named_by_its_code_and_exported_where_a_trace_suffices(tmp_path: Path) -> None:
     own = load(None, ["extract.image_size=16", f"pretrain.backbone={TINY}"])
     model = pretrain.stage(own, scored(tmp_path))
-    assert len(model.key["backbone_code"]) == 16 and "backbone_code" not in pretrain.stage(config(), scored(tmp_path)).key
+    assert (
+        len(model.key["backbone_code"]) == 16 and "backbone_code" not in pretrain.stage(config(), scored(tmp_path)).key
+    )
     folder = tmp_path / "trained"
     save_backbone(create_backbone(TINY, 16).eval(), folder, mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(UsageError, match=r"author's own, .*pretrain\.backbone in a config"):
@@ -178,7 +182,7 @@ def test_a_backbone_of_the_users_own_is_named_by_its_code_and_exported_where_a_t
     with torch.no_grad():
         expected = load_backbone(folder, own=TINY)((images - 0.5) / 0.5)
         torch.testing.assert_close(torch.jit.load(str(tmp_path / "out" / "backbone.pt"))(images), expected)
-    with pytest.raises(StageError, match="timm cannot rebuild '.*Tiny', .*torchscript or onnx"):
+    with pytest.raises(StageError, match=r"timm cannot rebuild '.*Tiny', .*torchscript or onnx"):
         export(str(folder), "timm", tmp_path / "timm", overrides=named)
 
 
@@ -189,5 +193,5 @@ def test_a_framework_of_the_users_own_is_read_from_a_config_with_its_settings(tm
     assert len(pretrain.stage(own, scored(tmp_path)).key["framework_code"]) == 16
     with pytest.raises(UsageError, match=r"did you mean 'pretrain\.framework_settings\.power'"):
         load(None, [f"pretrain.framework={name}", "pretrain.framework_settings={powr: 1.5}"])
-    with pytest.raises(UsageError, match="pretrain.framework: .*cannot be imported"):
+    with pytest.raises(UsageError, match=r"pretrain.framework: .*cannot be imported"):
         load(None, ["pretrain.framework=no_module_of_mine:Net"])
