@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -37,7 +38,8 @@ def pretrained(store: Store, seed: int) -> StageFolder:
     place = StageFolder(store, "pretrain", {"seed": seed})
     torch.manual_seed(seed)
     assert store.local
-    save_backbone(create_backbone("resnet18", 16, **SMALL), store.local / place.folder, mean=[0.5] * 3, std=[0.2] * 3)
+    backbone = create_backbone("resnet18", 16, **SMALL)
+    save_backbone(backbone, store.local / place.folder, mean=CIFAR_MEAN, std=CIFAR_STD)
     return place
 
 
