@@ -1,6 +1,7 @@
 """Jobs on a real Ray: what is sent, what is told of it, and that nothing is started twice."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import ray
 import ray._private.utils as ray_utils
 import yaml
 
+from infoaug.models import own_code
 from infoaug.orchestrator import submit
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -89,6 +91,22 @@ def test_a_job_is_sent_the_code_and_what_the_config_sets_and_no_more(tmp_path: P
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "name": "sent", "score": {"k": 3}, "ray": {"cpus": 2}
     }  # fmt: skip
+
+
+def test_a_job_is_sent_the_classes_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, sent = tmp_path / "here", tmp_path / "sent"
+    here.mkdir()
+    sent.mkdir()
+    (here / "net_to_send.py").write_text("from torch import nn\nclass Net(nn.Module): pass\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own_code, "_loaded", set())
+    named = ExperimentConfig.model_validate({"pretrain": {"backbone": "net_to_send:Net"}})
+    submit.pack(named, sent)
+    assert (sent / "net_to_send.py").read_text() == (here / "net_to_send.py").read_text()
+    missing = ExperimentConfig.model_validate({"pretrain": {"backbone": "net_that_is_gone:Net"}})
+    with pytest.raises(UsageError, match=r"pretrain: .*'net_that_is_gone:Net' cannot be imported"):
+        submit.pack(missing, tmp_path / "nothing")
 
 
 def test_a_bad_config_is_refused_here_and_an_address_without_a_cluster_is_named(config: Path) -> None:

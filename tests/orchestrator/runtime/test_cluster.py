@@ -1,11 +1,14 @@
 """Clusters that do not answer, how many CPUs a task may ask for, and what is logged of tasks that fail."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from torch import nn
 
+from infoaug.models import own_code
 from infoaug.orchestrator.config import RayConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import cluster
@@ -72,6 +75,25 @@ def test_an_address_where_nothing_listens_is_told_at_once(scheme: str, monkeypat
     address = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(UsageError, match=rf"no Ray cluster answers at '{address}': start one, .*refused"):
         cluster.connect(RayConfig(address=address))
+
+
+def test_a_cluster_gets_the_code_of_the_users_own_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[dict[str, Any]] = []
+
+    def join(address: str, **options: Any) -> None:
+        joined.append(options)
+        raise UsageError("no cluster in this test")
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "_join", join)
+    monkeypatch.setattr(own_code, "_loaded", set())
+    for name in ("", "torch.nn:Linear", "tests.models.own_models:Tiny"):
+        if name:
+            own_code.load(name, nn.Module)
+        with pytest.raises(UsageError, match="no cluster in this test"):
+            cluster.connect(RayConfig(address="somewhere:1"))
+    assert "runtime_env" not in joined[0] and "runtime_env" not in joined[1], "what is installed is installed there too"
+    assert [Path(path).name for path in joined[2]["runtime_env"]["py_modules"]] == ["tests"]
 
 
 def test_an_address_that_is_none_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
