@@ -226,8 +226,8 @@ def load_backbone(path: str | Path, *, own: str = "") -> nn.Module:
         if not file.is_file():
             raise ValueError(f"There is no saved backbone at {str(path)!r}: {file.name} is missing.")
     try:
-        with (folder / RECIPE_FILE).open("rb") as file:
-            recipe = read_recipe(file.read(_LONGEST_RECIPE + 1))
+        with (folder / RECIPE_FILE).open("rb") as opened:
+            recipe = read_recipe(opened.read(_LONGEST_RECIPE + 1))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(folder / RECIPE_FILE)!r} does not describe a backbone: {short(error)}") from error
     if own_code.is_own(recipe.name):

@@ -65,7 +65,8 @@ class Weights:
         sha = hashlib.sha256(repr((self.mean, self.std)).encode())
         for name, value in sorted(self.state.items()):
             sha.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            sha.update(content)
         return sha.hexdigest()[:16]
 
 
