@@ -231,9 +231,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_learning_rate
 # ---- ranks
 
 
-def trained_on_rank(rank: int, framework: str, file: Path, epochs: int) -> dict[str, Any]:
+def trained_on_rank(rank: int, framework: str, changes: dict[str, Any], file: Path, epochs: int) -> dict[str, Any]:
     """Train to this epoch, from the state in `file` if there is one; rank 0 writes its own into it."""
-    run = Training(small_settings(framework), random_pairs(), CPU)
+    run = Training(small_settings(framework, **changes), random_pairs(), CPU)
     torch.rand(rank + epochs)  # another state of torch's own random numbers
     if file.exists():
         run.load_state(torch.load(file, weights_only=True))
@@ -245,14 +245,22 @@ def trained_on_rank(rank: int, framework: str, file: Path, epochs: int) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("framework", "parts"),
-    [("moco", ["queue.keys", "momentum_backbone", "twin_branch"]), ("barlow_twins", ["twin_branch", "running_var"])],
+    ("framework", "parts", "changes"),
+    [
+        ("moco", ["queue.keys", "momentum_backbone", "twin_branch"], {}),
+        ("barlow_twins", ["twin_branch", "running_var"], {}),
+        ("byol", ["momentum_backbone", "twin_branch"], {"freeze_layers": 2, "layer_decay": 0.5}),
+    ],
 )
 def test_two_resumed_ranks_end_like_two_uninterrupted_ones_to_the_last_bit(
-    two_ranks: Callable[[Callable[[int], Any]], list[Any]], framework: str, parts: list[str], tmp_path: Path
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+    framework: str,
+    parts: list[str],
+    changes: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     whole, cut, resumed = (
-        two_ranks(partial(trained_on_rank, framework=framework, file=tmp_path / name, epochs=epochs))
+        two_ranks(partial(trained_on_rank, framework=framework, changes=changes, file=tmp_path / name, epochs=epochs))
         for name, epochs in (("whole", 3), ("cut", 1), ("cut", 3))
     )
     assert all(any(part in name for name in whole[0]["model"]) for part in parts)
