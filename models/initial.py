@@ -149,8 +149,9 @@ def _published(name: str, fetch: bool) -> Weights:
         with torch.random.fork_rng(devices=[]):
             model: Any = timm.create_model(name, pretrained=True, num_classes=0, **overlay)
     except Exception as error:  # of the network, of the file system, of timm: each has its own
+        why = short(error).partition(". ")[0]
         raise ValueError(
-            f"The published weights of {name!r} are not in the cache and cannot be fetched ({short(error)[:160]}): run "
+            f"The published weights of {name!r} are not in the cache and cannot be fetched ({why:.160}): run "
             "it once with a network, copy the cache of a machine that has them (HF_HOME, TORCH_HOME), or give a file."
         ) from error
     return Weights(f"timm's {name!r}", model.state_dict(), **_of_timm(model.pretrained_cfg, name))

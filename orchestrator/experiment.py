@@ -125,7 +125,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
         "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs"
-        + (f", from the weights of '{settings.init}'" if settings.init else ""),
+        + (f", from the weights of '{settings.init}'" if settings.init else "")
+        + ("" if initial_weights.is_known(config) else ", which have to be fetched"),
         "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
         "report": "a page and figures",
     }

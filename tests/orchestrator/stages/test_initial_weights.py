@@ -110,7 +110,7 @@ def test_a_dry_run_checks_weights_and_asks_no_server_for_published_ones(
     monkeypatch.setattr(initial, "_cached", lambda known: None)
     place = [f"store={tmp_path / 'store'}"]
     planned = experiment.plan(config("pretrain.init=pretrained", *place))
-    assert "from the weights of 'pretrained'" in planned["pretrain"]
+    assert "from the weights of 'pretrained', which have to be fetched" in planned["pretrain"]
     with pytest.raises(UsageError, match="the backbone is 'resnet34'"):
         experiment.plan(config("pretrain.backbone=resnet34", *place, init=earlier))
 
