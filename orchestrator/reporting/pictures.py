@@ -141,7 +141,7 @@ def draw_tracks(
         (dots("o", 5, BLUE), f"{(moving & twin).sum()} with a twin"),
         (dots("o", 5, "white"), f"{(moving & ~twin).sum()} moving, no twin"),
         (dots("o", 3), f"{static.sum()} static"),
-        (dots("x", 4), f"{(~moving & ~static).sum()} visible too briefly"),
+        (dots("x", 4), ", ".join(f"{(why == name).sum()} {name}" for name in ("lost", "textureless"))),
     ]
     if gaps.any():
         dashed_line = Line2D([], [], color=BLUE, lw=1.1, ls=DASHES)

@@ -99,7 +99,7 @@ ALL_LOST = (FRAME, NOWHERE, np.zeros((48, T), bool), np.zeros((48, T, 2)), np.fu
 NO_PATCH: tuple[Any, ...] = (FRAME, np.zeros((0, T, 2)), np.zeros((0, T), bool), np.zeros((0, T, 2)), np.zeros(0), [])
 NOTHING = [
     (pictures.draw_tracks, NO_PATCH, "0 patches over 24 frames, none moving"),
-    (pictures.draw_tracks, ALL_LOST, "48 visible too briefly"),
+    (pictures.draw_tracks, ALL_LOST, "48 lost, 0 textureless"),
     (pictures.draw_mutual_information, (np.full((4, 4), np.nan), None, NONE), "No mutual information was estimated"),
     (pictures.draw_mutual_information, (np.zeros((0, 0)), None, NONE[:0]), "no two of the 0 patches"),
     (
@@ -133,7 +133,8 @@ def test_the_legend_of_tracks_counts_every_patch_once() -> None:
         "with a twin": "",
         "moving, no twin": "not significant",
         "static": "static",
-        "visible too briefly": "lost",
+        "lost": "lost",
+        "textureless": "textureless",
     }
     assert all(f"{reason.count(why)} {name}" in text for name, why in counts.items())
     assert "48 patches over 24 frames" in text
