@@ -64,6 +64,7 @@ class TwoBranch(nn.Module):
         twin_rows: Tensor | None = None,
         image: Tensor | None = None,
         twin_image: Tensor | None = None,
+        video_rows: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, without waiting for the device.
 
@@ -80,6 +81,8 @@ class TwoBranch(nn.Module):
             twin_image: int64[B], that patch's twin, −1 where it has none. With `image` and `twin_image`, neither the
                 patch nor its twin is a negative of the row. Leave both out where all patches of the global batch differ
                 and twins may be negatives.
+            video_rows: int64[V], distinct: the rows that show video, as many on every rank and among them all of
+                `twin_rows`. The twin branch sees no others; the view branch sees all. None: all rows.
 
         Returns:
             Scalars with gradients `loss`, `view_loss`, `twin_loss`, and scalars without gradients that the branches
@@ -102,7 +105,7 @@ class TwoBranch(nn.Module):
         paired = {name: views[name].detach().index_copy(0, rows, features) for name, features in twins.items()}
         valid = torch.zeros(len(first), dtype=torch.bool, device=first.device).index_fill(0, rows, True)
         pairs = Pairs(**{**views, **paired}, valid=valid, first_identity=own, second_identity=partner)
-        twin_output = self.twin_branch(pairs)
+        twin_output = self.twin_branch(pairs if video_rows is None else pairs.take(video_rows))
         output |= {f"twin_{name}": value for name, value in twin_output.items()}
         return output | {"loss": view["loss"] + self.twin_weight * twin_output["loss"]}
 

@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,11 @@ class Pairs:
     valid: Tensor | None = None
     first_identity: Tensor | None = None
     second_identity: Tensor | None = None
+
+    def take(self, rows: Tensor) -> "Pairs":
+        """These rows, int64[R], of all that is given."""
+        given = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Pairs(**{name: None if value is None else value[rows] for name, value in given.items()})
 
     @property
     def first_image(self) -> Tensor | None:

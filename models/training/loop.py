@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from infoaug.models.collapse import collapsed, feature_std, rank_me
 from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
 from infoaug.models.training.pairs import Batch, Batches, Pairs
+from infoaug.models.training.sampling import Sampler, generator, seed_of, still_rows
 from infoaug.models.training.settings import TrainingSettings
 from infoaug.models.two_branch import TwoBranch
 
@@ -51,7 +51,7 @@ class Training:
 
         Args:
             settings: of the training.
-            data: all patches, the same on every rank.
+            data: all patches and still images, the same on every rank.
             device: where to train; None: the GPU if there is one, else the CPU.
             validate: maps the kept backbone to further metrics, every `settings.validate_every` epochs; it must leave
                 the backbone as it was. Ranks may differ in it.
@@ -59,20 +59,24 @@ class Training:
                 Images are normalised as its recipe says.
 
         Raises:
-            ValueError: images of another size than `settings.image_size`, fewer of them than a batch, a batch that the
+            ValueError: images of another size than `settings.image_size`, fewer patches than a batch, a batch that the
                 ranks cannot share, or settings that do not fit the framework or the backbone.
         """
         self.world, self.rank = world()
         if data.images.shape[-1] != settings.image_size:
             raise ValueError(f"images are of {data.images.shape[-1]} pixels, image_size is {settings.image_size}")
-        if len(data.twin) < settings.batch_size:
-            raise ValueError(f"{len(data.twin)} patches are fewer than a batch of {settings.batch_size}")
+        if data.patches < settings.batch_size:
+            raise ValueError(f"{data.patches} patches are fewer than a batch of {settings.batch_size}")
         if settings.batch_size % self.world or settings.batch_size // self.world < 2:
             raise ValueError(f"{self.world} ranks cannot share a batch of {settings.batch_size}")
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings, self.device, self.validate = settings, device, validate
         self.data = data.to(device) if data.on_device else data
-        self.steps = len(data.twin) // settings.batch_size  # of an epoch
+        stills = still_rows(settings, self.world, twins=settings.twin_weight > 0) if data.stills else 0
+        self.sampler = Sampler(settings, data.patches, data.stills)
+        self.steps = self.sampler.steps  # of an epoch
+        is_video = ~self.sampler.is_still.view(self.world, -1)[self.rank]
+        self.video_rows = is_video.nonzero()[:, 0].to(device) if stills else None
         self.history: list[Epoch] = []
         torch.manual_seed(settings.seed)
         model = build_model(settings, backbone).to(device)
@@ -109,9 +113,9 @@ class Training:
             )
 
         _log.info(
-            "%s on %s: %d patches, %d with a twin, %d steps an epoch; rank %d of %d on %s",
-            settings.framework, settings.backbone, len(data.twin), int((data.twin >= 0).sum()), self.steps, self.rank,
-            self.world, device,
+            "%s on %s: %d patches, %d with a twin, %d still images, %d steps an epoch; rank %d of %d on %s",
+            settings.framework, settings.backbone, data.patches, int((data.twin >= 0).sum()), data.stills, self.steps,
+            self.rank, self.world, device,
         )  # fmt: skip
 
     def epoch(self) -> Epoch:
@@ -125,11 +129,12 @@ class Training:
             - `steps_without_twin_loss`: share of the steps whose twin loss is 0, because the global batch has too few
               patches with a twin: none, or for most losses a single one. Missing without a twin branch.
             - `learning_rate`: that of the last step; with `layer_decay`, of the heads.
-            - `seconds`, `images_per_second`: patches of all ranks.
+            - `seconds`, `images_per_second`: patches and still images of all ranks.
             - `data_wait_fraction`: share of the time that this rank's host waited for batches.
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
               the process started); the largest of any rank.
-            - `share_with_twin`: share of the epoch's patches that have a twin.
+            - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
+            - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
             - `collapsed`: 1 if these features have collapsed, compared with the first epoch of the training; else 0.
@@ -141,11 +146,11 @@ class Training:
         number, started, settings = len(self.history), time.perf_counter(), self.settings
         self._prepare(number)
         local = settings.batch_size // self.world
-        order = torch.randperm(len(self.data.twin), generator=_generator(settings.seed, number))
-        # Every rank draws the same order and takes its own part of every global batch.
-        parts = order[: self.steps * settings.batch_size].view(self.steps, self.world, local)[:, self.rank]
+        rows = self.sampler.epoch(number)
+        # Every rank draws the same rows and takes its own part of every global batch.
+        parts = rows.view(self.steps, self.world, local)[:, self.rank]
         batches = Batches(self.data, [*parts], self.device, twins=self.model.twin_branch is not None)
-        random = _generator(settings.seed, number, self.rank + 1, device=self.device)
+        random = generator(settings.seed, number, self.rank + 1, device=self.device)
         totals: dict[str, Tensor] = {}
         twin_losses: list[Tensor] = []
         rate = 0.0
@@ -167,12 +172,14 @@ class Training:
             "images_per_second": count / seconds,
             "data_wait_fraction": batches.waited / seconds,
             "peak_memory_mb": self._peak_memory() / 2**20,
-            "share_with_twin": (self.data.twin[order[:count]] >= 0).double().mean().item(),
+            "share_with_twin": (self.data.twin[rows] >= 0).double().mean().item(),
             "feature_std": feature_std(features).item(),
             "rank_me": rank_me(features).item(),
         }
         first_rank = (self.history or [metrics])[0]["rank_me"]
         metrics["collapsed"] = float(collapsed(metrics["feature_std"], metrics["rank_me"], first_rank))
+        if self.data.stills:
+            metrics["share_of_images"] = self.sampler.is_still.double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         done = number + 1
@@ -199,7 +206,7 @@ class Training:
         others = others.contiguous(memory_format=self.layout)
         second, twin = others[: len(first)], others[len(first) :]
         with self.autocast:
-            losses = self.parallel(first, second, twin, batch.twin_rows, batch.image, batch.twin_image)
+            losses = self.parallel(first, second, twin, batch.twin_rows, batch.image, batch.twin_image, self.video_rows)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         if self.settings.clip_gradients:
@@ -231,7 +238,7 @@ class Training:
             for name in self.frozen:
                 backbone.get_submodule(name).eval()
         # Dropout, where a backbone has it, draws from torch's global random state.
-        torch.manual_seed(_seed(self.settings.seed, epoch, self.rank + 1, 1))
+        torch.manual_seed(seed_of(self.settings.seed, epoch, self.rank + 1, 1))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -295,12 +302,3 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
                 f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
                 f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
             ) from error
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _generator(*seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one purpose in one epoch, so that a resumed training draws what an uninterrupted one draws."""
-    return torch.Generator(device=device).manual_seed(_seed(*seed))

@@ -9,7 +9,7 @@ ranks of a node share one copy of the file in the system's page cache.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,49 +47,63 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All patches, and which patch is whose twin.
+    """All patches, which patch is whose twin, and still images from no video.
 
     Attributes:
-        images: u8[N, 3, S, S], in memory or in a mapped file.
-        twin: int64[N] in the host's memory, the row of each patch's twin, −1 where it has none.
+        images: u8[N, 3, S, S], in memory or in a mapped file: patches, then still images.
+        twin: int64[N] in the host's memory, the row of each patch's twin, −1 where it has none, as for still images.
         on_device: whether `images` belong in the memory of the device that trains, rather than in a mapped file.
+        stills: number of still images, the last rows.
     """
 
     images: Tensor
     twin: Tensor
     on_device: bool = True
+    stills: int = 0
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return len(self.twin) - self.stills
 
     @classmethod
-    def from_arrays(cls, images: NDArray[np.uint8] | Tensor, twins: NDArray[np.integer] | Tensor) -> "Pairs":
+    def from_arrays(
+        cls,
+        images: NDArray[np.uint8] | Tensor,
+        twins: NDArray[np.integer] | Tensor,
+        stills: NDArray[np.uint8] | Tensor | None = None,
+    ) -> "Pairs":
         """Check images and twins that are in memory.
 
         Args:
-            images: a NumPy array u8[N, S, S, 3] or a tensor u8[N, 3, S, S].
+            images: the patches, a NumPy array u8[N, S, S, 3] or a tensor u8[N, 3, S, S].
             twins: int[N], the row of each patch's twin, −1 where it has none.
+            stills: images from no video, as `images` but any number of them; they are trained on without a twin.
 
         Raises:
             ValueError: a wrong shape or dtype, or a twin that is not a row of `images`.
         """
-        if isinstance(images, np.ndarray):
-            if images.ndim != 4 or images.shape[3] != 3:
-                raise ValueError(f"a NumPy array of images must be [N, S, S, 3], not {list(images.shape)}")
-            images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-            raise ValueError(f"a tensor of images must be [N, 3, S, S], not {list(images.shape)}")
-        if images.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8, 0 to 255, not {images.dtype}")
+        images = _channels_first(images)
         twin = torch.as_tensor(twins).cpu()
         if twin.shape != (len(images),) or twin.is_floating_point() or twin.is_complex() or twin.dtype == torch.bool:
             raise ValueError(f"twins must be int[{len(images)}], not {twin.dtype} {list(twin.shape)}")
         if len(twin) and not (int(twin.min()) >= -1 and int(twin.max()) < len(images)):
             raise ValueError(f"twins must be rows of images, 0 to {len(images) - 1}, or -1 for none")
-        return cls(images, twin.to(torch.int64))
+        if stills is None:
+            return cls(images, twin.to(torch.int64))
+        stills = _channels_first(stills)
+        if stills.shape[1:] != images.shape[1:]:
+            raise ValueError(f"still images must have the patches' {images.shape[-1]} pixels, not {stills.shape[-1]}")
+        twin = torch.cat([twin.to(torch.int64), torch.full((len(stills),), -1)])
+        return cls(torch.cat([images, stills.to(images.device)]), twin, stills=len(stills))
 
     @classmethod
-    def from_windows(cls, windows: Iterable[Window]) -> "Pairs":
-        """Concatenate windows in memory."""
+    def from_windows(cls, windows: Iterable[Window], stills: Iterable[NDArray[np.uint8]] = ()) -> "Pairs":
+        """Concatenate windows in memory, and blocks of still images u8[n, 3, S, S]."""
         images, twins = zip(*windows, strict=True)
-        return cls(torch.from_numpy(np.concatenate(images)), _joined(twins))
+        blocks = [*stills]
+        count = sum(map(len, blocks))
+        return cls(torch.from_numpy(np.concatenate([*images, *blocks])), _joined(twins, count), stills=count)
 
     @classmethod
     def mapped(cls, folder: Path) -> "Pairs":
@@ -100,11 +114,12 @@ class Pairs:
         shape = tuple(np.load(folder / "shape.npy").tolist())
         # Copy on write, although nothing is written: torch takes no read-only memory.
         images = np.memmap(folder / "images", np.uint8, "c", shape=shape)
-        return cls(torch.from_numpy(images), torch.from_numpy(np.load(folder / "twin.npy")), on_device=False)
+        twin, stills = torch.from_numpy(np.load(folder / "twin.npy")), int(np.load(folder / "stills.npy"))
+        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills)
 
     def to(self, device: torch.device) -> "Pairs":
         """Copy the images into a device's memory."""
-        return Pairs(self.images.to(device), self.twin)
+        return replace(self, images=self.images.to(device))
 
     def batch(self, rows: Tensor, device: torch.device, twins: bool = True) -> Batch:
         """Collect these rows on a device.
@@ -176,24 +191,45 @@ def fits(images: int, size: int, device: torch.device, workers: int) -> bool:
     return needed * workers <= MEMORY_SHARE * memory.limit()
 
 
-def write_mapped(folder: Path, windows: Iterable[Window]) -> None:
-    """Write windows, one after the other, into files of a local folder that `Pairs.mapped` maps."""
+def write_mapped(folder: Path, windows: Iterable[Window], stills: Iterable[NDArray[np.uint8]] = ()) -> None:
+    """Write windows, one after the other, into files of a local folder that `Pairs.mapped` maps.
+
+    Blocks of still images u8[n, 3, S, S] follow them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     twins = []
     shape: tuple[int, ...] = ()
+    count = 0
     with (folder / "images").open("wb") as file:
         for images, twin in windows:
             file.write(images.tobytes())
             twins.append(twin)
             shape = images.shape[1:]
-    rows = _joined(twins)
+        for block in stills:
+            file.write(block.tobytes())
+            count += len(block)
+    rows = _joined(twins, count)
     np.save(folder / "twin.npy", rows.numpy())
     np.save(folder / "shape.npy", np.array([len(rows), *shape]))
+    np.save(folder / "stills.npy", count)
 
 
-def _joined(twins: Sequence[NDArray[np.integer]]) -> Tensor:
-    """The twins of all windows, int64[N]."""
-    return torch.from_numpy(np.concatenate(twins).astype(np.int64))
+def _channels_first(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """Images in memory as u8[N, 3, S, S]; ValueError for a wrong shape or dtype."""
+    if isinstance(images, np.ndarray):
+        if images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"a NumPy array of images must be [N, S, S, 3], not {list(images.shape)}")
+        images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"a tensor of images must be [N, 3, S, S], not {list(images.shape)}")
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, 0 to 255, not {images.dtype}")
+    return images
+
+
+def _joined(twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
+    """The twins of all windows, int64[N], and −1 for still images after them."""
+    return torch.from_numpy(np.concatenate([*twins, np.full(stills, -1)]).astype(np.int64))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

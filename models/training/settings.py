@@ -20,7 +20,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         image_size: side of the images, pixels.
         twin_weight: λ in L = L_view + λ · L_twin; 0 trains without a twin branch, which is the baseline.
         epochs: length of the training; the learning rate's schedule depends on it.
-        batch_size: patches in a step, over all ranks together.
+        batch_size: rows of a step, over all ranks together.
+        image_share: share of these rows that are still images from no video, where the data has any; the others are
+            patches.
         learning_rate: peak learning rate at a batch of 256; it scales linearly with the batch.
         optimizer: as `timm.optim` names it; `sgd` is with Nesterov's momentum, `momentum` without.
         optimizer_settings: passed on to the optimiser, such as `trust_coeff` of `lars`.
@@ -48,6 +50,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     twin_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     epochs: Count = 100
     batch_size: Annotated[int, Field(ge=2)] = 256
+    image_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.12
     optimizer: str = "sgd"
     optimizer_settings: dict[str, Any] = {}

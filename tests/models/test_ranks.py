@@ -19,7 +19,8 @@ TWIN = torch.tensor([  # of every step: unequal over the ranks, none on rank 1, 
     [-1] * 12,
     [1, 2, -1, -1, -1, -1, 11, -1, 3, 2, 0, 8],
 ])  # fmt: skip
-WEIGHTS = (0.0, 0.5)
+STILL = torch.arange(WORLD * ROWS) % ROWS == 3  # a row of each rank
+CASES = ((0.0, False), (0.5, False), (0.5, True))  # twin weight; whether there are rows from no video
 
 
 def make(name: str, weight: float) -> TwoBranch:
@@ -35,7 +36,7 @@ def make(name: str, weight: float) -> TwoBranch:
     return synchronise(TwoBranch(frameworks.create(name, backbone, **settings), weight).double())
 
 
-def train(model: nn.Module, rank: int, world: int) -> dict[str, torch.Tensor]:
+def train(model: nn.Module, stills: bool, rank: int, world: int) -> dict[str, torch.Tensor]:
     """A few steps on this rank's part of the batches: the losses, the gradients, and the state at the end."""
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
@@ -45,9 +46,10 @@ def train(model: nn.Module, rank: int, world: int) -> dict[str, torch.Tensor]:
     found = {}
     for step in range(len(TWIN)):
         first, second, twin = torch.randn(3, WORLD * ROWS, 3, SIZE, SIZE, generator=random, dtype=torch.float64)[:, own]
-        partner = TWIN[step, own]
+        partner = TWIN[step, own].where(~STILL[own], -1) if stills else TWIN[step, own]
         twin_rows = (partner >= 0).nonzero()[:, 0]
-        output = model(first, second, twin[twin_rows], twin_rows, IMAGE[own], partner)
+        video = (~STILL[own]).nonzero()[:, 0] if stills else None
+        output = model(first, second, twin[twin_rows], twin_rows, IMAGE[own], partner, video)
         optimiser.zero_grad()
         output["loss"].backward()
         optimiser.step()
@@ -66,8 +68,8 @@ def on_rank(rank: int) -> dict:
     """Runs in a process of its own: every framework, and the small functions."""
     results = {}
     for name in frameworks.available():
-        for weight in WEIGHTS:
-            results[name, weight] = train(DistributedDataParallel(make(name, weight)), rank, WORLD)
+        for weight, stills in CASES:
+            results[name, weight, stills] = train(DistributedDataParallel(make(name, weight)), stills, rank, WORLD)
     values = (torch.arange(3.0) + 10 * rank).requires_grad_()
     counts = torch.tensor([True, rank == 0, False])
     mean = mean_over_ranks(values.square(), counts)
@@ -87,15 +89,15 @@ def ranks(two_ranks) -> list[dict]:
     return two_ranks(on_rank)
 
 
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize(("weight", "stills"), CASES)
 @pytest.mark.parametrize("name", frameworks.available())
-def test_two_ranks_train_as_one_process_with_the_global_batch(ranks, name, weight):
-    expected = train(make(name, weight), 0, 1)
+def test_two_ranks_train_as_one_process_with_the_global_batch(ranks, name, weight, stills):
+    expected = train(make(name, weight), stills, 0, 1)
     assert any(value.norm() > 0 for key, value in expected.items() if key.startswith("gradient"))
     for found in ranks:
-        assert found[name, weight].keys() == expected.keys()
+        assert found[name, weight, stills].keys() == expected.keys()
         for key, value in expected.items():
-            difference = (found[name, weight][key].double() - value.double()).norm()
+            difference = (found[name, weight, stills][key].double() - value.double()).norm()
             assert difference <= 1e-7 * value.double().norm() + 1e-12, key
 
 

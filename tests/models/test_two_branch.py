@@ -351,6 +351,36 @@ def test_under_autocast_the_losses_are_float32(name):
     assert {loss.dtype for loss in output.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("name", frameworks.available())
+def test_rows_from_no_video_are_seen_by_the_view_branch_and_not_by_the_twin_branch(name):
+    def losses(stills: torch.Tensor) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        known = frameworks.settings_type(name).model_fields
+        sizes = {"hidden_dim": 8, "output_dim": 6, "predictor_dim": 4, "queue_size": 7, "prototypes": 5}
+        settings = {key: size for key, size in sizes.items() if key in known}
+        # The backbone has no batch statistics, which all images of a step share. Those of the heads are a branch's own.
+        model = TwoBranch(frameworks.create(name, small_backbone(batch_norm=False), **settings)).double()
+        first, second, twin = views().double()
+        image, partner = torch.arange(5), torch.tensor([2, 9, 8, -1, -1])
+        if not len(stills):
+            return model(first, second, twin[:3], torch.arange(3), image, partner)
+        place = torch.tensor([0, 5, 1, 2, 6, 3, 4])  # in the batch: rows 5 and 6 are from no video
+        first, second = (torch.cat([part, stills])[place] for part in (first, second))
+        image, partner = (
+            torch.cat([image, torch.tensor([20, 21])])[place],
+            torch.cat([partner, torch.tensor([-1, -1])])[place],
+        )
+        return model(first, second, twin[:3], torch.tensor([0, 2, 3]), image, partner, (place < 5).nonzero()[:, 0])
+
+    def twins(found: dict[str, torch.Tensor]) -> dict[str, float]:
+        return {key: value.item() for key, value in found.items() if key.startswith("twin_")}
+
+    alone, beside, others = losses(torch.zeros(0, 3, SIZE, SIZE)), *(losses(s.double()) for s in views(2, rows=2))
+    assert twins(beside) == pytest.approx(twins(alone), rel=1e-9, abs=1e-12)
+    assert twins(others) == pytest.approx(twins(alone), rel=1e-9, abs=1e-12)
+    assert len({round(found["view_loss"].item(), 9) for found in (alone, beside, others)}) == 3
+
+
 def test_the_order_of_the_twins_does_not_matter():
     first, second, twin = views()
     rows, order = torch.tensor([0, 2, 3]), torch.tensor([2, 0, 1])

@@ -12,7 +12,7 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from infoaug.models import frameworks, memory
-from infoaug.models.training import Pairs, Training, TrainingSettings, loop
+from infoaug.models.training import Pairs, Training, TrainingSettings, loop, sampling
 from infoaug.models.training.pairs import write_mapped
 from tests.models.training.trainings import CPU, PARTS, SMALL, random_pairs, same, small_settings, trained
 
@@ -131,7 +131,7 @@ def test_steps_whose_batch_has_too_few_twins_for_a_twin_loss_are_counted(framewo
     for twins in range(3):
         twin = torch.full((24,), -1)
         run = Training(small_settings(framework), Pairs(images, twin), CPU)
-        batches = torch.randperm(24, generator=loop._generator(0, 0)).view(3, 8)
+        batches = torch.randperm(24, generator=sampling.generator(0, 0)).view(3, 8)
         for number, batch in enumerate(batches):  # the first batch has two twins, the others have `twins`
             for row in batch[: 2 if number == 0 else twins]:
                 twin[row] = batches[2 - number, 7]

@@ -46,6 +46,20 @@ def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped
     assert torch.equal(mapped.images, loaded.images) and torch.equal(mapped.twin, loaded.twin)
 
 
+def test_still_images_follow_the_patches_and_have_no_twin_in_memory_and_mapped(tmp_path: Path) -> None:
+    blocks = [np.full((count, 3, 4, 4), 100 + count, np.uint8) for count in (2, 1)]
+    write_mapped(tmp_path, windows(), iter(blocks))
+    for loaded in (Pairs.from_windows(windows(), iter(blocks)), Pairs.mapped(tmp_path)):
+        assert (loaded.patches, loaded.stills) == (9, 3)
+        assert numbers(loaded.images) == [*range(9), 102, 102, 101]
+        assert loaded.twin.tolist() == [1, -1, 5, 5, 3, -1, -1, -1, 7, -1, -1, -1]
+        batch = loaded.batch(torch.tensor([9, 3, 11]), CPU)
+        assert (numbers(batch.images), batch.twin_rows.tolist()) == ([102, 3, 101], [1])
+    assert Pairs.from_arrays(IMAGES, TWINS, IMAGES[:2]).to(CPU).stills == 2
+    with pytest.raises(ValueError, match="still images must have the patches' 4 pixels, not 5"):
+        Pairs.from_arrays(IMAGES, TWINS, np.zeros((2, 5, 5, 3), np.uint8))
+
+
 def test_numpy_images_have_channels_last_and_tensors_channels_first() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
     twins = np.array([1, 0, -1, 4, 3], np.int32)

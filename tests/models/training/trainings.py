@@ -45,6 +45,14 @@ def random_pairs(count: int = 28) -> Pairs:
     return Pairs(images, torch.where(torch.rand(count, generator=random) < 0.5, twin, -1))
 
 
+def pairs_with_stills(count: int = 28, stills: int = 10) -> Pairs:
+    """Those random images with their twins, and as many still images beside them."""
+    pairs = random_pairs(count)
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (stills, 3, 16, 16), dtype=torch.uint8, generator=random)
+    return Pairs.from_arrays(pairs.images, pairs.twin, images)
+
+
 def trained(settings: TrainingSettings, data: Pairs, epochs: int = 3) -> Training:
     """A training after these epochs."""
     training = Training(settings, data, CPU)
