@@ -8,11 +8,22 @@ Importing this module and reading a config loads no estimator, no OpenCV and no 
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from infoaug.estimators.options import (
     CONDITIONAL,
@@ -45,10 +56,31 @@ class Runtime:
     """
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks a setting that was added later, and computes what was computed before while it is null.
+
+    It is not dumped then, so the hashes of all that was stored before stay the same. A setting that has no effect
+    without another one, `to`, is not dumped while that is null.
+    """
+
+    to: str = ""
+
+    def applies(self, section: "Section", name: str) -> bool:
+        """Whether the setting of this name is dumped with its section."""
+        return getattr(section, self.to or name) is not None
+
+
 class Section(BaseModel):
     """Settings that belong together; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_added_and_is_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        added = {name: field.metadata for name, field in type(self).model_fields.items()}
+        unset = {n for n, marks in added.items() for m in marks if isinstance(m, Added) and not m.applies(self, n)}
+        return {name: value for name, value in handler(self).items() if name not in unset}
 
     @model_validator(mode="before")
     @classmethod
@@ -332,6 +364,14 @@ class PretrainConfig(Section):
     augment_second: AugmentSettings = Field(
         {}, validate_default=True, description="settings that differ from augment for second views and twins"
     )
+    images: Annotated[str | None, Added()] = Field(
+        None,
+        description="images that the view branch trains on beside the video: an image folder, an .npz file, `cifar10`, "
+        "`cifar100`, `stl10` (its unlabelled split) or `scenes`, never their test images; null: video only",
+    )
+    image_share: Annotated[Share, Added("images")] = Field(
+        0.5, description="share of each batch that is images, where images are given; the rest is patches"
+    )
     compile: bool = Field(False, description="compile the backbone with torch.compile")
     images_on_device: Annotated[bool | Literal["auto"], Runtime] = Field(
         "auto", description="keep images in device memory instead of a memory-mapped file; auto: if they fit"
@@ -345,6 +385,16 @@ class PretrainConfig(Section):
         None, description="train on GPUs; null: if the cluster has one for each worker"
     )
     max_failures: Annotated[int, Field(ge=0), Runtime] = Field(3, description="restarts after failed workers")
+
+    @property
+    def stills(self) -> str | None:
+        """The images that training reads beside the video; None if it reads none."""
+        return self.images if self.image_share else None
+
+    @property
+    def share_of_patches(self) -> float:
+        """The share of each batch that is patches."""
+        return 1 - self.image_share if self.stills else 1.0
 
     @field_validator("framework")
     @classmethod

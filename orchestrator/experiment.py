@@ -121,10 +121,11 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     except StageError as missing:
         _log.debug("nothing to reuse from here on: %s", missing)
     settings, size = config.pretrain, config.extract.image_size
+    beside = f" with '{settings.stills}' in {settings.image_share:.0%} of a batch" if settings.stills else ""
     todo = {
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
-        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs"
+        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs{beside}"
         + (f", from the weights of '{settings.init}'" if settings.init else "")
         + ("" if initial_weights.is_known(config) else ", which have to be fetched"),
         "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
@@ -137,6 +138,8 @@ def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     """The data that an experiment reads."""
     video = config.clips.path or "scenes (synthetic)"
     read = [mlflow_runs.Source(video, extract.clips_digest(config), video, "training")]
+    if images := config.pretrain.stills:
+        read.append(mlflow_runs.Source(images, digest_of([images, opening.fingerprint(images)]), images, "training"))
     for name in (*config.evaluate.datasets, *config.evaluate.domains):
         read.append(mlflow_runs.Source(name, digest_of([name, opening.fingerprint(name)]), name, "evaluation"))
     return read
@@ -280,6 +283,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         ledger=scored.extracted.ledger.select(["clip_id", "status", "reason", "frames", "windows"]).to_pylist(),
         times=_times(config, store),
         history=history,
+        images=pretrain.images(outputs["pretrain"].stage),
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
         domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
         examples=_examples(config, scored),

@@ -1,7 +1,7 @@
-"""Labelled images in an .npz file: its shapes and labels without its pixels, its pixels, and what identifies it."""
+"""Images in an .npz file: its shapes and labels without its pixels, its pixels, and what identifies it."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
+UNLABELLED = ("x_train", "train_images", "images")  # the first of them that a file has holds the images to train on
 
 
 def labels(path: Path) -> dict[str, NDArray[np.int64]]:
@@ -29,10 +30,7 @@ def labels(path: Path) -> dict[str, NDArray[np.int64]]:
     """
     with _opened(path) as archive:
         names = _names(path, archive)
-        # An array can be a thousand times as large as its compressed file.
-        needed, available = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names), memory.limit()
-        if needed > available:
-            raise ValueError(f"it takes {needed >> 20} MiB, this process may use {available >> 20}")
+        _check_memory(archive, names)
         found = {}
         for split, images, numbers in (("train", *names[:2]), ("test", *names[2:])):
             shape, dtype = _header(archive, images)
@@ -53,10 +51,32 @@ def images(path: Path) -> dict[str, NDArray[np.uint8]]:
         names = _names(path, archive)
         found = {}
         for split, name in (("train", names[0]), ("test", names[2])):
-            pixels = archive[name]
-            _check_images(path, pixels.shape, pixels.dtype)
-            found[split] = np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 3 else pixels
+            found[split] = _colours(path, archive[name])
     return found
+
+
+def count(path: Path) -> int:
+    """How many images to train on a file holds, with labels or without; only their type and shape are looked at.
+
+    Raises:
+        UsageError: the file cannot be read or holds no images, or they do not fit the memory.
+    """
+    with _opened(path) as archive:
+        name = _unlabelled(path, archive)
+        _check_memory(archive, [name])
+        shape, dtype = _header(archive, name)
+        _check_images(path, shape, dtype)
+        return shape[0]
+
+
+def training_images(path: Path) -> NDArray[np.uint8]:
+    """The images to train on, u8[N, H, W, 3].
+
+    Raises:
+        UsageError: as `count`.
+    """
+    with _opened(path) as archive:
+        return _colours(path, archive[_unlabelled(path, archive)])
 
 
 def fingerprint(path: Path) -> str:
@@ -80,6 +100,28 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except Exception as error:  # of the archive, of its compression, of NumPy's headers, or no memory
         raise UsageError(settings.one_line(f"'{path}' cannot be read as .npz: {error!s:.300}")) from None
+
+
+def _unlabelled(path: Path, archive: Any) -> str:
+    """The name of the array of images to train on."""
+    for name in UNLABELLED:
+        if name in archive.files:
+            return name
+    held = ", ".join(archive.files)
+    raise UsageError(settings.one_line(f"'{path}' must hold {' or '.join(UNLABELLED)}; it holds {held:.200}"))
+
+
+def _check_memory(archive: Any, names: Sequence[str]) -> None:
+    """Raise ValueError for arrays that do not fit: one can be a thousand times as large as its compressed file."""
+    needed, available = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in names), memory.limit()
+    if needed > available:
+        raise ValueError(f"it takes {needed >> 20} MiB, this process may use {available >> 20}")
+
+
+def _colours(path: Path, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images as u8[N, H, W, 3]."""
+    _check_images(path, pixels.shape, pixels.dtype)
+    return np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 3 else pixels
 
 
 def _names(path: Path, archive: Any) -> tuple[str, str, str, str]:

@@ -1,11 +1,11 @@
-"""Labelled images for evaluation: torchvision's data sets, image folders, .npz files, domains, rendered textures.
+"""Images for evaluation and training: torchvision's data sets, image folders, .npz files, domains, rendered textures.
 
 A data set is opened first, which tells its labels and what is wrong with it, and read after that.
 """
 
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def check(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> li
         try:
             opened = opening.open_set(name, config, image_size, fetch=False)
         except UsageError:
-            return [f"data set '{name}' is not in '{config.data}' and will be downloaded"]
+            return [_to_download(name, config)]
     else:
         opened = opening.open_set(name, config, image_size, fetch=fetch and config.download)
     _check_splits(opened, config.limit)
@@ -134,6 +134,49 @@ def check_domains(name: str, config: EvaluateConfig) -> list[str]:
     return notes
 
 
+def check_images(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> tuple[int | None, list[str]]:
+    """Check images to train on without reading them, as `check` does.
+
+    Args:
+        name: as for `opening.open_images`.
+        config: the folder of torchvision's data sets; its limit does not apply.
+        image_size: S, pixels.
+        fetch: as for `check`.
+
+    Returns:
+        How many they are, None for a set that will be downloaded; and sentences on what is not used.
+
+    Raises:
+        UsageError: there are none, or too many of them cannot be read.
+    """
+    try:
+        opened = opening.open_images(name, config, image_size, fetch=fetch and config.download)
+    except UsageError:
+        if name in TORCHVISION and config.download and not fetch:
+            return None, [_to_download(name, config)]
+        raise
+    _probe(opened)
+    return len(opened.labels["train"]), opened.notes
+
+
+def image_blocks(opened: Opened, image_size: int) -> Iterator[Tensor]:
+    """Read the split `train` in blocks u8[n, 3, S, S], prepared as by `load`. Large folders never fill the memory.
+
+    Images that cannot be read are left out, if they are few.
+
+    Raises:
+        UsageError: too many cannot be read.
+    """
+    if not opened.files:
+        for part in opened.pixels()["train"].split(images.BLOCK):
+            yield images.fit(part, image_size)
+        return
+    files = opened.files["train"]
+    failed = yield from images.blocks(files, image_size)
+    for note in _unreadable(opened.what, files, failed):
+        _log.warning("%s: %s", opened.what, note)
+
+
 def held_out(labels: Tensor) -> Tensor:
     """The training images held out for validation: bool[N], a fixed fifth, stratified by the labels int64[N]."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
@@ -144,6 +187,10 @@ def held_out(labels: Tensor) -> Tensor:
 
 
 # ---- what is wrong
+
+
+def _to_download(name: str, config: EvaluateConfig) -> str:
+    return f"data set '{name}' is not in '{config.data}' and will be downloaded"
 
 
 def _check_splits(opened: Opened, limit: int | None) -> None:

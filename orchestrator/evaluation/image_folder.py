@@ -10,6 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -77,6 +78,39 @@ def splits(root: Path) -> Layout:
     return Layout({"train": {c: files for c, files in train.items() if files}, "test": test}, [], found.notes())
 
 
+def unlabelled(root: Path) -> Layout:
+    """The images of a folder to train on without labels, as one class of the split `train`; never its test images.
+
+    Of a folder with a training split, these are all images of that split, in class folders or not. Of a folder
+    `CLASS/…`, they are the training images that `splits` gives. Of any other folder, they are all images in it.
+
+    Raises:
+        UsageError: there are no such images, or only test images.
+    """
+    found = _Finder(root)
+    named = [name for name in found.folders(root) if _role(name)]
+    training = [name for name in named if _role(name) == "train"]
+    if named and not training:
+        raise UsageError(
+            settings.one_line(
+                f"image folder '{root}': '{named[0]}' is a split and there is no training split: name a folder of "
+                "images to train on"
+            )
+        )
+    files = found.below(_only(root, training) if training else root)
+    if not training:
+        with suppress(UsageError):  # these are no classes
+            split = splits(root)
+            if len(split.groups["train"]) > 1:
+                kept = sorted(file for of in split.groups["train"].values() for file in of)
+                held = sum(map(len, split.groups["test"].values()))
+                notes = [f"every fifth image of a class is for testing and left out: {held}", *split.notes]
+                return Layout({"train": {"": kept}}, [], notes)
+    if not files:
+        raise UsageError(settings.one_line("; ".join([f"image folder '{root}' has no images", *found.notes()])))
+    return Layout({"train": {"": files}}, [], found.notes())
+
+
 def domains(root: Path) -> Layout:
     """The domains of a folder `DOMAIN/CLASS/…`, with the classes that all of them have.
 
@@ -129,7 +163,7 @@ class _Finder:
     def classes(self, folder: Path) -> Classes:
         """The images of the folders in a folder, by their names. Empty folders are no classes."""
         self._loose += sum(_is_image(entry.name) for entry in _visible(folder) if not _is_folder(entry))
-        found = {name: self._below(folder / name) for name in self.folders(folder)}
+        found = {name: self.below(folder / name) for name in self.folders(folder)}
         found = {name: files for name, files in found.items() if files}
         _check_classes(folder, found)
         return found
@@ -150,8 +184,8 @@ class _Finder:
         counted = [settings.one_line(f"{what}: {count}") for what, count in counts.items() if count]
         return [*self._said, *counted]
 
-    def _below(self, folder: Path) -> list[Path]:
-        """All images below a class folder, in order. Links to folders there may be circles, and are not followed."""
+    def below(self, folder: Path) -> list[Path]:
+        """All images below a folder, in order. Links to folders there may be circles, and are not followed."""
         found, folders = [], [folder]
         while folders:
             for entry in _visible(folders.pop()):

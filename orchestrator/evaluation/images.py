@@ -1,6 +1,6 @@
 """Image files as 8-bit RGB at the backbone's size: orientation, bit depth, transparency, and what cannot be read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to m
 MOST_LENGTH = 100  # the largest ratio of an image's sides
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners store in pixels of 16 bits
 THREADS = 8
+BLOCK = 1024  # images that are decoded or resized at a time
 
 _ORIENTATION = 0x0112  # the tag of EXIF, and how an image of each value is turned upright
 _UPRIGHT = {
@@ -56,20 +57,35 @@ def read(paths: Sequence[Path], size: int) -> tuple[Tensor, dict[int, str]]:
         position.
     """
 
-    def one(path: Path) -> _Picture | str:
-        try:
-            return _decoded(path, size)
-        except Exception as error:  # Pillow raises errors of many kinds for a broken file
-            return _reason(error)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(one, paths))
+    found = [*_each(paths, size)]
     failed = {i: why for i, why in enumerate(found) if isinstance(why, str)}
-    pictures = [picture for picture in found if isinstance(picture, _Picture)]
-    peak = max((picture.peak for picture in pictures), default=0)
-    full_scale = next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
-    images = [_eight_bit(picture, full_scale) for picture in pictures]
+    images = _all_eight_bit([picture for picture in found if isinstance(picture, _Picture)])
     return torch.stack(images) if images else torch.zeros(0, 3, size, size, dtype=torch.uint8), failed
+
+
+def blocks(paths: Sequence[Path], size: int) -> Generator[Tensor, None, dict[int, str]]:
+    """Read image files as `read` does, but not all at once: images of more than 8 bits come last.
+
+    Yields:
+        Blocks of images u8[n, 3, S, S].
+
+    Returns:
+        Why the images that are missing could not be read, by their position.
+    """
+    failed, plain, deep = dict[int, str](), list[Tensor](), list[_Picture]()
+    for i, found in enumerate(_each(paths, size)):
+        if isinstance(found, str):
+            failed[i] = found
+        elif found.pixels.dtype == torch.uint8:
+            plain.append(found.pixels)
+        else:
+            deep.append(found)  # their full scale is known when all are read
+        if len(plain) == BLOCK:
+            yield torch.stack(plain)
+            plain = []
+    if rest := plain + _all_eight_bit(deep):
+        yield torch.stack(rest)
+    return failed
 
 
 def complaint(path: Path) -> str:
@@ -153,6 +169,27 @@ def _opaque(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     clear = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+
+
+def _each(paths: Sequence[Path], size: int) -> Iterator[_Picture | str]:
+    """Every image in order, or why it cannot be read; a block is decoded at a time."""
+
+    def one(path: Path) -> _Picture | str:
+        try:
+            return _decoded(path, size)
+        except Exception as error:  # Pillow raises errors of many kinds for a broken file
+            return _reason(error)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), BLOCK):
+            yield from pool.map(one, paths[start : start + BLOCK])
+
+
+def _all_eight_bit(pictures: Sequence[_Picture]) -> list[Tensor]:
+    """Pixels of all images as u8[3, S, S]: those of more bits on one scale."""
+    peak = max((picture.peak for picture in pictures), default=0)
+    full_scale = next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
+    return [_eight_bit(picture, full_scale) for picture in pictures]
 
 
 def _eight_bit(picture: _Picture, full_scale: int) -> Tensor:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,32 @@ def open_set(name: str, config: EvaluateConfig, image_size: int, fetch: bool) ->
     )
 
 
+def open_images(name: str, config: EvaluateConfig, image_size: int, fetch: bool) -> Opened:
+    """Open images to train on, whose labels do not count and may be missing. They are the split `train`.
+
+    Args:
+        name: `cifar10`, `cifar100` or `scenes`: their training images. `stl10`: its unlabelled ones. A folder: see
+            `image_folder.unlabelled`. An .npz: its array x_train, train_images or images.
+        config: the folder of torchvision's data sets.
+        image_size: side of rendered scenes, pixels.
+        fetch: download a set of torchvision's that is missing.
+
+    Raises:
+        UsageError: there are no such images.
+    """
+    path, what = _path(name), f"data set '{name}'"
+    if name == "stl10":
+        return _open_unlabelled_stl10(config, fetch)
+    if name not in ("scenes", *TORCHVISION):
+        with _sentence(name):
+            if _is(Path.is_dir, path):
+                return _of_layout(what, image_folder.unlabelled(path))
+            if path.suffix == ".npz" and _is(Path.is_file, path):
+                none = {"train": np.zeros(arrays.count(path), np.int64)}
+                return _of_arrays(what, none, lambda: _channels_first({"train": arrays.training_images(path)}))
+    return open_set(name, config, image_size, fetch)
+
+
 def open_domains(name: str) -> Opened:
     """Open a folder `DOMAIN/CLASS/…`.
 
@@ -102,14 +129,7 @@ def _scenes(image_size: int) -> dict[str, Tensor]:
 
 
 def _open_torchvision(name: str, config: EvaluateConfig, fetch: bool) -> Opened:
-    try:
-        stored = {split: TORCHVISION[name](config.data, split == "train", fetch) for split in ("train", "test")}
-    except (RuntimeError, OSError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise UsageError(
-            f"data set '{name}' is not in '{config.data}' and could not be fetched ({why}): put it there "
-            "or name another in evaluate.datasets"
-        ) from None
+    stored: dict[str, Any] = {split: _stored(name, split, config, fetch) for split in ("train", "test")}
     labels = {split: np.asarray(data.labels if name == "stl10" else data.targets) for split, data in stored.items()}
     pixels = {split: data.data for split, data in stored.items()}
 
@@ -117,6 +137,29 @@ def _open_torchvision(name: str, config: EvaluateConfig, fetch: bool) -> Opened:
         return {s: torch.as_tensor(p) for s, p in pixels.items()} if name == "stl10" else _channels_first(pixels)
 
     return _of_arrays(f"data set '{name}'", labels, tensors)
+
+
+def _open_unlabelled_stl10(config: EvaluateConfig, fetch: bool) -> Opened:
+    """The 100,000 unlabelled images of STL-10, mapped from their file."""
+    # Of the training split, torchvision checks the unlabelled images too; as a split of their own, it reads them all
+    # into memory.
+    found: Any = _stored("stl10", "train", config, fetch)
+    file = Path(found.root, found.base_folder, found.train_list[2][0])
+    stored = torch.from_numpy(np.memmap(file, np.uint8, "c").reshape(-1, 3, 96, 96)).transpose(2, 3)
+    none = {"train": np.zeros(len(stored), np.int64)}
+    return _of_arrays("data set 'stl10' (unlabelled)", none, lambda: {"train": stored})
+
+
+def _stored(name: str, split: str, config: EvaluateConfig, fetch: bool) -> torchvision.datasets.VisionDataset:
+    """A split of a set of torchvision's; UsageError if it is missing."""
+    try:
+        return TORCHVISION[name](config.data, split == "train", fetch)
+    except (RuntimeError, OSError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"data set '{name}' is not in '{config.data}' and could not be fetched ({why}): put it there, or name "
+            "another one"
+        ) from None
 
 
 TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDataset]] = {
@@ -146,6 +189,19 @@ def _of_arrays(
 
 def _channels_first(pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:
     return {split: torch.from_numpy(np.moveaxis(of, 3, 1)) for split, of in pixels.items()}
+
+
+def identity(name: str) -> str:
+    """Identifies images to train on wherever they lie: by the name of their set, or else by their content.
+
+    Raises:
+        UsageError: they cannot be read, or are not there.
+    """
+    if name in ("scenes", *TORCHVISION):
+        return name
+    if not _is(Path.exists, _path(name)):
+        raise UsageError(settings.one_line(f"pretrain.images: there is no file or folder '{name:.300}'"))
+    return fingerprint(name)
 
 
 def fingerprint(name: str) -> str:

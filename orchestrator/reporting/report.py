@@ -46,6 +46,8 @@ class Report:
         ledger: one row for each clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
         times: for each stage, the `seconds` it took and how many units of work were `computed` or `resumed`.
         history: the metrics of each epoch.
+        images: what was trained on beside the video: `images`, their `count` and their `share` of a batch; empty if
+            nothing was.
         pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
@@ -61,6 +63,7 @@ class Report:
     ledger: Sequence[Mapping[str, Any]]
     times: Mapping[str, Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
+    images: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     domains: Mapping[str, bytes] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)

@@ -20,9 +20,11 @@ from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, TrainingSettings
 from infoaug.models.training.loop import check_model
 from infoaug.models.training.optimisation import create_optimizer
+from infoaug.models.training.sampling import still_rows
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
+from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
@@ -54,7 +56,8 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     Raises:
         UsageError: the weights or the code to start from cannot be read.
     """
-    identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init"}) | initial_weights.identity(config)
+    identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init", "images", "image_share"})
+    identifying |= initial_weights.identity(config)
     identifying |= initial_weights.code_of(config.pretrain.framework, "framework_code")
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
@@ -62,6 +65,8 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     # Stages of before there was a choice hold the trained backbone, so those of the momentum backbone have other names.
     if getattr(config.pretrain.framework_settings, "encoder", "trained") != "trained":
         key["encoder"] = "momentum"
+    if images := config.pretrain.stills:
+        key |= {"images": opening.identity(images), "image_share": config.pretrain.image_share}
     return StageFolder(scored.stage.store, "pretrain", key)
 
 
@@ -102,7 +107,7 @@ def run(
     trained, store = stage(config, scored), scored.stage.store
     if resume and store.exists(trained.path("history.json")):
         return load(config, scored)
-    check(config)
+    check_training(config)
     # Experiments of other names or evaluations have the same model, and so have trials of sweeps.
     with store.hold(f"locks/{trained.folder}", f"the model '{trained.folder}' of the store {store.uri}"):
         return _run(config, scored, trained, on_epoch, resume)
@@ -131,7 +136,12 @@ def _run(
             f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
             "give more clips, or set pretrain.batch_size lower"
         )
-    console.say(f"pretrain: {patches} patches, {twins} with a twin; {'resuming' if resumed else 'starting'}")
+    beside = ""
+    if images := config.pretrain.stills:
+        count, _ = datasets.check_images(images, config.evaluate, config.extract.image_size, fetch=True)
+        beside = f", beside {count} images of '{images}' in {config.pretrain.image_share:.0%} of a batch"
+    doing = "resuming" if resumed else "starting"
+    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
 
     computed: dict[float, Epoch] = {}
 
@@ -212,7 +222,7 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
     if metrics.get(empty) and not any(epoch.get(empty) for epoch in before):
         found.append(
             f"{number}{100 * metrics[empty]:.2g} % of the steps have no twin loss, because their batches have too few "
-            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of all patches): set pretrain.batch_size "
+            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.batch_size "
             "higher, or give clips with more motion[/]"
         )
     return found
@@ -227,8 +237,35 @@ def files(trained: StageFolder) -> dict[str, bytes]:
     return {name: trained.store.read_bytes(trained.path(name)) for name in (WEIGHTS_FILE, RECIPE_FILE)}
 
 
+def images(trained: StageFolder) -> dict[str, Any]:
+    """What a model was trained on beside the video: `images`, their `count`, their `share` of a batch; empty if none.
+
+    Images that could not be read do not count.
+    """
+    path = trained.path(ray_training.IMAGES)
+    return dict(trained.store.read_json(path)) if trained.store.exists(path) else {}
+
+
 def check(config: ExperimentConfig, fetch: bool = True) -> None:
-    """Check, before anything is started, that the training can be built.
+    """Check, before anything is started, that the training can be built and that its images can be used.
+
+    Args:
+        config: the experiment.
+        fetch: download what is missing: a set of torchvision's, if the config allows it, and published weights to start
+            from; False leaves those weights unchecked.
+
+    Raises:
+        UsageError: as `check_training`; or there are no such images as `pretrain.images` names.
+    """
+    check_training(config, fetch)
+    if images := config.pretrain.stills:
+        _, notes = datasets.check_images(images, config.evaluate, config.extract.image_size, fetch)
+        for note in notes:
+            console.say(escape(settings.one_line(f"pretrain: '{images}': {note}")))
+
+
+def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
+    """Check that the training can be built.
 
     Args:
         config: the experiment.
@@ -248,6 +285,8 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
         built = training_settings(config)
+        if asked.stills:
+            still_rows(built, asked.workers, twins=built.twin_weight > 0)
         _check_model(built.model_dump_json())
         create_optimizer(built.model_copy(update={"layer_decay": None}), nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:

@@ -6,7 +6,7 @@ The training itself is `infoaug.models.training`.
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,13 @@ from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
 from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
-from infoaug.orchestrator.evaluation import opening
+from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
 from infoaug.orchestrator.stages import extract, initial_weights, score
 
 READERS = 8  # threads that read windows
+IMAGES = "images.json"  # what was trained on beside the video
 VALIDATION, VALIDATED_ON = "validation_knn", "validated_on.json"  # a metric, and the file that says what it measures
 
 
@@ -94,6 +95,9 @@ def train(job: Job) -> str:
             save_backbone(training.model.kept_backbone.cpu(), folder, mean=mean, std=std)
             for name in (WEIGHTS_FILE, RECIPE_FILE):
                 stage.store.write_bytes(stage.path(name), (folder / name).read_bytes())
+        if images := config.pretrain.stills:
+            read = {"images": images, "count": data.stills, "share": config.pretrain.image_share}
+            stage.store.write_json(stage.path(IMAGES), read)
         stage.store.write_json(stage.path("history.json"), training.history)
     return ""
 
@@ -121,26 +125,29 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
                 start += len(images)
 
 
-def read_pairs(scored: score.Scored, store: Store) -> Pairs:
-    """Read every patch of the scored windows, and the row of its twin, into memory."""
-    return Pairs.from_windows(windows(scored, store))
+def read_pairs(scored: score.Scored, store: Store, images: Iterable[NDArray[np.uint8]] = ()) -> Pairs:
+    """Read every patch of the scored windows, and the row of its twin, into memory; images from no video follow."""
+    return Pairs.from_windows(windows(scored, store), images)
 
 
 def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, device: torch.device) -> Pairs:
-    """Read the patches into the device's memory if asked to or if they fit, else into a file of this node.
+    """Read patches and images into the device's memory if asked to or if they fit, else into a file of this node.
 
     The file lies where TMPDIR says. It is deleted as soon as all workers have mapped it, so none is left behind.
     """
-    context, on_device = ray.train.get_context(), config.pretrain.images_on_device
+    context, on_device, size = ray.train.get_context(), config.pretrain.images_on_device, config.extract.image_size
+    opened = _open_images(config)
+    images = (block.numpy() for block in (datasets.image_blocks(opened, size) if opened else ()))
     if on_device == "auto":
         count, workers = scored.counts["patches"], context.get_local_world_size()
-        room = torch.tensor(fits(count, config.extract.image_size, device, workers), device=device).int()
+        count += len(opened.labels["train"]) if opened else 0
+        room = torch.tensor(fits(count, size, device, workers), device=device).int()
         if dist.is_initialized():
             # All workers must decide alike, or some would wait at the barriers below for ever.
             dist.all_reduce(room, dist.ReduceOp.MIN)
         on_device = bool(room)
     if on_device:
-        return read_pairs(scored, stage.store)
+        return read_pairs(scored, stage.store, images)
     name = [uuid.uuid4().hex]
     if dist.is_initialized():
         dist.broadcast_object_list(name)
@@ -148,11 +155,24 @@ def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, de
         return _mapped(scratch.path_of(name[0]))
     with scratch.folder(name[0]) as folder:
         try:
-            write_mapped(folder, windows(scored, stage.store))
+            write_mapped(folder, windows(scored, stage.store), images)
         except OSError as error:
             where = f"TMPDIR, {tempfile.gettempdir()}, does not take the images of this training"
             raise OSError(error.errno, f"{where}: {os.strerror(error.errno or 0)}") from error
         return _mapped(folder)
+
+
+def _open_images(config: ExperimentConfig) -> opening.Opened | None:
+    """Open the images that are trained on beside the video; the first worker of a node downloads what is missing."""
+    if not (named := config.pretrain.stills):
+        return None
+    first, size = ray.train.get_context().get_local_rank() == 0, config.extract.image_size
+    if not first:
+        _barrier()
+    opened = opening.open_images(named, config.evaluate, size, fetch=first and config.evaluate.download)
+    if first:
+        _barrier()
+    return opened
 
 
 def _mapped(folder: Path) -> Pairs:

@@ -121,7 +121,7 @@ def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
     epoch = {"epoch": 1.0, "collapsed": 0.0, "steps_without_twin_loss": 0.25, "share_with_twin": 0.004}
     (warning,) = pretrain.warnings(epoch, [])
     assert "epoch 1: 25 % of the steps have no twin loss" in warning
-    assert "(0.4 % of all patches)" in warning and "pretrain.batch_size" in warning
+    assert "(0.4 % of their rows)" in warning and "pretrain.batch_size" in warning
     assert pretrain.warnings(epoch | {"epoch": 2.0}, [epoch]) == []
     assert pretrain.warnings(epoch | {"steps_without_twin_loss": 0.0}, []) == []
 
