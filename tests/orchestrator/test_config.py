@@ -524,3 +524,13 @@ def test_an_override_without_a_value_is_refused_rather_than_taken_for_null(overr
     with pytest.raises(UsageError, match=r"--set clips\.path= has no value: give one, or null"):
         load(None, [override])
     assert load(None, ["clips.path=null"]).clips.path is None
+
+
+def test_a_setting_that_was_added_later_is_dumped_only_where_it_has_an_effect() -> None:
+    def dumped(*overrides: str) -> set[str]:
+        return {"images", "image_share"} & load(None, overrides).model_dump(exclude=RUNTIME)["pretrain"].keys()
+
+    assert dumped() == dumped("pretrain.images=null", "pretrain.image_share=0.25") == set()
+    assert dumped("pretrain.images=cifar10") == {"images", "image_share"}
+    asked = load(None, ["pretrain.images=cifar10", "pretrain.image_share=0.25"])
+    assert ExperimentConfig.model_validate(yaml.safe_load(asked.to_yaml())) == asked

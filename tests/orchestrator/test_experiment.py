@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -78,6 +79,21 @@ def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     assert experiment.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
     assert "will be downloaded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_which_images_are_trained_on_and_refuses_those_that_cannot_be(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", images=np.zeros((3, 8, 8), np.uint8))
+    asked = planned(tmp_path, "scenes", f"pretrain.images={tmp_path / 'mine.npz'}", "pretrain.image_share=0.25")
+    assert experiment.plan(asked)["pretrain"].endswith(f"100 epochs with '{tmp_path / 'mine.npz'}' in 25% of a batch")
+    assert [(source.name, source.purpose) for source in experiment.sources(asked)] == [
+        ("scenes (synthetic)", "training"),
+        (str(tmp_path / "mine.npz"), "training"),
+        ("scenes", "evaluation"),
+    ]
+    with pytest.raises(UsageError, match="no data set 'absent'"):
+        experiment.plan(planned(tmp_path, "scenes", "pretrain.images=absent"))
+    with pytest.raises(UsageError, match="could not be fetched"):
+        experiment.plan(planned(tmp_path, "scenes", "pretrain.images=cifar10", "evaluate.download=false"))
 
 
 def test_a_signal_while_the_run_is_created_leaves_no_run_that_seems_to_work(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from infoaug.models.training import Training, TrainingSettings
@@ -139,6 +140,67 @@ def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
 def test_a_stage_says_that_it_holds_the_momentum_encoder(overrides: list[str], named: bool, tmp_path: Path) -> None:
     scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((1, 4, 4, 3), np.uint8), [-1])]})
     assert ("encoder" in pretrain.stage(load(None, overrides), scored).key) == named
+
+
+# ---- images beside the video
+
+
+def images_in(folder: Path, count: int = 3) -> str:
+    """A folder of grey images of 16 pixels: 200, 201, …"""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(np.full((16, 16), 200 + number, np.uint8)).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def test_a_models_name_depends_on_the_content_of_its_images_and_their_share_and_not_on_their_place(
+    tmp_path: Path,
+) -> None:
+    scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((1, 4, 4, 3), np.uint8), [-1])]})
+
+    def name(images: str | None, share: float = 0.5) -> str:
+        return pretrain.stage(config(images=images, image_share=share), scored).hash
+
+    here, copy, other = (images_in(tmp_path / place, count) for place, count in (("a", 3), ("b", 3), ("c", 4)))
+    without = pretrain.stage(config(), scored).hash
+    assert {without} == {name(None), name(None, 0.25), name(here, 0.0)}, "nothing is read"
+    assert name(here) == name(copy)
+    assert len({without, name(here), name(here, 0.25), name(other), name("cifar10"), name("stl10")}) == 6
+    with pytest.raises(UsageError, match=r"pretrain\.images: there is no file or folder '.*absent'"):
+        name(str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["image_share=0.01"], r"pretrain: image_share 0\.01 of a batch of 8 is 0 images"),
+        (["image_share=0.375", "workers=2"], "3 images, which 2 workers cannot share: set it to a multiple of 0.25"),
+        (["image_share=1"], "fewer than 2 patches for the twin branch"),
+        (["image_share=1.5"], r"pretrain\.image_share"),
+        (["images=absent.npz"], "no data set 'absent.npz'"),
+    ],
+)
+def test_images_and_shares_that_cannot_be_trained_on_are_found_before_training(
+    more: list[str], message: str, tmp_path: Path
+) -> None:
+    small = [f"pretrain.{n}={json.dumps(v)}" for n, v in config().pretrain.model_dump(exclude_unset=True).items()]
+    asked = [f"pretrain.images={images_in(tmp_path / 'images')}", *(f"pretrain.{setting}" for setting in more)]
+    with pytest.raises(UsageError, match=message):
+        pretrain.check(load(None, ["extract.image_size=16", *small, *asked]))
+
+
+def test_images_alone_are_trained_on_without_twins_and_unused_ones_need_not_be_there(tmp_path: Path) -> None:
+    images = images_in(tmp_path / "images")
+    alone = config(images=images, image_share=1.0)
+    pretrain.check(alone.model_validate(alone.model_dump() | {"score": {"policy": "none"}}))
+    pretrain.check(config(images="absent", image_share=0.0))
+
+
+def test_what_of_the_images_is_not_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = images_in(tmp_path / "images")
+    (tmp_path / "images" / "notes.doc").touch()
+    pretrain.check(config(images=images))
+    assert "files are left out by their suffix: 1 .doc" in " ".join(capsys.readouterr().err.split())
 
 
 def test_validations_on_labels_that_were_corrected_since_are_left_out_of_the_history(tmp_path: Path) -> None:

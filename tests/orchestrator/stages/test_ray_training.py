@@ -18,7 +18,7 @@ from infoaug.models.training import Training
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, PretrainConfig
 from infoaug.orchestrator.evaluation import probes
 from infoaug.orchestrator.runtime.store import StageFolder
-from infoaug.orchestrator.stages import ray_training, score
+from infoaug.orchestrator.stages import pretrain, ray_training, score
 from tests.models.training.trainings import CPU, PARTS, random_pairs, same, small_settings, trained
 from tests.orchestrator.conftest import scored_windows
 
@@ -77,6 +77,36 @@ def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.parametrize("on_device", [True, False])
+def test_images_beside_the_video_follow_the_patches_in_memory_and_mapped(
+    on_device: bool, scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)
+    np.savez(tmp_path / "set.npz", images=np.full((2, 6, 6, 3), 77, np.uint8))
+    config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=on_device, images=str(tmp_path / "set.npz")))
+    config = config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": 4})})
+    data = ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+    assert (data.on_device, data.patches, data.stills) == (on_device, 9, 2)
+    assert data.images[:, 1, 0, 0].tolist() == [*range(9), 77, 77]
+    assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7, -1, -1]
+
+
+def test_images_count_where_it_is_asked_whether_they_fit_into_memory(
+    scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)
+    monkeypatch.setattr(type(scored), "counts", {"patches": 9})
+    asked = []
+    monkeypatch.setattr(ray_training, "fits", lambda count, *_: asked.append(count) or True)
+    np.savez(tmp_path / "set.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
+    config = ExperimentConfig(pretrain=PretrainConfig(images=str(tmp_path / "set.npz")))
+    config = config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": 4})})
+    ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+    assert asked == [11]
+
+
 @pytest.mark.parametrize(("framework", "momentum"), [("dino", True), ("byol", False)])
 def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     framework: str, momentum: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,15 +124,22 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     real = Training.epoch
     monkeypatch.setattr(Training, "epoch", lambda training: made.append(training) or real(training))
     stage = StageFolder(scored.stage.store, "pretrain", {})
-    config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=True))
-    settings = small_settings(framework, epochs=1, warmup_epochs=0)
+    np.savez(tmp_path / "set.npz", images=random.integers(0, 256, (5, 20, 20, 3), np.uint8))
+    config = ExperimentConfig.model_validate(
+        {
+            "extract": {"image_size": 16},
+            "pretrain": {"images_on_device": True, "images": str(tmp_path / "set.npz"), "image_share": 0.25},
+        }
+    )
+    settings = small_settings(framework, epochs=1, warmup_epochs=0, image_share=0.25)
     assert ray_training.train(ray_training.Job(config, settings, stage, scored)) == ""
     saved = safetensors.torch.load(stage.store.read_bytes(stage.path(WEIGHTS_FILE)))
     model = made[0].model
     teacher = model.momentum_backbone
     assert teacher is not None
     expected = (teacher if momentum else model.backbone).state_dict()
-    assert len(reported) == 1
+    assert len(reported) == 1 and reported[0]["share_of_images"] == 0.25
+    assert pretrain.images(stage) == {"images": str(tmp_path / "set.npz"), "count": 5, "share": 0.25}
     assert all(torch.equal(saved[name], value) for name, value in expected.items())
     assert not torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
 
@@ -110,7 +147,7 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
 def test_a_disk_that_fills_while_images_are_mapped_is_named_and_free_again(
     scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(folder: Path, windows: Any) -> None:
+    def fill(folder: Path, windows: Any, images: Any) -> None:
         (folder / "images").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
