@@ -409,7 +409,8 @@ def test_no_framework_waits_for_values_on_the_device(name, monkeypatch):
     model = small_model(name).to("meta")
     images = torch.empty(3, ROWS, 3, SIZE, SIZE, device="meta")
     rows, named = (torch.empty(count, dtype=torch.int64, device="meta") for count in (2, ROWS))
-    output = model(images[0], images[1], images[2, :2], rows, named, named)
+    video = torch.empty(4, dtype=torch.int64, device="meta")
+    output = model(images[0], images[1], images[2, :2], rows, named, named, video)
     output["loss"].backward()
     model.after_step(0.5)
     assert output["loss"].device.type == "meta"

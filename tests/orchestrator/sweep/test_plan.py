@@ -71,6 +71,11 @@ def test_a_twin_is_a_third_image_and_counts_for_the_patches_that_have_one() -> N
     assert with_twins[3] / without == pytest.approx(1.5, rel=0.1)
 
 
+def test_rows_of_images_have_no_third_image() -> None:
+    mixed = experiment("random", images="cifar10", image_share=0.75)
+    assert plan.operations(mixed, 1.0) == pytest.approx(plan.operations(experiment("random"), 0.25))
+
+
 def test_operations_depend_on_the_model_and_on_nothing_else() -> None:
     assert plan.operations(experiment("random", twin_weight=1), 0.5) == plan.operations(experiment("nearest"), 0.5)
     assert plan.operations(experiment(epochs=7), 0.5) == plan.operations(experiment(), 0.5)

@@ -418,6 +418,20 @@ def test_with_the_budget_of_passes_arms_without_twins_train_for_as_much_longer()
     assert found == [13, 10, 10, 10]  # 10 epochs of 2.6 images a patch, or 13 of 2
 
 
+def test_images_have_no_twin_and_so_take_none_of_the_passes() -> None:
+    pretrain = {"epochs": 10, "images": "cifar10", "image_share": 0.5}
+    made = config({"pretrain": pretrain}, grid=[{"policy": ["none", "random"]}], budget="passes")
+    found = [trials.budgeted(trial, made, 0.4).config.pretrain.epochs for trial in trials.planned(made)]
+    assert found == [11, 10]  # a fifth of the rows has a twin: 10 epochs of 2.2 images a row, or 11 of 2
+
+
+def test_a_share_of_images_is_varied_only_where_there_are_images() -> None:
+    block = {"pretrain.images": [None, "cifar10"], "pretrain.image_share": [0.25, 0.5]}
+    found = grid(block)
+    assert [trial.other["pretrain.images"] for trial in found] == ["default", "cifar10", "cifar10"]
+    assert found[0].identity == grid({"seed": [0]})[0].identity, "as before there were images"
+
+
 def test_with_the_budget_of_steps_all_arms_train_for_the_same() -> None:
     made = config({"pretrain": {"epochs": 10}}, grid=[{"policy": ALL_POLICIES}])
     assert all(trials.budgeted(trial, made, 0.6) == trial for trial in trials.planned(made))
