@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -38,8 +38,8 @@ class Pairs:
 
     def take(self, rows: Tensor) -> "Pairs":
         """These rows, int64[R], of all that is given."""
-        given = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Pairs(**{name: None if value is None else value[rows] for name, value in given.items()})
+        every: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in every.items() if value is not None})
 
     @property
     def first_image(self) -> Tensor | None:

@@ -66,6 +66,8 @@ def count(path: Path) -> int:
         _check_memory(archive, [name])
         shape, dtype = _header(archive, name)
         _check_images(path, shape, dtype)
+        if not shape[0]:
+            raise UsageError(f"'{path}' has no images in {name}")
         return shape[0]
 
 

@@ -96,8 +96,9 @@ def open_images(name: str, config: EvaluateConfig, image_size: int, fetch: bool)
             if _is(Path.is_dir, path):
                 return _of_layout(what, image_folder.unlabelled(path))
             if path.suffix == ".npz" and _is(Path.is_file, path):
-                none = {"train": np.zeros(arrays.count(path), np.int64)}
-                return _of_arrays(what, none, lambda: _channels_first({"train": arrays.training_images(path)}))
+                return _without_labels(
+                    what, arrays.count(path), lambda: _channels_first({"train": arrays.training_images(path)})
+                )
     return open_set(name, config, image_size, fetch)
 
 
@@ -146,8 +147,7 @@ def _open_unlabelled_stl10(config: EvaluateConfig, fetch: bool) -> Opened:
     found: Any = _stored("stl10", "train", config, fetch)
     file = Path(found.root, found.base_folder, found.train_list[2][0])
     stored = torch.from_numpy(np.memmap(file, np.uint8, "c").reshape(-1, 3, 96, 96)).transpose(2, 3)
-    none = {"train": np.zeros(len(stored), np.int64)}
-    return _of_arrays("data set 'stl10' (unlabelled)", none, lambda: {"train": stored})
+    return _without_labels("data set 'stl10'", len(stored), lambda: {"train": stored})
 
 
 def _stored(name: str, split: str, config: EvaluateConfig, fetch: bool) -> torchvision.datasets.VisionDataset:
@@ -185,6 +185,10 @@ def _of_arrays(
     distinct = np.unique(np.concatenate([*labels.values()]))
     numbered = {split: torch.from_numpy(np.searchsorted(distinct, of)) for split, of in labels.items()}
     return Opened(what, numbered, [str(label) for label in distinct], pixels)
+
+
+def _without_labels(what: str, count: int, pixels: Callable[[], Mapping[str, Tensor]]) -> Opened:
+    return Opened(what, {"train": torch.zeros(count, dtype=torch.int64)}, [what], pixels)
 
 
 def _channels_first(pixels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Tensor]:

@@ -136,12 +136,8 @@ def _run(
             f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
             "give more clips, or set pretrain.batch_size lower"
         )
-    beside = ""
-    if images := config.pretrain.stills:
-        count, _ = datasets.check_images(images, config.evaluate, config.extract.image_size, fetch=True)
-        beside = f", beside {count} images of '{images}' in {config.pretrain.image_share:.0%} of a batch"
     doing = "resuming" if resumed else "starting"
-    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
+    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{_beside(config, patches)}; {doing}"))
 
     computed: dict[float, Epoch] = {}
 
@@ -179,6 +175,16 @@ def _run(
         raise StageError(f"training failed: {why}", retry=False)
     history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
     return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
+
+
+def _beside(config: ExperimentConfig, patches: int) -> str:
+    """What is trained on beside so many patches, for the user, with how much of it training will show."""
+    if not (images := config.pretrain.stills):
+        return ""
+    count, _ = datasets.check_images(images, config.evaluate, config.extract.image_size, fetch=True)
+    rows, batch, epochs = still_rows(training_settings(config)), config.pretrain.batch_size, config.pretrain.epochs
+    times = epochs * (patches // batch) * rows / (count or 1)
+    return f"; {count} images of '{images}', {rows} of {batch} rows of a batch, each shown {times:.2g} times on average"
 
 
 def training_settings(config: ExperimentConfig) -> TrainingSettings:

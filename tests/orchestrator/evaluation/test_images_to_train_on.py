@@ -95,6 +95,8 @@ def test_an_npz_without_images_to_train_on_says_what_it_holds(tmp_path: Path) ->
     assert "must hold x_train or train_images or images; it holds x_test" in told
     np.savez(tmp_path / "set.npz", images=np.zeros((2, 8, 8)))
     assert "images must be uint8" in refusal(lambda: notes(tmp_path / "set.npz"))
+    np.savez(tmp_path / "set.npz", images=np.zeros((0, 8, 8), np.uint8))
+    assert "has no images in images" in refusal(lambda: notes(tmp_path / "set.npz"))
 
 
 def test_of_cifar_the_training_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
