@@ -8,22 +8,11 @@ Importing this module and reading a config loads no estimator, no OpenCV and no 
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from infoaug.estimators.options import (
     CONDITIONAL,
@@ -46,6 +35,7 @@ from infoaug.orchestrator.masking import masked
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+IMAGE_SHARE = 0.5
 ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 
@@ -56,31 +46,10 @@ class Runtime:
     """
 
 
-@dataclass(frozen=True)
-class Added:
-    """Marks a setting that was added later, and computes what was computed before while it is null.
-
-    It is not dumped then, so the hashes of all that was stored before stay the same. A setting that has no effect
-    without another one, `to`, is not dumped while that is null.
-    """
-
-    to: str = ""
-
-    def applies(self, section: "Section", name: str) -> bool:
-        """Whether the setting of this name is dumped with its section."""
-        return getattr(section, self.to or name) is not None
-
-
 class Section(BaseModel):
     """Settings that belong together; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_serializer(mode="wrap")
-    def _without_what_was_added_and_is_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        added = {name: field.metadata for name, field in type(self).model_fields.items()}
-        unset = {n for n, marks in added.items() for m in marks if isinstance(m, Added) and not m.applies(self, n)}
-        return {name: value for name, value in handler(self).items() if name not in unset}
 
     @model_validator(mode="before")
     @classmethod
@@ -364,13 +333,18 @@ class PretrainConfig(Section):
     augment_second: AugmentSettings = Field(
         {}, validate_default=True, description="settings that differ from augment for second views and twins"
     )
-    images: Annotated[str | None, Added()] = Field(
+    # The defaults of the next two are left out when they are stored, so that what was stored before they existed is
+    # found again.
+    images: str | None = Field(
         None,
+        exclude_if=lambda value: value is None,
         description="images that the view branch trains on beside the video: an image folder, an .npz file, `cifar10`, "
         "`cifar100`, `stl10` (its unlabelled split) or `scenes`, never their test images; null: video only",
     )
-    image_share: Annotated[Share, Added("images")] = Field(
-        0.5, description="share of each batch that is images, where images are given; the rest is patches"
+    image_share: Share = Field(
+        IMAGE_SHARE,
+        exclude_if=lambda value: value == IMAGE_SHARE,
+        description="share of each batch that is images, where images are given; the rest is patches",
     )
     compile: bool = Field(False, description="compile the backbone with torch.compile")
     images_on_device: Annotated[bool | Literal["auto"], Runtime] = Field(

@@ -15,7 +15,7 @@ import numpy as np
 from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import ContrastiveSettings
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.config import IMAGE_SHARE, ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import mlflow_runs
 from infoaug.orchestrator.runtime.store import digest_of
@@ -114,7 +114,7 @@ def make(config: SweepConfig, point: Point) -> Trial:
     if isinstance(values.get("pretrain"), dict):
         values["pretrain"] = without_unused_negatives(values["pretrain"])
     experiment = _normalised(settings.checked(ExperimentConfig, values, where), config)
-    content = experiment.model_dump(mode="json")
+    content = _values(experiment)
     other = {key: _at(content, key) for key in _varied(config) if key not in ARMS}
     trial = Trial("", point, experiment, {key: str(value) for key, value in other.items()})
     return replace(trial, name=_name(trial, other, NEGATIVES in _varied(config)))
@@ -209,6 +209,8 @@ def _normalised(experiment: ExperimentConfig, config: SweepConfig) -> Experiment
     if scoring.policy == "none" or not pretrain.twin_weight:
         scoring = scoring.model_copy(update={"policy": "none"})
         pretrain = pretrain.model_copy(update={"twin_weight": config.pretrain.twin_weight})
+    if pretrain.images is None:
+        pretrain = pretrain.model_copy(update={"image_share": IMAGE_SHARE})
     typed = pretrain.framework_settings
     written = typed.written()
     if isinstance(typed, ContrastiveSettings) and "negatives" in written:
@@ -223,6 +225,15 @@ def _varied(config: SweepConfig) -> list[str]:
     """Dotted names of the settings that a sweep varies."""
     keys = [*itertools.chain(*config.sweep.grid), *config.sweep.space]
     return list(dict.fromkeys(map(full_name, keys)))
+
+
+def _values(experiment: ExperimentConfig) -> dict[str, Any]:
+    """All settings, also those whose default is left out when they are stored."""
+    content = experiment.model_dump(mode="json")
+    for name in SECTIONS:
+        section = getattr(experiment, name)
+        content[name] = {key: getattr(section, key) for key in type(section).model_fields} | content[name]
+    return content
 
 
 def _at(content: Any, key: str) -> Any:

@@ -428,7 +428,8 @@ def test_images_have_no_twin_and_so_take_none_of_the_passes() -> None:
 def test_a_share_of_images_is_varied_only_where_there_are_images() -> None:
     block = {"pretrain.images": [None, "cifar10"], "pretrain.image_share": [0.25, 0.5]}
     found = grid(block)
-    assert [trial.other["pretrain.images"] for trial in found] == ["default", "cifar10", "cifar10"]
+    assert [trial.other["pretrain.images"] for trial in found] == ["None", "cifar10", "cifar10"]
+    assert [trial.other["pretrain.image_share"] for trial in found] == ["0.5", "0.25", "0.5"]
     assert found[0].identity == grid({"seed": [0]})[0].identity, "as before there were images"
 
 
