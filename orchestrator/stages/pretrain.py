@@ -229,7 +229,8 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
         found.append(
             f"{number}{100 * metrics[empty]:.2g} % of the steps have no twin loss, because their batches have too few "
             f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.batch_size "
-            "higher, or give clips with more motion[/]"
+            f"higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or give clips with more "
+            "motion[/]"
         )
     return found
 

@@ -123,6 +123,8 @@ def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
     (warning,) = pretrain.warnings(epoch, [])
     assert "epoch 1: 25 % of the steps have no twin loss" in warning
     assert "(0.4 % of their rows)" in warning and "pretrain.batch_size" in warning
+    assert "image_share" not in warning
+    assert "pretrain.image_share lower" in pretrain.warnings(epoch | {"share_of_images": 0.5}, [])[0]
     assert pretrain.warnings(epoch | {"epoch": 2.0}, [epoch]) == []
     assert pretrain.warnings(epoch | {"steps_without_twin_loss": 0.0}, []) == []
 
