@@ -46,8 +46,7 @@ class Report:
         ledger: one row for each clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
         times: for each stage, the `seconds` it took and how many units of work were `computed` or `resumed`.
         history: the metrics of each epoch.
-        images: what was trained on beside the video: `images`, their `count` and their `share` of a batch; empty if
-            nothing was.
+        images: what was trained on beside the video, see `pretrain.images`; empty if nothing was.
         pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,

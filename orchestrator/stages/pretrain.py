@@ -245,9 +245,10 @@ def files(trained: StageFolder) -> dict[str, bytes]:
 
 
 def images(trained: StageFolder) -> dict[str, Any]:
-    """What a model was trained on beside the video: `images`, their `count`, their `share` of a batch; empty if none.
+    """What a model was trained on beside the video; empty if nothing.
 
-    Images that could not be read do not count.
+    `images`, their name; their `count`, without those that could not be read; their `share` of a batch; and `shown`,
+    the number of rows that held one, over all batches.
     """
     path = trained.path(ray_training.IMAGES)
     return dict(trained.store.read_json(path)) if trained.store.exists(path) else {}

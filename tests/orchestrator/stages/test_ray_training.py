@@ -139,7 +139,7 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     assert teacher is not None
     expected = (teacher if momentum else model.backbone).state_dict()
     assert len(reported) == 1 and reported[0]["share_of_images"] == 0.25
-    assert pretrain.images(stage) == {"images": str(tmp_path / "set.npz"), "count": 5, "share": 0.25}
+    assert pretrain.images(stage) == {"images": str(tmp_path / "set.npz"), "count": 5, "share": 0.25, "shown": 4}
     assert all(torch.equal(saved[name], value) for name, value in expected.items())
     assert not torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
 
