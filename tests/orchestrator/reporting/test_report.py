@@ -252,6 +252,8 @@ def test_versions_include_python_and_the_packages_that_change_results() -> None:
 def test_the_page_says_which_images_were_trained_on_beside_the_video() -> None:
     beside = {"images": "my/<images>", "count": 50000, "share": 0.375, "shown": 110000}
     page = " ".join(report.page(replace(made_up(VIDEO), images=beside)).split())
-    assert "on 50,000 images of <code>my/&lt;images&gt;</code>: they are 37.5 % of every batch" in page
+    assert "Trained on video and on 50,000 images of <code>my/&lt;images&gt;</code>: they are 37.5 %" in page
     assert "and were shown 2.2 times each on average" in page
+    alone = report.page(replace(made_up(VIDEO), images={**beside, "share": 1.0}))
+    assert "Trained without video, on 50,000 images" in " ".join(alone.split())
     assert "of every batch" not in report.page(made_up(VIDEO))
