@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -27,7 +26,8 @@ from infoaug.estimators.video import clips, manifest, patches, shots
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, file_name, tensors
+from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, tensors
+from infoaug.orchestrator.stages import known_clips
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 4  # raised when the same config would give other numbers
@@ -331,7 +331,7 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
         status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
         status |= {"cuts": [], "repeats": [], "first_frames": []}
         try:
-            status["folder"], scan = _known(stage_folder, settings, clip_id, path)
+            status["folder"], scan = known_clips.folder_and_scan(stage_folder, clip_id, path, settings.read_timeout)
             status |= vars(scan)
             # Fail here, once for the clip, rather than in each of its windows.
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
@@ -349,51 +349,6 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
         except Exception as error:  # any error in one clip must not stop the others
             status |= cluster.failure(error)
         yield status
-
-
-def _known(stage_folder: StageFolder, settings: ExtractConfig, clip_id: str, path: str) -> tuple[str, shots.Scan]:
-    """A clip's folder and its scan, from the store while the clip is what it was there.
-
-    It is what it was while the sizes and times of its files are, or else, while all its bytes are.
-    """
-    store, limit = stage_folder.store, settings.read_timeout
-    digest = clips.digest(path, limit)
-    # Another name than `known` is needed if frames of some unchanged clips are ever decoded to other pixels.
-    known_at = stage_folder.path("known", f"{file_name(clip_id, digest)}.json")
-    known = _read_json(store, known_at)
-    signature = clips.signature(path, limit)
-    if known and known.get("signature") == signature and (scan := _stored_scan(stage_folder, known["folder"])):
-        return known["folder"], scan
-    content = clips.content(path, limit)
-    if known and known.get("content") == content:
-        folder = known["folder"]
-    else:
-        # The name that earlier versions gave, too. The digest is quick and may miss a change, so another content of the
-        # same digest is told apart by the whole of it. Frames that were once stored interlaced or squeezed are others.
-        changed = [] if known is None else [content]
-        folder = file_name(clip_id, digest, *clips.conversions(path, limit), *changed)
-    scan = _stored_scan(stage_folder, folder)
-    if scan is None or (known is None and Path(path).is_dir()):  # earlier versions took any folder of images for a clip
-        scan = shots.scan(path, limit)
-        store.write_json(stage_folder.path("clips", f"{folder}.json"), vars(scan))
-    store.write_json(known_at, {"folder": folder, "content": content, "signature": signature})
-    return folder, scan
-
-
-def _stored_scan(stage_folder: StageFolder, folder: str) -> shots.Scan | None:
-    stored = _read_json(stage_folder.store, stage_folder.path("clips", f"{folder}.json"))
-    return shots.Scan(**stored) if stored else None
-
-
-def _read_json(store: Store, path: str) -> dict[str, Any] | None:
-    """Read a JSON object from the store: None for a missing file, an empty one for a damaged file."""
-    try:
-        if not store.exists(path):
-            return None
-        found = store.read_json(path)
-    except BrokenFileError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _extract(
