@@ -5,7 +5,7 @@ Networks that see one frame at a time predict inverse depth up to a scale and a 
 removed, they move all points of a frame at once, and mutual information detects a motion that is not in the scene.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +39,8 @@ def depth_maps(
     source: str,
     frames: NDArray[np.uint8],
     *,
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
     clip: str | Path | None = None,
-    skip: Collection[int] = (),
 ) -> Floats:
     """Get a depth map for every frame of a window: f32[T, H', W'], NaN where unknown; networks give larger for nearer.
 
@@ -52,9 +51,8 @@ def depth_maps(
             maps (`depth_models.stored_maps`) of depth or inverse depth; `align_depth` requires only that the values
             of two frames differ by one scale and one shift.
         frames: u8[T, H, W, 3] RGB.
-        first: number of the first frame in the clip; used for a folder.
+        numbers: of the frames in the clip, T of them; used for a folder. None: the clip's first T.
         clip: path of the clip; required for a folder.
-        skip: numbers of frames after the first that the window leaves out; used for a folder.
 
     Raises:
         ValueError: the source is not one of these, or cannot be read or run.
@@ -69,8 +67,7 @@ def depth_maps(
     elif source and Path(source).is_dir():
         if clip is None:
             raise ValueError(f"depth maps from the folder {source} need the path of their clip; give it")
-        numbers = [n for n in range(first, first + len(frames) + len(skip)) if n not in skip]
-        return depth_models.stored_maps(Path(source), Path(clip), numbers)
+        return depth_models.stored_maps(Path(source), Path(clip), range(len(frames)) if numbers is None else numbers)
     else:
         raise ValueError(
             f"extract.depth {source!r} is not a source of depth; give midas:CHECKPOINT.pt, FILE.onnx, "

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -80,7 +83,6 @@ def read_clip(
     count: int | None = None,
     *,
     max_bytes: int = MAX_WINDOW_BYTES,
-    skip: Collection[int] = (),
 ) -> Frame:
     """Decode a window of a clip: u8[T, H, W, 3] RGB.
 
@@ -89,14 +91,13 @@ def read_clip(
         first: number of the first frame.
         count: number of frames; by default all to the end.
         max_bytes: limit of the window's size.
-        skip: numbers of frames to leave out; they do not count. `shots.scan` finds repeated ones.
 
     Raises:
         ClipError: the clip cannot be read, has fewer frames, or they would take more than `max_bytes`.
         ValueError: `first` is negative or `count` below 1.
     """
     with Reader(path, max_bytes) as reader:
-        frames = reader.read(first, count, skip)
+        frames = reader.read(first, count)
     frames.setflags(write=True)  # the reader, which shared it, is gone
     return frames
 
@@ -192,13 +193,12 @@ class Reader:
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
         return in_time(self._calls, self.path, work, times)
 
-    def read(self, first: int = 0, count: int | None = None, skip: Collection[int] = ()) -> Frame:
-        """Decode a window: u8[T, H, W, 3] RGB, read-only because the next window may share its frames.
+    def read(self, first: int = 0, count: int | None = None) -> Frame:
+        """Decode frames that follow each other: u8[T, H, W, 3] RGB, read-only as the next window may share its frames.
 
         Args:
             first: number of the first frame.
             count: number of frames; by default all to the end.
-            skip: numbers of frames to leave out; they do not count.
 
         Raises:
             ClipError: the clip has fewer frames, or they are damaged, change size, or take more than `max_bytes`.
@@ -206,70 +206,81 @@ class Reader:
         """
         if first < 0 or (count is not None and count < 1):
             raise ValueError(f"first must be at least 0 and count at least 1, not {first} and {count}")
-        left_out = frozenset(skip)
-        numbers, shared = self._shared(first, left_out)
-        if count is not None and len(shared) >= count:
-            return shared[:count]
+        return self._window(range(first, sys.maxsize if count is None else first + count), to_the_end=count is None)
+
+    def take(self, numbers: Sequence[int]) -> Frame:
+        """Decode the frames of these numbers, such as `shots.numbers` gives for a window: as `read`.
+
+        Args:
+            numbers: ascending, at least one; frames between them are left out.
+
+        Raises:
+            ClipError: as `read`.
+            ValueError: there are no numbers, or they do not ascend.
+        """
+        if not numbers or numbers[0] < 0 or any(after <= before for before, after in pairwise(numbers)):
+            raise ValueError(f"numbers of frames must ascend from 0 or more, not {numbers}")
+        return self._window(numbers, to_the_end=False)
+
+    def _window(self, numbers: Sequence[int], to_the_end: bool) -> Frame:
+        """Decode the frames of these numbers; `to_the_end`, as many of them as there are."""
+        shared = self._shared(numbers)
+        if len(shared) == len(numbers):
+            return shared
         self._last = None  # frees it before the next is allocated, unless they share frames
+        read = self._rest if to_the_end else self._all
         with readable(self.path):
-            self._check_window(count or 1)
+            self._check_window(1 if to_the_end else len(numbers))
             try:
-                numbers, window = self._read(first, count, left_out, numbers, shared)
+                window = read(numbers, shared)
             except _AstrayError:
                 _log.warning("clip %s: a seek led to other frames than announced; decoding from the start", self.path)
                 self._seekable = False
                 self._in_time(self._restart)
-                numbers, window = self._read(first, count, left_out, [], shared[:0])
+                window = read(numbers, shared[:0])
         window.setflags(write=False)
-        self._last = numbers, window
+        self._last = list(numbers[: len(window)]), window
         return window
 
-    def _shared(self, first: int, skip: frozenset[int]) -> tuple[list[int], Frame]:
-        """Return the frames of the last window that the next one shares, if decoding continues right after them."""
+    def _shared(self, numbers: Sequence[int]) -> Frame:
+        """Return the frames of the last window that the next one starts with, if it needs no other one before them."""
         if self._last is not None:
-            numbers, window = self._last
-            wanted = [number for number in range(first, self._next) if number not in skip]
-            if wanted and numbers[-1] + 1 == self._next and numbers[-len(wanted) :] == wanted:
-                return wanted, window[-len(wanted) :]
-        return [], np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
+            last, window = self._last
+            wanted = list(numbers[: bisect_left(numbers, self._next)])
+            start = bisect_left(last, wanted[0]) if wanted else len(last)
+            if wanted and last[start : start + len(wanted)] == wanted:
+                return window[start : start + len(wanted)]
+        return np.empty((0, 0, 0, 3), np.uint8)  # a slice would keep the last window alive
 
-    def _read(
-        self, first: int, count: int | None, skip: frozenset[int], numbers: list[int], shared: Frame
-    ) -> tuple[list[int], Frame]:
-        """Decode what a window has beyond the frames `numbers`: the numbers of all its frames, and the frames."""
-        numbers = [*numbers]
-        self._go_to(numbers[-1] + 1 if numbers else first)
-        if count is None:
-            frames = [*shared]
-            while (frame := self._following(skip)) is not None:
-                self._check_window(len(frames) + 1)
-                frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
-                numbers.append(self._next - 1)
-            if not frames:
-                raise self._too_short(f"{first} on")
-            return numbers, np.stack(frames)
+    def _all(self, numbers: Sequence[int], shared: Frame) -> Frame:
+        """Decode these frames, of which the first are given."""
         window = shared
-        for position in range(len(shared), count):
-            frame = self._following(skip)
+        for position in range(len(shared), len(numbers)):
+            frame = self._frame(numbers[position])
             if frame is None:
-                raise self._too_short(f"{first} to {first + count - 1}")
-            if len(window) < count:
-                self._check_window(count)
-                window = np.empty((count, *frame.shape), np.uint8)
+                raise self._too_short(f"{numbers[0]} to {numbers[-1]}")
+            if len(window) < len(numbers):
+                self._check_window(len(numbers))
+                window = np.empty((len(numbers), *frame.shape), np.uint8)
                 if len(shared):
                     window[: len(shared)] = shared
             cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=window[position])
-            numbers.append(self._next - 1)
-        return numbers, window
+        return window
 
-    def _following(self, skip: frozenset[int]) -> Frame | None:
-        """Decode the next frame that is not left out, BGR, and check that it is whole; None at the end."""
-        while self._next in skip:
-            ahead = self._next + 1
-            self._go_to(ahead)
-            if self._next < ahead:
-                return None
-        frame = self._in_time(self._decode)
+    def _rest(self, numbers: Sequence[int], shared: Frame) -> Frame:
+        """Decode as many of these frames as there are, of which the first are given."""
+        frames = [*shared]
+        while (frame := self._frame(numbers[len(frames)])) is not None:
+            self._check_window(len(frames) + 1)
+            frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame))
+        if not frames:
+            raise self._too_short(f"{numbers[0]} on")
+        return np.stack(frames)
+
+    def _frame(self, number: int) -> Frame | None:
+        """Decode a frame, BGR, and check that it is whole; None if the clip has fewer."""
+        self._go_to(number)
+        frame = self._in_time(self._decode) if self._next == number else None
         if frame is not None:
             self._check_whole()
         return frame

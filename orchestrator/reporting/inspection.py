@@ -87,9 +87,9 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
             )
         first = first_frames[window]
         numbers = shots.numbers(first, settings.window, scan.frames, scan.cuts, scan.repeats)
-        skip = set(range(first, numbers[-1])) - set(numbers)
-        frames = clips.read_clip(path, first, len(numbers), max_bytes=settings.max_window_mb << 20, skip=skip)
-        columns = extract.extract_window(frames, settings, first=first, clip=path, skip=skip)
+        with clips.Reader(path, settings.max_window_mb << 20, settings.read_timeout) as reader:
+            frames = reader.take(numbers)
+        columns = extract.extract_window(frames, settings, numbers=numbers, clip=path)
         table = extract.trajectories_table(Path(path).name, window, columns)
     except ValueError as error:
         message = str(error)

@@ -8,7 +8,7 @@ failed.
 
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -215,18 +215,16 @@ def extract_window(
     frames: np.ndarray,
     settings: ExtractConfig | None = None,
     *,
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
     clip: str | None = None,
-    skip: Collection[int] = (),
 ) -> dict[str, np.ndarray]:
     """Track the patches of one window.
 
     Args:
         frames: u8[T, H, W, 3] RGB.
         settings: of the extract stage; None for the defaults.
-        first: number of the window's first frame in its clip. Stored depth maps need it, and `clip`.
+        numbers: of the frames in their clip, T of them; None: its first T. Stored depth maps need them, and `clip`.
         clip: path of the clip.
-        skip: numbers of frames that the window leaves out. Stored depth maps need them.
 
     Returns:
         Arrays over the N patches, one for each cell of the grid, row-major: `position` f32[N, T, 2] and `camera`
@@ -255,7 +253,7 @@ def extract_window(
     )
     position, visible = tracked.position, tracked.visible
     if settings.depth:
-        maps = depth.depth_maps(settings.depth, frames, first=first, clip=clip, skip=skip)
+        maps = depth.depth_maps(settings.depth, frames, numbers=numbers, clip=clip)
         near = depth.align_depth(depth.depth_at(maps, position, visible, (height, width)), visible)
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
@@ -314,13 +312,11 @@ def _extract_clips(
 
 
 def _windows(clip: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
-    """A row for each window of a scanned clip: its first frame, how many it has, and the repeats that it leaves out."""
+    """A row for each window of a scanned clip, with the numbers of its frames: repeats are left out."""
     repeats = frozenset(clip["repeats"])
     for window, first in enumerate(clip["first_frames"]):
         numbers = shots.numbers(first, length, clip["frames"], clip["cuts"], repeats)
-        skip = sorted(set(range(first, numbers[-1])) - set(numbers))
-        names = {name: clip[name] for name in ("clip_id", "path", "folder")}
-        yield {**names, "window": window, "first": first, "count": len(numbers), "skip": skip}
+        yield {**{name: clip[name] for name in ("clip_id", "path", "folder")}, "window": window, "numbers": numbers}
 
 
 def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -366,9 +362,8 @@ def _extract(
                     if reader is None:
                         limits = settings.max_window_mb << 20, settings.read_timeout
                         reader = opened.enter_context(clips.Reader(path, *limits))
-                    first, skip = row["first"], row["skip"]
-                    frames = reader.read(first, row["count"], skip)
-                    columns = extract_window(frames, settings, first=first, clip=path, skip=skip)
+                    frames = reader.take(row["numbers"])
+                    columns = extract_window(frames, settings, numbers=row["numbers"], clip=path)
                     table = trajectories_table(row["clip_id"], window, columns)
                     stage_folder.store.write_table(trajectory_path(stage_folder, folder, window), table)
                 except StageError:  # the store failed

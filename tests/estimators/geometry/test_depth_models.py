@@ -36,9 +36,9 @@ def stored(folder: Path, suffix: str, count: int = 12) -> Path:
 @pytest.mark.parametrize("suffix", depth_models.MAP_SUFFIXES)
 def test_stored_maps_are_taken_by_number_for_the_frames_of_the_window(tmp_path, suffix):
     stored(tmp_path / "maps" / "street", suffix)
-    maps = depth_maps(str(tmp_path / "maps"), FRAMES, first=9, clip=tmp_path / "street.mp4")
+    maps = depth_maps(str(tmp_path / "maps"), FRAMES, numbers=range(9, 12), clip=tmp_path / "street.mp4")
     assert maps.shape == (3, 4, 6) and maps.dtype == np.float32
-    few = depth_maps(str(tmp_path / "maps"), FRAMES, first=7, clip=tmp_path / "street.mp4", skip=[8, 10])
+    few = depth_maps(str(tmp_path / "maps"), FRAMES, numbers=[7, 9, 11], clip=tmp_path / "street.mp4")
     assert few[:, 0, 0].tolist() == [7, 9, 11]
     np.testing.assert_array_equal(maps[:, 0, 0], [9, 10, 11])
 
@@ -61,7 +61,8 @@ def test_a_float_map_counts_before_its_rounded_picture(tmp_path):
 def test_maps_that_are_missing_unreadable_or_unequal_are_refused(tmp_path):
     refused(tmp_path, r"no depth maps for clip .*street.mp4: .*extract\.depth", clip="street.mp4")
     folder = stored(tmp_path / "street", ".npy", 5)
-    refused(tmp_path, r"5 depth maps, but frames up to 5 of clip street\.mp4 need 6", first=3, clip="street.mp4")
+    late = range(3, 6)
+    refused(tmp_path, r"5 depth maps, but frames up to 5 of clip street\.mp4 need 6", numbers=late, clip="street.mp4")
     refused(tmp_path, "need the path of their clip")
     np.save(folder / "1.npy", np.zeros((5, 6), np.float32))
     refused(tmp_path, "differ in size", clip="street.mp4")

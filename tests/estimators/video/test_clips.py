@@ -359,6 +359,12 @@ def test_a_window_cannot_be_written_to_as_the_next_may_share_its_frames(tmp_path
     read_clip(path)[:] = 0
 
 
+@pytest.mark.parametrize("numbers", [[], [-1, 0], [3, 3], [5, 4]])
+def test_numbers_of_frames_that_do_not_ascend_are_refused(tmp_path, numbers):
+    with Reader(write_video(tmp_path / "one.avi", numbered(6))) as reader, pytest.raises(ValueError, match="ascend"):
+        reader.take(numbers)
+
+
 @pytest.mark.parametrize("count", [None, 4])
 def test_a_window_is_let_go_before_one_that_does_not_overlap_it_is_read(tmp_path, monkeypatch, count):
     with Reader(write_video(tmp_path / "one.avi", numbered(20))) as reader:
