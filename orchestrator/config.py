@@ -146,6 +146,12 @@ class ExtractConfig(Section):
         64, description="side of a patch in the clip, a square around its tracked point, pixels"
     )
     image_size: Annotated[int, Field(ge=16, le=4096)] = Field(32, description="side of a stored patch image, pixels")
+    # Left out where it is the default, so that experiments keep the identity that they had before there was a choice.
+    crops: Annotated[int, Field(ge=1, le=64)] = Field(
+        4,
+        exclude_if=lambda value: value == 4,
+        description="most images of a track: of the window's first frame, and of later ones in which it is visible",
+    )
     point: Literal["eigenvalue", "centre"] = Field(
         "eigenvalue", description="tracked point of a patch: the best corner of its cell (Shi and Tomasi) or the centre"
     )

@@ -29,7 +29,9 @@ class Window:
         position: f32[N, T, 2 or 3] pixels (x, y); depth, the third coordinate, in scene depths.
         visible: bool[N, T].
         camera: f32[N, T, 2] pixels, where camera motion alone would have moved each patch.
-        images: u8[N, S, S, 3] RGB, each patch cut from the first frame.
+        crops: u8[P, S, S, 3] RGB, the patches at several times, those of a patch one after the other.
+        crop_frames: int32[N, K], the frames of each patch's crops, the first frame of the window first; −1 after the
+            last of them.
         scored: mutual information, p-values, spread and twins of the patches.
     """
 
@@ -39,8 +41,15 @@ class Window:
     position: NDArray[np.float32]
     visible: NDArray[np.bool_]
     camera: NDArray[np.float32]
-    images: NDArray[np.uint8]
+    crops: NDArray[np.uint8]
+    crop_frames: NDArray[np.int32]
     scored: twin_table.ScoredWindow
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """u8[N, S, S, 3] RGB, each patch in the first frame."""
+        counts = (self.crop_frames >= 0).sum(axis=1)
+        return self.crops[np.cumsum(counts) - counts]
 
     @property
     def mutual_information(self) -> NDArray[np.float64]:
@@ -117,7 +126,8 @@ def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, 
     # Scored again rather than read from the store, which does not keep the whole matrix of mutual information.
     scored = score.score_trajectories(table, settings)
     columns = {name: arrays(table, name) for name in ("position", "visible", "camera")}
-    return Window(frames, fps, first, **columns, images=arrays(table, "image"), scored=scored)
+    crops, crop_frames = extract.crops_of(table)
+    return Window(frames, fps, first, **columns, crops=crops, crop_frames=crop_frames, scored=scored)
 
 
 def draw(window: Window) -> dict[str, Figure]:

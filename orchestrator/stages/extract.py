@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from infoaug.estimators.geometry import camera, depth
 from infoaug.estimators.trackers import tracks
-from infoaug.estimators.video import clips, manifest, patches, shots
+from infoaug.estimators.video import clips, crops, manifest, patches, shots
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
@@ -30,10 +30,12 @@ from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, te
 from infoaug.orchestrator.stages import known_clips
 from infoaug.orchestrator.synthetic import scenes
 
-VERSION = 4  # raised when the same config would give other numbers
+VERSION = 5  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against an overhead of some 40 ms a task
 CLIPS_PER_TASK = 16
 CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledger grows with the number of clips
+
+CROPS = ["crops", "crop_frames"]  # the columns that training reads
 
 _log = logging.getLogger(__name__)
 
@@ -230,7 +232,8 @@ def extract_window(
         Arrays over the N patches, one for each cell of the grid, row-major: `position` f32[N, T, 2] and `camera`
         f32[N, T, 2] in pixels; `camera_map` f32[N, T, 3, 3], the homography from frame 0, the same for all patches;
         `colour` f32[N, T, 3] in 0–1, the mean of a square as large as a cell; `visible` bool[N, T];
-        `texture` f32[N], see `patches.point_texture`; `image` u8[N, S, S, 3], a crop of frame 0 centred on the point.
+        `texture` f32[N], see `patches.point_texture`; `crop_frames` int32[N, K], the frames that a patch is cropped in,
+        the first frame first, then −1 (`crops.crop_frames`); `crops` u8[N, K, S, S, 3], centred on the point there.
         With depth, `position` is f32[N, T, 3], and a point counts as visible only where its depth is known.
 
     Raises:
@@ -243,7 +246,7 @@ def extract_window(
     height, width = frames.shape[1:3]
     cells = patches.patch_grid(height, width, settings.cell)
     queries = patches.trackable_points(frames[0], cells, point=settings.point)
-    crops = patches.crop_boxes(queries, height, width, settings.patch_size)
+    patches.check_patch_size(height, width, settings.patch_size)
     tracked = tracks.track(
         frames,
         queries,
@@ -258,14 +261,18 @@ def extract_window(
         visible = visible & np.isfinite(near)
         position = np.concatenate([position, np.nan_to_num(near)[..., None]], axis=2)
     motion = camera.camera_motion(tracked.position, tracked.visible, model=settings.camera)
+    at = crops.crop_frames(visible, settings.crops)
+    centre = tracked.position.copy()
+    centre[:, 0] = queries
     return {
         "position": position,
         "camera": camera.camera_trajectories(motion, queries),
-        "camera_map": np.repeat(motion[None], len(crops), axis=0),
+        "camera_map": np.repeat(motion[None], len(queries), axis=0),
         "colour": patches.patch_colour(frames, tracked.position, settings.cell),
         "visible": visible,
         "texture": patches.point_texture(frames, tracked.position, tracked.visible),
-        "image": patches.patch_images(frames[0], crops, settings.image_size),
+        "crops": crops.cut(frames, centre, at, settings.patch_size, settings.image_size),
+        "crop_frames": at,
     }
 
 
@@ -275,15 +282,37 @@ def warn_of_failure(row: Mapping[str, Any]) -> None:
         console.say(f"[yellow]{row['status']}[/] {escape(row['clip_id'])}: {escape(row['reason'])}")
 
 
-def trajectories_table(clip_id: str, window: int, columns: dict[str, np.ndarray]) -> pa.Table:
-    """One window's trajectories as a table for the store, one row for each patch."""
-    count = len(columns["image"])
+def trajectories_table(clip_id: str, window: int, columns: Mapping[str, np.ndarray]) -> pa.Table:
+    """One window's trajectories, as `extract_window` gives them, as a table for the store: a row for each patch."""
+    at, count = columns["crop_frames"], len(columns["crop_frames"])
     keys = {
         "clip_id": pa.array([clip_id] * count, pa.string()),
         "window": pa.array([window] * count, pa.int32()),
         "patch": pa.array(np.arange(count), pa.int32()),
     }
-    return pa.table(keys | {n: tensors(a) if a.ndim > 1 else pa.array(a) for n, a in columns.items()})
+    others = {name: array for name, array in columns.items() if name not in CROPS}
+    pictures = {
+        "crops": pa.array(crops.encode(columns["crops"], at), pa.binary()),
+        "crop_frames": pa.array([row[row >= 0] for row in at], pa.list_(pa.int32())),
+    }
+    return pa.table(keys | {n: tensors(a) if a.ndim > 1 else pa.array(a) for n, a in others.items()} | pictures)
+
+
+def crops_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The crops of a window's patches from its table, which may have the columns `CROPS` only.
+
+    Returns:
+        u8[P, S, S, 3], the crops of all patches one after the other; and int32[N, K], the frames of each patch's, −1
+        after the last of them.
+
+    Raises:
+        ValueError: they cannot be decoded.
+    """
+    frames = table["crop_frames"].to_pylist()
+    at = np.full((len(frames), max(map(len, frames))), -1, np.int32)
+    for row, own in zip(at, frames, strict=True):
+        row[: len(own)] = own
+    return crops.decode(table["crops"].to_pylist()), at
 
 
 def _extract_clips(

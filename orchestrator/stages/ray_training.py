@@ -27,7 +27,7 @@ from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
-from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import extract, initial_weights, score
 
 READERS = 8  # threads that read windows
@@ -116,8 +116,10 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
 
     def read(number: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         _, folder, window = units[number]
-        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, window), ["image"])
-        images = np.ascontiguousarray(arrays(trajectories, "image").transpose(0, 3, 1, 2))
+        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, window), extract.CROPS)
+        crops, at = extract.crops_of(trajectories)
+        counts = (at >= 0).sum(axis=1)
+        images = np.ascontiguousarray(crops[np.cumsum(counts) - counts].transpose(0, 3, 1, 2))
         return images, elsewhere[number] if elsewhere else score.twins_of(scored, folder, window)
 
     with ThreadPoolExecutor(READERS) as pool:

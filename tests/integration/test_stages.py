@@ -79,7 +79,7 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny_score
     _, folder, window = done.windows[0]
     table = store.read_table(extract.trajectory_path(done.stage, folder, window))
     patches = (240 // 40) * (320 // 40)
-    names = ("position", "camera", "camera_map", "colour", "visible", "image")
+    names = ("position", "camera", "camera_map", "colour", "visible")
     shapes = {name: arrays(table, name) for name in names}
     assert {name: (a.shape, a.dtype.name) for name, a in shapes.items()} == {
         "position": ((patches, 48, 2), "float32"),
@@ -87,8 +87,10 @@ def test_trajectories_have_the_columns_and_shapes_that_are_documented(tiny_score
         "camera_map": ((patches, 48, 3, 3), "float32"),
         "colour": ((patches, 48, 3), "float32"),
         "visible": ((patches, 48), "bool"),
-        "image": ((patches, 16, 16, 3), "uint8"),
     }
+    crops, at = extract.crops_of(table)
+    assert crops.shape == ((at >= 0).sum(), 16, 16, 3) and crops.dtype == np.uint8
+    assert at.shape == (patches, 4) and (at[:, 0] == 0).all()
     assert table["texture"].type == "float" and len(table["texture"]) == patches
     assert table["patch"].to_pylist() == list(range(patches))
     assert shapes["colour"].min() >= 0 and shapes["colour"].max() <= 1

@@ -18,7 +18,7 @@ from PIL import Image
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.runtime import mlflow_runs
-from infoaug.orchestrator.runtime.store import StageFolder, Store, tensors
+from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.synthetic.textures import labelled_images
 
@@ -52,7 +52,8 @@ def words(figure: Figure) -> str:
 
 def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint8], Sequence[int]]]]) -> score.Scored:
     """What the stages before training leave on a store in `folder`: for each window of each clip its images
-    u8[N, S, S, 3], and the patch's twin within the window, −1 where it has none."""
+    u8[N, S, S, 3], or u8[N, K, S, S, 3] of the frames 0 to K − 1, and the patch's twin within the window, −1 where it
+    has none."""
     store = Store(str(folder))
     table = pa.table(
         {
@@ -66,9 +67,10 @@ def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint
     found = score.Scored(StageFolder(store, "score", {}), extracted, pa.table({}), resumed=0, computed=count)
     for clip, windows in clips.items():
         for number, (images, twin) in enumerate(windows):
-            store.write_table(
-                extract.trajectory_path(extracted.stage, clip, number), pa.table({"image": tensors(images)})
-            )
+            shown = images if images.ndim == 5 else images[:, None]
+            at = np.tile(np.arange(shown.shape[1], dtype=np.int32), (len(shown), 1))
+            table = extract.trajectories_table(clip, number, {"crops": shown, "crop_frames": at})
+            store.write_table(extract.trajectory_path(extracted.stage, clip, number), table)
             names = pa.array([t if t >= 0 else None for t in twin], pa.int32())
             store.write_table(score.twins_path(found.stage, clip, number), pa.table({"twin": names}))
     return found

@@ -1,8 +1,8 @@
 """What lies on a store is found again: the names that configs have given to stages, runs and trials stay the same.
 
-A name changes only with the `VERSION` of its stage, when the same config gives other numbers. `stored_names.json` holds
-the names since extract's version 4, which leaves repeated frames out, and `earlier` those before version 3, which
-centres images on the tracked points: nothing that was stored under these is found, except clips, scenes and the
+A name changes only with the `VERSION` of its stage, when the same config gives other numbers. `stored_names.json` has
+the names since extract's version 5, which stores images of a track at several times, and `earlier` those before version
+3, which centres images on the tracked points: nothing stored under these is found, except clips, scenes and the
 random-init baseline, which have kept their names.
 """
 

@@ -109,8 +109,8 @@ def test_spacing_crop_and_image_are_three_settings() -> None:
     assert [len(f["position"]) for f in found.values()] == [30, 30, 30, 4]
     assert all(len(column) == len(f["position"]) for f in found.values() for column in f.values())
     assert np.array_equal(first["position"], wider["position"]) and np.array_equal(first["colour"], wider["colour"])
-    assert not np.array_equal(first["image"], wider["image"])
-    assert larger["image"].shape[1:] == (24, 24, 3) and sparser["image"].shape[1:] == (16, 16, 3)
+    assert not np.array_equal(first["crops"], wider["crops"])
+    assert larger["crops"].shape[2:] == (24, 24, 3) and sparser["crops"].shape[2:] == (16, 16, 3)
     default, half = columns(None, 32, 16), columns(16, 32, 16)
     assert all(np.array_equal(default[name], half[name]) for name in half)
 
@@ -121,11 +121,35 @@ def test_the_stored_image_shows_the_tracked_point_in_its_middle() -> None:
     at = np.rint(found["position"][:, 0]).astype(int)
     inside = ((at >= 8) & (at <= np.array([96, 80]) - 9)).all(axis=1)
     assert 12 <= inside.sum() < len(at)
-    for image, (x, y) in zip(found["image"][inside], at[inside], strict=True):
+    for image, (x, y) in zip(found["crops"][inside, 0], at[inside], strict=True):
         assert np.array_equal(image, frames[0, y - 8 : y + 9, x - 8 : x + 9])
-    for image, (x, y) in zip(found["image"][~inside], at[~inside], strict=True):
+    for image, (x, y) in zip(found["crops"][~inside, 0], at[~inside], strict=True):
         left, top = min(max(x - 8, 0), 96 - 17), min(max(y - 8, 0), 80 - 17)
         assert np.array_equal(image, frames[0, top : top + 17, left : left + 17])
+
+
+def test_later_crops_show_the_tracked_point_where_it_is_then() -> None:
+    picture = noise(80, 160)
+    frames = np.stack([picture[:, 3 * t : 3 * t + 96] for t in range(9)])  # all moves left by 3 pixels a frame
+    found = extract.extract_window(frames, ExtractConfig(window=9, spacing=16, patch_size=17, image_size=17))
+    at, visible, crops = found["crop_frames"], found["visible"], found["crops"]
+    assert at.shape == (30, 4) and crops.shape == (30, 4, 17, 17, 3)
+    lasting = visible.all(axis=1) & (found["position"][:, -1] >= 9).all(axis=1)  # the crop is in the frame to the end
+    assert (at[lasting] == [0, 3, 5, 8]).all() and lasting.sum() >= 10
+    alike = np.abs(crops[lasting].astype(int) - crops[lasting][:, :1]).mean(axis=(2, 3, 4))
+    fixed = np.abs(frames[[3, 5, 8], 20:60, 20:60].astype(int) - frames[0, 20:60, 20:60]).mean()
+    assert np.median(alike[:, 1:]) < 2 < 10 < fixed
+    gone = visible.sum(axis=1) < 4
+    assert gone.any() and (at[gone, -1] == -1).all() and not crops[gone, -1].any()
+    assert (extract.extract_window(frames, ExtractConfig(window=9, crops=1))["crop_frames"] == 0).all()
+
+
+def test_crops_are_read_back_from_a_window_s_table_as_they_were_cut() -> None:
+    frames = np.stack([np.roll(noise(80, 96), 3 * t, axis=1) for t in range(6)])
+    found = extract.extract_window(frames, ExtractConfig(window=6, spacing=16, patch_size=32, image_size=16))
+    table = extract.trajectories_table("clip", 0, found)
+    crops, at = extract.crops_of(table.select(extract.CROPS))
+    assert np.array_equal(at, found["crop_frames"]) and np.array_equal(crops, found["crops"][at >= 0])
 
 
 def test_on_rendered_scenes_the_middle_of_an_image_shows_the_sprite_of_its_point() -> None:

@@ -49,9 +49,10 @@ class Window:
         return score_window(self.position, self.camera, self.visible, settings(*overrides), seed, self.colour)
 
     def table(self, clip_id: str, window: int) -> pa.Table:
-        image = np.zeros((len(self.position), 8, 8, 3), np.uint8)
-        texture = np.full(len(image), 2 * LEAST_TEXTURE, np.float32)
-        return trajectories_table(clip_id, window, {**vars(self), "image": image, "texture": texture})
+        count = len(self.position)
+        crops = {"crops": np.zeros((count, 1, 8, 8, 3), np.uint8), "crop_frames": np.zeros((count, 1), np.int32)}
+        texture = np.full(count, 2 * LEAST_TEXTURE, np.float32)
+        return trajectories_table(clip_id, window, {**vars(self), **crops, "texture": texture})
 
 
 def window(seed: int = 0, count: int = 8) -> Window:
