@@ -224,11 +224,12 @@ def check_bfloat16(scale: Scale) -> Row:
 
 def check_mapped(scale: Scale) -> Row:
     """Weights after an epoch on images in the device's memory, and on a mapped file that is read ahead."""
-    from infoaug.models.training.pairs import Pairs, write_mapped
+    from infoaug.models.training.pairs import Pairs, Window, write_mapped
 
     data = patches(6 * scale.check_batch, 16)
     with tempfile.TemporaryDirectory() as folder:
-        write_mapped(Path(folder), [(data.images.numpy(), data.twin.numpy())])
+        window = Window(data.images.numpy(), data.twin.numpy(), data.crop_frames.numpy())
+        write_mapped(Path(folder), [window])
         mapped = Pairs.mapped(Path(folder))
     states = []
     with deterministic():
@@ -525,13 +526,16 @@ def training_step(training: Any) -> Callable[[], None]:
     """A step of the training on a random batch, as a function."""
     import torch
 
+    from infoaug.models.training.draws import draw
+
     training.model.train()
     random = torch.Generator(training.device).manual_seed(0)
     twins, count = training.model.twin_branch is not None, training.settings.batch_size
 
     def step() -> None:
         rows = torch.randperm(len(training.data.twin))[:count]
-        training.step(training.data.batch(rows, training.device, twins), random, progress=0.5)
+        drawn = draw(training.data, rows, training.settings, torch.default_generator)
+        training.step(training.data.batch(drawn, training.device, twins), random, progress=0.5)
 
     return step
 

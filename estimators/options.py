@@ -22,9 +22,20 @@ Backend = Literal["auto", "cpu", "cuda", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 Policy = Literal[
-    "mutual-information", "correlation", "nearest", "shuffled", "random", "same-clip", "other-clip", "oracle", "none"
+    "mutual-information",
+    "correlation",
+    "nearest",
+    "shuffled",
+    "random",
+    "same-clip",
+    "other-clip",
+    "oracle",
+    "later",
+    "later+mutual-information",
+    "none",
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
+LATER = ("later", "later+mutual-information")  # a patch's own track at another time, always or in half of the steps
 OTHER_WINDOWS = ("same-clip", "other-clip")  # policies whose twins may be of another window
 
 # The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can

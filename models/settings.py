@@ -11,6 +11,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+Views = Literal["augmented", "time", "both"]  # what the two views of a patch are, see `TrainingSettings`
+TwinTime = Literal["own", "same", "nearest"]  # which crop of its track a twin shows
+
 
 class WrittenSettings(BaseModel, frozen=True, extra="forbid"):
     """Typed settings that are stored as they were written.

@@ -65,6 +65,7 @@ class TwoBranch(nn.Module):
         image: Tensor | None = None,
         twin_image: Tensor | None = None,
         video_rows: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, without waiting for the device.
 
@@ -83,6 +84,8 @@ class TwoBranch(nn.Module):
                 and twins may be negatives.
             video_rows: int64[V], distinct: the rows that show video, as many on every rank and among them all of
                 `twin_rows`. The twin branch sees no others; the view branch sees all. None: all rows.
+            shown: int64[B], the patch that `twin` shows: twin_image, or the patch itself at another time; None:
+                twin_image. The twin stays out of the negatives either way.
 
         Returns:
             Scalars with gradients `loss`, `view_loss`, `twin_loss`, and scalars without gradients that the branches
@@ -92,7 +95,7 @@ class TwoBranch(nn.Module):
             ValueError: wrong shapes, dtypes or rows.
         """
         twin, rows = self._check(first, second, twin, twin_rows)
-        own, partner = self._identities(len(first), rows, image, twin_image)
+        own, partner = self._identities(len(first), rows, image, twin_image, shown)
         views, twins = self._features(first, second, twin if self.twin_branch is not None else None)
         view = self.view_branch(Pairs(**views, first_identity=own, second_identity=own))
         output = {"loss": view["loss"], "view_loss": view["loss"], "twin_loss": torch.zeros_like(view["loss"])}
@@ -162,7 +165,7 @@ class TwoBranch(nn.Module):
         return views, twins
 
     def _identities(
-        self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None
+        self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None, shown: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Image and twin of every patch, and of every patch's twin, int64[B, 2]; None where they are not given."""
         if (image is None) != (twin_image is None):
@@ -176,7 +179,9 @@ class TwoBranch(nn.Module):
             twin_image = torch.full_like(image, -1)
         elif twin_image.device.type == "cpu" and bool((twin_image[rows] < 0).any()):
             raise ValueError("twin_rows names a row whose twin_image is -1: say which patch its twin is.")
-        return torch.stack([image, twin_image], dim=1), torch.stack([twin_image, image], dim=1)
+        partner = twin_image if shown is None else shown
+        other = torch.where(partner == image, twin_image, image)  # what is no negative of the twin's either
+        return torch.stack([image, twin_image], dim=1), torch.stack([partner, other], dim=1)
 
     def _check(
         self, first: Tensor, second: Tensor, twin: Tensor | None, twin_rows: Tensor | None

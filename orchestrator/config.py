@@ -29,7 +29,7 @@ from infoaug.estimators.options import (
 )
 from infoaug.models import frameworks, own_code
 from infoaug.models.frameworks.settings import FrameworkSettings
-from infoaug.models.settings import AugmentSettings
+from infoaug.models.settings import AugmentSettings, TwinTime, Views
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.masking import masked
 
@@ -332,6 +332,20 @@ class PretrainConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the hardware supports it"
+    )
+    # Settings of which the default is left out when they are stored, so that what was stored before they existed is
+    # found again.
+    views: Views = Field(
+        "augmented",
+        exclude_if=lambda value: value == "augmented",
+        description="the two views of a patch: `augmented`, two augmentations of one crop of its track; `time`, two "
+        "crops of different frames in place of augmentation; `both`, two such crops, augmented",
+    )
+    twin_time: TwinTime = Field(
+        "own",
+        exclude_if=lambda value: value == "own",
+        description="the frame in which a twin is shown: `own`, that of any of its crops; `same`, that of the first "
+        "view, without which the twin is left out of the step; `nearest`, the nearest to it",
     )
     augment: AugmentSettings = Field(
         {}, validate_default=True, description="augmentation settings (models/settings.py, AugmentSettings)"

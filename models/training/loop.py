@@ -17,6 +17,7 @@ from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
 from infoaug.models.collapse import collapsed, feature_std, rank_me
 from infoaug.models.ranks import gather_rows, world
+from infoaug.models.training.draws import draw
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
 from infoaug.models.training.pairs import Batch, Batches, Pairs
 from infoaug.models.training.sampling import Sampler, generator, seed_of, still_rows
@@ -135,6 +136,7 @@ class Training:
               the process started); the largest of any rank.
             - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
+            - `share_with_one_crop`: share of the patches without a crop of another time; missing where none is asked.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
             - `collapsed`: 1 if these features have collapsed, compared with the first epoch of the training; else 0.
@@ -146,10 +148,11 @@ class Training:
         number, started, settings = len(self.history), time.perf_counter(), self.settings
         self._prepare(number)
         local = settings.batch_size // self.world
-        rows = self.sampler.epoch(number)
-        # Every rank draws the same rows and takes its own part of every global batch.
-        parts = rows.view(self.steps, self.world, local)[:, self.rank]
-        batches = Batches(self.data, [*parts], self.device, twins=self.model.twin_branch is not None)
+        rows = self.sampler.epoch(number).view(self.steps, self.world, local)
+        # Every rank draws the same rows and pictures, and takes its own part of every global batch.
+        drawn = draw(self.data, rows, settings, generator(settings.seed, number, 0, 2))
+        parts = [drawn[step, self.rank] for step in range(self.steps)]
+        batches = Batches(self.data, parts, self.device, twins=self.model.twin_branch is not None)
         random = generator(settings.seed, number, self.rank + 1, device=self.device)
         totals: dict[str, Tensor] = {}
         twin_losses: list[Tensor] = []
@@ -172,7 +175,7 @@ class Training:
             "images_per_second": count / seconds,
             "data_wait_fraction": batches.waited / seconds,
             "peak_memory_mb": self._peak_memory() / 2**20,
-            "share_with_twin": (self.data.twin[rows] >= 0).double().mean().item(),
+            "share_with_twin": (drawn.twin >= 0).double().mean().item(),
             "feature_std": feature_std(features).item(),
             "rank_me": rank_me(features).item(),
         }
@@ -180,6 +183,10 @@ class Training:
         metrics["collapsed"] = float(collapsed(metrics["feature_std"], metrics["rank_me"], first_rank))
         if self.data.stills:
             metrics["share_of_images"] = self.sampler.is_still.double().mean().item()
+        patches = rows[rows < self.data.patches]
+        other_times = settings.views != "augmented" or settings.later_share or bool((drawn.shown == rows).any())
+        if other_times and len(patches):
+            metrics["share_with_one_crop"] = (self.data.counts[patches] == 1).double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         done = number + 1
@@ -200,13 +207,16 @@ class Training:
         Returns:
             Losses, detached, on the device.
         """
-        first = self.augment(batch.images, generator=random).contiguous(memory_format=self.layout)
+        first = self._views(self.augment, batch.images, batch.alone, random)
         # Second views and twins share their settings, so they are augmented together.
-        others = self.augment_second(torch.cat([batch.images, batch.twins]), generator=random)
-        others = others.contiguous(memory_format=self.layout)
+        pictures = torch.cat([batch.second, batch.twins])
+        others = self._views(
+            self.augment_second, pictures, torch.cat([batch.alone, batch.alone[batch.twin_rows]]), random
+        )
         second, twin = others[: len(first)], others[len(first) :]
         with self.autocast:
-            losses = self.parallel(first, second, twin, batch.twin_rows, batch.image, batch.twin_image, self.video_rows)
+            rows = batch.twin_rows, batch.image, batch.twin_image, self.video_rows, batch.shown
+            losses = self.parallel(first, second, twin, *rows)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         if self.settings.clip_gradients:
@@ -215,6 +225,13 @@ class Training:
         self.schedule.step()
         self.model.after_step(progress)
         return {name: value.detach() for name, value in losses.items()}
+
+    def _views(self, augment: Augment, images: Tensor, alone: Tensor, random: torch.Generator) -> Tensor:
+        """Images as the backbone takes them: augmented, or where their time is all that differs, not."""
+        views = augment(images, generator=random)
+        if self.settings.views == "time":
+            views = torch.where(alone[:, None, None, None], views, augment.normalise(images))
+        return views.contiguous(memory_format=self.layout)
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to resume after the last completed epoch; `torch.save` writes it."""

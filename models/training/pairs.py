@@ -1,5 +1,7 @@
 """Images and their twins as training reads them: in the device's memory, or in a file that all ranks of a node map.
 
+A patch has one picture or several, crops of its track at several times; `draws.py` says which of them a step shows.
+
 Every step draws its rows at random from all patches, and with each row its twin. Reading a stream of blocks would mix
 only rows of neighbouring windows, and would separate twins. A mapped file gives random access to any row, so a training
 whose images do not fit into memory sees the same batches, and ends with the same weights, as one whose images do. The
@@ -9,8 +11,10 @@ ranks of a node share one copy of the file in the system's page cache.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +25,42 @@ from infoaug.models import memory
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
 
-# Of one window: images u8[N, 3, S, S], and each patch's twin int[N], a row among the patches of all windows one after
-# another, −1 where it has none.
-Window = tuple[NDArray[np.uint8], NDArray[np.integer]]
+
+class Window(NamedTuple):
+    """The N patches of one window.
+
+    Attributes:
+        images: u8[P, 3, S, S], the crops of all patches one after the other.
+        twin: int[N], each patch's twin, a row among the patches of all windows one after another, −1 where it has none.
+        frames: int[N, K], the frames of each patch's crops, counted from the start of the window; −1 after the last.
+    """
+
+    images: NDArray[np.uint8]
+    twin: NDArray[np.integer]
+    frames: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The pictures of some rows: int64 tensors of one shape, in the host's memory.
+
+    Attributes:
+        rows: of the patches, among all of them.
+        first: the picture of the first view, a row of `Pairs.images`.
+        second: that of the second view.
+        twin: that of the twin, −1 where there is none.
+        shown: the patch that the twin's picture shows, −1 where there is none: the twin, or the patch itself.
+    """
+
+    rows: Tensor
+    first: Tensor
+    second: Tensor
+    twin: Tensor
+    shown: Tensor
+
+    def __getitem__(self, index: object) -> "Draws":
+        """The same part of each tensor."""
+        return Draws(**{part.name: getattr(self, part.name)[index] for part in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -31,40 +68,65 @@ class Batch:
     """One rank's part of a global batch: B rows, M of which have a twin.
 
     Attributes:
-        images: u8[B, 3, S, S].
+        images: u8[B, 3, S, S], for the first views.
+        second: u8[B, 3, S, S], for the second views; `images` itself where they are of the same crops.
         twins: u8[M, 3, S, S], images of the twins.
         twin_rows: int64[M], the rows of `images` that the twins belong to.
         image: int64[B], each image's row among all patches.
         twin_image: int64[B], its twin's row among all patches, −1 where it has none.
+        shown: int64[B], the patch that the image among `twins` shows: the twin, or the patch itself; −1 for none.
+        alone: bool[B], whether both views are of one crop.
     """
 
     images: Tensor
+    second: Tensor
     twins: Tensor
     twin_rows: Tensor
     image: Tensor
     twin_image: Tensor
+    shown: Tensor
+    alone: Tensor
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """All patches, which patch is whose twin, and still images from no video.
+    """All patches, their pictures, which patch is whose twin, and still images from no video.
 
     Attributes:
-        images: u8[N, 3, S, S], in memory or in a mapped file: patches, then still images.
-        twin: int64[N] in the host's memory, the row of each patch's twin, −1 where it has none, as for still images.
+        images: u8[P, 3, S, S], in memory or in a mapped file: the crops of all patches one after the other, then still
+            images.
+        twin: int64[N] in the host's memory, the row of each patch's twin, −1 where it has none, as for still images. A
+            patch that is its own twin is shown at another time.
         on_device: whether `images` belong in the memory of the device that trains, rather than in a mapped file.
         stills: number of still images, the last rows.
+        frames: int32[N, K] in the host's memory, the frames of each row's crops, −1 after the last; None: one each.
     """
 
     images: Tensor
     twin: Tensor
     on_device: bool = True
     stills: int = 0
+    frames: Tensor | None = None
 
     @property
     def patches(self) -> int:
         """Number of patches."""
         return len(self.twin) - self.stills
+
+    @cached_property
+    def crop_frames(self) -> Tensor:
+        """`frames`, zeros int32[N, 1] for None."""
+        return torch.zeros(len(self.twin), 1, dtype=torch.int32) if self.frames is None else self.frames
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """The number of each row's crops, int64[N]."""
+        return (self.crop_frames >= 0).sum(dim=1)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """The first crop of each row, a row of `images`: int64[N]."""
+        return self.counts.cumsum(0) - self.counts
 
     @classmethod
     def from_arrays(
@@ -72,13 +134,19 @@ class Pairs:
         images: NDArray[np.uint8] | Tensor,
         twins: NDArray[np.integer] | Tensor,
         stills: NDArray[np.uint8] | Tensor | None = None,
+        frames: NDArray[np.integer] | Tensor | None = None,
     ) -> "Pairs":
         """Check images and twins that are in memory.
 
         Args:
-            images: the patches, a NumPy array u8[N, S, S, 3] or a tensor u8[N, 3, S, S].
-            twins: int[N], the row of each patch's twin, −1 where it has none.
-            stills: images from no video, as `images` but any number of them; they are trained on without a twin.
+            images: the patches, a NumPy array u8[N, S, S, 3] or a tensor u8[N, 3, S, S]; with K crops of every patch,
+                u8[N, K, S, S, 3] or u8[N, K, 3, S, S].
+            twins: int[N], the row of each patch's twin, −1 where it has none. A patch that is its own twin is shown at
+                another time.
+            stills: images from no video, as `images` but any number of them, and one crop each; they are trained on
+                without a twin.
+            frames: int[N, K], the frames of the crops; −1, after the last, for crops that are not there. None: 0 to
+                K − 1.
 
         Raises:
             ValueError: a wrong shape or dtype, or a twin that is not a row of `images`.
@@ -89,21 +157,30 @@ class Pairs:
             raise ValueError(f"twins must be int[{len(images)}], not {twin.dtype} {list(twin.shape)}")
         if len(twin) and not (int(twin.min()) >= -1 and int(twin.max()) < len(images)):
             raise ValueError(f"twins must be rows of images, 0 to {len(images) - 1}, or -1 for none")
-        if stills is None:
-            return cls(images, twin.to(torch.int64))
-        stills = _channels_first(stills)
-        if stills.shape[1:] != images.shape[1:]:
-            raise ValueError(f"still images must have the patches' {images.shape[-1]} pixels, not {stills.shape[-1]}")
-        twin = torch.cat([twin.to(torch.int64), torch.full((len(stills),), -1)])
-        return cls(torch.cat([images, stills.to(images.device)]), twin, stills=len(stills))
+        at = torch.arange(images.shape[1]).expand(images.shape[:2]) if frames is None else torch.as_tensor(frames).cpu()
+        there = at >= 0
+        if at.shape != images.shape[:2] or at.is_floating_point() or (there[:, 1:] > there[:, :-1]).any():
+            shape = list(images.shape[:2])
+            raise ValueError(f"frames must be int{shape}, -1 only after the last, not {at.dtype} {list(at.shape)}")
+        if len(at) and not there[:, 0].all():
+            raise ValueError("every patch needs a crop: the first of its frames must not be -1")
+        crops = images[there.to(images.device)]
+        others = crops[:0] if stills is None else _channels_first(stills).flatten(0, 1)
+        if others.shape[1:] != crops.shape[1:]:
+            raise ValueError(f"still images must have the patches' {crops.shape[-1]} pixels, not {others.shape[-1]}")
+        twin = torch.cat([twin.to(torch.int64), torch.full((len(others),), -1)])
+        return cls(
+            torch.cat([crops, others.to(crops.device)]), twin, stills=len(others), frames=_padded([at], len(others))
+        )
 
     @classmethod
     def from_windows(cls, windows: Iterable[Window], stills: Iterable[NDArray[np.uint8]] = ()) -> "Pairs":
         """Concatenate windows in memory, and blocks of still images u8[n, 3, S, S]."""
-        images, twins = zip(*windows, strict=True)
+        images, twins, frames = zip(*windows, strict=True)
         blocks = [*stills]
         count = sum(map(len, blocks))
-        return cls(torch.from_numpy(np.concatenate([*images, *blocks])), _joined(twins, count), stills=count)
+        joined = torch.from_numpy(np.concatenate([*images, *blocks]))
+        return cls(joined, _joined(twins, count), stills=count, frames=_padded(frames, count))
 
     @classmethod
     def mapped(cls, folder: Path) -> "Pairs":
@@ -114,30 +191,34 @@ class Pairs:
         shape = tuple(np.load(folder / "shape.npy").tolist())
         # Copy on write, although nothing is written: torch takes no read-only memory.
         images = np.memmap(folder / "images", np.uint8, "c", shape=shape)
-        twin, stills = torch.from_numpy(np.load(folder / "twin.npy")), int(np.load(folder / "stills.npy"))
-        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills)
+        twin, frames = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("twin", "frames"))
+        stills = int(np.load(folder / "stills.npy"))
+        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills, frames=frames)
 
     def to(self, device: torch.device) -> "Pairs":
         """Copy the images into a device's memory."""
         return replace(self, images=self.images.to(device))
 
-    def batch(self, rows: Tensor, device: torch.device, twins: bool = True) -> Batch:
-        """Collect these rows on a device.
+    def batch(self, drawn: Draws, device: torch.device, twins: bool = True) -> Batch:
+        """Collect the pictures that are drawn for B rows on a device.
 
         Args:
-            rows: int64[B] in the host's memory.
+            drawn: tensors int64[B].
             device: where the batch is needed.
             twins: False leaves the twins' images out (M = 0).
         """
-        partner = self.twin[rows]
         # Computed on the host: on an accelerator, the number of twins would be known only after waiting for it.
-        twin_rows = (partner >= 0).nonzero()[:, 0] if twins else rows[:0]
-        indices = [_send(part, device) for part in (rows, partner, partner[twin_rows], twin_rows)]
+        twin_rows = (drawn.twin >= 0).nonzero()[:, 0] if twins else drawn.rows[:0]
+        alone = drawn.first == drawn.second
+        pictures = [drawn.first, drawn.twin[twin_rows], *([] if alone.all() else [drawn.second])]
         if self.on_device:
-            images, twin_images = self.images[indices[0]], self.images[indices[2]]
+            images, twin_images, *second = (self.images[_send(part, device)] for part in pictures)
         else:
-            images, twin_images = (_send(self.images[part], device) for part in (rows, partner[twin_rows]))
-        return Batch(images, twin_images, indices[3], indices[0], indices[1])
+            images, twin_images, *second = (_send(self.images[part], device) for part in pictures)
+        identities = (
+            _send(part, device) for part in (twin_rows, drawn.rows, self.twin[drawn.rows], drawn.shown, alone)
+        )
+        return Batch(images, second[0] if second else images, twin_images, *identities)
 
 
 class Batches:
@@ -147,13 +228,13 @@ class Batches:
         waited: seconds that the host has waited for batches so far.
     """
 
-    def __init__(self, pairs: Pairs, rows: list[Tensor], device: torch.device, twins: bool = True) -> None:
-        """`rows`: int64[B] for every batch; `twins`: see `Pairs.batch`."""
-        self.pairs, self.rows, self.device, self.twins = pairs, rows, device, twins
+    def __init__(self, pairs: Pairs, drawn: Sequence[Draws], device: torch.device, twins: bool = True) -> None:
+        """`drawn`, for every batch, and `twins`: see `Pairs.batch`."""
+        self.pairs, self.drawn, self.device, self.twins = pairs, drawn, device, twins
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        source = map(self._read, self.rows) if self.pairs.on_device else self._read_ahead()
+        source = map(self._read, self.drawn) if self.pairs.on_device else self._read_ahead()
         while True:
             started = time.perf_counter()
             batch = next(source, None)
@@ -162,14 +243,14 @@ class Batches:
                 return
             yield batch
 
-    def _read(self, rows: Tensor) -> Batch:
-        return self.pairs.batch(rows, self.device, self.twins)
+    def _read(self, drawn: Draws) -> Batch:
+        return self.pairs.batch(drawn, self.device, self.twins)
 
     def _read_ahead(self) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as pool:
             upcoming = None
-            for rows in self.rows:
-                current, upcoming = upcoming, pool.submit(self._read, rows)
+            for drawn in self.drawn:
+                current, upcoming = upcoming, pool.submit(self._read, drawn)
                 if current:
                     yield current.result()
             if upcoming:
@@ -197,39 +278,50 @@ def write_mapped(folder: Path, windows: Iterable[Window], stills: Iterable[NDArr
     Blocks of still images u8[n, 3, S, S] follow them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    twins = []
+    twins, frames = [], []
+    count, stills_count = 0, 0
     shape: tuple[int, ...] = ()
-    count = 0
     with (folder / "images").open("wb") as file:
-        for images, twin in windows:
+        for images, twin, at in windows:
             file.write(images.tobytes())
             twins.append(twin)
-            shape = images.shape[1:]
+            frames.append(at)
+            count, shape = count + len(images), images.shape[1:]
         for block in stills:
             file.write(block.tobytes())
-            count += len(block)
-    rows = _joined(twins, count)
-    np.save(folder / "twin.npy", rows.numpy())
-    np.save(folder / "shape.npy", np.array([len(rows), *shape]))
-    np.save(folder / "stills.npy", count)
+            stills_count += len(block)
+    np.save(folder / "twin.npy", _joined(twins, stills_count).numpy())
+    np.save(folder / "frames.npy", _padded(frames, stills_count).numpy())
+    np.save(folder / "shape.npy", np.array([count + stills_count, *shape]))
+    np.save(folder / "stills.npy", stills_count)
 
 
 def _channels_first(images: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Images in memory as u8[N, 3, S, S]; ValueError for a wrong shape or dtype."""
+    """Images in memory as u8[N, K, 3, S, S]; ValueError for a wrong shape or dtype."""
     if isinstance(images, np.ndarray):
-        if images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"a NumPy array of images must be [N, S, S, 3], not {list(images.shape)}")
-        images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise ValueError(f"a tensor of images must be [N, 3, S, S], not {list(images.shape)}")
+        if images.ndim not in (4, 5) or images.shape[-1] != 3:
+            raise ValueError(
+                f"a NumPy array of images must be [N, S, S, 3] or [N, K, S, S, 3], not {list(images.shape)}"
+            )
+        images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3)))
+    if images.ndim not in (4, 5) or images.shape[-3] != 3 or images.shape[-2] != images.shape[-1]:
+        raise ValueError(f"a tensor of images must be [N, 3, S, S] or [N, K, 3, S, S], not {list(images.shape)}")
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, 0 to 255, not {images.dtype}")
-    return images
+    return images[:, None] if images.ndim == 4 else images
 
 
 def _joined(twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
     """The twins of all windows, int64[N], and −1 for still images after them."""
     return torch.from_numpy(np.concatenate([*twins, np.full(stills, -1)]).astype(np.int64))
+
+
+def _padded(frames: Sequence[NDArray[np.integer] | Tensor], stills: int) -> Tensor:
+    """The frames of the crops of all windows, int32[N, K], −1 after the last; a still image after them has one crop."""
+    found = [*map(np.asarray, frames), np.zeros((stills, 1))]
+    most = max(at.shape[1] for at in found)
+    wide = [np.pad(at, ((0, 0), (0, most - at.shape[1])), constant_values=-1) for at in found]
+    return torch.from_numpy(np.concatenate(wide).astype(np.int32))
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from infoaug.models.settings import AugmentSettings
+from infoaug.models.settings import AugmentSettings, TwinTime, Views
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -34,6 +34,13 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         freeze_layers: layers of the backbone, from its stem on, that are not trained, and whose statistics stay.
         clip_gradients: largest norm of all gradients together; None: no clipping.
         precision: `auto` takes bfloat16 where the hardware multiplies it natively.
+        views: what the two views of a patch are: two augmentations of one crop of its track (`augmented`); two crops of
+            it, not augmented, as the twins' (`time`); or two crops, augmented (`both`). A patch that has one crop only
+            gets two augmentations of it.
+        twin_time: which crop of its track a twin shows: any (`own`), the one of the first view's frame (`same`; without
+            it there is no twin in this step), or the `nearest` in time. It has no effect on a patch that is its own
+            twin, which is shown at any other time.
+        later_share: share of the twins that are replaced by the patch itself at another time, drawn in every step.
         augment: augmentation of first views.
         augment_second: augmentation of second views and of twins; None: as of first views.
         compile: whether `torch.compile` compiles the backbone.
@@ -61,6 +68,9 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     freeze_layers: Annotated[int, Field(ge=0)] = 0
     clip_gradients: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    views: Views = "augmented"
+    twin_time: TwinTime = "own"
+    later_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment: AugmentSettings = AugmentSettings()
     augment_second: AugmentSettings | None = None
     compile: bool = False

@@ -198,6 +198,8 @@ def training_settings(config: ExperimentConfig) -> TrainingSettings:
     values = config.pretrain.model_dump(include=set(names))
     if config.score.policy == "none":
         values["twin_weight"] = 0.0
+    if config.score.policy == "later+mutual-information":
+        values["later_share"] = 0.5
     values |= {"image_size": config.extract.image_size, "seed": config.seed, "augment": first, "augment_second": second}
     if config.evaluate.every:
         values["validate_every"] = config.evaluate.every
@@ -231,6 +233,12 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
             f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.batch_size "
             f"higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or give clips with more "
             "motion[/]"
+        )
+    alone = metrics.get("share_with_one_crop")
+    if alone and not any(epoch.get("share_with_one_crop") for epoch in before):
+        found.append(
+            f"epoch {metrics['epoch']:.0f}: {100 * alone:.2g} % of the patches are seen in one frame only: where "
+            "training asks for another time, it shows that one once more, augmented anew"
         )
     return found
 
@@ -289,6 +297,8 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
             f"pretrain.batch_size {asked.batch_size} is that of all workers: it must be a multiple of the "
             f"{asked.workers} workers, with at least 2 patches each"
         )
+    if asked.views != "augmented" and config.extract.crops < 2:
+        raise UsageError(f"pretrain.views {asked.views} needs two crops of a track: set extract.crops to 2 or more")
     if asked.warmup_epochs >= asked.epochs:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:

@@ -25,6 +25,7 @@ from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
 from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store
@@ -108,25 +109,28 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
     """Read the scored windows in the order clip, window; a few are read ahead.
 
     Raises:
-        StageError: `score.twins_elsewhere` finds no twins, or the store cannot be read.
+        StageError: `score.twins_elsewhere` finds no twins, the store cannot be read, or crops cannot be decoded.
     """
 
     units, ahead = scored.extracted.windows, 4 * READERS
     elsewhere, start = score.twins_elsewhere(scored), 0
 
-    def read(number: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    def read(number: int) -> Window:
         _, folder, window = units[number]
-        trajectories = store.read_table(extract.trajectory_path(scored.extracted.stage, folder, window), extract.CROPS)
-        crops, at = extract.crops_of(trajectories)
-        counts = (at >= 0).sum(axis=1)
-        images = np.ascontiguousarray(crops[np.cumsum(counts) - counts].transpose(0, 3, 1, 2))
-        return images, elsewhere[number] if elsewhere else score.twins_of(scored, folder, window)
+        path = extract.trajectory_path(scored.extracted.stage, folder, window)
+        try:
+            crops, at = extract.crops_of(store.read_table(path, extract.CROPS))
+        except ValueError as error:
+            raise StageError(f"'{path}' of the store: {error}; delete it, and run again to compute it anew") from error
+        images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+        return Window(images, elsewhere[number] if elsewhere else score.twins_of(scored, folder, window), at)
 
     with ThreadPoolExecutor(READERS) as pool:
         for begin in range(0, len(units), ahead):
-            for images, twin in pool.map(read, range(begin, min(begin + ahead, len(units)))):
-                yield images, twin if elsewhere else np.where(twin >= 0, twin + start, -1)
-                start += len(images)
+            for window in pool.map(read, range(begin, min(begin + ahead, len(units)))):
+                twin = window.twin
+                yield window if elsewhere else window._replace(twin=np.where(twin >= 0, twin + start, -1))
+                start += len(twin)
 
 
 def read_pairs(scored: score.Scored, store: Store, images: Iterable[NDArray[np.uint8]] = ()) -> Pairs:
@@ -144,7 +148,7 @@ def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, de
     images = (block.numpy() for block in (datasets.image_blocks(opened, size) if opened else ()))
     if on_device == "auto":
         count, workers = scored.counts["patches"], context.get_local_world_size()
-        count += len(opened.labels["train"]) if opened else 0
+        count = count * config.extract.crops + (len(opened.labels["train"]) if opened else 0)  # at most
         room = torch.tensor(fits(count, size, device, workers), device=device).int()
         if dist.is_initialized():
             # All workers must decide alike, or some would wait at the barriers below for ever.

@@ -246,6 +246,30 @@ def test_a_patch_and_its_twin_are_no_negatives_of_it_whichever_branch_looks():
     torch.testing.assert_close(output["twin_loss"], model(first, second, twin[rows], rows)["twin_loss"])
 
 
+def test_a_patch_at_another_time_is_its_positive_and_its_twin_stays_out_of_the_negatives():
+    first, second, twin = views()
+    model = simclr_model().eval()
+    rows, image = torch.tensor([0, 2, 3]), torch.arange(ROWS)
+    twin_image, shown = torch.tensor([3, -1, 1, 0, -1]), torch.tensor([0, -1, 1, 0, -1])
+    loss = model(first, second, twin[rows], rows, image, twin_image, shown=shown)["twin_loss"]
+    z, twins = (nn.functional.normalize(model.twin_branch.head(model.backbone(part[rows])), dim=1)
+                for part in (first, twin))  # fmt: skip
+    # Rows 0 and 3 are each other's twins, so only row 2 and what it shows are negatives of either, and they are its.
+    shows = [0, 1, 0]
+    known = [{0, 3}, {2, 1}, {3, 0}]
+    losses = []
+    for row in range(3):
+        for anchor, other in ((z, twins), (twins, z)):
+            positive = (anchor[row] @ other[row] / 0.5).exp()
+            candidates = [(z[c], [0, 2, 3][c]) for c in range(3)] + [(twins[c], shows[c]) for c in range(3)]
+            negatives = sum((anchor[row] @ c / 0.5).exp() for c, patch in candidates if patch not in known[row])
+            losses.append(-(positive / (positive + negatives)).log())
+    torch.testing.assert_close(loss, sum(losses) / len(losses))
+    alone = torch.where(twin_image >= 0, image, -1)  # the policy `later`: a patch is its own twin
+    given = (first, second, twin[rows], rows, image, alone)
+    torch.testing.assert_close(model(*given)["twin_loss"], model(*given, shown=alone)["twin_loss"])
+
+
 def test_two_patches_with_the_same_twin_are_told_apart_without_it():
     first, second, twin = views()
     model = simclr_model().eval()

@@ -1,4 +1,5 @@
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,17 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from infoaug.models import frameworks, memory
 from infoaug.models.training import Pairs, Training, TrainingSettings, loop, sampling
-from infoaug.models.training.pairs import write_mapped
-from tests.models.training.trainings import CPU, PARTS, SMALL, random_pairs, same, small_settings, trained
+from infoaug.models.training.pairs import Window, write_mapped
+from tests.models.training.trainings import (
+    CPU,
+    PARTS,
+    SMALL,
+    random_pairs,
+    random_tracks,
+    same,
+    small_settings,
+    trained,
+)
 
 NEED_TWO = ("barlow_twins", "dcl", "nnclr", "simclr")  # their loss compares pairs with each other: one pair costs 0
 
@@ -44,6 +54,64 @@ def test_a_framework_trains_and_resumed_after_any_epoch_ends_with_the_same_weigh
             resumed.epoch()
         for part in PARTS:
             assert same(resumed.state()[part], whole.state()[part]), part
+
+
+@pytest.mark.parametrize("changes", [{"views": "both", "later_share": 0.5}, {"views": "time", "twin_time": "nearest"}])
+def test_pictures_of_several_times_are_drawn_again_by_a_resumed_training(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    settings, data = small_settings("moco", **changes), random_tracks()
+    whole = trained(settings, data, 1)
+    resumed = Training(settings, data, CPU)
+    torch.save(whole.state(), tmp_path / "state.pt")
+    torch.rand(3)
+    resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    whole.epoch(), resumed.epoch()
+    assert all(same(resumed.state()[part], whole.state()[part]) for part in PARTS)
+
+
+def test_epochs_and_seeds_draw_other_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    firsts: list[list[int]] = []
+    real = loop.draw
+
+    def record(data: Pairs, *given: Any) -> Any:
+        found = real(data, *given)
+        firsts.append((found.first - data.starts[found.rows]).flatten().tolist())
+        return found
+
+    monkeypatch.setattr(loop, "draw", record)
+    trained(small_settings(), random_tracks(), 2)
+    trained(small_settings(), random_tracks(), 1)
+    trained(small_settings(seed=1), random_tracks(), 1)
+    assert firsts[0] == firsts[2] and firsts[0] != firsts[1] != firsts[3] != firsts[0]
+
+
+def test_with_views_by_time_only_patches_of_one_crop_are_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training(small_settings(views="time", augment={"flip": 1.0, "crop_scale": [0.2, 0.3]}), random_tracks(), CPU)
+    given: list[tuple[Any, ...]] = []
+    run.model.register_forward_pre_hook(lambda module, inputs: given.append(inputs))
+    batches: list[Any] = []
+    real = run.step
+    monkeypatch.setattr(run, "step", lambda batch, *rest, **named: batches.append(batch) or real(batch, *rest, **named))
+    run.epoch()
+    for (first, second, twin, *_), batch in zip(given, batches, strict=True):
+        for views, images, alone in (
+            (first, batch.images, batch.alone),
+            (second, batch.second, batch.alone),
+            (twin, batch.twins, batch.alone[batch.twin_rows]),
+        ):
+            plain = (views == run.augment.normalise(images)).flatten(1).all(dim=1)
+            assert torch.equal(plain, ~alone)
+    assert any(batch.alone.any() for batch in batches) and not all(batch.alone.all() for batch in batches)
+
+
+def test_patches_with_one_crop_are_counted_where_another_time_is_asked_for() -> None:
+    data = random_tracks()
+    none = Pairs(data.images, torch.full_like(data.twin, -1), frames=data.frames)
+    for given, changes, counted in ((none, {}, False), (none, {"views": "time"}, True), (data, {}, True)):
+        metrics = Training(small_settings(**changes), given, CPU).epoch()
+        assert ("share_with_one_crop" in metrics) == counted
+        assert not counted or 0 < metrics["share_with_one_crop"] < 1
 
 
 def test_the_example_in_the_docstring_trains_numpy_images_with_their_twins() -> None:
@@ -158,10 +226,13 @@ def test_a_resumed_training_compares_its_features_with_those_of_the_first_epoch_
 
 def test_images_in_memory_and_mapped_ones_give_the_same_weights(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    windows = [(random.integers(0, 256, (9, 3, 16, 16), np.uint8), random.integers(-1, 9, 9)) for _ in range(3)]
+    frames = np.array([[0, 3, 7], [0, 5, -1], [0, -1, -1]] * 3)
+    windows = [
+        Window(random.integers(0, 256, (18, 3, 16, 16), np.uint8), random.integers(-1, 9, 9), frames) for _ in range(3)
+    ]
     write_mapped(tmp_path, windows)
     in_memory, mapped = (
-        trained(small_settings("moco"), data, 2).state()
+        trained(small_settings("moco", views="both"), data, 2).state()
         for data in (Pairs.from_windows(windows), Pairs.mapped(tmp_path))
     )
     assert all(same(in_memory[part], mapped[part]) for part in PARTS)
@@ -229,6 +300,29 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_learning_rate
 
 
 # ---- ranks
+
+
+def pictures_on_rank(rank: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """The pictures that a rank sees: of first views, of second views and of twins, step by step."""
+    run = Training(small_settings("moco", views="both", later_share=0.5, warmup_epochs=0), random_tracks(), CPU)
+    found = []
+    real = run.data.batch
+
+    def record(drawn: Any, *given: Any, **named: Any) -> Any:
+        found.append((drawn.first.tolist(), drawn.second.tolist(), drawn.twin.tolist()))
+        return real(drawn, *given, **named)
+
+    object.__setattr__(run.data, "batch", record)
+    run.epoch()
+    return found
+
+
+def test_ranks_share_the_pictures_that_one_rank_alone_would_see(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+) -> None:
+    one, other = two_ranks(pictures_on_rank)
+    alone = pictures_on_rank(0)
+    assert [tuple(map(operator.add, *parts)) for parts in zip(one, other, strict=True)] == alone
 
 
 def trained_on_rank(rank: int, framework: str, changes: dict[str, Any], file: Path, epochs: int) -> dict[str, Any]:

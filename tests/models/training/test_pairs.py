@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infoaug.models.training import Pairs, pairs
-from infoaug.models.training.pairs import Batches, Window, write_mapped
+from infoaug.models.training import Pairs, TrainingSettings, pairs
+from infoaug.models.training.draws import draw
+from infoaug.models.training.pairs import Batches, Draws, Window, write_mapped
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,18 @@ def windows() -> list[Window]:
     """Three windows of three patches; image number n is n everywhere."""
     images = np.broadcast_to(np.arange(9, dtype=np.uint8).reshape(3, 3, 1, 1, 1), (3, 3, 3, 4, 4))
     twins = np.array([[1, -1, 5], [5, 3, -1], [-1, -1, 7]])  # one is of another window
-    return list(zip(images, twins, strict=True))
+    return [Window(*parts, np.zeros((3, 1), int)) for parts in zip(images, twins, strict=True)]
+
+
+def of_tracks() -> list[Window]:
+    """Two windows of patches with 1 to 3 crops; image number n is n everywhere."""
+    images = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None, None], (9, 3, 4, 4))
+    first = Window(images[:4], np.array([1, 0]), np.array([[0, 5, 9], [0, -1, -1]]))
+    return [first, Window(images[4:], np.array([1, -1, 2]), np.array([[0, 7], [0, -1], [0, 3]]))]
+
+
+def draws(data: Pairs, rows: torch.Tensor, **settings: Any) -> Draws:
+    return draw(data, rows, TrainingSettings(**settings), torch.Generator().manual_seed(0))
 
 
 def numbers(images: torch.Tensor) -> list[int]:
@@ -36,14 +48,29 @@ def test_windows_are_concatenated() -> None:
     assert loaded.twin.tolist() == [1, -1, 5, 5, 3, -1, -1, -1, 7]
 
 
-def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped(tmp_path: Path) -> None:
-    loaded = Pairs.from_windows(windows())
-    write_mapped(tmp_path / "scratch", windows())
+def test_crops_of_patches_follow_each_other_whatever_their_number() -> None:
+    loaded = Pairs.from_windows(of_tracks())
+    assert numbers(loaded.images) == list(range(9))
+    assert (loaded.starts.tolist(), loaded.counts.tolist()) == ([0, 3, 4, 6, 7], [3, 1, 2, 1, 2])
+    frames = [[0, 5, 9], [0, -1, -1], [0, 7, -1], [0, -1, -1], [0, 3, -1]]
+    assert loaded.crop_frames.tolist() == frames
+    images = np.zeros((5, 3, 4, 4, 3), np.uint8)
+    images[np.array(frames) >= 0] = np.arange(9)[:, None, None, None]
+    given = Pairs.from_arrays(images, loaded.twin, frames=np.array(frames))
+    assert torch.equal(given.images, loaded.images) and torch.equal(given.crop_frames, loaded.crop_frames)
+    assert Pairs.from_arrays(images, loaded.twin).crop_frames.tolist() == [[0, 1, 2]] * 5
+
+
+@pytest.mark.parametrize("given", [windows, of_tracks])
+def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped(given: Any, tmp_path: Path) -> None:
+    loaded = Pairs.from_windows(given())
+    write_mapped(tmp_path / "scratch", given())
     mapped = Pairs.mapped(tmp_path / "scratch")
     for file in (tmp_path / "scratch").iterdir():
         file.unlink()
     assert not mapped.on_device
     assert torch.equal(mapped.images, loaded.images) and torch.equal(mapped.twin, loaded.twin)
+    assert torch.equal(mapped.crop_frames, loaded.crop_frames)
 
 
 def test_still_images_follow_the_patches_and_have_no_twin_in_memory_and_mapped(tmp_path: Path) -> None:
@@ -53,11 +80,26 @@ def test_still_images_follow_the_patches_and_have_no_twin_in_memory_and_mapped(t
         assert (loaded.patches, loaded.stills) == (9, 3)
         assert numbers(loaded.images) == [*range(9), 102, 102, 101]
         assert loaded.twin.tolist() == [1, -1, 5, 5, 3, -1, -1, -1, 7, -1, -1, -1]
-        batch = loaded.batch(torch.tensor([9, 3, 11]), CPU)
+        batch = loaded.batch(draws(loaded, torch.tensor([9, 3, 11])), CPU)
         assert (numbers(batch.images), batch.twin_rows.tolist()) == ([102, 3, 101], [1])
     assert Pairs.from_arrays(IMAGES, TWINS, IMAGES[:2]).to(CPU).stills == 2
     with pytest.raises(ValueError, match="still images must have the patches' 4 pixels, not 5"):
         Pairs.from_arrays(IMAGES, TWINS, np.zeros((2, 5, 5, 3), np.uint8))
+
+
+def test_still_images_beside_tracks_have_one_picture_each(tmp_path: Path) -> None:
+    stills = np.full((2, 3, 4, 4), 100, np.uint8)
+    write_mapped(tmp_path, of_tracks(), [stills])
+    tracks = Pairs.from_windows(of_tracks())
+    images = np.zeros((5, 3, 3, 4, 4), np.uint8)
+    images[tracks.crop_frames >= 0] = tracks.images
+    given = Pairs.from_arrays(torch.from_numpy(images), tracks.twin, torch.from_numpy(stills), tracks.crop_frames)
+    for loaded in (Pairs.from_windows(of_tracks(), [stills]), Pairs.mapped(tmp_path), given):
+        assert (loaded.patches, loaded.stills) == (5, 2)
+        assert loaded.counts.tolist() == [3, 1, 2, 1, 2, 1, 1] and numbers(loaded.images) == [*range(9), 100, 100]
+        drawn = draws(loaded, torch.arange(7), views="both", later_share=1.0)
+        assert drawn.first[5:].tolist() == drawn.second[5:].tolist() == [9, 10]
+        assert drawn.twin[5:].tolist() == drawn.shown[5:].tolist() == [-1, -1]
 
 
 def test_numpy_images_have_channels_last_and_tensors_channels_first() -> None:
@@ -77,6 +119,7 @@ IMAGES, TWINS = np.zeros((3, 4, 4, 3), np.uint8), np.array([1, 0, -1])
     ("images", "twins", "named"),
     [
         (IMAGES.transpose(0, 3, 1, 2), TWINS, r"\[N, S, S, 3\]"),
+        (IMAGES[0], TWINS, r"\[N, K, S, S, 3\]"),
         (torch.from_numpy(IMAGES), TWINS, r"\[N, 3, S, S\]"),
         (IMAGES / 255, TWINS, "uint8"),
         (IMAGES, TWINS[:2], r"int\[3\]"),
@@ -91,22 +134,37 @@ def test_arrays_of_a_wrong_shape_dtype_or_range_are_refused(images: Any, twins: 
         Pairs.from_arrays(images, twins)
 
 
+@pytest.mark.parametrize(
+    ("frames", "named"),
+    [
+        (np.zeros((3, 1), int), r"int\[3, 2\]"),
+        (np.zeros((3, 2)), r"int\[3, 2\]"),
+        (np.array([[0, 1], [-1, 2], [0, 1]]), "after the last"),
+        (np.array([[0, 1], [-1, -1], [0, 1]]), "every patch needs a crop"),
+    ],
+)
+def test_frames_of_crops_that_do_not_fit_the_images_are_refused(frames: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Pairs.from_arrays(np.zeros((3, 2, 4, 4, 3), np.uint8), TWINS, frames=frames)
+
+
 def test_a_batch_has_the_images_asked_for_and_those_of_their_twins() -> None:
-    batch = some_pairs().batch(torch.tensor([5, 1, 0]), CPU)
+    batch = some_pairs().batch(draws(some_pairs(), torch.tensor([5, 1, 0])), CPU)
+    assert batch.second is batch.images and batch.alone.all() and batch.shown.tolist() == [2, -1, 3]
     assert numbers(batch.images) == [5, 1, 0]
     assert (numbers(batch.twins), batch.twin_rows.tolist()) == ([2, 3], [0, 2])
     assert (batch.image.tolist(), batch.twin_image.tolist()) == ([5, 1, 0], [2, -1, 3])
 
 
 def test_a_batch_without_images_of_twins_still_says_which_they_are() -> None:
-    batch = some_pairs().batch(torch.tensor([5, 1, 0]), CPU, twins=False)
+    batch = some_pairs().batch(draws(some_pairs(), torch.tensor([5, 1, 0])), CPU, twins=False)
     assert batch.twins.shape == (0, 3, 2, 2) and batch.twin_rows.shape == (0,)
     assert batch.twin_image.tolist() == [2, -1, 3]
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=5))
 def test_reading_ahead_gives_the_batches_of_images_in_memory_in_the_same_order(rows: list[list[int]]) -> None:
-    parts = [torch.tensor(part) for part in rows]
+    parts = [draws(some_pairs(), torch.tensor(part)) for part in rows]
     in_memory, ahead = (list(Batches(some_pairs(kind), parts, CPU)) for kind in (True, False))
     assert len(in_memory) == len(rows) == len(ahead)
     for one, other, part in zip(in_memory, ahead, rows, strict=True):
@@ -117,7 +175,7 @@ def test_reading_ahead_gives_the_batches_of_images_in_memory_in_the_same_order(r
 def test_time_waited_for_batches_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
     monkeypatch.setattr("infoaug.models.training.pairs.time.perf_counter", lambda: next(now))
-    batches = Batches(some_pairs(), [torch.tensor([0])] * 3, CPU)
+    batches = Batches(some_pairs(), [draws(some_pairs(), torch.tensor([0]))] * 3, CPU)
     assert len(list(batches)) == 3
     assert batches.waited == 4  # three batches, and the end
 

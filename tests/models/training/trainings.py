@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from infoaug.models.training import Pairs, Training, TrainingSettings
@@ -51,6 +52,16 @@ def pairs_with_stills(count: int = 28, stills: int = 10) -> Pairs:
     random = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (stills, 3, 16, 16), dtype=torch.uint8, generator=random)
     return Pairs.from_arrays(pairs.images, pairs.twin, images)
+
+
+def random_tracks(count: int = 28) -> Pairs:
+    """Random images of up to three times of a track; a third of the patches has a random twin, a third is its own."""
+    random = np.random.default_rng(0)
+    frames = np.where(np.arange(3) < random.integers(1, 4, (count, 1)), np.arange(3) * 5, -1)
+    twin = np.where(np.arange(count) % 3 == 0, random.integers(0, count, count), -1)
+    twin = np.where(np.arange(count) % 3 == 1, np.arange(count), twin)
+    images = random.integers(0, 256, (count, 3, 16, 16, 3), np.uint8)
+    return Pairs.from_arrays(images, twin, frames=frames)
 
 
 def trained(settings: TrainingSettings, data: Pairs, epochs: int = 3) -> Training:

@@ -118,6 +118,27 @@ def test_a_collapse_is_told_of_after_a_resume_although_earlier_epochs_are_not_kn
     assert "epoch 7: the features have collapsed" in pretrain.warnings(epoch, [])[0]
 
 
+def test_patches_of_one_crop_are_told_of_once_where_another_time_is_asked_for() -> None:
+    epoch = {"epoch": 1.0, "collapsed": 0.0, "share_with_one_crop": 0.031}
+    (told,) = pretrain.warnings(epoch, [])
+    assert "3.1 % of the patches are seen in one frame only" in told
+    assert pretrain.warnings(epoch | {"epoch": 2.0}, [epoch]) == []
+    assert pretrain.warnings(epoch | {"share_with_one_crop": 0.0}, []) == []
+
+
+@pytest.mark.parametrize("views", ["time", "both"])
+def test_views_of_two_times_need_two_crops_of_a_track(views: str) -> None:
+    with pytest.raises(UsageError, match=rf"pretrain\.views {views} .*set extract\.crops to 2 or more"):
+        pretrain.check(load(None, [f"pretrain.views={views}", "extract.crops=1"]))
+
+
+@pytest.mark.parametrize(("policy", "share"), [("later", 0), ("later+mutual-information", 0.5), ("random", 0)])
+def test_later_and_mutual_information_share_the_steps(policy: str, share: float) -> None:
+    config = load(None, [f"score.policy={policy}", "pretrain.views=both", "pretrain.twin_time=nearest"])
+    built = pretrain.training_settings(config)
+    assert (built.later_share, built.views, built.twin_time) == (share, "both", "nearest")
+
+
 def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
     epoch = {"epoch": 1.0, "collapsed": 0.0, "steps_without_twin_loss": 0.25, "share_with_twin": 0.004}
     (warning,) = pretrain.warnings(epoch, [])

@@ -104,7 +104,7 @@ def test_images_count_where_it_is_asked_whether_they_fit_into_memory(
     config = ExperimentConfig(pretrain=PretrainConfig(images=str(tmp_path / "set.npz")))
     config = config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": 4})})
     ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
-    assert asked == [11]
+    assert asked == [9 * config.extract.crops + 2]
 
 
 @pytest.mark.parametrize(("framework", "momentum"), [("dino", True), ("byol", False)])
