@@ -173,6 +173,8 @@ def control_twins(
     with_twin = np.flatnonzero(index >= 0)
     if policy == "none":
         index[:] = -1
+    elif policy == "later":
+        index[with_twin] = with_twin
     elif not len(with_twin):
         return index
     elif policy in ("random", "oracle"):

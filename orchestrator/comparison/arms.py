@@ -31,7 +31,9 @@ POLICIES = {
     "shuffled": "shuffled",
     "nearest": "nearest",
     "correlation": "correlation",
+    "later": "own later",
     "mutual-information": "MI twin",
+    "later+mutual-information": "later + MI",
     "oracle": "same object",
 }  # in the order of the tables
 METRICS = {"probe": "linear probe", "knn": "kNN"}

@@ -32,6 +32,8 @@ STYLES = {
     "same-clip": {"color": "#56B4E9", "marker": "<"},
     "other-clip": {"color": GREY, "marker": ">"},
     "oracle": {"color": INK, "marker": "*"},
+    "later": {"color": "#D55E00", "marker": "p"},
+    "later+mutual-information": {"color": "#D55E00", "marker": "h", "markerfacecolor": "white"},
 }
 OTHER = {"color": GREY, "marker": "v"}  # any other policy
 PANELS = 3  # in a row

@@ -52,6 +52,11 @@ class Window:
         return self.crops[np.cumsum(counts) - counts]
 
     @property
+    def later(self) -> NDArray[np.uint8]:
+        """u8[N, S, S, 3] RGB, each patch in the last frame of its crops."""
+        return self.crops[np.cumsum((self.crop_frames >= 0).sum(axis=1)) - 1]
+
+    @property
     def mutual_information(self) -> NDArray[np.float64]:
         """f64[N, N] nats, NaN on the diagonal and for pairs that were not estimated."""
         return self.scored.mutual_information
@@ -142,7 +147,7 @@ def draw(window: Window) -> dict[str, Figure]:
         "mutual-information": pictures.draw_mutual_information(
             mi, p, twins.index, None if p is None else twins.significant
         ),
-        "twins": pictures.draw_twins(window.images, twins.index, scored.of_twin(mi), scored.of_twin(p)),
+        "twins": pictures.draw_twins(window.images, twins.index, scored.of_twin(mi), scored.of_twin(p), window.later),
         "reasons": figures.draw_reasons(window.reasons),
     }
 

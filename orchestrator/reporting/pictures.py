@@ -220,7 +220,14 @@ def draw_mutual_information(
     return figure
 
 
-def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: ArrayLike, count: int = 12) -> Figure:
+def draw_twins(
+    images: NDArray[np.uint8],
+    twin: ArrayLike,
+    mi: ArrayLike,
+    p: ArrayLike,
+    later: NDArray[np.uint8] | None = None,
+    count: int = 12,
+) -> Figure:
     """Draw patches beside their twins, by decreasing mutual information; a mutual pair is shown once.
 
     Args:
@@ -228,6 +235,7 @@ def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: Arr
         twin: int[N], −1 for none.
         mi: f64[N] nats, with the twin.
         p: f64[N], NaN without a test.
+        later: u8[N, S, S, 3] RGB, at another time, for patches that are their own twins; None: `images`.
         count: maximum number of pairs.
     """
     index, value, chance = np.asarray(twin, int), np.asarray(mi, float), np.asarray(p, float)
@@ -244,7 +252,11 @@ def draw_twins(images: NDArray[np.uint8], twin: ArrayLike, mi: ArrayLike, p: Arr
         axes.axis("off")
     for axes, patch in zip(grid.flat, pairs, strict=False):
         other = index[patch]
-        axes.imshow(np.hstack([images[patch], gap, images[other]]), interpolation="nearest")
+        beside = later[patch] if later is not None and other == patch else images[other]
+        axes.imshow(np.hstack([images[patch], gap, beside]), interpolation="nearest")
+        if other == patch:
+            axes.set_title(f"{patch}, later", fontsize=9.5, color=INK)
+            continue
         arrow = "↔" if index[other] == patch else "→"
         tested = f", p {chance[patch]:.2g}" if np.isfinite(chance[patch]) else ""
         axes.set_title(f"{patch} {arrow} {other}\n{value[patch]:.2f} nats{tested}", fontsize=9.5, color=INK)

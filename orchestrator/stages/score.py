@@ -28,7 +28,7 @@ from infoaug.estimators.information import (
     ties,
     twins,
 )
-from infoaug.estimators.options import KERNELS, LARGEST_K, OTHER_WINDOWS
+from infoaug.estimators.options import KERNELS, LARGEST_K, LATER, OTHER_WINDOWS
 from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -112,16 +112,18 @@ def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
     """The twins of a window's N patches by `scored.policy`, one of those within windows.
 
     Returns:
-        int32[N], patch numbers, −1 where there is no twin.
+        int32[N], patch numbers, −1 where there is no twin. By `later` a patch is its own twin; by
+        `later+mutual-information` it has the twin of mutual information, and training draws which of the two it shows.
     """
-    column = {"mutual-information": "twin"}.get(scored.policy, scored.policy)
+    column = "twin" if scored.policy in ("mutual-information", *LATER) else scored.policy
     path = twins_path(scored.stage, folder, window)
     if scored.policy == "none":
         return np.full(len(scored.stage.store.read_table(path, ["patch"])), -1, np.int32)
     values = scored.stage.store.read_table(path, [column])[column].combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
         return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw]
-    return values.fill_null(-1).to_numpy()
+    twin = values.fill_null(-1).to_numpy()
+    return np.where(twin >= 0, np.arange(len(twin), dtype=twin.dtype), -1) if scored.policy == "later" else twin
 
 
 def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:
@@ -164,6 +166,8 @@ def check(config: ExperimentConfig) -> None:
         raise UsageError("score.policy oracle takes twins from the same object: set clips.masks to the clips' masks")
     if asked.policy == "other-clip" and extract.count(config) < 2:
         raise UsageError("score.policy other-clip needs at least two clips: give more, or choose another policy")
+    if asked.policy in LATER and config.extract.crops < 2:
+        raise UsageError(f"score.policy {asked.policy} shows a track at another time: set extract.crops to 2 or more")
     if asked.policy != "none" and config.extract.window < asked.min_frames:
         raise UsageError(
             f"windows of extract.window {config.extract.window} frames are shorter than score.min_frames "

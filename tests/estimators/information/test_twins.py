@@ -165,13 +165,15 @@ def test_every_policy_gives_the_same_patches_an_admissible_twin_and_the_others_t
     options: dict[str, Any] = {"min_distance": min_distance, "alpha": alpha, "seed": seed}
     chosen = {policy: find_twins(**case, policy=policy, **options) for policy in WITHIN}
     reference = chosen["mutual-information"]
-    for found in chosen.values():
+    for policy, found in chosen.items():
         assert np.array_equal(found.index >= 0, reference.index >= 0)
+        itself = np.arange(count) == found.index
+        assert np.array_equal(itself, found.index >= 0) if policy == "later" else not itself.any()
         assert found.reason == reference.reason
         assert np.array_equal(found.candidates, reference.candidates)
         for patch, twin in enumerate(found.index):
             assert (found.reason[patch] == "") == (twin >= 0)
-            if twin >= 0:
+            if twin >= 0 and twin != patch:
                 assert np.isfinite(case["mi"][patch, twin])
                 assert case["excluded"][patch] == case["excluded"][twin] == ""
                 assert np.linalg.norm(case["position"][patch] - case["position"][twin]) >= min_distance

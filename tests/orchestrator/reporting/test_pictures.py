@@ -290,6 +290,15 @@ def test_the_best_twins_come_first_and_a_mutual_pair_is_shown_once() -> None:
     assert (first[:, -8:] == 2).all()
 
 
+def test_a_patch_that_is_its_own_twin_is_shown_at_another_time() -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    nothing = np.full(3, np.nan)
+    figure = pictures.draw_twins(images, np.array([0, -1, 2]), nothing, nothing, images + 200)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["0, later", "2, later"]
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    assert (shown[:, :8] == 0).all() and (shown[:, -8:] == 200).all()
+
+
 def test_no_more_twins_are_shown_than_asked_for() -> None:
     twin = (np.arange(30) + 1) % 30
     figure = pictures.draw_twins(np.zeros((30, 8, 8, 3), np.uint8), twin, np.linspace(0, 1, 30), np.zeros(30), count=5)

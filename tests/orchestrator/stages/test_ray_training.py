@@ -16,9 +16,10 @@ import torch
 from infoaug.models.backbones import WEIGHTS_FILE
 from infoaug.models.training import Training
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, PretrainConfig
+from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import probes
 from infoaug.orchestrator.runtime.store import StageFolder
-from infoaug.orchestrator.stages import pretrain, ray_training, score
+from infoaug.orchestrator.stages import extract, pretrain, ray_training, score
 from tests.models.training.trainings import CPU, PARTS, random_pairs, same, small_settings, trained
 from tests.orchestrator.conftest import scored_windows
 
@@ -43,6 +44,31 @@ def test_patches_are_in_the_order_of_clips_windows_and_patches_with_the_rows_of_
     assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
     assert (loaded.images[:, 0] == loaded.images[:, 1] + 100).all()
     assert loaded.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
+
+
+@pytest.mark.parametrize(
+    ("policy", "twins"),
+    [("later", [0, -1, 2, 3, 4, -1, -1, -1, 8]), ("later+mutual-information", [1, -1, 0, 5, 3, -1, -1, -1, 7])],
+)
+def test_a_patch_is_its_own_twin_by_the_policy_later(scored: score.Scored, policy: str, twins: list[int]) -> None:
+    assert ray_training.read_pairs(replace(scored, policy=policy), scored.stage.store).twin.tolist() == twins
+
+
+def test_all_crops_of_a_track_are_read_with_their_frames(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
+    given = scored_windows(tmp_path / "store", {"a": [(images, [1, 0])], "b": [(images[:, 0], [-1, -1])]})
+    loaded = ray_training.read_pairs(given, given.stage.store)
+    expected = np.concatenate([images.reshape(6, 4, 4, 3), images[:, 0]]).transpose(0, 3, 1, 2)
+    assert np.array_equal(loaded.images.numpy(), expected)
+    assert loaded.crop_frames.tolist() == [[0, 1, 2], [0, 1, 2], [0, -1, -1], [0, -1, -1]]
+
+
+def test_crops_that_cannot_be_decoded_name_their_file(scored: score.Scored) -> None:
+    store, path = scored.stage.store, extract.trajectory_path(scored.extracted.stage, "b", 0)
+    table = store.read_table(path)
+    store.write_table(path, table.set_column(table.column_names.index("crops"), "crops", pa.array([b"junk"] * 3)))
+    with pytest.raises(StageError, match=r"b/00000\.parquet' of the store: no crops can be decoded; delete it"):
+        ray_training.read_pairs(scored, store)
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("same-clip", {0, 1, 2, 3, 4, 5}), ("other-clip", {6, 7, 8})])

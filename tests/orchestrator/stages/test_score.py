@@ -538,6 +538,10 @@ def test_a_policy_without_twins_in_these_clips_is_refused_before_the_start(tmp_p
     with pytest.raises(UsageError, match="masks are those of clips: set path too"):
         load(None, [f"clips.masks={tmp_path}"])
     score.check(load(None, ["score.policy=other-clip"]))
+    for policy in ("later", "later+mutual-information"):
+        with pytest.raises(UsageError, match=r"policy later.* another time: set extract\.crops to 2 or more"):
+            score.check(load(None, [f"score.policy={policy}", "extract.crops=1"]))
+        score.check(load(None, [f"score.policy={policy}"]))
 
 
 def test_masks_belong_to_the_identity_of_twins_and_to_nothing_else(tmp_path: Path) -> None:
