@@ -1,7 +1,7 @@
 """Two-branch training in plain PyTorch: from images and their twins to a trained backbone.
 
 It needs neither Ray nor a config file. `images` are patches as u8[N, S, S, 3] in NumPy or u8[N, 3, S, S] in PyTorch;
-`twins` holds, for every patch, the row of its twin, or −1 if it has none. With K images of every patch, at several times,
+`twins` holds, for every patch, the row of its twin, or −1 if it has none. With K images of a patch, of several times,
 they are u8[N, K, S, S, 3] or u8[N, K, 3, S, S], and `TrainingSettings.views` says which of them a step compares:
 
     from infoaug.models.training import Pairs, Training, TrainingSettings
