@@ -211,6 +211,8 @@ def _normalised(experiment: ExperimentConfig, config: SweepConfig) -> Experiment
         pretrain = pretrain.model_copy(update={"twin_weight": config.pretrain.twin_weight})
     if pretrain.images is None:
         pretrain = pretrain.model_copy(update={"image_share": IMAGE_SHARE})
+    if scoring.policy in ("none", "later"):  # no twin is another track
+        pretrain = pretrain.model_copy(update={"twin_time": "own"})
     typed = pretrain.framework_settings
     written = typed.written()
     if isinstance(typed, ContrastiveSettings) and "negatives" in written:

@@ -34,6 +34,16 @@ def refused(point: dict[str, Any], **settings: Any) -> str:
 # ---- which trials
 
 
+def test_trials_without_twins_of_other_tracks_are_not_repeated_for_another_time_of_them() -> None:
+    policies = ["none", "later", "mutual-information", "later+mutual-information"]
+    found = grid({"policy": policies, "pretrain.twin_time": ["nearest", "same"]})
+    assert [(trial.config.score.policy, trial.config.pretrain.twin_time) for trial in found] == [
+        ("none", "own"),
+        ("later", "own"),
+        *((policy, time) for policy in policies[2:] for time in ("nearest", "same")),
+    ]
+
+
 def test_a_grid_is_all_combinations_and_grids_are_put_together_in_order() -> None:
     assert names({"framework": ["byol", "simclr"], "seed": [0, 1]}, {"framework": "vicreg", "seed": 7}) == [
         "byol-mutual-information-w0.5-s0",
