@@ -122,7 +122,7 @@ def _build_own(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
     kind = own_code.load(name, nn.Module)
     try:
         model: Any = kind(image_size=image_size, **kwargs)
-    except Exception as error:  # the code may raise anything
+    except (Exception, SystemExit) as error:  # the code may raise anything
         raise ValueError(
             f"{name!r} cannot be built with image_size={image_size} and {kwargs!s:.300}: {short(error)}"
         ) from error
@@ -288,7 +288,7 @@ def _sizes(value: Any) -> Iterator[float]:
         yield abs(value)
 
 
-def short(error: Exception) -> str:
+def short(error: BaseException) -> str:
     """The beginning of an error message, on one printable line."""
     line = " ".join(str(error).split())[:300] or type(error).__name__
     return "".join(sign if sign.isprintable() else "?" for sign in line)

@@ -43,7 +43,7 @@ def load(name: str, base: type[Kind]) -> type[Kind]:
     importlib.invalidate_caches()
     try:
         found = getattr(importlib.import_module(module), class_name, None)
-    except Exception as error:  # mostly ImportError, but importing may raise anything
+    except (Exception, SystemExit) as error:  # mostly ImportError, but importing may raise anything
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(
             f"The module of {name!r} cannot be imported ({why:.200}): install it, or put it into the current folder."

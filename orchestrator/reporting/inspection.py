@@ -10,12 +10,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from infoaug.estimators.information.twins import Twins
+from infoaug.estimators.options import OTHER_WINDOWS
 from infoaug.estimators.video import clips, shots
 from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import animation, figures, pictures
 from infoaug.orchestrator.runtime.store import arrays
 from infoaug.orchestrator.stages import extract, score, twin_table
+
+ELSEWHERE = (*OTHER_WINDOWS, "oracle")  # policies that need other windows, or masks
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,13 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
         config: its `extract` and `score` settings are used.
 
     Raises:
-        UsageError: the clip is missing, cannot be decoded, or has no such window.
+        UsageError: the clip is missing, cannot be decoded, or has no such window; or the policy's twins are not of one
+            window alone.
     """
+    if config.score.policy in ELSEWHERE:
+        raise UsageError(
+            f"score.policy {config.score.policy} needs more than the inspected window: choose another policy"
+        )
     path, settings = str(path), config.extract
     try:
         scan = shots.scan(path, settings.read_timeout)
@@ -114,6 +122,8 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
 def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Window:
     """A window of an experiment, from its stored trajectories; only the first frame is decoded again.
 
+    Twins of a policy in `ELSEWHERE` cannot be drawn in one window: those of mutual information take their place.
+
     Raises:
         StageError: the clip cannot be read any more.
     """
@@ -124,7 +134,10 @@ def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, 
         frame = clips.read_clip(row["path"], first, 1)
     except ValueError as error:
         raise StageError(str(error)) from None
-    return _scored(frame, row["fps"] or 0.0, first, table, config.score)
+    settings = config.score
+    if settings.policy in ELSEWHERE:
+        settings = settings.model_copy(update={"policy": "mutual-information"})
+    return _scored(frame, row["fps"] or 0.0, first, table, settings)
 
 
 def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, settings: ScoreConfig) -> Window:

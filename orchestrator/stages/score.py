@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -164,6 +165,8 @@ def check(config: ExperimentConfig) -> None:
     asked = config.score
     if asked.policy == "oracle" and not config.clips.masks:
         raise UsageError("score.policy oracle takes twins from the same object: set clips.masks to the clips' masks")
+    if config.clips.masks and not Path(config.clips.masks).expanduser().is_dir():
+        raise UsageError(f"clips.masks '{config.clips.masks}' is no folder: give one that holds Annotations/NAME/*.png")
     if asked.policy == "other-clip" and extract.count(config) < 2:
         raise UsageError("score.policy other-clip needs at least two clips: give more, or choose another policy")
     if asked.policy in LATER and config.extract.crops < 2:

@@ -62,6 +62,15 @@ def test_classes_that_cannot_be_used_are_refused_in_a_sentence(name: str, messag
         create_backbone(name, 16)
 
 
+def test_a_module_that_ends_the_process_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(ValueError, match=r"cannot be imported \(SystemExit: 3\)"):
+        create_backbone("leaves_at_once:Net", 16)
+
+
 def test_arguments_that_a_class_does_not_take_are_named() -> None:
     with pytest.raises(ValueError, match=r"cannot be built with image_size=16 and {'depth': 3}: .*'depth'"):
         create_backbone(TINY, 16, depth=3)

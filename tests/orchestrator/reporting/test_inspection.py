@@ -3,14 +3,18 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from infoaug.estimators.video import clips
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import inspection
+from infoaug.orchestrator.stages import extract
 
 SETTINGS = ("extract.window=5", "extract.spacing=16", "extract.patch_size=16", "score.surrogates=0")
 
@@ -52,6 +56,29 @@ def test_a_window_leaves_out_frames_that_are_shown_again(clip: Path, tmp_path: P
 def test_a_window_that_the_clip_lacks_is_refused_with_the_number_of_windows(clip: Path) -> None:
     with pytest.raises(UsageError, match=r"2 windows of 5 frames.* window 2"):
         inspection.inspect_window(clip, 2, load(None, SETTINGS))
+
+
+@pytest.mark.parametrize("policy", inspection.ELSEWHERE)
+def test_policies_that_need_more_than_a_window_are_refused(clip: Path, policy: str) -> None:
+    with pytest.raises(UsageError, match=f"score.policy {policy} needs more"):
+        inspection.inspect_window(clip, 0, load(None, [*SETTINGS, f"score.policy={policy}"]))
+
+
+@pytest.mark.parametrize("policy", inspection.ELSEWHERE)
+def test_a_report_on_such_a_policy_draws_the_twins_of_mutual_information(clip: Path, policy: str) -> None:
+    config = load(None, [*SETTINGS, f"score.policy={policy}", f"clips.path={clip}", f"clips.masks={clip}"])
+    columns = extract.extract_window(clips.read_clip(clip, 0, 5), config.extract)
+    table = extract.trajectories_table("clip", 0, columns)
+    row = {"clip_id": "clip", "folder": "clip", "path": str(clip), "fps": 25.0, "windows": [0], "first_frames": [0]}
+    store = SimpleNamespace(read_table=lambda path: table)
+    stage = SimpleNamespace(store=store, path=lambda *parts: "/".join(parts))
+    ledger = SimpleNamespace(to_pylist=lambda: [row])
+    scored: Any = SimpleNamespace(stage=stage, extracted=SimpleNamespace(ledger=ledger, stage=stage))
+    found = inspection.stored_window(scored, config, "clip", 0)
+    plain = config.model_copy(update={"score": config.score.model_copy(update={"policy": "mutual-information"})})
+    expected = inspection.stored_window(scored, plain, "clip", 0)
+    assert np.array_equal(found.scored.twins.index, expected.scored.twins.index)
+    assert inspection.draw(found)
 
 
 def test_pictures_are_saved_under_their_names(clip: Path, tmp_path: Path) -> None:

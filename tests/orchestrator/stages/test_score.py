@@ -533,6 +533,8 @@ def test_the_rank_is_given_the_camera_where_mutual_information_is() -> None:
 def test_a_policy_without_twins_in_these_clips_is_refused_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"set clips\.masks"):
         score.check(load(None, ["score.policy=oracle"]))
+    with pytest.raises(UsageError, match=r"clips.masks 'nowhere' is no folder"):
+        score.check(load(None, ["clips.path=clips", "clips.masks=nowhere"]))
     with pytest.raises(UsageError, match="needs at least two clips"):
         score.check(load(None, ["score.policy=other-clip", "scenes.count=1"]))
     with pytest.raises(UsageError, match="masks are those of clips: set path too"):
