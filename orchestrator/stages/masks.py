@@ -13,11 +13,13 @@ def files_of(masks: str, clip_id: str) -> list[Path]:
     """The mask of every frame of a clip, in order; none where the clip has no masks.
 
     They are the PNG files of `Annotations/NAME` in the folder `masks`, or of `NAME` where it has no `Annotations`. NAME
-    is the clip's name, or that without its suffix.
+    is the clip's name, or the last part of it where that is a path; each also without its suffix.
     """
     root = Path(masks).expanduser()
     root = root / "Annotations" if (root / "Annotations").is_dir() else root
-    named = (root / name for name in (clip_id, str(Path(clip_id).with_suffix(""))))
+    # Without the leading slash: an absolute name would lead to the clip itself.
+    names = clip_id.lstrip("/"), Path(clip_id).name
+    named = (root / form for name in names for form in (name, Path(name).with_suffix("")))
     folder = next((folder for folder in named if folder.is_dir()), None)
     return sorted(folder.glob("*.png")) if folder else []
 
@@ -37,7 +39,7 @@ def check(masks: str, frames: dict[str, int]) -> None:
         name = next(iter(frames), "NAME")
         raise UsageError(
             f"clips.masks '{masks}' has no masks of any clip: the masks of clip {name!r:.80} belong into its folder "
-            f"Annotations/{Path(name).with_suffix('')}, one PNG image a frame"
+            f"Annotations/{Path(name).stem}, one PNG image a frame"
         )
     for clip_id, count in found.items():
         if count not in (0, frames[clip_id]):

@@ -21,11 +21,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("clip", ["bear", "bear.mp4"])
+@pytest.mark.parametrize("clip", ["bear", "bear.mp4", "/videos/bear.mp4", "zoo/bear"])
 def test_masks_of_a_clip_are_found_by_its_name_with_or_without_suffix(folder: Path, clip: str) -> None:
     for given in (folder, folder / "Annotations"):
         assert [file.name for file in masks.files_of(str(given), clip)] == ["00000.png", "00001.png"]
     assert masks.files_of(str(folder), "swan") == []
+
+
+def test_frames_of_a_clip_with_an_absolute_name_are_not_its_masks(folder: Path) -> None:
+    clip = folder / "frames/swan"
+    clip.mkdir(parents=True)
+    cv2.imwrite(str(clip / "00000.png"), np.zeros((4, 8, 3), np.uint8))
+    assert masks.files_of(str(folder), str(clip)) == []
 
 
 def test_points_are_on_the_colour_of_the_nearest_pixel_also_in_a_frame_of_another_size(folder: Path) -> None:
