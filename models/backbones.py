@@ -260,7 +260,7 @@ def load_backbone(path: str | Path, *, own: str = "") -> nn.Module:
 def read_recipe(content: str | bytes) -> Recipe:
     """Read a recipe that `Recipe.to_json` wrote.
 
-    Raises ValueError, TypeError, AttributeError or RecursionError if the text is none.
+    Raises ValueError, TypeError, AttributeError or RecursionError if the text is not a recipe.
     """
     if len(content) > _LONGEST_RECIPE:
         raise ValueError(f"it has more than {_LONGEST_RECIPE} bytes")

@@ -205,7 +205,8 @@ def _exchanged(twins: Twins, distance: NDArray[np.float64], patches: NDArray[np.
     cost = np.where(allowed[:, own], cost + np.random.default_rng(seed).random(cost.shape), 1e6)
     row, column = linear_sum_assignment(cost)
     new = own[column]
-    # Where nobody's twin can be had, another admissible patch is as far away; where there is none, the twin stays.
+    # A patch that cannot take another one's twin gets the admissible patch whose distance is most like its own twin's.
+    # A patch that has no other admissible patch keeps its twin.
     alone = cost[row, column] >= 1e6
     others = np.where(allowed, change, np.inf)
     return np.where(alone, np.where(allowed.any(1), others.argmin(1), own), new)

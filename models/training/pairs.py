@@ -48,8 +48,8 @@ class Draws:
         rows: of the patches, among all of them.
         first: the picture of the first view, a row of `Pairs.images`.
         second: that of the second view.
-        twin: that of the twin, −1 where there is none.
-        shown: the patch that the twin's picture shows, −1 where there is none: the twin, or the patch itself.
+        twin: that of the twin, −1 without a twin.
+        shown: the patch that the twin's picture shows, which is the twin or the patch itself; −1 without a twin.
     """
 
     rows: Tensor

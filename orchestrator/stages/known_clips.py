@@ -19,7 +19,7 @@ def folder_and_scan(stage_folder: StageFolder, clip_id: str, path: str, limit: f
         limit: seconds to wait for the clip's disk.
 
     Raises:
-        ClipError: the clip cannot be read, or is none.
+        ClipError: the path is not a clip, or the clip cannot be read.
         StageError: the store cannot be read or written to.
     """
     store = stage_folder.store
