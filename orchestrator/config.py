@@ -353,7 +353,7 @@ class PretrainConfig(Section):
     augment_second: AugmentSettings = Field(
         {}, validate_default=True, description="settings that differ from augment for second views and twins"
     )
-    # The defaults of the next two are left out when they are stored, so that what was stored before they existed is
+    # The defaults of the next three are left out when they are stored, so that what was stored before they existed is
     # found again.
     images: str | None = Field(
         None,
@@ -365,6 +365,12 @@ class PretrainConfig(Section):
         IMAGE_SHARE,
         exclude_if=lambda value: value == IMAGE_SHARE,
         description="share of each batch that is images, where images are given; the rest is patches",
+    )
+    twin_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="share of each batch that is patches with a twin by mutual information, the same rows for all "
+        "policies, `none` included; null: patches as they come",
     )
     compile: bool = Field(False, description="compile the backbone with torch.compile")
     images_on_device: Annotated[bool | Literal["auto"], Runtime] = Field(
@@ -389,6 +395,10 @@ class PretrainConfig(Section):
     def share_of_patches(self) -> float:
         """The share of each batch that is patches."""
         return 1 - self.image_share if self.stills else 1.0
+
+    def rows_with_twin(self, patches_with_twin: float) -> float:
+        """The share of a batch's rows that have a twin, if this share of the patches has one."""
+        return patches_with_twin * self.share_of_patches if self.twin_share is None else self.twin_share
 
     @field_validator("framework")
     @classmethod

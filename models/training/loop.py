@@ -20,7 +20,7 @@ from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.draws import draw
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
 from infoaug.models.training.pairs import Batch, Batches, Pairs
-from infoaug.models.training.sampling import Sampler, generator, seed_of, still_rows
+from infoaug.models.training.sampling import Sampler, generator, paired_rows, seed_of, still_rows
 from infoaug.models.training.settings import TrainingSettings
 from infoaug.models.two_branch import TwoBranch
 
@@ -74,7 +74,8 @@ class Training:
         self.settings, self.device, self.validate = settings, device, validate
         self.data = data.to(device) if data.on_device else data
         stills = still_rows(settings, self.world, twins=settings.twin_weight > 0) if data.stills else 0
-        self.sampler = Sampler(settings, data.patches, data.stills)
+        paired_rows(settings, self.world, stills)  # which the ranks must be able to share
+        self.sampler = Sampler(settings, data.is_paired, data.stills)
         self.steps = self.sampler.steps  # of an epoch
         is_video = ~self.sampler.is_still.view(self.world, -1)[self.rank]
         self.video_rows = is_video.nonzero()[:, 0].to(device) if stills else None

@@ -24,6 +24,7 @@ from torch import Tensor
 from infoaug.models import memory
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
+ROWS = ("twin", "frames", "paired")  # what a mapped folder holds of every row, beside the images
 
 
 class Window(NamedTuple):
@@ -33,11 +34,13 @@ class Window(NamedTuple):
         images: u8[P, 3, S, S], the crops of all patches one after the other.
         twin: int[N], each patch's twin, a row among the patches of all windows one after another, −1 where it has none.
         frames: int[N, K], the frames of each patch's crops, counted from the start of the window; −1 after the last.
+        paired: bool[N], see `Pairs`; None: the patches with a twin.
     """
 
     images: NDArray[np.uint8]
     twin: NDArray[np.integer]
     frames: NDArray[np.integer]
+    paired: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Pairs:
         on_device: whether `images` belong in the memory of the device that trains, rather than in a mapped file.
         stills: number of still images, the last rows.
         frames: int32[N, K] in the host's memory, the frames of each row's crops, −1 after the last; None: one each.
+        paired: bool[N] in the host's memory, the patches of which `twin_share` sets the share of a batch. In trainings
+            that are compared they are the same, also in the one without twins. None: the patches with a twin.
     """
 
     images: Tensor
@@ -107,11 +112,17 @@ class Pairs:
     on_device: bool = True
     stills: int = 0
     frames: Tensor | None = None
+    paired: Tensor | None = None
 
     @property
     def patches(self) -> int:
         """Number of patches."""
         return len(self.twin) - self.stills
+
+    @property
+    def is_paired(self) -> Tensor:
+        """`paired` of the patches, without still images: bool[patches]."""
+        return (self.twin >= 0 if self.paired is None else self.paired)[: self.patches]
 
     @cached_property
     def crop_frames(self) -> Tensor:
@@ -135,6 +146,7 @@ class Pairs:
         twins: NDArray[np.integer] | Tensor,
         stills: NDArray[np.uint8] | Tensor | None = None,
         frames: NDArray[np.integer] | Tensor | None = None,
+        paired: NDArray[np.bool_] | Tensor | None = None,
     ) -> "Pairs":
         """Check images and twins that are in memory.
 
@@ -147,6 +159,7 @@ class Pairs:
                 without a twin.
             frames: int[N, K], the frames of the crops; −1, after the last, for crops that are not there. None: 0 to
                 K − 1.
+            paired: bool[N], the patches of which `twin_share` sets the share of a batch; None: those with a twin.
 
         Raises:
             ValueError: a wrong shape or dtype, or a twin that is not a row of `images`.
@@ -164,23 +177,29 @@ class Pairs:
             raise ValueError(f"frames must be int{shape}, -1 only after the last, not {at.dtype} {list(at.shape)}")
         if len(at) and not there[:, 0].all():
             raise ValueError("every patch needs a crop: the first of its frames must not be -1")
+        if paired is not None:
+            paired = torch.as_tensor(paired).cpu()
+            if paired.shape != (len(images),) or paired.dtype != torch.bool:
+                raise ValueError(f"paired must be bool[{len(images)}], not {paired.dtype} {list(paired.shape)}")
         crops = images[there.to(images.device)]
         others = crops[:0] if stills is None else _channels_first(stills).flatten(0, 1)
         if others.shape[1:] != crops.shape[1:]:
             raise ValueError(f"still images must have the patches' {crops.shape[-1]} pixels, not {others.shape[-1]}")
         twin = torch.cat([twin.to(torch.int64), torch.full((len(others),), -1)])
-        return cls(
-            torch.cat([crops, others.to(crops.device)]), twin, stills=len(others), frames=_padded([at], len(others))
-        )
+        if paired is not None:
+            paired = torch.cat([paired, torch.zeros(len(others), dtype=torch.bool)])
+        joined, at = torch.cat([crops, others.to(crops.device)]), _padded([at], len(others))
+        return cls(joined, twin, stills=len(others), frames=at, paired=paired)
 
     @classmethod
     def from_windows(cls, windows: Iterable[Window], stills: Iterable[NDArray[np.uint8]] = ()) -> "Pairs":
         """Concatenate windows in memory, and blocks of still images u8[n, 3, S, S]."""
-        images, twins, frames = zip(*windows, strict=True)
+        images, twins, frames, paired = zip(*windows, strict=True)
         blocks = [*stills]
         count = sum(map(len, blocks))
         joined = torch.from_numpy(np.concatenate([*images, *blocks]))
-        return cls(joined, _joined(twins, count), stills=count, frames=_padded(frames, count))
+        padded = _padded(frames, count)
+        return cls(joined, _joined(twins, count), stills=count, frames=padded, paired=_flags(paired, twins, count))
 
     @classmethod
     def mapped(cls, folder: Path) -> "Pairs":
@@ -191,9 +210,9 @@ class Pairs:
         shape = tuple(np.load(folder / "shape.npy").tolist())
         # Copy on write, although nothing is written: torch takes no read-only memory.
         images = np.memmap(folder / "images", np.uint8, "c", shape=shape)
-        twin, frames = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("twin", "frames"))
+        twin, frames, paired = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ROWS)
         stills = int(np.load(folder / "stills.npy"))
-        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills, frames=frames)
+        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills, frames=frames, paired=paired)
 
     def to(self, device: torch.device) -> "Pairs":
         """Copy the images into a device's memory."""
@@ -278,20 +297,22 @@ def write_mapped(folder: Path, windows: Iterable[Window], stills: Iterable[NDArr
     Blocks of still images u8[n, 3, S, S] follow them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    twins, frames = [], []
+    twins, frames, paired = [], [], []
     count, stills_count = 0, 0
     shape: tuple[int, ...] = ()
     with (folder / "images").open("wb") as file:
-        for images, twin, at in windows:
+        for images, twin, at, flags in windows:
             file.write(images.tobytes())
             twins.append(twin)
             frames.append(at)
+            paired.append(flags)
             count, shape = count + len(images), images.shape[1:]
         for block in stills:
             file.write(block.tobytes())
             stills_count += len(block)
-    np.save(folder / "twin.npy", _joined(twins, stills_count).numpy())
-    np.save(folder / "frames.npy", _padded(frames, stills_count).numpy())
+    rows = _joined(twins, stills_count), _padded(frames, stills_count), _flags(paired, twins, stills_count)
+    for name, values in zip(ROWS, rows, strict=True):
+        np.save(folder / f"{name}.npy", values.numpy())
     np.save(folder / "shape.npy", np.array([count + stills_count, *shape]))
     np.save(folder / "stills.npy", stills_count)
 
@@ -314,6 +335,12 @@ def _channels_first(images: NDArray[np.uint8] | Tensor) -> Tensor:
 def _joined(twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
     """The twins of all windows, int64[N], and −1 for still images after them."""
     return torch.from_numpy(np.concatenate([*twins, np.full(stills, -1)]).astype(np.int64))
+
+
+def _flags(paired: Sequence[NDArray[np.bool_] | None], twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
+    """The patches of all windows that have a twin in some training that is compared, bool[N]; False for stills."""
+    known = [twin >= 0 if flags is None else flags for flags, twin in zip(paired, twins, strict=True)]
+    return torch.from_numpy(np.concatenate([*known, np.zeros(stills, bool)]))
 
 
 def _padded(frames: Sequence[NDArray[np.integer] | Tensor], stills: int) -> Tensor:

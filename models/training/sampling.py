@@ -1,10 +1,12 @@
-"""Which rows every step takes: patches, and still images beside them; the same whatever the number of ranks."""
+"""Which rows every step takes: patches with and without a twin, and still images; the same for any number of ranks."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infoaug.models.training.settings import TrainingSettings
+
+_STILLS, _PAIRED, _OTHERS = 1, 3, 4  # which cycle a generator shuffles
 
 
 class Sampler:
@@ -15,18 +17,38 @@ class Sampler:
     Still images are cycled: all of them are shown once in random order, then in another order, on from where the last
     epoch ended.
 
+    With `twin_share`, patches with a twin and those without are cycled too, each among themselves.
+
     Attributes:
         steps: of an epoch.
         is_still: bool[B], the rows of a batch that hold still images, spread evenly.
+        is_paired: bool[B], the rows that hold patches with a twin, spread evenly over the others; None without
+            `twin_share`, when any row but those of still images may hold one.
     """
 
-    def __init__(self, settings: TrainingSettings, patches: int, stills: int = 0) -> None:
-        """`patches`, `stills`: how many there are. Raises ValueError as `still_rows`."""
+    def __init__(self, settings: TrainingSettings, paired: Tensor, stills: int = 0) -> None:
+        """Keep what is drawn from.
+
+        Args:
+            settings: of the training.
+            paired: bool[patches], which patches have a twin.
+            stills: number of still images.
+
+        Raises:
+            ValueError: as `still_rows` and `paired_rows`, or there are fewer patches than a batch is to hold.
+        """
         batch = settings.batch_size
-        self._seed, self._patches, self._stills = settings.seed, patches, stills
-        self.steps = patches // batch
+        self._seed, self._patches, self._stills = settings.seed, len(paired), stills
+        self.steps = len(paired) // batch
         count = still_rows(settings) if stills else 0
-        self.is_still = (torch.arange(batch + 1) * count // batch).diff().bool()
+        self.is_still = _evenly(count, batch)
+        self.is_paired: Tensor | None = None
+        if settings.twin_share is not None:
+            wanted = paired_rows(settings, stills=count)
+            self._paired, self._others = paired.nonzero()[:, 0], (~paired).nonzero()[:, 0]
+            check_paired(settings, len(self._paired), len(paired), stills=count)
+            self.is_paired = torch.zeros(batch, dtype=torch.bool)
+            self.is_paired[~self.is_still] = _evenly(wanted, batch - count)
 
     def epoch(self, number: int) -> Tensor:
         """The rows of every global batch, int64[steps, B]: patches are 0 to `patches` − 1, still images follow.
@@ -36,21 +58,32 @@ class Sampler:
         """
         steps, batch, stills = self.steps, len(self.is_still), int(self.is_still.sum())
         rows = torch.empty(steps, batch, dtype=torch.int64)
-        shuffled = torch.randperm(self._patches, generator=generator(self._seed, number))
-        rows[:, ~self.is_still] = shuffled[: steps * (batch - stills)].view(steps, batch - stills)
-        if stills:
-            cycled = self._cycled(number * steps * stills, steps * stills)
-            rows[:, self.is_still] = self._patches + cycled.view(steps, stills)
+        if self.is_paired is None:
+            shuffled = torch.randperm(self._patches, generator=generator(self._seed, number))
+            rows[:, ~self.is_still] = shuffled[: steps * (batch - stills)].view(steps, batch - stills)
+        else:
+            rest = ~(self.is_still | self.is_paired)
+            rows[:, self.is_paired] = self._paired[self._cycled(_PAIRED, number, self.is_paired, len(self._paired))]
+            rows[:, rest] = self._others[self._cycled(_OTHERS, number, rest, len(self._others))]
+        rows[:, self.is_still] = self._patches + self._cycled(_STILLS, number, self.is_still, self._stills)
         return rows
 
-    def _cycled(self, start: int, count: int) -> Tensor:
-        """Numbers `start` to `start + count` of an endless sequence of shuffles of all still images."""
-        first, last = start // self._stills, (start + count - 1) // self._stills
+    def _cycled(self, kind: int, epoch: int, where: Tensor, among: int) -> Tensor:
+        """An epoch's part of an endless sequence of shuffles of the numbers below `among`.
+
+        Returns:
+            int64[steps, n] for the n rows of a batch that `where`, bool[B], marks.
+        """
+        each = int(where.sum())
+        count = self.steps * each
+        if not count:
+            return torch.empty(self.steps, each, dtype=torch.int64)
+        start = epoch * count
+        first, last = start // among, (start + count - 1) // among
         shuffles = [
-            torch.randperm(self._stills, generator=generator(self._seed, cycle, 0, 1))
-            for cycle in range(first, last + 1)
+            torch.randperm(among, generator=generator(self._seed, cycle, 0, kind)) for cycle in range(first, last + 1)
         ]
-        return torch.cat(shuffles)[start - first * self._stills :][:count]
+        return torch.cat(shuffles)[start - first * among :][:count].view(self.steps, each)
 
 
 def still_rows(settings: TrainingSettings, ranks: int = 1, twins: bool = False) -> int:
@@ -64,16 +97,72 @@ def still_rows(settings: TrainingSettings, ranks: int = 1, twins: bool = False) 
     Raises:
         ValueError: none although the share is above 0, a number that the ranks cannot share, or too few patches.
     """
-    share, batch = settings.image_share, settings.batch_size
+    count, what = _rows("image_share", settings.image_share, settings.batch_size, ranks, "images")
+    if twins and count and (settings.batch_size - count) // ranks < 2:
+        raise ValueError(f"{what}, which leaves each worker fewer than 2 patches for the twin branch: set it lower")
+    return count
+
+
+def paired_rows(settings: TrainingSettings, ranks: int = 1, stills: int = 0) -> int:
+    """Rows of a global batch that hold patches with a twin: `twin_share` of them, rounded; 0 without `twin_share`.
+
+    Args:
+        settings: of the training.
+        ranks: how many share a batch. Every rank gets as many of these patches as any other.
+        stills: rows of the batch that hold still images.
+
+    Raises:
+        ValueError: none although there is a share, a number that the ranks cannot share, or more than still images
+            leave.
+    """
+    if settings.twin_share is None:
+        return 0
+    batch = settings.batch_size
+    count, what = _rows("twin_share", settings.twin_share, batch, ranks, "patches with a twin")
+    if count > batch - stills:
+        raise ValueError(f"{what}, and image_share leaves {batch - stills} rows for patches: set one of them lower")
+    return count
+
+
+def check_paired(settings: TrainingSettings, paired: int, patches: int, stills: int = 0) -> None:
+    """Check that there are enough patches for `twin_share`: none is shown twice in a batch for want of others.
+
+    Args:
+        settings: of the training.
+        paired: number of patches with a twin.
+        patches: number of all patches.
+        stills: rows of a batch that hold still images.
+
+    Raises:
+        ValueError: fewer patches with a twin, or without one, than rows of a batch for them.
+    """
+    wanted = paired_rows(settings, stills=stills)
+    rest = settings.batch_size - stills - wanted if wanted else 0
+    for have, need, kind, remedy in (
+        (paired, wanted, "with a twin", "lower, or give clips with more motion"),
+        (patches - paired, rest, "without a twin", "higher"),
+    ):
+        if have < need:
+            raise ValueError(
+                f"twin_share {settings.twin_share:g} of a batch of {settings.batch_size} takes {need} patches {kind}, "
+                f"and there are {have}: set it {remedy}"
+            )
+
+
+def _rows(name: str, share: float, batch: int, ranks: int, of: str) -> tuple[int, str]:
+    """A share of a batch in rows, with the start of a sentence about it. Raises ValueError as `still_rows`."""
     count = round(share * batch)
-    what = f"image_share {share} of a batch of {batch} is {count} images"
+    what = f"{name} {share:g} of a batch of {batch} is {count} {of}"
     if share and not count:
         raise ValueError(f"{what}: set it or batch_size higher")
     if count % ranks:
         raise ValueError(f"{what}, which {ranks} workers cannot share: set it to a multiple of {ranks / batch:g}")
-    if twins and count and (batch - count) // ranks < 2:
-        raise ValueError(f"{what}, which leaves each worker fewer than 2 patches for the twin branch: set it lower")
-    return count
+    return count, what
+
+
+def _evenly(count: int, among: int) -> Tensor:
+    """Mark `count` of so many places, spread evenly: bool[among]."""
+    return (torch.arange(among + 1) * count // max(1, among)).diff().bool()
 
 
 def generator(*seed: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -23,6 +23,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         batch_size: rows of a step, over all ranks together.
         image_share: share of these rows that are still images from no video, where the data has any; the others are
             patches.
+        twin_share: share of these rows that are patches with a twin, the same in every step; None: as they come.
         learning_rate: peak learning rate at a batch of 256; it scales linearly with the batch.
         optimizer: as `timm.optim` names it; `sgd` is with Nesterov's momentum, `momentum` without.
         optimizer_settings: passed on to the optimiser, such as `trust_coeff` of `lars`.
@@ -58,6 +59,7 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     epochs: Count = 100
     batch_size: Annotated[int, Field(ge=2)] = 256
     image_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    twin_share: Annotated[float, Field(gt=0, le=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.12
     optimizer: str = "sgd"
     optimizer_settings: dict[str, Any] = {}

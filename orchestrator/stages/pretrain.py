@@ -20,7 +20,7 @@ from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, TrainingSettings
 from infoaug.models.training.loop import check_model
 from infoaug.models.training.optimisation import create_optimizer
-from infoaug.models.training.sampling import still_rows
+from infoaug.models.training.sampling import check_paired, paired_rows, still_rows
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
@@ -137,7 +137,8 @@ def _run(
             "give more clips, or set pretrain.batch_size lower"
         )
     doing = "resuming" if resumed else "starting"
-    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{_beside(config, patches)}; {doing}"))
+    beside = _paired(config, scored) + _beside(config, patches)
+    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
 
     computed: dict[float, Epoch] = {}
 
@@ -175,6 +176,27 @@ def _run(
         raise StageError(f"training failed: {why}", retry=False)
     history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
     return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
+
+
+def _paired(config: ExperimentConfig, scored: score.Scored) -> str:
+    """How many rows of a batch have a twin if that is asked for, for the user.
+
+    Raises:
+        UsageError: there are too few such patches.
+    """
+    if config.pretrain.twin_share is None:
+        return ""
+    made, patches, batch = training_settings(config), scored.counts["patches"], config.pretrain.batch_size
+    stills = still_rows(made) if config.pretrain.stills else 0
+    try:
+        check_paired(made, scored.paired, patches, stills)
+    except ValueError as error:
+        raise UsageError(f"pretrain.{error}") from None
+    rows = paired_rows(made, stills=stills)
+    times = config.pretrain.epochs * (patches // batch) * rows / scored.paired
+    return (
+        f"; {scored.paired} paired patches, {rows} of {batch} rows of a batch, each shown {times:.2g} times on average"
+    )
 
 
 def _beside(config: ExperimentConfig, patches: int) -> str:
@@ -230,9 +252,9 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
     if metrics.get(empty) and not any(epoch.get(empty) for epoch in before):
         found.append(
             f"{number}{100 * metrics[empty]:.2g} % of the steps have no twin loss, because their batches have too few "
-            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.batch_size "
-            f"higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or give clips with more "
-            "motion[/]"
+            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.twin_share, "
+            f"or pretrain.batch_size higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or "
+            "give clips with more motion[/]"
         )
     alone = metrics.get("share_with_one_crop")
     if alone and not any(epoch.get("share_with_one_crop") for epoch in before):
@@ -302,9 +324,10 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
     if asked.warmup_epochs >= asked.epochs:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
-        built = training_settings(config)
+        built, stills = training_settings(config), 0
         if asked.stills:
-            still_rows(built, asked.workers, twins=built.twin_weight > 0)
+            stills = still_rows(built, asked.workers, twins=built.twin_weight > 0)
+        paired_rows(built, asked.workers, stills)
         _check_model(built.model_dump_json())
         create_optimizer(built.model_copy(update={"layer_decay": None}), nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:

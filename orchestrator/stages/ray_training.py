@@ -123,7 +123,10 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
         except ValueError as error:
             raise StageError(f"'{path}' of the store: {error}; delete it, and run again to compute it anew") from error
         images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
-        return Window(images, elsewhere[number] if elsewhere else score.twins_of(scored, folder, window), at)
+        if elsewhere:
+            return Window(images, elsewhere[number], at)
+        twin, paired = score.twins_of(scored, folder, window)
+        return Window(images, twin, at, paired)
 
     with ThreadPoolExecutor(READERS) as pool:
         for begin in range(0, len(units), ahead):

@@ -88,9 +88,14 @@ class Scored:
         return counts
 
     @property
+    def paired(self) -> int:
+        """Number of patches with a twin by mutual information, whatever the policy."""
+        return self._total("twin")
+
+    @property
     def share_with_twin(self) -> float:
         """Share of the patches that have a twin, 0–1; the same for all policies but `none`, and `oracle` at most."""
-        return self._total("twin") / max(1, self._total("patches"))
+        return self.paired / max(1, self._total("patches"))
 
     def for_training(self, config: ExperimentConfig) -> "Scored":
         """The same scoring with the policy and the random draw of another config."""
@@ -109,22 +114,24 @@ def stage(config: ExperimentConfig, extracted: extract.Extracted) -> StageFolder
     return StageFolder(extracted.stage.store, "score", key)
 
 
-def twins_of(scored: Scored, folder: str, window: int) -> NDArray[np.int32]:
+def twins_of(scored: Scored, folder: str, window: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """The twins of a window's N patches by `scored.policy`, one of those within windows.
 
     Returns:
-        int32[N], patch numbers, −1 where there is no twin. By `later` a patch is its own twin; by
-        `later+mutual-information` it has the twin of mutual information, and training draws which of the two it shows.
+        int32[N], patch numbers, −1 where there is no twin, and bool[N], which patches have one by mutual information.
+        By `later` a patch is its own twin; by `later+mutual-information` it has the twin of mutual information, and
+        training draws which of the two it shows.
     """
-    column = "twin" if scored.policy in ("mutual-information", *LATER) else scored.policy
-    path = twins_path(scored.stage, folder, window)
-    if scored.policy == "none":
-        return np.full(len(scored.stage.store.read_table(path, ["patch"])), -1, np.int32)
-    values = scored.stage.store.read_table(path, [column])[column].combine_chunks()
+    column = "twin" if scored.policy in ("mutual-information", "none", *LATER) else scored.policy
+    table = scored.stage.store.read_table(twins_path(scored.stage, folder, window), sorted({"twin", column}))
+    paired = np.asarray(pc.is_valid(table["twin"]))
+    values = table[column].combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
-        return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw]
+        return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw], paired
     twin = values.fill_null(-1).to_numpy()
-    return np.where(twin >= 0, np.arange(len(twin), dtype=twin.dtype), -1) if scored.policy == "later" else twin
+    if scored.policy in ("none", "later"):
+        twin = np.where(paired & (scored.policy == "later"), np.arange(len(twin), dtype=twin.dtype), -1)
+    return twin, paired
 
 
 def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:

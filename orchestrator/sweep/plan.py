@@ -63,7 +63,7 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
     without = counted("none")
     if config.score.policy == "none":
         return without
-    return without + share_with_twin * config.pretrain.share_of_patches * (counted("mutual-information") - without)
+    return without + config.pretrain.rows_with_twin(share_with_twin) * (counted("mutual-information") - without)
 
 
 @cache

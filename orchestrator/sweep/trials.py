@@ -134,7 +134,7 @@ def budgeted(trial: Trial, config: SweepConfig, share_with_twin: float) -> Trial
     """
     if config.sweep.budget == "steps" or trial.config.score.policy != "none":
         return trial
-    rows_with_twin = share_with_twin * trial.config.pretrain.share_of_patches
+    rows_with_twin = trial.config.pretrain.rows_with_twin(share_with_twin)
     epochs = round(trial.config.pretrain.epochs * (2 + rows_with_twin) / 2)
     pretrain = trial.config.pretrain.model_copy(update={"epochs": epochs})
     return replace(trial, config=trial.config.model_copy(update={"pretrain": pretrain}))

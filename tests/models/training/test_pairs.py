@@ -71,6 +71,19 @@ def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped
     assert not mapped.on_device
     assert torch.equal(mapped.images, loaded.images) and torch.equal(mapped.twin, loaded.twin)
     assert torch.equal(mapped.crop_frames, loaded.crop_frames)
+    assert torch.equal(mapped.is_paired, loaded.is_paired) and torch.equal(loaded.is_paired, loaded.twin >= 0)
+
+
+def test_which_patches_are_paired_does_not_depend_on_the_twins_that_are_trained_with(tmp_path: Path) -> None:
+    paired = np.array([True, False, True])
+    given = [window._replace(paired=paired, twin=np.full(3, -1)) for window in windows()]
+    write_mapped(tmp_path, given, [np.zeros((2, 3, 4, 4), np.uint8)])
+    arrays = Pairs.from_arrays(IMAGES, TWINS, IMAGES[:2], paired=np.arange(len(IMAGES)) == 1)
+    for loaded in (Pairs.from_windows(given, [np.zeros((2, 3, 4, 4), np.uint8)]), Pairs.mapped(tmp_path)):
+        assert loaded.is_paired.tolist() == paired.tolist() * 3
+    assert arrays.is_paired.nonzero().tolist() == [[1]]
+    with pytest.raises(ValueError, match="paired must be bool"):
+        Pairs.from_arrays(IMAGES, TWINS, paired=TWINS)
 
 
 def test_still_images_follow_the_patches_and_have_no_twin_in_memory_and_mapped(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +16,7 @@ from torch import nn
 from infoaug.models.training import Training, TrainingSettings
 from infoaug.orchestrator.config import ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.stages import pretrain, ray_training
+from infoaug.orchestrator.stages import pretrain, ray_training, score
 from tests.models.training.trainings import CPU, random_pairs, small_settings
 from tests.orchestrator.conftest import scored_windows
 
@@ -71,6 +73,9 @@ def test_second_views_and_twins_have_settings_of_their_own_on_top_of_the_first()
         ({"optimizer_settings": {"trust": 1}}, "trust"),
         ({"optimizer": "nonsense"}, "nonsense"),
         ({"warmup_epochs": 3}, "pretrain.warmup_epochs"),
+        ({"twin_share": 0.01}, "twin_share 0.01 of a batch of 8 is 0 patches with a twin: set it or batch_size higher"),
+        ({"twin_share": 0.375, "workers": 2}, "3 patches with a twin, which 2 workers cannot share"),
+        ({"twin_share": 1.5}, r"pretrain\.twin_share"),
         ({"batch_size": 9, "workers": 2}, "pretrain.batch_size"),
         ({"augment": {"flip": 2.0}}, r"pretrain\.augment\.flip: .* 1 \(got 2\.0\)"),
         ({"augment": {"flip": 0.0}, "augment_second": {"flip": 2.0}}, r"pretrain\.augment_second\.flip: "),
@@ -201,6 +206,7 @@ def test_a_models_name_depends_on_the_content_of_its_images_and_their_share_and_
         (["image_share=1"], "fewer than 2 patches for the twin branch"),
         (["image_share=1.5"], r"pretrain\.image_share"),
         (["images=absent.npz"], "no data set 'absent.npz'"),
+        (["image_share=0.5", "twin_share=0.75"], "image_share leaves 4 rows for patches: set one of them lower"),
     ],
 )
 def test_images_and_shares_that_cannot_be_trained_on_are_found_before_training(
@@ -210,6 +216,21 @@ def test_images_and_shares_that_cannot_be_trained_on_are_found_before_training(
     asked = [f"pretrain.images={images_in(tmp_path / 'images')}", *(f"pretrain.{setting}" for setting in more)]
     with pytest.raises(UsageError, match=message):
         pretrain.check(load(None, ["extract.image_size=16", *small, *asked]))
+
+
+def test_too_few_patches_with_a_twin_for_their_share_are_found_before_training(tmp_path: Path) -> None:
+    described = config(twin_share=0.5)
+    scored = scored_windows(tmp_path, {})
+    for paired, policy in ((3, "mutual-information"), (3, "none"), (4, "none")):
+        counts = {name: [0] for name in map(score.column, score.COUNTED)} | {"patches": [20], "twin": [paired]}
+        known = replace(scored, ledger=pa.table(counts), policy=policy)
+        if paired == 3:
+            with pytest.raises(
+                UsageError, match=r"pretrain\.twin_share 0\.5 .* 4 patches with a twin, and there are 3"
+            ):
+                pretrain._paired(described, known)
+        else:
+            assert "4 of 8 rows of a batch" in pretrain._paired(described, known)
 
 
 def test_images_alone_are_trained_on_without_twins_and_unused_ones_need_not_be_there(tmp_path: Path) -> None:

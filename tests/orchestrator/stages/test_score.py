@@ -509,7 +509,17 @@ def test_controls_are_stored_beside_the_twins(tmp_path: Path) -> None:
         assert found["object"] == ([9 << 16] * 3 + [0] * 5 if known else [None] * 8)
         assert set(found["oracle"][A]) == ({0} if known else {-1}), "the only other moving patch on its object"
     scored = score.Scored(place, None, pa.table({}), 0, 0, "oracle", 3)  # type: ignore[arg-type]
-    assert score.twins_of(scored, "clip", 0).tolist() == [row[3] for row in found["oracle"]]
+    assert score.twins_of(scored, "clip", 0)[0].tolist() == [row[3] for row in found["oracle"]]
+    twin = [-1 if partner is None else partner for partner in found["twin"]]
+    for policy, expected in (
+        ("none", [-1] * 8),
+        ("later", [patch if paired[patch] else -1 for patch in range(8)]),
+        ("later+mutual-information", twin),
+        ("mutual-information", twin),
+        ("correlation", [-1 if partner is None else partner for partner in found["correlation"]]),
+    ):
+        got, among = score.twins_of(replace(scored, policy=policy), "clip", 0)
+        assert (got.tolist(), among.tolist()) == (expected, paired.tolist()), policy
 
 
 def test_the_rank_of_partners_can_be_the_estimate_that_is_tested() -> None:

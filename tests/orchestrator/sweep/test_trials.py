@@ -435,6 +435,13 @@ def test_images_have_no_twin_and_so_take_none_of_the_passes() -> None:
     assert found == [11, 10]  # a fifth of the rows has a twin: 10 epochs of 2.2 images a row, or 11 of 2
 
 
+def test_a_share_of_twins_says_how_many_passes_an_arm_takes() -> None:
+    pretrain = {"epochs": 10, "twin_share": 0.5}
+    made = config({"pretrain": pretrain}, grid=[{"policy": ["none", "random"]}], budget="passes")
+    found = [trials.budgeted(trial, made, 0.1).config.pretrain.epochs for trial in trials.planned(made)]
+    assert found == [12, 10]  # 10 epochs of 2.5 images a row, or 12.5 of 2, rounded to even
+
+
 def test_a_share_of_images_is_varied_only_where_there_are_images() -> None:
     block = {"pretrain.images": [None, "cifar10"], "pretrain.image_share": [0.25, 0.5]}
     found = grid(block)
