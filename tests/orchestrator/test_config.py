@@ -26,7 +26,7 @@ from infoaug.orchestrator.sweep import trials
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
-SWEEPS = [path for path in SHIPPED if path.stem in ("laptop", "paper")]
+SWEEPS = [path for path in SHIPPED if path.stem in ("laptop", "paper", "study")]
 
 
 @pytest.fixture
