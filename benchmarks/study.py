@@ -1,0 +1,317 @@
+"""Results of the study (docs/study.md): tables, tests, and what DAVIS's masks say of twins and features.
+
+    infoaug sweep configs/study.yaml && python benchmarks/study.py configs/study.yaml [SECTION.KEY=VALUE …]
+    python benchmarks/study.py --render    # docs/study.md and its figure from benchmarks/results/study.json
+
+It reads the trials that are complete, measures their backbones on DAVIS, and writes both into
+benchmarks/results/study.json, from which the results of the page are made. What the file has is not measured again.
+
+* `AUC`: of patches of one window of a DAVIS sequence, how often are two on the object closer (cosine of the features of
+  their first crops) than one on it and one off it? Only patches that share no pixel are compared. Mean over windows,
+  then over sequences; 50 % is chance.
+* `quality` of a policy: share of the twins on the same object, of patches with a twin on a DAVIS object.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from gpu import commit
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from infoaug.orchestrator.comparison.arms import POLICIES, policy_name
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.evaluation import probes
+from infoaug.orchestrator.reporting.statistics import Summary, paired, percent, points, probability, summary
+from infoaug.orchestrator.runtime.store import Store, arrays
+from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
+from infoaug.orchestrator.sweep import config as sweep_config
+from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.sweep.compared import outcome_of
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "study.json"
+PAGE, FIGURE = ROOT / "docs" / "study.md", ROOT / "docs" / "study.png"
+BEGIN, END = "<!-- results, by benchmarks/study.py -->", "<!-- end of results -->"
+MEASURES = {"cifar10 probe": "CIFAR-10 probe", "cifar10 knn": "kNN", "tinyimagenet probe": "Tiny-ImageNet probe"}
+MEASURES |= {"tinyimagenet knn": "kNN", "auc": "DAVIS AUC"}
+PRIMARY = "cifar10 probe"
+REFERENCES = ("none", "later", "nearest", "random")
+MI = "mutual-information"
+GRIDS = "ABCDEEF"  # the letter of each grid of the config, in its order
+
+Rows = list[dict[str, Any]]
+
+
+# ---- measuring
+
+
+def collect(config: sweep_config.SweepConfig, known: Rows) -> Rows:
+    """A row for each complete trial and grid that it belongs to, and for each untrained backbone; `known` ones kept."""
+    store, have = Store(config.store), {(row["grid"], row["name"]): row for row in known}
+    rows: Rows = []
+    for letter, grid in zip(GRIDS, config.sweep.grid, strict=True):
+        alone = config.model_copy(update={"sweep": config.sweep.model_copy(update={"grid": [grid]})})
+        for trial in trials.planned(alone):
+            scored = _scored(trial.config)
+            outcome = outcome_of(trial, scored)
+            if outcome is None:
+                continue
+            row = have.get((letter, trial.name))
+            if row is None:
+                asked = trial.config.pretrain
+                row = {"grid": letter, "name": trial.name, "framework": asked.framework, "policy": outcome.policy}
+                row |= {"seed": outcome.seed, "twin_share": asked.twin_share, "images": asked.stills is not None}
+                row |= {"image_share": asked.image_share if asked.stills else 0.0, "init": asked.init}
+                row |= {"seconds": outcome.seconds, "epochs": outcome.epochs}
+                history = pretrain.load(trial.config, scored).history
+                row["share_with_twin"] = float(np.mean([epoch["share_with_twin"] for epoch in history]))
+                stage = pretrain.stage(trial.config, scored)
+                windows = davis(trial.config, store)
+                row["auc"] = separation(evaluate.trained_backbone(stage), windows)
+                row["floor auc"] = separation(evaluate.untrained_backbone(trial.config), windows)
+                for name, result in outcome.results.items():
+                    for metric in ("probe", "knn"):
+                        row[f"{Path(name).name} {metric}"] = result[metric]
+                        row[f"floor {Path(name).name} {metric}"] = result[f"floor_{metric}"]
+                print(letter, trial.name, row[PRIMARY], flush=True)
+            rows.append(row)
+    return rows
+
+
+@cache
+def _read(config: str) -> score.Scored:
+    common = ExperimentConfig.model_validate_json(config)
+    return score.load(common, extract.load(common, Store(common.store)))
+
+
+def _scored(config: ExperimentConfig) -> score.Scored:
+    """The patches of a config, which are read once for all trials of the study."""
+    rest = ExperimentConfig()
+    scoring = config.score.model_copy(update={"policy": rest.score.policy})
+    common = config.model_copy(update={"pretrain": rest.pretrain, "score": scoring, "seed": 0})
+    return _read(common.model_dump_json()).for_training(config)
+
+
+def davis(config: ExperimentConfig, store: Store) -> dict[str, list[tuple[Any, Any, Any]]]:
+    """By sequence, for each of its windows: first crops u8[N, 3, S, S], what each patch is on, int[N], and which pairs
+    share no pixel, bool[N, N]; of the patches that have been seen with a mask."""
+    scored, found = _scored(config), {}
+    for clip, folder, window in scored.extracted.windows:
+        table = store.read_table(score.twins_path(scored.stage, folder, window), ["object"])
+        on = table["object"].fill_null(-1).to_numpy()
+        path = extract.trajectory_path(scored.extracted.stage, folder, window)
+        table = store.read_table(path, [*extract.CROPS, "position"])
+        crops, at = extract.crops_of(table)
+        first = crops[np.cumsum((at >= 0).sum(1)) - (at >= 0).sum(1)]
+        points = arrays(table, "position")[:, 0, :2]
+        apart = np.abs(points[:, None] - points).max(-1) >= config.extract.patch_size
+        if len(np.unique(_compared(on, apart)[2])) == 2:
+            found.setdefault(clip, []).append((torch.from_numpy(first.transpose(0, 3, 1, 2).copy()), on, apart))
+    return found
+
+
+def separation(backbone: nn.Module, windows: Mapping[str, Sequence[tuple[Any, Any, Any]]]) -> dict[str, float]:
+    """The AUC of each sequence, see above."""
+    return {clip: float(np.mean([_auc(backbone, *window) for window in of])) for clip, of in windows.items()}
+
+
+def _auc(backbone: nn.Module, images: torch.Tensor, on: NDArray[np.int32], apart: NDArray[np.bool_]) -> float:
+    features = probes.features(backbone, images, 512)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    one, other, same = _compared(on, apart)
+    return float(roc_auc_score(same, (unit @ unit.T)[one, other]))
+
+
+def _compared(on: NDArray[np.int32], apart: NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+    """The P pairs of patches that are compared, two int[P], and whether both are on the object, bool[P]."""
+    known, object_ = on >= 0, on > 0
+    pairs = np.triu(apart, 1) & (object_[:, None] | object_) & known[:, None] & known
+    one, other = np.nonzero(pairs)
+    return one, other, on[one] == on[other]
+
+
+def qualities(config: sweep_config.SweepConfig) -> dict[str, dict[str, float]]:
+    """By policy, the share of twins on the same object of patches on a DAVIS object, and their number: first draw."""
+    store, found = Store(config.store), {}
+    by_policy = {trial.config.score.policy: trial.config for trial in reversed(trials.planned(config))}
+    for policy in (name for name in POLICIES if name in by_policy and name != "none"):
+        scored = _scored(by_policy[policy])
+        elsewhere = score.twins_elsewhere(scored)
+        objects, clips, twins, start = [], [], [], 0
+        for number, (clip, folder, window) in enumerate(scored.extracted.windows):
+            table = store.read_table(score.twins_path(scored.stage, folder, window), ["object"])
+            objects.append(table["object"].fill_null(-1).to_numpy())
+            clips += [clip] * len(table)
+            own = elsewhere[number] if elsewhere else score.twins_of(scored, folder, window)[0].astype(np.int64)
+            twins.append(own if elsewhere else np.where(own >= 0, own + start, -1))
+            start += len(own)
+        on, twin, clip_of = np.concatenate(objects), np.concatenate(twins), np.array(clips)
+        asked = np.flatnonzero((twin >= 0) & (on > 0))
+        same = (on[asked] == on[twin[asked]]) & (clip_of[asked] == clip_of[twin[asked]])
+        found[policy] = {"same object": float(same.mean()), "patches": len(asked)}
+    return found
+
+
+# ---- rendering
+
+
+def values(rows: Rows, key: str, **arm: Any) -> dict[int, float]:
+    """The measure of an arm by seed; AUCs are averaged over sequences."""
+    chosen = [row for row in rows if all(row[name] == value for name, value in arm.items())]
+    return {row["seed"]: float(np.mean([*row[key].values()])) if "auc" in key else row[key] for row in chosen}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values corrected over a family (Holm 1979)."""
+    order, corrected, largest = np.argsort(p), [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def page(rows: Rows, quality: Mapping[str, Mapping[str, float]]) -> str:
+    """The results as Markdown."""
+    text = []
+    for letter in dict.fromkeys(GRIDS):
+        of = [row for row in rows if row["grid"] == letter]
+        if of:
+            text += [f"### Grid {letter}", "", *_grid(of, [row for row in rows if row["grid"] == "A"]), ""]
+    if tests := _claim([row for row in rows if row["grid"] == "A"]):
+        text += ["### The claim", "", *tests, ""]
+    if quality:
+        text += ["### Quality of the pairs", "", *_table(["policy", "same object", "patches on an object"], [
+            [policy_name(name), f"{100 * of['same object']:.1f} %", str(of["patches"])] for name, of in quality.items()
+        ]), ""]  # fmt: skip
+    return "\n".join(text)
+
+
+def _arms(rows: Rows) -> list[dict[str, Any]]:
+    names = ("framework", "policy", "twin_share", "image_share", "init")
+    return [dict(zip(names, arm, strict=True)) for arm in dict.fromkeys(tuple(r[n] for n in names) for r in rows)]
+
+
+def _grid(rows: Rows, claim: Rows) -> list[str]:
+    """An arm a row: its measures, and its difference from the arm without twins of the same setting."""
+    lines = []
+    for arm in _arms(rows):
+        without = {**arm, "policy": "none"}
+        pool = rows if any(_is(row, without) for row in rows) else claim
+        gain = paired(values(rows, PRIMARY, **arm), values(pool, PRIMARY, **without))
+        cells = [summary([*values(rows, key, **arm).values()]) for key in MEASURES]
+        named = policy_name(arm["policy"]) + "".join(_beside(arm, rows))
+        difference = "" if arm["policy"] == "none" or gain is None else points(gain.difference)
+        lines.append([named, str(cells[0].n), *map(percent, cells), difference])
+    base = {row["seed"]: row for row in rows}.values()
+    floor = [summary([_mean(row[f"floor {key}"]) for row in base]) for key in MEASURES]
+    lines.append(["untrained", str(floor[0].n), *map(percent, floor), ""])
+    return _table(["twin", "seeds", *MEASURES.values(), "CIFAR-10 probe, minus none"], lines)
+
+
+def _is(row: Mapping[str, Any], arm: Mapping[str, Any]) -> bool:
+    return all(row[name] == value for name, value in arm.items())
+
+
+def _mean(value: float | Mapping[str, float]) -> float:
+    return float(np.mean([*value.values()])) if isinstance(value, dict) else float(value)
+
+
+def _beside(arm: Mapping[str, Any], rows: Rows) -> list[str]:
+    """What tells an arm from others of its grid, beside the policy."""
+    shares = {row["twin_share"] for row in rows}
+    return [
+        f", {arm['twin_share']:.3g} of a batch" if len(shares - {None}) > 1 else "",
+        ", images alone" if arm["image_share"] == 1 else "",
+    ]
+
+
+def _claim(rows: Rows) -> list[str]:
+    """Mutual information against each reference by the primary measure and, beside it, the others."""
+    lines = []
+    for key, name in MEASURES.items():
+        tests = [paired(values(rows, key, policy=MI), values(rows, key, policy=other)) for other in REFERENCES]
+        if not all(tests):
+            return []
+        known = [test for test in tests if test]
+        adjusted = iter(holm([test.p for test in known if test.p is not None]))
+        title = f"{_of(key)} kNN" if name == "kNN" else name
+        for other, test in zip(REFERENCES, known, strict=True):
+            family = None if test.p is None else next(adjusted)
+            lines.append([title, policy_name(other), points(test.difference), probability(test.p), probability(family)])
+    return _table(["measure", "MI twin minus", "points", "p", "p, Holm"], lines)
+
+
+def _of(key: str) -> str:
+    return "CIFAR-10" if key.startswith("cifar10") else "Tiny-ImageNet"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
+
+
+def draw(rows: Rows, quality: Mapping[str, Mapping[str, float]]) -> plt.Figure:
+    """The gain over no twins against the share of rows with a twin, and against the quality of the twins."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
+    plain = [row for row in rows if row["grid"] in "ABD"]
+    for policy in ("later", MI):
+        shares = sorted({row["twin_share"] for row in plain if row["policy"] == policy})
+        gains = [(share, _gain(plain, policy, share)) for share in shares]
+        _points(left, [(share, gain) for share, gain in gains if gain], policy_name(policy))
+    left.legend(frameon=False)
+    left.set(xlabel="share of rows with a twin", ylabel="CIFAR-10 probe minus none, points")
+    for policy, of in quality.items():
+        if gain := _gain(plain, policy, 0.5):
+            _points(right, [(of["same object"], gain)], policy_name(policy))
+            right.annotate(policy_name(policy), (of["same object"], 100 * gain.mean), xytext=(4, 3),
+                           textcoords="offset points", fontsize=8)  # fmt: skip
+    right.set(xlabel="twins on the same object, patches on a DAVIS object")
+    for panel in (left, right):
+        panel.axhline(0, color="0.6", linewidth=0.8)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _gain(rows: Rows, policy: str, share: float) -> Summary | None:
+    test = paired(*(values(rows, PRIMARY, policy=name, twin_share=share) for name in (policy, "none")))
+    return None if test is None else test.difference
+
+
+def _points(axes: plt.Axes, gains: Sequence[tuple[float, Summary]], label: str) -> None:
+    x, y = [at for at, _ in gains], [100 * gain.mean for _, gain in gains]
+    axes.errorbar(x, y, [100 * (gain.half or 0) for _, gain in gains], marker="o", capsize=2, label=label)
+
+
+def write(found: dict[str, Any]) -> None:
+    """Write the page's results and the figure."""
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    if not begin:
+        raise SystemExit(f"{PAGE} has no line {BEGIN}")
+    text = page(found["trials"], found["quality"])
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    draw(found["trials"], found["quality"]).savefig(FIGURE, dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default="configs/study.yaml")
+    parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--render", action="store_true", help="only write the page from the results there are")
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"trials": [], "quality": {}}
+    if not arguments.render:
+        study = sweep_config.load(arguments.config, arguments.settings)
+        results["trials"] = collect(study, results["trials"])
+        results["quality"] = qualities(study)
+        results["commit"] = commit()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write(results)
