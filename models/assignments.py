@@ -1,5 +1,7 @@
 """Soft assignments of embeddings to prototypes, and the loss of predicting them; exact across ranks."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,29 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor |
         mass = gather_across_ranks(plan.masked_fill(hidden, hide).logsumexp(dim=0)).logsumexp(dim=0)
         plan = (plan - mass).log_softmax(dim=1)
     return plan.exp()
+
+
+def swapped_prediction(logits: Sequence[Tensor], targets: Sequence[Tensor], *, valid: Tensor | None = None) -> Tensor:
+    """Mean of `soft_cross_entropy` over all pairs of a target and another view than its own.
+
+    Caron et al. 2020, eq. 6, without its sum over rows; Caron et al. 2021, eq. 3, whose sum is a mean in the authors'
+    code.
+
+    Args:
+        logits: of the two full views, float[B, K] each, and, if there are any, of n small views of each row, one row
+            after the other, float[B · n, K].
+        targets: of the two full views, float[B, K] each.
+        valid: bool[B], see `models.losses`.
+    """
+    first, second, *small = logits
+    loss = soft_cross_entropy(first, targets[1], valid=valid) + soft_cross_entropy(second, targets[0], valid=valid)
+    if not small:
+        return loss / 2
+    # Cross entropy is linear in its target, so the sum over both targets is twice that of their mean.
+    count = len(small[0]) // len(first)
+    target = ((targets[0] + targets[1]) / 2).repeat_interleave(count, dim=0)
+    counts = None if valid is None else valid.repeat_interleave(count)
+    return (loss + 2 * count * soft_cross_entropy(small[0], target, valid=counts)) / (2 + 2 * count)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:

@@ -2,8 +2,8 @@
 
 One `grid_sample` does crop, resize and flip; one 3×3 matrix and one offset per image do brightness, contrast,
 saturation, hue and grey. Two deliberate differences from torchvision: the colour steps run in a fixed order without
-clamping in between, and hue is a rotation about the grey axis in YIQ instead of a shift in HSV. Anti-aliasing is not
-needed: a crop is never larger than the output, so it is only enlarged.
+clamping in between, and hue is a rotation about the grey axis in YIQ instead of a shift in HSV. Where crops may be
+larger than their views, they are sampled more finely and averaged, against aliasing; elsewhere they are only enlarged.
 """
 
 import math
@@ -28,7 +28,8 @@ class Augment(nn.Module):
     """Random view of every image of a batch: crop, flip, colour, blur, solarise, then normalised by `mean` and `std`.
 
     `augment(images, generator=g)` maps images u8[B, 3, S, S], or float[B, 3, S, S] in 0–1, to f32[B, 3, S, S] on the
-    same device. The same generator state gives the same views. A CPU generator also works for images on an accelerator.
+    same device, or to f32[B, 3, size, size]. The same generator state gives the same views. A CPU generator also works
+    for images on an accelerator.
     """
 
     mean: Tensor
@@ -40,27 +41,29 @@ class Augment(nn.Module):
         *,
         mean: Sequence[float] = CIFAR_MEAN,
         std: Sequence[float] = CIFAR_STD,
+        size: int | None = None,
     ) -> None:
+        """`size`: side of the views, pixels, at most that of the images; None: that of the images."""
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three values each, std above 0, not {tuple(mean)} and {tuple(std)}.")
-        self.settings = settings or AugmentSettings()
+        self.settings, self.size = settings or AugmentSettings(), size
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def of(cls, backbone: nn.Module, settings: AugmentSettings | None = None) -> "Augment":
+    def of(cls, backbone: nn.Module, settings: AugmentSettings | None = None, size: int | None = None) -> "Augment":
         """Augmentation with the normalisation that a backbone's recipe names; CIFAR's where it names none."""
         recipe = getattr(backbone, "recipe", None)
         mean, std = getattr(recipe, "mean", None), getattr(recipe, "std", None)
-        return cls(settings, mean=mean or CIFAR_MEAN, std=std or CIFAR_STD)
+        return cls(settings, mean=mean or CIFAR_MEAN, std=std or CIFAR_STD, size=size)
 
     @torch.no_grad()
     def forward(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Draw one view per image; see the class. Raises ValueError for a wrong shape or dtype."""
         images = _as_float(images)
-        batch, _, size, _ = images.shape
-        settings = self.settings
+        batch, _, pixels, _ = images.shape
+        settings, size = self.settings, self.size or pixels
         blur = settings.blur if settings.blur is not None else 0.5 * (size > 32)
         # One draw for everything: one row per sample, one column per random choice.
         draws = torch.rand(batch, 2 * _CROP_TRIES + 13, generator=generator, device=generator.device).to(images.device)
@@ -68,8 +71,10 @@ class Augment(nn.Module):
         u = spare.unbind(1)
 
         with torch.autocast(images.device.type, enabled=False):
-            boxes = random_crops(crop, size, scale=settings.crop_scale, ratio=settings.crop_ratio)
-            views = crop_resize(images, boxes, flip=u[0] < settings.flip)
+            boxes = random_crops(crop, pixels, scale=settings.crop_scale, ratio=settings.crop_ratio)
+            finer = math.ceil(largest_side(pixels, scale=settings.crop_scale, ratio=settings.crop_ratio) / size)
+            views = crop_resize(images, boxes, flip=u[0] < settings.flip, size=finer * size)
+            views = F.avg_pool2d(views, finer) if finer > 1 else views
             jitter = u[1] < settings.jitter
             views = adjust_colour(
                 views,
@@ -109,20 +114,26 @@ def random_crops(draws: Tensor, size: int, *, scale: tuple[float, float], ratio:
     return torch.cat([corner, chosen], dim=1)
 
 
-def crop_resize(images: Tensor, boxes: Tensor, *, flip: Tensor) -> Tensor:
-    """Cut a box from each image, enlarge it to the image's size, flip it where asked.
+def largest_side(size: int, *, scale: tuple[float, float], ratio: tuple[float, float]) -> float:
+    """Bound of the sides of `random_crops`, up to their rounding, pixels."""
+    return size * min(1.0, math.sqrt(scale[1] * max(ratio[1], 1 / ratio[0])))
+
+
+def crop_resize(images: Tensor, boxes: Tensor, *, flip: Tensor, size: int | None = None) -> Tensor:
+    """Cut a box from each image, resize it to `size` (None: the image's size), flip it where asked.
 
     images f32[B, 3, S, S]; boxes f32[B, 4] in whole pixels: left, top, width, height; flip bool[B]: left–right.
     Bilinear, and as torchvision's `resized_crop` never looking outside the box.
     """
-    size = images.shape[-1]
+    pixels = images.shape[-1]
+    size = size or pixels
     steps = (torch.arange(size, device=images.device, dtype=torch.float32) + 0.5) / size
     left, top, width, height = boxes.unsqueeze(-1).unbind(1)  # each [B, 1]
     across = torch.where(flip[:, None], steps.flip(0), steps)
     x = torch.clamp(left + across * width - 0.5, left, left + width - 1)
     y = torch.clamp(top + steps * height - 0.5, top, top + height - 1)
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-    grid = (2 * grid + 1) / size - 1  # pixel centres to grid_sample's −1…1
+    grid = (2 * grid + 1) / pixels - 1  # pixel centres to grid_sample's −1…1
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

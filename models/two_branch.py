@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
-from infoaug.models.frameworks.settings import MomentumSettings
+from infoaug.models.frameworks.settings import MomentumSettings, MultiCropSettings
 
 Features = dict[str, Tensor]
+
+_READABLE = {"first", "second", "momentum_first", "momentum_second", "small"}
 
 
 class TwoBranch(nn.Module):
@@ -21,11 +23,14 @@ class TwoBranch(nn.Module):
     framework's loss. With `twin_weight=0` there is no twin branch (`twin_branch` is None): the baseline. A framework
     that reads features of a momentum encoder gets one `momentum_backbone`, shared by the branches (None otherwise).
 
+    With small views (`multi_crop`, the framework's settings that ask for them; else None), the view branch sees theirs
+    beside those of the two full views: L_view(f(t₁x), f(t₂x), f(s₁x), …).
+
     `kept_backbone` is what remains after training: the backbone, or the momentum backbone if the framework's settings
     say so (`MomentumSettings.encoder`).
 
-    Raises ValueError if twin_weight is negative or not finite, if a framework reads unknown features, or if it has no
-    momentum backbone to keep.
+    Raises ValueError if twin_weight is negative or not finite, if a framework reads unknown features, if it does not
+    read the small views that its settings ask for, or if it has no momentum backbone to keep.
     """
 
     def __init__(self, framework: Framework, twin_weight: float = 0.5) -> None:
@@ -38,8 +43,8 @@ class TwoBranch(nn.Module):
         self.twin_branch: Branch | None = framework.make_branch() if twin_weight > 0 else None
 
         self.reads = frozenset(self.view_branch.reads)
-        if "first" not in self.reads or self.reads - {"first", "second", "momentum_first", "momentum_second"}:
-            raise ValueError(f"A branch reads first, second, momentum_first or momentum_second, not {set(self.reads)}.")
+        if "first" not in self.reads or self.reads - _READABLE:
+            raise ValueError(f"A branch reads first and any of {sorted(_READABLE)}, not {sorted(self.reads)}.")
         self.momentum_backbone: nn.Module | None = None
         if any(name.startswith("momentum_") for name in self.reads):
             self.momentum_backbone = copy.deepcopy(self.backbone).requires_grad_(False)
@@ -47,6 +52,10 @@ class TwoBranch(nn.Module):
         self.momentum = settings.momentum if isinstance(settings, MomentumSettings) else None
         if self.momentum is None and any(True for _ in self._followed()):
             raise ValueError(f"{type(settings).__name__} must be MomentumSettings: there is a momentum encoder.")
+        crops = settings if isinstance(settings, MultiCropSettings) and settings.small_views else None
+        self.multi_crop: MultiCropSettings | None = crops
+        if self.multi_crop and "small" not in self.reads:
+            raise ValueError("small_views is above 0, and the framework's branch does not read small.")
         self.keeps_momentum = isinstance(settings, MomentumSettings) and settings.encoder == "momentum"
         if self.keeps_momentum and self.momentum_backbone is None:
             raise ValueError("encoder is 'momentum', and the framework reads no features of a momentum backbone.")
@@ -66,11 +75,13 @@ class TwoBranch(nn.Module):
         twin_image: Tensor | None = None,
         video_rows: Tensor | None = None,
         shown: Tensor | None = None,
+        small: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, without waiting for the device.
 
         All images pass through the backbone together, and through the momentum backbone likewise, so that batch
-        statistics are those of the whole step, however few twins it has. Only features that a branch reads are
+        statistics are those of the whole step, however few twins it has. Small views, which are of another size, pass
+        through the backbone after them, and not through the momentum backbone. Only features that a branch reads are
         computed. M may differ between ranks (and may be 0), B may not: every rank runs the same collectives, and every
         parameter gets a gradient. Without a twin branch, twins are ignored.
 
@@ -86,6 +97,8 @@ class TwoBranch(nn.Module):
                 `twin_rows`. The twin branch sees no others; the view branch sees all. None: all rows.
             shown: int64[B], the patch that `twin` shows: twin_image, or the patch itself at another time; None:
                 twin_image. The twin stays out of the negatives either way.
+            small: float[B · n, C, s, s], n small views of what each row of `first` shows, one row after the other;
+                None: n = 0. The view branch alone sees them.
 
         Returns:
             Scalars with gradients `loss`, `view_loss`, `twin_loss`, and scalars without gradients that the branches
@@ -97,7 +110,8 @@ class TwoBranch(nn.Module):
         twin, rows = self._check(first, second, twin, twin_rows)
         own, partner = self._identities(len(first), rows, image, twin_image, shown)
         views, twins = self._features(first, second, twin if self.twin_branch is not None else None)
-        view = self.view_branch(Pairs(**views, first_identity=own, second_identity=own))
+        small = None if small is None else self._small_features(small, first)
+        view = self.view_branch(Pairs(**views, small=small, first_identity=own, second_identity=own))
         output = {"loss": view["loss"], "view_loss": view["loss"], "twin_loss": torch.zeros_like(view["loss"])}
         output |= {f"view_{name}": value for name, value in view.items()}
         if self.twin_branch is None:
@@ -163,6 +177,16 @@ class TwoBranch(nn.Module):
                 twins[f"{prefix}second"] = parts.pop("twin")
             views |= {f"{prefix}{name}": part for name, part in parts.items()}
         return views, twins
+
+    def _small_features(self, small: Tensor, first: Tensor) -> Tensor | None:
+        """Features of every row's small views, float[B, n, num_features]; None if the branches do not read them."""
+        count, rest = divmod(len(small), len(first))
+        if small.ndim != 4 or rest or not count or small.shape[1] != first.shape[1] or small.dtype != first.dtype:
+            raise ValueError(
+                f"small must be [{len(first)} · n, {first.shape[1]}, s, s] of {first.dtype}, "
+                f"not {list(small.shape)} of {small.dtype}."
+            )
+        return self.backbone(small).unflatten(0, (len(first), count)) if "small" in self.reads else None
 
     def _identities(
         self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None, shown: Tensor | None

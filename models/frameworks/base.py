@@ -21,6 +21,7 @@ class Pairs:
     Attributes:
         first, second: float[B, num_features], the two sides of each pair.
         momentum_first, momentum_second: features of the same images from the momentum backbone, without gradient.
+        small: float[B, n, num_features], of n small views of what `first` shows; None where there are none.
         valid: bool[B], the valid rows (None: all); the others hold realistic features, for batch statistics.
         first_identity, second_identity: int64[B, 2], the image that a row shows and that image's twin, −1 for none;
             neither is a negative of the row. None: every row shows another image.
@@ -32,6 +33,7 @@ class Pairs:
     second: Tensor = UNREAD
     momentum_first: Tensor = UNREAD
     momentum_second: Tensor = UNREAD
+    small: Tensor | None = None
     valid: Tensor | None = None
     first_identity: Tensor | None = None
     second_identity: Tensor | None = None
@@ -40,6 +42,11 @@ class Pairs:
         """These rows, int64[R], of all that is given."""
         every: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{name: value[rows] for name, value in every.items() if value is not None})
+
+    @property
+    def views(self) -> list[Tensor]:
+        """`first`, `second` and, if there are any, the small views of all rows, one row after the other: [B · n, …]."""
+        return [self.first, self.second] + ([] if self.small is None else [self.small.flatten(0, 1)])
 
     @property
     def first_image(self) -> Tensor | None:

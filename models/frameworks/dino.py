@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from infoaug.models.assignments import soft_cross_entropy
+from infoaug.models.assignments import swapped_prediction
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
 from infoaug.models.frameworks.settings import DINOSettings
 from infoaug.models.heads import Prototypes, mlp
@@ -12,12 +12,13 @@ from infoaug.models.ranks import sum_over_ranks
 
 
 class DINOBranch(Branch):
-    """Student head, its momentum copy the teacher, the centre (eq. 4), and cross entropy both ways (eq. 2, halved).
+    """Student head, its momentum copy the teacher, the centre (eq. 4), and cross entropy of pairs of views (eq. 3).
 
-    Two global views, no small crops. `center`: float[output_dim], the mean output of the teacher over past steps.
+    The teacher sees the two full views, the student the small ones too. The loss is the mean over the pairs, as in the
+    authors' code. `center`: float[output_dim], the mean output of the teacher over past steps.
     """
 
-    reads = ("first", "second", "momentum_first", "momentum_second")
+    reads = ("first", "second", "momentum_first", "momentum_second", "small")
     center: Tensor
 
     def __init__(self, num_features: int, settings: DINOSettings) -> None:
@@ -32,18 +33,16 @@ class DINOBranch(Branch):
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """Loss of the valid pairs; the centre moves after, by the teacher's outputs for those pairs."""
-        student = self.head(torch.cat([pairs.first, pairs.second]))
+        student = self.head(torch.cat(pairs.views))
         student = self.prototypes(student, frozen=self.progress < self.settings.frozen_share)
         teacher = self.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second]))
         teacher = self.momentum_prototypes(teacher)
         targets = ((teacher - self.center) / self._teacher_temperature()).softmax(dim=1).chunk(2)
-        first, second = (
-            soft_cross_entropy(own / self.settings.student_temperature, other, valid=pairs.valid)
-            for own, other in zip(student.chunk(2), reversed(targets), strict=True)
-        )
+        parts = student.split([len(view) for view in pairs.views])
+        logits = [part / self.settings.student_temperature for part in parts]
         if self.training:
             self._move_center(teacher, counting(pairs.first, pairs.valid).repeat(2))
-        return {"loss": (first + second) / 2}
+        return {"loss": swapped_prediction(logits, targets, valid=pairs.valid)}
 
     def _teacher_temperature(self) -> Tensor:
         start, end = self.settings.warmup_teacher_temperature, self.settings.teacher_temperature

@@ -2,15 +2,25 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from infoaug.models.settings import Momentum, Negatives, WrittenSettings
+from infoaug.models.settings import Momentum, Negatives, Positive, Probability, WrittenSettings
 
 Width = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(f"it must be (low, high) with low ≤ high, not {limits}")
+    return limits
+
+
+# Not strict: YAML and JSON have lists.
+CropScale = Annotated[tuple[Positive, Probability], Field(strict=False), AfterValidator(_ascending)]
 
 
 class FrameworkSettings(WrittenSettings, frozen=True, strict=True):
@@ -33,6 +43,41 @@ class MomentumSettings(FrameworkSettings, frozen=True):
 
     momentum: Momentum = Momentum()
     encoder: Literal["trained", "momentum"] = "trained"
+
+
+class MultiCropSettings(FrameworkSettings, frozen=True):
+    """Multi-crop (Caron et al. 2020, section 3.3): every row has `small_views` more views of its first view's picture.
+
+    They are crops of `small_scale` of the picture's area, resized to `small_size` pixels (None: half of the image
+    size), and otherwise augmented as first views. They predict the targets that the two full views give, and give none
+    themselves. Only the view branch has them.
+    """
+
+    small_views: Annotated[int, Field(ge=0, le=64)] = 0
+    small_size: Annotated[int, Field(ge=8)] | None = None
+    small_scale: CropScale = (0.05, 0.4)
+
+    def small_pixels(self, image_size: int) -> int:
+        """Side of the small views, beside full ones of `image_size` pixels.
+
+        Raises:
+            ValueError: `small_size` is not below `image_size`.
+        """
+        if self.small_size is None:
+            return image_size // 2
+        if self.small_size >= image_size:
+            raise ValueError(f"framework_settings.small_size {self.small_size} must be below image_size {image_size}")
+        return self.small_size
+
+
+def views_of_a_row(settings: FrameworkSettings, image_size: int) -> float:
+    """How many full views the views of a row amount to, by their pixels: two, and the share of the small ones.
+
+    Raises ValueError as `MultiCropSettings.small_pixels`.
+    """
+    if not isinstance(settings, MultiCropSettings) or not settings.small_views:
+        return 2.0
+    return 2 + settings.small_views * (settings.small_pixels(image_size) / image_size) ** 2
 
 
 class SimCLRSettings(ContrastiveSettings, frozen=True):
@@ -90,8 +135,8 @@ class BYOLSettings(MomentumSettings, frozen=True):
     momentum: Momentum = Momentum(base=0.99, schedule="cosine")
 
 
-class DINOSettings(MomentumSettings, frozen=True):
-    """Head, temperatures, centre and momentum.
+class DINOSettings(MomentumSettings, MultiCropSettings, frozen=True):
+    """Head, temperatures, centre, momentum and small views.
 
     Head: `projection_layers` up to `bottleneck_dim`, then `output_dim` prototypes: three layers, 2048 and 256 are the
     paper's (appendix C), 4096 is solo-learn's for CIFAR-10 (the paper: 65536); batch norm in the head, as in lightly's
@@ -99,7 +144,8 @@ class DINOSettings(MomentumSettings, frozen=True):
     share `warmup_share` of training is done, the paper's 30 epochs of 300 (section 3.2). Momentum rises from 0.996 to
     1; the authors' code advises 0.9995 for batches of 256. The last layer is fixed until `frozen_share` is done: the
     authors' first epoch of a hundred. The teacher's backbone is kept, which is better than the student's throughout the
-    training (section 3.1) and is what the authors evaluate.
+    training (section 3.1) and is what the authors evaluate. Their code has 8 or 10 small views of 96 pixels beside
+    full ones of 224, of 0.05 to 0.4 of the area; full ones are then crops of 0.4 to 1 (`augment.crop_scale`).
     """
 
     hidden_dim: Width = 2048
@@ -127,12 +173,14 @@ class SimSiamSettings(FrameworkSettings, frozen=True):
     predictor_dim: Width = 512
 
 
-class SwAVSettings(FrameworkSettings, frozen=True):
-    """Head (`hidden_dim=None`: as the backbone's features), number of `prototypes`, and how rows are assigned to them.
+class SwAVSettings(MultiCropSettings, frozen=True):
+    """Head (`hidden_dim=None`: as the backbone's features), `prototypes`, how rows are assigned to them, small views.
 
     128 outputs, temperature 0.1, `epsilon` and `iterations` of Sinkhorn–Knopp are the paper's (appendix A); 512
     prototypes are those of lightly's CIFAR-10 benchmark (the paper's 3000 need its batches of 4096). The prototypes are
-    fixed until the share `frozen_share` of training is done: the authors' first epoch of a hundred.
+    fixed until the share `frozen_share` of training is done: the authors' first epoch of a hundred. Their code has 6
+    small views of 96 pixels beside full ones of 224, of 0.05 to 0.14 of the area; full ones are then crops of 0.14 to 1
+    (`augment.crop_scale`).
     """
 
     hidden_dim: Width | None = None
@@ -142,6 +190,7 @@ class SwAVSettings(FrameworkSettings, frozen=True):
     epsilon: Temperature = 0.05
     iterations: Count = 3
     frozen_share: Share = 0.01
+    small_scale: CropScale = (0.05, 0.14)
 
 
 class BarlowTwinsSettings(FrameworkSettings, frozen=True):

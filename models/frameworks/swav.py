@@ -1,20 +1,22 @@
-"""SwAV: predict, from one view, the prototypes that the other view is assigned to (Caron et al. 2020)."""
+"""SwAV: predict, from one view, the prototypes that another view is assigned to (Caron et al. 2020)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infoaug.models.assignments import sinkhorn, soft_cross_entropy
+from infoaug.models.assignments import sinkhorn, swapped_prediction
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
 from infoaug.models.frameworks.settings import SwAVSettings
 from infoaug.models.heads import Prototypes, mlp
 
 
 class SwAVBranch(Branch):
-    """Head, prototypes, and swapped prediction (eq. 1 and 2) of two views: without the small crops and the queue.
+    """Head, prototypes, and swapped prediction (eq. 1, 2 and 6) of two full views and of small ones, without the queue.
 
-    The loss is the mean of both ways, as in the authors' code, where eq. 1 has their sum.
+    The loss is the mean over the pairs of views, as in the authors' code, where the equations have their sum.
     """
+
+    reads = ("first", "second", "small")
 
     def __init__(self, num_features: int, settings: SwAVSettings) -> None:
         super().__init__(num_features, settings)
@@ -25,17 +27,14 @@ class SwAVBranch(Branch):
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """Loss of the valid pairs; the prototypes share out the valid pairs."""
         settings = self.settings
-        embeddings = self.head(torch.cat([pairs.first, pairs.second]))
-        scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share).chunk(2)
+        embeddings = self.head(torch.cat(pairs.views))
+        scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share)
+        parts = scores.split([len(view) for view in pairs.views])
         codes = [
             sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, valid=pairs.valid)
-            for part in scores
+            for part in parts[:2]
         ]
-        first, second = (
-            soft_cross_entropy(own / settings.temperature, other, valid=pairs.valid)
-            for own, other in zip(scores, reversed(codes), strict=True)
-        )
-        return {"loss": (first + second) / 2}
+        return {"loss": swapped_prediction([part / settings.temperature for part in parts], codes, valid=pairs.valid)}
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -16,6 +16,7 @@ from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
 from infoaug.models.collapse import collapsed, feature_std, rank_me
+from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.draws import draw
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
@@ -91,6 +92,11 @@ class Training:
         self.augment = Augment.of(self.model.backbone, settings.augment).to(device)
         second = settings.augment_second or settings.augment
         self.augment_second = Augment.of(self.model.backbone, second).to(device)
+        self.augment_small: Augment | None = None
+        if crops := self.model.multi_crop:
+            chosen = settings.augment.model_copy(update={"crop_scale": crops.small_scale})
+            pixels = crops.small_pixels(settings.image_size)
+            self.augment_small = Augment.of(self.model.backbone, chosen, pixels).to(device)
         self.autocast = autocast(settings.precision, device)
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
@@ -215,9 +221,10 @@ class Training:
             self.augment_second, pictures, torch.cat([batch.alone, batch.alone[batch.twin_rows]]), random
         )
         second, twin = others[: len(first)], others[len(first) :]
+        small = self._small_views(batch.images, random)
         with self.autocast:
             rows = batch.twin_rows, batch.image, batch.twin_image, self.video_rows, batch.shown
-            losses = self.parallel(first, second, twin, *rows)
+            losses = self.parallel(first, second, twin, *rows, small=small)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         if self.settings.clip_gradients:
@@ -233,6 +240,16 @@ class Training:
         if self.settings.views == "time":
             views = torch.where(alone[:, None, None, None], views, augment.normalise(images))
         return views.contiguous(memory_format=self.layout)
+
+    def _small_views(self, images: Tensor, random: torch.Generator) -> Tensor | None:
+        """The small views of each image, one image after the other; None if there are none.
+
+        They are of the first view's picture, so that with views by time, too, one of the two full views shows another.
+        """
+        if not (self.augment_small and self.model.multi_crop):
+            return None
+        pictures = images.repeat_interleave(self.model.multi_crop.small_views, dim=0)
+        return self.augment_small(pictures, generator=random).contiguous(memory_format=self.layout)
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to resume after the last completed epoch; `torch.save` writes it."""
@@ -263,7 +280,8 @@ class Training:
             memory.reset_peak()
 
     def _keep_features(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
-        self.features = features.detach()
+        if inputs[0].shape[-1] == self.settings.image_size:  # not of small views
+            self.features = features.detach()
 
     def _means(self, totals: dict[str, Tensor]) -> Epoch:
         sums = torch.stack([*totals.values()])
@@ -291,12 +309,24 @@ def build_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
     """Build the model around a backbone; None: an untrained one. Weights are drawn from torch's global random state.
 
     Raises:
-        ValueError: unknown names or settings; see `create_backbone`, `frameworks.create` and `TwoBranch`.
+        ValueError: unknown names or settings; see `create_backbone`, `frameworks.create` and `TwoBranch`; or small
+            views that are not smaller than the images.
     """
     if backbone is None:
         backbone = create_backbone(settings.backbone, settings.image_size, **settings.backbone_settings)
     framework = frameworks.create(settings.framework, backbone, **settings.framework_settings)
+    views_of_a_row(framework.settings, settings.image_size)  # which small views must be smaller than
     return TwoBranch(framework, settings.twin_weight)
+
+
+def example(model: TwoBranch, size: int, rows: int) -> dict[str, Tensor]:
+    """Random input of `model` on the CPU: so many rows of `size` pixels, each with a twin and its small views."""
+    views = torch.rand(rows, 3, size, size)
+    batch = {"first": views, "second": views, "twin": views, "twin_rows": torch.arange(rows)}
+    if crops := model.multi_crop:
+        side = crops.small_pixels(size)
+        batch["small"] = torch.rand(rows * crops.small_views, 3, side, side)
+    return batch
 
 
 def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -> None:
@@ -311,12 +341,24 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
         layers.freeze(model.backbone, settings.freeze_layers)
         if settings.layer_decay:
             create_optimizer(settings, model)
-        images, rows = torch.rand(2, 3, size, size), torch.arange(2)
+        batch = example(model, size, rows=2)
+        small = batch.pop("small", None)
         try:
-            model(images, images, images, rows)
+            model(**batch)
         except Exception as error:  # any error that a network raises for images that it does not expect
             why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise ValueError(
                 f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
                 f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
+            ) from error
+        if small is None:
+            return
+        try:
+            model(**batch, small=small)
+        except Exception as error:
+            why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
+                f"not the small views of {small.shape[-1]} × {small.shape[-1]} ({why}): set backbone_settings to "
+                "{dynamic_img_size: true} (ViTs), set framework_settings.small_size, or choose a ResNet"
             ) from error

@@ -56,7 +56,7 @@ class TrialResult:
             columns tested on). Any may be missing.
         seconds: wall-clock training time.
         epochs: number of epochs trained.
-        passes: number of images that went through the backbone in training.
+        passes: number of images that went through the backbone in training; small views count by their pixels.
         other: further swept settings, by their dotted name.
         run: MLflow run id.
 

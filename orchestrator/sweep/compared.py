@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from rich.table import Table
 
+from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.comparison import page, tables
 from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
@@ -65,6 +66,7 @@ def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
     history = trained.history
     # Images of an epoch: a rest that is smaller than a batch is left out.
     images = scored.counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size
+    views = views_of_a_row(config.pretrain.framework_settings, config.extract.image_size)
     twins = 0.0 if config.score.policy == "none" else sum(epoch["share_with_twin"] for epoch in history)
     return TrialResult(
         framework=config.pretrain.framework,
@@ -75,7 +77,7 @@ def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
         results={result["dataset"]: result for result in results},
         seconds=sum(epoch["seconds"] for epoch in history),
         epochs=len(history),
-        passes=images * (2 * len(history) + twins),
+        passes=images * (views * len(history) + twins),
         other=trial.other,
     )
 

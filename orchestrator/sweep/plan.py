@@ -5,11 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 
-import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from infoaug.models.training.loop import build_model
+from infoaug.models.training.loop import build_model, example
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
@@ -72,10 +71,11 @@ def _counted(model: str) -> float:
     config = ExperimentConfig.model_validate_json(model)
     size = config.extract.image_size
     built = build_model(pretrain.training_settings(config)).train()
-    views = torch.randn(COUNTED, 3, size, size)
-    twins = [] if config.score.policy == "none" else [views, torch.arange(COUNTED)]
+    batch = example(built, size, COUNTED)
+    if config.score.policy == "none":
+        del batch["twin"], batch["twin_rows"]
     with FlopCounterMode(display=False) as counter:
-        built(views, views, *twins)["loss"].backward()
+        built(**batch)["loss"].backward()
     return counter.get_total_flops() / COUNTED
 
 

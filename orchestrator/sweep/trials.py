@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from infoaug.models import frameworks
-from infoaug.models.frameworks.settings import ContrastiveSettings
+from infoaug.models.frameworks.settings import ContrastiveSettings, views_of_a_row
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import IMAGE_SHARE, ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
@@ -128,14 +128,15 @@ def full_name(key: str) -> str:
 def budgeted(trial: Trial, config: SweepConfig, share_with_twin: float) -> Trial:
     """The trial with the number of epochs that the sweep's budget gives its arm.
 
-    A step passes two images of every patch through the backbone, and a third for each patch with a twin. With the
-    budget `passes`, an arm without twins trains for correspondingly more epochs. `share_with_twin`: share of the
-    patches that have a twin under the other policies, 0–1.
+    A step passes two images of every patch through the backbone, its small views, which count by their pixels, and a
+    third image for each patch with a twin. With the budget `passes`, an arm without twins trains for correspondingly
+    more epochs. `share_with_twin`: share of the patches that have a twin under the other policies, 0–1.
     """
     if config.sweep.budget == "steps" or trial.config.score.policy != "none":
         return trial
     rows_with_twin = trial.config.pretrain.rows_with_twin(share_with_twin)
-    epochs = round(trial.config.pretrain.epochs * (2 + rows_with_twin) / 2)
+    views = views_of_a_row(trial.config.pretrain.framework_settings, trial.config.extract.image_size)
+    epochs = round(trial.config.pretrain.epochs * (views + rows_with_twin) / views)
     pretrain = trial.config.pretrain.model_copy(update={"epochs": epochs})
     return replace(trial, config=trial.config.model_copy(update={"pretrain": pretrain}))
 

@@ -72,6 +72,20 @@ def test_an_empty_batch_gives_no_views():
     assert Augment(AugmentSettings(blur=1.0))(pictures(0), generator=seeded()).shape == (0, 3, 32, 32)
 
 
+@pytest.mark.parametrize(("scale", "size"), [((0.05, 0.14), 16), ((0.05, 0.4), 16), ((0.3, 0.75), 18), ((1.0, 1.0), 7)])
+def test_small_views_are_crops_of_the_size_and_area_asked_for_without_aliasing(scale, size):
+    # In a ramp a view's pixels tell which part of the image it shows, in a checkerboard whether they were averaged.
+    ramp = torch.linspace(0, 1, 64).expand(200, 3, 64, 64)
+    augment = Augment(AugmentSettings(**NOTHING | {"crop_scale": scale}), **UNIT, size=size)
+    views = augment(ramp, generator=seeded())
+    assert views.shape == (200, 3, size, size)
+    shown = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * 63 / (size - 1) * size  # width of the box, pixels
+    assert shown.min() > 64 * math.sqrt(scale[0]) - 3 and shown.max() < 64 * math.sqrt(scale[1]) + 3
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2).float().expand(8, 3, 64, 64)
+    whole = Augment(AugmentSettings(**NOTHING), **UNIT, size=16)(board, generator=seeded())
+    torch.testing.assert_close(whole, torch.full_like(whole, 0.5), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("box", [(0, 0, 32, 32), (3, 5, 20, 11), (31, 0, 1, 32), (10, 12, 17, 20)])
 def test_a_crop_is_torchvisions_resized_crop(box):
     images = pictures(2).float() / 255

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from infoaug.models import frameworks
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.models.settings import Momentum
 
 ROWS, WIDTH = 6, 12
@@ -182,23 +183,32 @@ def cross_entropy(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return -sum(t * torch.log(s.exp() / logits.exp().sum()) for t, s in zip(target, logits, strict=True))
 
 
+def views_of(pairs: Pairs) -> list[torch.Tensor]:
+    return [pairs.first, pairs.second, *([] if pairs.small is None else pairs.small.unbind(1))]
+
+
 def literal_swav(branch, pairs):
     weight = branch.prototypes.weight
     if branch.settings.frozen_share > 0:  # training has just started
         weight = weight.detach()
-    z, scores = branch.head(torch.cat([pairs.first, pairs.second])).chunk(2), []
+    views, scores = views_of(pairs), []
+    z = branch.head(torch.cat(views)).chunk(len(views))
     for part in z:
         scores.append([torch.stack([cosine(part[b], c) for c in weight]) for b in counted(pairs)])
     codes = []
-    for part in scores:
+    for part in scores[:2]:  # small views are assigned to nothing
         q = (torch.stack(part).detach() / 0.05).exp().T  # K × B, as the paper has it
         q = q / q.sum()
         for _ in range(3):
             q = q / q.sum(dim=1, keepdim=True) / q.shape[0]
             q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
         codes.append((q * q.shape[1]).T)
-    losses = [cross_entropy(codes[1 - side][b], scores[side][b] / 0.1)
-              for side in (0, 1) for b in range(len(counted(pairs)))]  # fmt: skip
+    losses = []
+    for assigned in range(2):
+        for view in range(len(views)):
+            if view != assigned:
+                for b in range(len(counted(pairs))):
+                    losses.append(cross_entropy(codes[assigned][b], scores[view][b] / 0.1))
     return sum(losses) / len(losses), None
 
 
@@ -206,15 +216,17 @@ def literal_dino(branch, pairs):
     weight = branch.prototypes.weight
     if branch.settings.frozen_share > 0:
         weight = weight.detach()
-    students = branch.head(torch.cat([pairs.first, pairs.second])).chunk(2)
+    students = branch.head(torch.cat(views_of(pairs))).chunk(len(views_of(pairs)))
     teachers = branch.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second])).chunk(2)
     losses = []
-    for own, other in ((0, 1), (1, 0)):
-        for row in counted(pairs):
-            student = torch.stack([cosine(students[own][row], c) for c in weight])
-            teacher = torch.stack([cosine(teachers[other][row], c) for c in branch.momentum_prototypes.weight])
-            teacher = ((teacher - branch.center) / 0.04).exp()
-            losses.append(cross_entropy((teacher / teacher.sum()).detach(), student / 0.1))
+    for other in range(2):  # the teacher sees the two full views
+        for own in range(len(students)):
+            for row in counted(pairs):
+                if own != other:
+                    student = torch.stack([cosine(students[own][row], c) for c in weight])
+                    teacher = torch.stack([cosine(teachers[other][row], c) for c in branch.momentum_prototypes.weight])
+                    teacher = ((teacher - branch.center) / 0.04).exp()
+                    losses.append(cross_entropy((teacher / teacher.sum()).detach(), student / 0.1))
     return sum(losses) / len(losses), None
 
 
@@ -233,6 +245,7 @@ LITERAL = {
 UNFROZEN = {"frozen_share": 0.0}
 RING = {"negatives": {"kind": "ring", "inner": 0.2, "outer": 0.7}}
 CONTRASTIVE = [name for name in frameworks.available() if "negatives" in frameworks.settings_type(name).model_fields]
+MULTI_CROP = ["dino", "swav"]
 FREEZING = [name for name in frameworks.available() if "frozen_share" in frameworks.settings_type(name).model_fields]
 
 
@@ -257,6 +270,60 @@ def test_loss_and_gradient_are_those_of_the_papers_equation_written_out(name, se
         torch.autograd.grad(output["loss"], inputs, materialize_grads=True, allow_unused=True), gradients, strict=True
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["views", "twins"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", MULTI_CROP)
+def test_small_views_predict_the_targets_of_both_full_views_as_a_double_loop_over_pairs_of_views_does(
+    name, count, case
+):
+    branch, pairs = make(name, **UNFROZEN), features(case)
+    generator = torch.Generator().manual_seed(2)
+    small = torch.randn(ROWS, count, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
+    pairs = replace(pairs, small=small)
+    inputs = [*(p for p in branch.parameters() if p.requires_grad), pairs.first, pairs.second, small]
+    expected, _ = LITERAL[name](branch, pairs)
+    gradients = torch.autograd.grad(expected, inputs, materialize_grads=True, allow_unused=True)
+    loss = branch(pairs)["loss"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert gradients[-1].any()
+    for got, wanted in zip(torch.autograd.grad(loss, inputs), gradients, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", frameworks.available())
+def test_only_swav_and_dino_take_small_views(name):
+    if name in MULTI_CROP:
+        assert small(name, small_views=2, small_scale=[0.1, 0.3]).settings.small_scale == (0.1, 0.3)
+        assert small(name).settings.small_views == 0
+    else:
+        with pytest.raises(ValueError, match="no setting 'small_views'"):
+            small(name, small_views=2)
+
+
+def test_small_views_scale_is_the_papers():
+    assert frameworks.settings_type("swav")().small_scale == (0.05, 0.14)
+    assert frameworks.settings_type("dino")().small_scale == (0.05, 0.4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"small_views": -1}, {"small_size": 4}, {"small_scale": (0.4, 0.1)}, {"small_scale": (0.0, 0.1)},
+     {"small_scale": (0.5, 1.5)}],
+)  # fmt: skip
+def test_small_views_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        small("swav", **wrong)
+
+
+def test_what_small_views_cost_is_counted_by_their_pixels():
+    swav = frameworks.settings_type("swav")
+    assert views_of_a_row(swav(), 32) == views_of_a_row(frameworks.settings_type("simclr")(), 32) == 2
+    assert views_of_a_row(swav(small_views=4), 32) == 3
+    assert views_of_a_row(swav(small_views=4, small_size=8), 32) == 2.25
+    with pytest.raises(ValueError, match="small_size 32 must be below image_size 32"):
+        views_of_a_row(swav(small_views=4, small_size=32), 32)
 
 
 @pytest.mark.parametrize("name", frameworks.available())

@@ -21,18 +21,23 @@ TWIN = torch.tensor([  # of every step: unequal over the ranks, none on rank 1, 
 ])  # fmt: skip
 STILL = torch.arange(WORLD * ROWS) % ROWS == 3  # a row of each rank
 CASES = ((0.0, False), (0.5, False), (0.5, True))  # twin weight; whether there are rows from no video
+SMALL_VIEWS = 2
+MULTI_CROP = [name for name in frameworks.available() if "small_views" in frameworks.settings_type(name).model_fields]
 
 
-def make(name: str, weight: float) -> TwoBranch:
+def make(name: str, weight: float, small: bool = False) -> TwoBranch:
     torch.manual_seed(0)
+    pooled = nn.AdaptiveAvgPool2d(2), nn.Flatten()
     backbone = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 2), nn.BatchNorm2d(6), nn.Flatten()
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 2), nn.BatchNorm2d(6), *pooled
     )
     backbone.num_features = 24
     known = frameworks.settings_type(name).model_fields
     settings = {key: size for key, size in SIZES.items() if key in known}
     if "negatives" in known:
         settings["negatives"] = RING
+    if small:
+        settings["small_views"] = SMALL_VIEWS
     return synchronise(TwoBranch(frameworks.create(name, backbone, **settings), weight).double())
 
 
@@ -49,7 +54,12 @@ def train(model: nn.Module, stills: bool, rank: int, world: int) -> dict[str, to
         partner = TWIN[step, own].where(~STILL[own], -1) if stills else TWIN[step, own]
         twin_rows = (partner >= 0).nonzero()[:, 0]
         video = (~STILL[own]).nonzero()[:, 0] if stills else None
-        output = model(first, second, twin[twin_rows], twin_rows, IMAGE[own], partner, video)
+        batch = (first, second, twin[twin_rows], twin_rows, IMAGE[own], partner, video)
+        crops = None
+        if bare.multi_crop:
+            crops = torch.randn(WORLD * ROWS, SMALL_VIEWS, 3, 4, 4, generator=random, dtype=torch.float64)
+            crops = crops[own].flatten(0, 1)
+        output = model(*batch, small=crops)
         optimiser.zero_grad()
         output["loss"].backward()
         optimiser.step()
@@ -70,6 +80,8 @@ def on_rank(rank: int) -> dict:
     for name in frameworks.available():
         for weight, stills in CASES:
             results[name, weight, stills] = train(DistributedDataParallel(make(name, weight)), stills, rank, WORLD)
+    for name in MULTI_CROP:
+        results[name] = train(DistributedDataParallel(make(name, 0.5, small=True)), True, rank, WORLD)
     values = (torch.arange(3.0) + 10 * rank).requires_grad_()
     counts = torch.tensor([True, rank == 0, False])
     mean = mean_over_ranks(values.square(), counts)
@@ -98,6 +110,17 @@ def test_two_ranks_train_as_one_process_with_the_global_batch(ranks, name, weigh
         assert found[name, weight, stills].keys() == expected.keys()
         for key, value in expected.items():
             difference = (found[name, weight, stills][key].double() - value.double()).norm()
+            assert difference <= 1e-7 * value.double().norm() + 1e-12, key
+
+
+@pytest.mark.parametrize("name", MULTI_CROP)
+def test_two_ranks_train_with_small_views_as_one_process_does(ranks, name):
+    expected = train(make(name, 0.5, small=True), True, 0, 1)
+    without = train(make(name, 0.5), True, 0, 1)
+    assert expected["view_loss of step 0"] != without["view_loss of step 0"]
+    for found in ranks:
+        for key, value in expected.items():
+            difference = (found[name][key].double() - value.double()).norm()
             assert difference <= 1e-7 * value.double().norm() + 1e-12, key
 
 

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from infoaug.models import frameworks
 from infoaug.models.frameworks import FrameworkSettings
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
+from infoaug.models.frameworks.settings import MultiCropSettings
 from infoaug.models.losses import nt_xent
 from infoaug.models.two_branch import TwoBranch
 
@@ -51,7 +52,7 @@ def simclr_model(twin_weight: float = 0.5) -> TwoBranch:
     return TwoBranch(framework, twin_weight)
 
 
-def small_model(name: str, twin_weight: float = 0.5, seed: int = 3) -> TwoBranch:
+def small_model(name: str, twin_weight: float = 0.5, seed: int = 3, **given) -> TwoBranch:
     torch.manual_seed(seed)
     known = frameworks.settings_type(name).model_fields
     sizes = {
@@ -62,7 +63,7 @@ def small_model(name: str, twin_weight: float = 0.5, seed: int = 3) -> TwoBranch
         "prototypes": 5,
         "bottleneck_dim": 4,
     }
-    settings = {key: size for key, size in sizes.items() if key in known}
+    settings = {key: size for key, size in sizes.items() if key in known} | given
     return TwoBranch(frameworks.create(name, small_backbone(batch_norm=True), **settings), twin_weight)
 
 
@@ -163,6 +164,52 @@ def test_only_what_the_branches_read_passes_through_a_backbone(name, passes, mom
     model(first, second, twin, torch.arange(ROWS))
     assert seen == {"backbone": passes * ROWS, "momentum_backbone": momentum_passes * ROWS}
     assert (model.momentum_backbone is not None) == bool(momentum_passes)
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_small_views_reach_the_view_branch_and_neither_the_twin_branch_nor_the_momentum_backbone(name):
+    model, seen = small_model(name, small_views=2), {"backbone": [], "momentum_backbone": []}
+    for part in seen:
+        if (backbone := getattr(model, part)) is not None:
+            backbone.register_forward_hook(
+                lambda module, images, output, part=part: seen[part].append(tuple(images[0].shape[::3]))
+            )
+    given = []
+    model.twin_branch.register_forward_pre_hook(lambda module, arguments: given.extend(arguments))
+    first, second, twin = views()
+    small = torch.randn(2 * ROWS, 3, 4, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    output = model(first, second, twin[:3], torch.arange(3), small=small)
+    assert seen["backbone"] == [(2 * ROWS + 3, SIZE), (2 * ROWS, 4)]
+    assert seen["momentum_backbone"] == ([(2 * ROWS + 3, SIZE)] if name == "dino" else [])
+    assert given[0].small is None
+    plain = small_model(name)(first, second, twin[:3], torch.arange(3))
+    assert torch.equal(output["twin_loss"], plain["twin_loss"]) and output["view_loss"] != plain["view_loss"]
+    output["loss"].backward()
+    assert all(small.grad.flatten(1).any(dim=1)), "every small view counts"
+
+
+def test_small_views_belong_to_the_row_that_they_are_of():
+    class First(LinearBranch):
+        reads = ("first", "second", "small")
+
+        def forward(self, pairs):
+            given.append(pairs.small)
+            return super().forward(pairs)
+
+    class Firsts(LinearFramework):
+        branch_type = First
+
+    given: list[torch.Tensor] = []
+    model = TwoBranch(Firsts(small_backbone(batch_norm=False), FrameworkSettings()), 0.0)
+    first, second, _ = views()
+    small = torch.randn(3 * ROWS, 3, 4, 4)
+    model(first, second, small=small)
+    torch.testing.assert_close(given[0][4, 1], model.backbone(small[13:14])[0])
+
+
+def test_a_framework_that_asks_for_small_views_and_does_not_read_them_is_refused():
+    with pytest.raises(ValueError, match="does not read small"):
+        TwoBranch(LinearFramework(small_backbone(batch_norm=False), MultiCropSettings(small_views=1)))
 
 
 @pytest.mark.parametrize("name", ["moco", "byol", "dino"])
@@ -491,6 +538,10 @@ def test_a_weight_below_zero_or_not_finite_is_refused(weight):
         ({"twin_rows": torch.tensor([-1, 0])}, "rows of first"),
         ({"twin_rows": torch.tensor([1, 1])}, "twice"),
         ({"image": torch.arange(ROWS)}, "both or neither"),
+        ({"small": torch.zeros(ROWS + 1, 3, 4, 4)}, "small must be"),
+        ({"small": torch.zeros(0, 3, 4, 4)}, "small must be"),
+        ({"small": torch.zeros(ROWS, 4, 4)}, "small must be"),
+        ({"small": torch.zeros(ROWS, 3, 4, 4, dtype=torch.uint8)}, "small must be"),
         (
             {"image": torch.arange(ROWS), "twin_image": torch.ones(2, dtype=torch.int64)},
             r"twin_image must be int64\[5\]",
