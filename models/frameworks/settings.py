@@ -38,7 +38,8 @@ class MomentumSettings(FrameworkSettings, frozen=True):
     """`momentum`: how the momentum encoder follows the trained one; `encoder`: whose backbone is kept after training.
 
     The kept backbone is what is validated, saved and exported. By default it is the one that the paper evaluates: the
-    trained one in MoCo (the query encoder) and BYOL (the online network), the momentum one in DINO (the teacher).
+    trained one in MoCo (the query encoder) and BYOL (the online network), the momentum one in DINO (the teacher);
+    docs/method.md, section 8, gives the sources.
     """
 
     momentum: Momentum = Momentum()
@@ -46,7 +47,7 @@ class MomentumSettings(FrameworkSettings, frozen=True):
 
 
 class MultiCropSettings(FrameworkSettings, frozen=True):
-    """Multi-crop (Caron et al. 2020, section 3.3): every row has `small_views` more views of its first view's picture.
+    """Multi-crop (Caron et al. 2020, section 3.2): every row has `small_views` more views of its first view's picture.
 
     They are crops of `small_scale` of the picture's area, resized to `small_size` pixels (None: half of the image
     size), and otherwise augmented as first views. They predict the targets that the two full views give, and give none

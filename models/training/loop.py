@@ -357,8 +357,10 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
             model(**batch, small=small)
         except Exception as error:
             why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            remedy = "set framework_settings.small_size to one that it takes, or choose a ResNet, which takes any"
+            if getattr(model.backbone, "dynamic_img_size", None) is False:  # a ViT of timm's
+                remedy = "add dynamic_img_size: true to backbone_settings"
             raise ValueError(
                 f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
-                f"not the small views of {small.shape[-1]} × {small.shape[-1]} ({why}): set backbone_settings to "
-                "{dynamic_img_size: true} (ViTs), set framework_settings.small_size, or choose a ResNet"
+                f"no small views of {small.shape[-1]} × {small.shape[-1]} ({why}): {remedy}"
             ) from error

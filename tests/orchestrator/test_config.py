@@ -109,6 +109,18 @@ def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(fr
     )
 
 
+@pytest.mark.parametrize(("framework", "encoder"), [("byol", "trained"), ("dino", "momentum"), ("moco", "trained")])
+def test_recipes_and_defaults_keep_the_encoder_that_the_paper_evaluates(framework: str, encoder: str) -> None:
+    recipe = load(CONFIGS / "recipes" / f"{framework}.yaml")
+    for config in (recipe, load(None, [f"pretrain.framework={framework}"])):
+        assert config.pretrain.framework_settings.encoder == encoder  # type: ignore[attr-defined]
+
+
+def test_all_frameworks_with_a_momentum_encoder_are_among_them() -> None:
+    chosen = [f for f in frameworks.available() if "encoder" in frameworks.settings_type(f).model_fields]
+    assert chosen == ["byol", "dino", "moco"]
+
+
 def test_there_are_configs_to_ship() -> None:
     assert {"demo.yaml", "clips.yaml"} <= {path.name for path in SHIPPED}
 

@@ -1,3 +1,4 @@
+import copy
 import math
 import operator
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.models.training.trainings import (
     CPU,
     PARTS,
     SMALL,
+    pairs_with_stills,
     random_pairs,
     random_tracks,
     same,
@@ -27,6 +29,7 @@ from tests.models.training.trainings import (
 )
 
 NEED_TWO = ("barlow_twins", "dcl", "nnclr", "simclr")  # their loss compares pairs with each other: one pair costs 0
+MULTI_CROP = ("dino", "swav")
 
 
 def test_every_framework_has_small_settings_here() -> None:
@@ -54,6 +57,63 @@ def test_a_framework_trains_and_resumed_after_any_epoch_ends_with_the_same_weigh
             resumed.epoch()
         for part in PARTS:
             assert same(resumed.state()[part], whole.state()[part]), part
+
+
+def with_small_views(framework: str, count: int = 3, **changes: Any) -> TrainingSettings:
+    """Settings of a small training with so many small views of 8 pixels."""
+    return small_settings(framework, framework_settings={**SMALL[framework], "small_views": count}, **changes)
+
+
+@pytest.mark.parametrize("framework", MULTI_CROP)
+@pytest.mark.parametrize("changes", [{}, {"twin_weight": 0.0}, {"precision": "bfloat16"}, {"image_share": 0.25}])
+def test_with_small_views_a_framework_trains_and_resumes_to_the_last_bit(
+    framework: str, changes: dict[str, Any]
+) -> None:
+    settings = with_small_views(framework, **changes)
+    data = pairs_with_stills() if "image_share" in changes else random_pairs()
+    whole = trained(settings, data, 1)
+    resumed = Training(settings, data, CPU)
+    resumed.load_state(copy.deepcopy(whole.state()))
+    metrics = whole.epoch(), resumed.epoch()
+    assert all(math.isfinite(value) for value in metrics[0].values())
+    assert all(same(resumed.state()[part], whole.state()[part]) for part in PARTS)
+    plain = trained(small_settings(framework, **changes), data, 2)
+    assert plain.history[1]["view_loss"] != metrics[0]["view_loss"]
+    assert plain.model.state_dict().keys() == whole.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("framework", MULTI_CROP)
+def test_no_small_views_change_nothing(framework: str) -> None:
+    none, default = (trained(s, random_pairs(), 1) for s in (with_small_views(framework, 0), small_settings(framework)))
+    assert all(same(none.state()[part], default.state()[part]) for part in PARTS)
+
+
+@pytest.mark.parametrize("views", ["augmented", "time", "both"])
+def test_small_views_show_the_picture_of_the_first_view_augmented_with_crops_of_their_own(
+    views: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Training(with_small_views("swav", views=views, augment={"flip": 0.0, "hue": 0.2}), random_tracks(), CPU)
+    small = run.augment_small
+    assert small is not None
+    assert small.settings == run.augment.settings.model_copy(update={"crop_scale": (0.05, 0.14)})
+    assert (small.size, run.augment.size) == (8, None)
+    batches: list[Any] = []
+    pictures: list[Tensor] = []
+    given: list[Tensor] = []
+    small.register_forward_pre_hook(lambda module, inputs: pictures.append(inputs[0]))
+    run.model.view_branch.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].small))
+    real = run.step
+    monkeypatch.setattr(run, "step", lambda batch, *rest, **named: batches.append(batch) or real(batch, *rest, **named))
+    run.epoch()
+    for batch, picture, features in zip(batches, pictures, given, strict=True):
+        assert torch.equal(picture.view(8, 3, *picture.shape[1:]), batch.images[:, None].expand(-1, 3, -1, -1, -1))
+        assert features.shape[:2] == (8, 3)
+
+
+def test_small_views_that_are_not_smaller_than_the_images_are_refused() -> None:
+    settings = small_settings("swav", framework_settings={"small_views": 2, "small_size": 16})
+    with pytest.raises(ValueError, match="small_size 16 must be below image_size 16"):
+        Training(settings, random_pairs(), CPU)
 
 
 @pytest.mark.parametrize("changes", [{"views": "both", "later_share": 0.5}, {"views": "time", "twin_time": "nearest"}])
@@ -272,10 +332,13 @@ def test_the_peak_memory_of_an_epoch_is_not_what_the_process_took_before() -> No
     assert run.epoch()["peak_memory_mb"] < before - 200
 
 
-def test_collapse_is_measured_on_the_first_views_of_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small_views", [0, 3])
+def test_collapse_is_measured_on_the_first_views_of_the_last_batch(
+    small_views: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     monkeypatch.setattr(loop, "rank_me", lambda features: seen.append(features) or torch.ones(()))
-    run = Training(small_settings(), random_pairs(), CPU)
+    run = Training(with_small_views("swav", small_views), random_pairs(), CPU)
     given: list[torch.Tensor] = []
     run.model.view_branch.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].first.detach()))
     run.epoch()
@@ -344,6 +407,7 @@ def trained_on_rank(rank: int, framework: str, changes: dict[str, Any], file: Pa
         ("moco", ["queue.keys", "momentum_backbone", "twin_branch"], {}),
         ("barlow_twins", ["twin_branch", "running_var"], {}),
         ("byol", ["momentum_backbone", "twin_branch"], {"freeze_layers": 2, "layer_decay": 0.5}),
+        ("dino", ["center"], {"framework_settings": {**SMALL["dino"], "small_views": 2}}),
     ],
 )
 def test_two_resumed_ranks_end_like_two_uninterrupted_ones_to_the_last_bit(
@@ -404,7 +468,10 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
     assert largest(0.01) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("framework", "changes"), [("byol", {}), ("dino", {"small_views": 2})])
+def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(
+    framework: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[nn.Module] = []
     chosen: list[Any] = []
     real = nn.Module.compile
@@ -415,10 +482,11 @@ def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(monkeypatch
         real(module, backend="eager", dynamic=options["dynamic"])
 
     monkeypatch.setattr(nn.Module, "compile", record)
-    run = Training(small_settings("byol", compile=True), random_pairs(), CPU)
+    chosen_settings = {**SMALL[framework], **changes}
+    run = Training(small_settings(framework, framework_settings=chosen_settings, compile=True), random_pairs(), CPU)
     assert compiled == [run.model.backbone, run.model.momentum_backbone]
     assert chosen == [{"layout_optimization": False}] * 2, "its convolutions are too narrow for channels last"
-    plain = Training(small_settings("byol"), random_pairs(), CPU)
+    plain = Training(small_settings(framework, framework_settings=chosen_settings), random_pairs(), CPU)
     one, other = run.epoch(), plain.epoch()
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     assert one["feature_std"] == pytest.approx(other["feature_std"], rel=1e-2)

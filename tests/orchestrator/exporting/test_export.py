@@ -30,6 +30,11 @@ BACKBONES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "as-timm-builds-it": ("resnet18", 128, SMALL),
     "two-poolings": ("resnet18", 128, {**SMALL, "global_pool": "catavgmax"}),
     "vit": ("vit_tiny_patch16_224", 32, {"depth": 2, "embed_dim": 24, "num_heads": 2}),
+    "vit-of-any-size": (
+        "vit_tiny_patch16_224",
+        32,
+        {"depth": 2, "embed_dim": 24, "num_heads": 2, "dynamic_img_size": True},
+    ),
 }
 ONNX = importlib.util.find_spec("onnx") is not None
 FORMATS = ["timm", "torchscript", *(["onnx"] if ONNX else [])]

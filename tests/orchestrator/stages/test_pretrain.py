@@ -67,6 +67,17 @@ def test_second_views_and_twins_have_settings_of_their_own_on_top_of_the_first()
     assert (first.flip, first.blur, second.flip, second.blur) == (0.0, 0.3, 0.0, 0.1)
 
 
+SMALL_VIEWS: dict[str, Any] = {"framework": "swav", "framework_settings": {"small_views": 2}}
+VIT = {"backbone": "vit_tiny_patch16_224", "backbone_settings": {"depth": 1, "dynamic_img_size": True}}
+
+
+@pytest.mark.parametrize("given", [{}, VIT])
+def test_resnets_and_vits_of_any_size_take_small_views(given: dict[str, Any]) -> None:
+    values = config().pretrain.model_dump(include={"backbone_settings", "epochs", "warmup_epochs", "batch_size"})
+    overrides = [f"pretrain.{name}={json.dumps(value)}" for name, value in (values | SMALL_VIEWS | given).items()]
+    pretrain.check(load(None, ["extract.image_size=16", *overrides]))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -88,6 +99,16 @@ def test_second_views_and_twins_have_settings_of_their_own_on_top_of_the_first()
         (
             {"backbone": "inception_v3", "backbone_settings": {}},
             "'inception_v3' .*another image size",
+        ),
+        ({"framework_settings": {"small_views": 2}}, r"unknown key 'pretrain\.framework_settings\.small_views'"),
+        (SMALL_VIEWS | {"framework_settings": {"small_views": 2, "small_size": 16}}, "small_size 16 must be below"),
+        (
+            SMALL_VIEWS | {"backbone": "vit_tiny_patch16_224", "backbone_settings": {"depth": 1}},
+            r"no small views of 8 × 8 \(.*\): add dynamic_img_size: true to backbone_settings$",
+        ),
+        (
+            SMALL_VIEWS | VIT | {"framework_settings": {"small_views": 2, "small_size": 9}},
+            r"no small views of 9 × 9 \(.*\): set framework_settings\.small_size to one that it takes",
         ),
     ],
 )

@@ -71,6 +71,11 @@ def test_without_twins_there_are_two_passes_an_image_and_no_weight(store: Store)
     assert (found.policy, found.twin_weight) == ("none", 0.0)
 
 
+def test_small_views_pass_by_their_pixels(store: Store) -> None:
+    small = {"framework": "swav", "pretrain.framework_settings.small_views": 4}
+    assert trained(small | {"policy": "none"}, store, patches=100, shares=(0.0, 0.0)).passes == 96 * 2 * 3
+
+
 def test_an_outcome_says_which_arm_it_is_of(store: Store) -> None:
     block = {"framework": "moco", "policy": "nearest", "twin_weight": 0.25, "negatives": "ring", "seed": 3}
     found = trained({**block, "backbone": "resnet34", "score.k": 7}, store, probe=0.75)

@@ -76,6 +76,16 @@ def test_rows_of_images_have_no_third_image() -> None:
     assert plan.operations(mixed, 1.0) == pytest.approx(plan.operations(experiment("random"), 0.25))
 
 
+@pytest.mark.parametrize("policy", ["none", "random"])
+def test_small_views_cost_by_their_area(policy: str) -> None:
+    none, some, more = (
+        plan.operations(experiment(policy, framework="swav", framework_settings={"small_views": count}), 1.0)
+        for count in (0, 2, 4)
+    )
+    assert more - some == pytest.approx(some - none, rel=0.05)
+    assert (more - none) / none == pytest.approx(4 * 0.25 / (2 if policy == "none" else 3), rel=0.25)
+
+
 def test_operations_depend_on_the_model_and_on_nothing_else() -> None:
     assert plan.operations(experiment("random", twin_weight=1), 0.5) == plan.operations(experiment("nearest"), 0.5)
     assert plan.operations(experiment(epochs=7), 0.5) == plan.operations(experiment(), 0.5)

@@ -442,6 +442,13 @@ def test_a_share_of_twins_says_how_many_passes_an_arm_takes() -> None:
     assert found == [12, 10]  # 10 epochs of 2.5 images a row, or 12.5 of 2, rounded to even
 
 
+def test_small_views_are_passes_of_every_arm_by_their_pixels() -> None:
+    pretrain = {"epochs": 10, "framework": "dino", "framework_settings": {"small_views": 8}}
+    made = config({"pretrain": pretrain}, grid=[{"policy": ["none", "random"]}], budget="passes")
+    found = [trials.budgeted(trial, made, 0.6).config.pretrain.epochs for trial in trials.planned(made)]
+    assert found == [12, 10]  # 10 epochs of 2 + 8/4 + 0.6 images a patch, or 11.5 without the 0.6
+
+
 def test_a_share_of_images_is_varied_only_where_there_are_images() -> None:
     block = {"pretrain.images": [None, "cifar10"], "pretrain.image_share": [0.25, 0.5]}
     found = grid(block)
