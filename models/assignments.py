@@ -8,7 +8,9 @@ from infoaug.models.ranks import gather_across_ranks, mean_over_ranks
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor | None = None) -> Tensor:
+def sinkhorn(
+    scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Assign rows to prototypes softly and evenly by Sinkhorn–Knopp (Caron et al. 2020, eq. 3).
 
     It computes with logarithms in at least float32, so that a small epsilon does not overflow. Every rank must call it.
@@ -18,6 +20,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor |
         epsilon: weight of the entropy; the higher, the softer the assignments.
         iterations: each normalises prototypes, then rows, to equal mass over the valid rows of all ranks.
         valid: bool[B]; invalid rows get an assignment, but do not influence any other.
+        weight: float[B], the mass of the rows; None: all have the same. A row is thus assigned as its copies are that
+            share its mass.
 
     Returns:
         [B, K], rows sum to 1.
@@ -30,13 +34,16 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int, valid: Tensor |
     plan = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
     # Rows are hidden by a finite value: with −∞, a rank without valid rows would compute ∞ − ∞.
     hidden, hide = ~counting(scores, valid)[:, None], torch.finfo(plan.dtype).min / 2
+    given = 0.0 if weight is None else weight.to(plan.dtype).log()[:, None]
     for _ in range(iterations):
-        mass = gather_across_ranks(plan.masked_fill(hidden, hide).logsumexp(dim=0)).logsumexp(dim=0)
+        mass = gather_across_ranks((plan + given).masked_fill(hidden, hide).logsumexp(dim=0)).logsumexp(dim=0)
         plan = (plan - mass).log_softmax(dim=1)
     return plan.exp()
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, target: Tensor, *, valid: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Mean over the valid rows of all ranks of −Σₖ targetₖ · log softmax(logits)ₖ, both float[B, K].
 
     In at least float32; scaled over ranks like all losses in `models.losses`. Raises ValueError if shapes differ.
@@ -45,4 +52,4 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, *, valid: Tensor | None =
     with torch.autocast(logits.device.type, enabled=False):
         counts = counting(logits, valid)
         logits = torch.where(counts[:, None], logits.to(torch.promote_types(logits.dtype, torch.float32)), 0.0)
-        return mean_over_ranks(-(target * logits.log_softmax(dim=1)).sum(dim=1), counts)
+        return mean_over_ranks(-(target * logits.log_softmax(dim=1)).sum(dim=1), counts, weight)

@@ -18,6 +18,7 @@ class DINOBranch(Branch):
     """
 
     reads = ("first", "second", "momentum_first", "momentum_second")
+    weighs = True
     center: Tensor
 
     def __init__(self, num_features: int, settings: DINOSettings) -> None:
@@ -38,11 +39,13 @@ class DINOBranch(Branch):
         teacher = self.momentum_prototypes(teacher)
         targets = ((teacher - self.center) / self._teacher_temperature()).softmax(dim=1).chunk(2)
         first, second = (
-            soft_cross_entropy(own / self.settings.student_temperature, other, valid=pairs.valid)
+            soft_cross_entropy(own / self.settings.student_temperature, other, valid=pairs.valid, weight=pairs.weight)
             for own, other in zip(student.chunk(2), reversed(targets), strict=True)
         )
         if self.training:
-            self._move_center(teacher, counting(pairs.first, pairs.valid).repeat(2))
+            counts = counting(pairs.first, pairs.valid)
+            shares = counts if pairs.weight is None else torch.where(counts, pairs.weight, 0.0)
+            self._move_center(teacher, shares.repeat(2))
         return {"loss": (first + second) / 2}
 
     def _teacher_temperature(self) -> Tensor:
@@ -51,10 +54,11 @@ class DINOBranch(Branch):
         return start + (end - start) * share
 
     @torch.no_grad()
-    def _move_center(self, outputs: Tensor, counts: Tensor) -> None:
-        """Update the centre by the mean of the valid outputs of all ranks; without valid outputs it stays."""
-        number = sum_over_ranks(counts.sum())
-        mean = sum_over_ranks(torch.where(counts[:, None], outputs, 0.0).sum(dim=0)) / number.clamp(min=1)
+    def _move_center(self, outputs: Tensor, shares: Tensor) -> None:
+        """Update the centre by the mean of the outputs of all ranks by their shares; if all are 0 it stays."""
+        number = sum_over_ranks(shares.sum())
+        total = torch.where(shares[:, None] > 0, outputs * shares[:, None], 0.0).sum(dim=0)
+        mean = sum_over_ranks(total) / number.clamp(min=1)
         mean = torch.where(number > 0, mean, self.center)
         self.center = self.center.lerp(mean.to(self.center.dtype), 1 - self.settings.center_momentum)
 

@@ -16,6 +16,8 @@ class SwAVBranch(Branch):
     The loss is the mean of both ways, as in the authors' code, where eq. 1 has their sum.
     """
 
+    weighs = True
+
     def __init__(self, num_features: int, settings: SwAVSettings) -> None:
         super().__init__(num_features, settings)
         self.head = mlp(num_features, settings.hidden_dim or num_features, settings.output_dim)
@@ -24,15 +26,12 @@ class SwAVBranch(Branch):
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """Loss of the valid pairs; the prototypes share out the valid pairs."""
-        settings = self.settings
+        settings, rows = self.settings, {"valid": pairs.valid, "weight": pairs.weight}
         embeddings = self.head(torch.cat([pairs.first, pairs.second]))
         scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share).chunk(2)
-        codes = [
-            sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, valid=pairs.valid)
-            for part in scores
-        ]
+        codes = [sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, **rows) for part in scores]
         first, second = (
-            soft_cross_entropy(own / settings.temperature, other, valid=pairs.valid)
+            soft_cross_entropy(own / settings.temperature, other, **rows)
             for own, other in zip(scores, reversed(codes), strict=True)
         )
         return {"loss": (first + second) / 2}
