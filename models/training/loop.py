@@ -139,6 +139,8 @@ class Training:
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
             - `partners`: of the patches with a twin, the mean number of partners that count, the twin among them, up to
               `twins`. Missing where `twins` is 1.
+            - `twins_of_a_row`: mean number of twins that a row of a batch is shown with; missing where that is one at
+              most.
             - `share_with_one_crop`: share of the patches without a crop of another time; missing where none is asked.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
@@ -195,6 +197,8 @@ class Training:
         known = (self.data.partners[rows][..., : settings.twins] >= 0).sum(dim=-1)
         if settings.twins > 1 and bool(known.any()):
             metrics["partners"] = known[known > 0].double().mean().item()
+        if drawn.twin.shape[-1] > 1:
+            metrics["twins_of_a_row"] = (drawn.twin >= 0).sum(dim=-1).double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         done = number + 1
