@@ -2,6 +2,7 @@
 
 - They compute in at least float32, also under autocast.
 - `valid` bool[B] marks the valid rows (None: all). The others are neither anchors nor negatives, whatever they hold.
+- `weight` float[B] weighs the rows in the mean (None: all alike): a row's partners share the weight of one row.
 - A loss is the mean over the valid rows of all ranks, or a differentiable 0 if no row is valid. A rank's value is its
   share of that mean times the number of ranks (`mean_over_ranks`). The average over ranks, of values and of DDP's
   gradients, therefore equals that of one process with the global batch.
@@ -24,6 +25,8 @@ def nt_xent(
     *,
     temperature: float,
     valid: Tensor | None = None,
+    weight: Tensor | None = None,
+    repeated: Tensor | None = None,
     first_identity: Tensor | None = None,
     second_identity: Tensor | None = None,
     negatives: Negatives = ALL,
@@ -38,9 +41,10 @@ def nt_xent(
     Args:
         first, second: float[B, D], normalised here; row i of both is a positive pair, and both rows are anchors.
         temperature: of the similarities, above 0.
-        valid: bool[B], see above.
-        first_identity, second_identity: int64[B, 2], the image that a row shows and that image's twin, −1 for none;
-            None: every row shows another image, and has no twin.
+        valid, weight: bool[B] and float[B], see above; of both anchors of a row.
+        repeated: bool[B], rows of which `first` is another row's too, and no negative for a second time; None: none.
+        first_identity, second_identity: int64[B, 2 or more], the image that a row shows and further images that are not
+            its negatives, such as that image's twin, −1 for none; None: every row shows another image, and has no twin.
         negatives: which negatives an anchor keeps.
         progress: share of training that is complete, 0–1; `negatives` may depend on it.
         decoupled: leave the positive out of the denominator (Yeh et al. 2022, eq. 6), and anchors without negatives
@@ -60,12 +64,14 @@ def nt_xent(
             numbers = row_numbers(rows, first.device)
             first_identity = second_identity = torch.stack([numbers, torch.full_like(numbers, -1)], dim=1)
         identity = torch.stack([first_identity, second_identity])
-        everyone, image, present = _everyone(own), _everyone(identity[..., 0]), _everyone(counts)
+        once = counts if repeated is None else torch.stack([counts[0] & ~repeated, counts[1]])
+        everyone, image, present = _everyone(own), _everyone(identity[..., 0]), _everyone(once)
         positive = (own[0] * own[1]).sum(dim=1).repeat(2) / temperature
         similarity = own.flatten(0, 1) @ everyone.T / temperature
         admissible = valid_negatives(identity.flatten(0, 1), image) & present
         keep = keep_negatives(similarity, admissible, negatives, progress)
-        return _contrast(positive, similarity, keep, counts.flatten(), decoupled)
+        weights = None if weight is None else weight.repeat(2)
+        return _contrast(positive, similarity, keep, counts.flatten(), weights, decoupled)
 
 
 def info_nce(
@@ -76,6 +82,8 @@ def info_nce(
     bank: Tensor | None = None,
     bank_image: Tensor | None = None,
     valid: Tensor | None = None,
+    weight: Tensor | None = None,
+    repeated: Tensor | None = None,
     anchor_identity: Tensor | None = None,
     positive_image: Tensor | None = None,
     negatives: Negatives = ALL,
@@ -92,7 +100,8 @@ def info_nce(
         bank: float[M, D], the negatives, unit vectors that are the same on all ranks; None: the positives of the global
             batch's other rows.
         bank_image: int64[M], the images that the bank shows, −1 where unknown.
-        valid: bool[B], see above.
+        valid, weight: bool[B] and float[B], see above.
+        repeated: bool[B], rows of which the positive is another row's too, and no negative for a second time.
         anchor_identity: int64[B, 2 or more], images that are not negatives of an anchor, as in `nt_xent`.
         positive_image: int64[B], the images that the positives show.
         negatives, progress: as in `nt_xent`.
@@ -111,16 +120,19 @@ def info_nce(
             numbers = row_numbers(len(anchor), anchor.device)
             if anchor_identity is None or positive_image is None:
                 anchor_identity, positive_image = numbers[:, None], numbers
-            candidates, image, present = gather_rows(other), gather_rows(positive_image), gather_rows(counts)
+            once = counts if repeated is None else counts & ~repeated
+            candidates, image, present = gather_rows(other), gather_rows(positive_image), gather_rows(once)
         similarity = own @ candidates.T / temperature
         admissible = present.expand_as(similarity)
         if anchor_identity is not None and image is not None:
             admissible = admissible & valid_negatives(anchor_identity, image)
         keep = keep_negatives(similarity, admissible, negatives, progress)
-        return _contrast((own * other).sum(dim=1) / temperature, similarity, keep, counts)
+        return _contrast((own * other).sum(dim=1) / temperature, similarity, keep, counts, weight)
 
 
-def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+def cosine_distance(
+    prediction: Tensor, target: Tensor, *, valid: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Mean of 1 − cosine similarity of prediction and target, both float[B, D]; 0 to 2.
 
     Half of BYOL's squared distance of unit vectors (Grill et al. 2020, eq. 2), and SimSiam's D plus 1 (Chen & He 2021,
@@ -130,11 +142,16 @@ def cosine_distance(prediction: Tensor, target: Tensor, *, valid: Tensor | None 
     with torch.autocast(prediction.device.type, enabled=False):
         counts = counting(prediction, valid)
         cosine = (unit(prediction, counts) * unit(target, counts)).sum(dim=1)
-        return mean_over_ranks(1 - cosine, counts)
+        return mean_over_ranks(1 - cosine, counts, weight)
 
 
 def _contrast(
-    positive: Tensor, similarity: Tensor, keep: Tensor, counts: Tensor, decoupled: bool = False
+    positive: Tensor,
+    similarity: Tensor,
+    keep: Tensor,
+    counts: Tensor,
+    weight: Tensor | None = None,
+    decoupled: bool = False,
 ) -> dict[str, Tensor]:
     """Cross entropy of positive float[A] against the kept entries of similarity float[A, M], and its bound on MI."""
     # A large finite value instead of −∞: its exponential is 0 too, and rows without negatives have finite gradients.
@@ -142,9 +159,9 @@ def _contrast(
     excess = similarity.masked_fill(~keep, hide).logsumexp(dim=1) - positive
     number = keep.sum(dim=1)
     entropy = torch.logaddexp(excess, torch.zeros_like(excess))  # log(1 + Σ exp(negative − positive))
-    bound = mean_over_ranks((number + 1).to(entropy.dtype).log() - entropy.detach(), counts)
-    loss = mean_over_ranks(excess, counts & (number > 0)) if decoupled else mean_over_ranks(entropy, counts)
-    return {"loss": loss, "mutual_information": bound}
+    bound = mean_over_ranks((number + 1).to(entropy.dtype).log() - entropy.detach(), counts, weight)
+    cost, costly = (excess, counts & (number > 0)) if decoupled else (entropy, counts)
+    return {"loss": mean_over_ranks(cost, costly, weight), "mutual_information": bound}
 
 
 def _everyone(part: Tensor) -> Tensor:

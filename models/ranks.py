@@ -39,8 +39,10 @@ def row_numbers(rows: int, device: torch.device) -> Tensor:
     return torch.arange(rows, device=device) + world()[1] * rows
 
 
-def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
+def mean_over_ranks(values: Tensor, counts: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """Mean of values float[A] over the entries of all ranks for which counts bool[A] is True (None: all).
+
+    `weight` float[A], at least 0: of the entries, in a weighted mean; None: all have the same.
 
     Returns this rank's share of that mean times the number of ranks; 0 if no entry counts. The average over ranks is
     the global mean, and DDP's average of the gradients is the global gradient, also where ranks have different numbers
@@ -48,8 +50,11 @@ def mean_over_ranks(values: Tensor, counts: Tensor | None = None) -> Tensor:
     """
     if counts is None:
         counts = torch.ones_like(values, dtype=torch.bool)
-    total = gather_across_ranks(counts.sum()).sum().clamp(min=1)
-    return torch.where(counts, values, 0.0).sum() * world()[0] / total
+    shares = counts if weight is None else torch.where(counts, weight.to(values.dtype), 0.0)
+    total = gather_across_ranks(shares.sum()).sum()
+    total = torch.where(total > 0, total, 1)
+    weighted = values if weight is None else values * weight
+    return torch.where(counts, weighted, 0.0).sum() * world()[0] / total
 
 
 class _Sum(torch.autograd.Function):

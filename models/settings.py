@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 Views = Literal["augmented", "time", "both"]  # what the two views of a patch are, see `TrainingSettings`
 TwinTime = Literal["own", "same", "nearest"]  # which crop of its track a twin shows
+TwinChoice = Literal["uniform", "strength", "all"]  # which of its best partners a patch is shown with
 
 
 class WrittenSettings(BaseModel, frozen=True, extra="forbid"):

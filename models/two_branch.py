@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ class TwoBranch(nn.Module):
         twin_image: Tensor | None = None,
         video_rows: Tensor | None = None,
         shown: Tensor | None = None,
+        weight: Tensor | None = None,
         small: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, without waiting for the device.
@@ -85,18 +87,23 @@ class TwoBranch(nn.Module):
         computed. M may differ between ranks (and may be 0), B may not: every rank runs the same collectives, and every
         parameter gets a gradient. Without a twin branch, twins are ignored.
 
+        A patch may be paired with several partners in one step: `weight` says so. The twin branch then sees one row
+        for each, and its loss is the mean over the patches of the weighted mean over the partners of each.
+
         Args:
             first, second: float[B, C, S, S], views of the same patches.
-            twin: float[M, C, S, S], views of twins, 0 ≤ M ≤ B; None for M = 0.
-            twin_rows: int64[M], distinct: row i of `twin` is the twin of row twin_rows[i] of `first`; None for M = 0.
+            twin: float[M, C, S, S], views of twins, 0 ≤ M ≤ B · P; None for M = 0.
+            twin_rows: int64[M], distinct: row i of `twin` is the twin of row twin_rows[i] of `first`; with `weight`,
+                partner twin_rows[i] % P of row twin_rows[i] // P. None for M = 0.
             image: int64[B], the patch that every row shows.
-            twin_image: int64[B], that patch's twin, −1 where it has none. With `image` and `twin_image`, neither the
-                patch nor its twin is a negative of the row. Leave both out where all patches of the global batch differ
-                and twins may be negatives.
+            twin_image: int64[B], that patch's twin, or int64[B, K], its partners, −1 where it has none. With `image`
+                and `twin_image`, neither the patch nor any of them is a negative of the row. Leave both out where all
+                patches of the global batch differ and twins may be negatives.
             video_rows: int64[V], distinct: the rows that show video, as many on every rank and among them all of
                 `twin_rows`. The twin branch sees no others; the view branch sees all. None: all rows.
-            shown: int64[B], the patch that `twin` shows: twin_image, or the patch itself at another time; None:
-                twin_image. The twin stays out of the negatives either way.
+            shown: int64[B] or int64[B, P], the patches that `twin` shows: partners, or the patch itself at another
+                time; None: the first of twin_image. All partners stay out of the negatives either way.
+            weight: float[B, P], the weights of the partners that are shown; those of a row sum to 1. None: P = 1.
             small: float[B · n, C, s, s], n small views of what each row of `first` shows, one row after the other;
                 None: n = 0. The view branch alone sees them.
 
@@ -107,8 +114,9 @@ class TwoBranch(nn.Module):
         Raises:
             ValueError: wrong shapes, dtypes or rows.
         """
-        twin, rows = self._check(first, second, twin, twin_rows)
-        own, partner = self._identities(len(first), rows, image, twin_image, shown)
+        partners = 1 if weight is None else weight.shape[1]
+        twin, rows = self._check(first, second, twin, twin_rows, partners)
+        own, other = self._identities(len(first), rows, partners, image, twin_image, shown)
         views, twins = self._features(first, second, twin if self.twin_branch is not None else None)
         small = None if small is None else self._small_features(small, first)
         view = self.view_branch(Pairs(**views, small=small, first_identity=own, second_identity=own))
@@ -117,12 +125,21 @@ class TwoBranch(nn.Module):
         if self.twin_branch is None:
             return output
 
+        pairs = Pairs(**views, first_identity=own)
+        if weight is not None:
+            pairs = pairs.take(torch.arange(len(first), device=first.device).repeat_interleave(partners))
         # Rows without a twin hold the second view instead: realistic values for the batch statistics of a head, and no
         # gradient.
-        paired = {name: views[name].detach().index_copy(0, rows, features) for name, features in twins.items()}
-        valid = torch.zeros(len(first), dtype=torch.bool, device=first.device).index_fill(0, rows, True)
-        pairs = Pairs(**{**views, **paired}, valid=valid, first_identity=own, second_identity=partner)
-        twin_output = self.twin_branch(pairs if video_rows is None else pairs.take(video_rows))
+        paired = {name: getattr(pairs, name).detach().index_copy(0, rows, part) for name, part in twins.items()}
+        valid = torch.zeros(len(pairs.first), dtype=torch.bool, device=first.device).index_fill(0, rows, True)
+        pairs = replace(pairs, **paired, valid=valid, second_identity=other)
+        if weight is not None:
+            repeated = (valid.view(-1, partners).cumsum(dim=1) > 1).flatten()
+            pairs = replace(pairs, weight=weight.flatten(), repeated=repeated)
+        if video_rows is not None:
+            places = video_rows[:, None] * partners + torch.arange(partners, device=first.device)
+            pairs = pairs.take(places.flatten())
+        twin_output = self.twin_branch(pairs)
         output |= {f"twin_{name}": value for name, value in twin_output.items()}
         return output | {"loss": view["loss"] + self.twin_weight * twin_output["loss"]}
 
@@ -189,26 +206,38 @@ class TwoBranch(nn.Module):
         return self.backbone(small).unflatten(0, (len(first), count)) if "small" in self.reads else None
 
     def _identities(
-        self, size: int, rows: Tensor, image: Tensor | None, twin_image: Tensor | None, shown: Tensor | None
+        self,
+        size: int,
+        rows: Tensor,
+        partners: int,
+        image: Tensor | None,
+        twin_image: Tensor | None,
+        shown: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Image and twin of every patch, and of every patch's twin, int64[B, 2]; None where they are not given."""
+        """Every patch with its K partners, and every partner that is shown with the others and the patch.
+
+        int64[B, 1 + K] and int64[B · P, 1 + K], first what is shown; None where they are not given.
+        """
         if (image is None) != (twin_image is None):
             raise ValueError("image and twin_image go together: pass both or neither.")
         if image is None or twin_image is None:
             return None, None
-        for name, part in (("image", image), ("twin_image", twin_image)):
-            if part.dtype != torch.int64 or part.shape != (size,):
-                raise ValueError(f"{name} must be int64[{size}], not {part.dtype} {list(part.shape)}.")
+        for name, part, dims in (("image", image, 1), ("twin_image", twin_image, 2)):
+            if part.dtype != torch.int64 or len(part) != size or part.ndim > dims:
+                several = f" or int64[{size}, K]" * (dims - 1)
+                raise ValueError(f"{name} must be int64[{size}]{several}, not {part.dtype} {list(part.shape)}.")
+        known = twin_image.view(size, -1)
         if self.twin_branch is None:  # the baseline uses no twins: they may be negatives
-            twin_image = torch.full_like(image, -1)
-        elif twin_image.device.type == "cpu" and bool((twin_image[rows] < 0).any()):
+            known = torch.full_like(known, -1)
+        elif known.device.type == "cpu" and bool((known[rows // partners] < 0).all(dim=1).any()):
             raise ValueError("twin_rows names a row whose twin_image is -1: say which patch its twin is.")
-        partner = twin_image if shown is None else shown
-        other = torch.where(partner == image, twin_image, image)  # what is no negative of the twin's either
-        return torch.stack([image, twin_image], dim=1), torch.stack([partner, other], dim=1)
+        partner = (known[:, :partners] if shown is None else shown).reshape(size, partners, 1)
+        # What is no negative of a partner's either: where the others are, the patch is in place of the partner itself.
+        others = torch.where(partner == known[:, None], image[:, None, None], known[:, None])
+        return torch.cat([image[:, None], known], dim=1), torch.cat([partner, others], dim=2).flatten(0, 1)
 
     def _check(
-        self, first: Tensor, second: Tensor, twin: Tensor | None, twin_rows: Tensor | None
+        self, first: Tensor, second: Tensor, twin: Tensor | None, twin_rows: Tensor | None, partners: int
     ) -> tuple[Tensor, Tensor]:
         """Check a batch; return twins and their rows, empty if it has none."""
         if first.ndim != 4 or first.shape != second.shape or len(first) == 0:
@@ -229,8 +258,9 @@ class TwoBranch(nn.Module):
         if twin_rows.dtype != torch.int64 or twin_rows.shape != twin.shape[:1]:
             raise ValueError(f"twin_rows must be int64[{len(twin)}], not {twin_rows.dtype} {list(twin_rows.shape)}.")
         if twin_rows.device.type == "cpu":  # reading the values from an accelerator would wait for it
-            if len(twin_rows) and not (int(twin_rows.min()) >= 0 and int(twin_rows.max()) < len(first)):
-                raise ValueError(f"twin_rows must lie in 0…{len(first) - 1}, the rows of first.")
+            last = len(first) * partners - 1
+            if len(twin_rows) and not (int(twin_rows.min()) >= 0 and int(twin_rows.max()) <= last):
+                raise ValueError(f"twin_rows must lie in 0…{last}, the rows of first, times the partners of a row.")
             if len(twin_rows.unique()) < len(twin_rows):
-                raise ValueError("twin_rows names a row twice: a patch has one twin.")
+                raise ValueError("twin_rows names a row twice: weight gives a patch several partners.")
         return twin, twin_rows.to(first.device, non_blocking=True)

@@ -29,7 +29,7 @@ from infoaug.estimators.options import (
 )
 from infoaug.models import frameworks, own_code
 from infoaug.models.frameworks.settings import FrameworkSettings
-from infoaug.models.settings import AugmentSettings, TwinTime, Views
+from infoaug.models.settings import AugmentSettings, TwinChoice, TwinTime, Views
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.masking import masked
 
@@ -347,6 +347,19 @@ class PretrainConfig(Section):
         description="the frame in which a twin is shown: `own`, that of any of its crops; `same`, that of the first "
         "view, without which the twin is left out of the step; `nearest`, the nearest to it",
     )
+    twins: Positive = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description="how many of a patch's best partners by mutual information count as its twins, at most "
+        "score.candidates; a patch with fewer has those",
+    )
+    twin_choice: TwinChoice = Field(
+        "uniform",
+        exclude_if=lambda value: value == "uniform",
+        description="of several twins, the one that is shown is drawn in every step, all with the same chance "
+        "(`uniform`) or in proportion to the strength of the dependence by score.rank (`strength`); or `all` are shown "
+        "in every step, and the loss weighs them by that strength",
+    )
     augment: AugmentSettings = Field(
         {}, validate_default=True, description="augmentation settings (models/settings.py, AugmentSettings)"
     )
@@ -395,6 +408,11 @@ class PretrainConfig(Section):
     def share_of_patches(self) -> float:
         """The share of each batch that is patches."""
         return 1 - self.image_share if self.stills else 1.0
+
+    @property
+    def twins_at_once(self) -> int:
+        """The most twins that a patch is shown with in one step."""
+        return self.twins if self.twin_choice == "all" else 1
 
     def rows_with_twin(self, patches_with_twin: float) -> float:
         """The share of a batch's rows that have a twin, if this share of the patches has one."""

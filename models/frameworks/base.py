@@ -23,8 +23,11 @@ class Pairs:
         momentum_first, momentum_second: features of the same images from the momentum backbone, without gradient.
         small: float[B, n, num_features], of n small views of what `first` shows; None where there are none.
         valid: bool[B], the valid rows (None: all); the others hold realistic features, for batch statistics.
-        first_identity, second_identity: int64[B, 2], the image that a row shows and that image's twin, −1 for none;
-            neither is a negative of the row. None: every row shows another image.
+        weight: float[B], of the rows in the loss; None: all have the same. It is given where `first` is paired with
+            several partners, one a row: their weights sum to 1.
+        repeated: bool[B], the rows of which `first` is that of an earlier valid row; None: none.
+        first_identity, second_identity: int64[B, 2 or more], the image that a row shows, then its partners, −1 for
+            none; none of them is a negative of the row. None: every row shows another image.
 
     Features that the branch does not name in `reads` are None.
     """
@@ -35,6 +38,8 @@ class Pairs:
     momentum_second: Tensor = UNREAD
     small: Tensor | None = None
     valid: Tensor | None = None
+    weight: Tensor | None = None
+    repeated: Tensor | None = None
     first_identity: Tensor | None = None
     second_identity: Tensor | None = None
 
@@ -63,10 +68,12 @@ class Branch(nn.Module, ABC):
     """Heads and loss of one of the two branches, independent of backbones, twins, devices and the training loop.
 
     `reads`: the features of `Pairs` that it needs; only those are computed, and without them there is no momentum
-    backbone. `progress`: 0-dim buffer, the share of training that is complete.
+    backbone. `weighs`: whether its loss weighs rows by `Pairs.weight` and counts `Pairs.repeated` once; otherwise every
+    row of it has one partner. `progress`: 0-dim buffer, the share of training that is complete.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("first", "second")
+    weighs: ClassVar[bool] = False
     progress: Tensor
 
     def __init__(self, num_features: int, settings: FrameworkSettings) -> None:

@@ -12,6 +12,7 @@ class BYOLBranch(Branch):
     """Projector with its momentum copy, predictor, and the squared distance of unit vectors both ways (eq. 2)."""
 
     reads = ("first", "second", "momentum_first", "momentum_second")
+    weighs = True
 
     def __init__(self, num_features: int, settings: BYOLSettings) -> None:
         super().__init__(num_features, settings)
@@ -23,8 +24,8 @@ class BYOLBranch(Branch):
         """Loss of the valid pairs, 0–8."""
         first, second = (self.predictor(self.head(features)) for features in (pairs.first, pairs.second))
         first_target, second_target = map(self.momentum_head, (pairs.momentum_first, pairs.momentum_second))
-        distance = cosine_distance(first, second_target, valid=pairs.valid)
-        distance = distance + cosine_distance(second, first_target, valid=pairs.valid)
+        distance = cosine_distance(first, second_target, valid=pairs.valid, weight=pairs.weight)
+        distance = distance + cosine_distance(second, first_target, valid=pairs.valid, weight=pairs.weight)
         return {"loss": 2 * distance}
 
 

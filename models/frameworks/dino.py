@@ -19,6 +19,7 @@ class DINOBranch(Branch):
     """
 
     reads = ("first", "second", "momentum_first", "momentum_second", "small")
+    weighs = True
     center: Tensor
 
     def __init__(self, num_features: int, settings: DINOSettings) -> None:
@@ -41,8 +42,10 @@ class DINOBranch(Branch):
         parts = student.split([len(view) for view in pairs.views])
         logits = [part / self.settings.student_temperature for part in parts]
         if self.training:
-            self._move_center(teacher, counting(pairs.first, pairs.valid).repeat(2))
-        return {"loss": swapped_prediction(logits, targets, valid=pairs.valid)}
+            counts = counting(pairs.first, pairs.valid)
+            shares = counts if pairs.weight is None else torch.where(counts, pairs.weight, 0.0)
+            self._move_center(teacher, shares.repeat(2))
+        return {"loss": swapped_prediction(logits, targets, valid=pairs.valid, weight=pairs.weight)}
 
     def _teacher_temperature(self) -> Tensor:
         start, end = self.settings.warmup_teacher_temperature, self.settings.teacher_temperature
@@ -50,10 +53,11 @@ class DINOBranch(Branch):
         return start + (end - start) * share
 
     @torch.no_grad()
-    def _move_center(self, outputs: Tensor, counts: Tensor) -> None:
-        """Update the centre by the mean of the valid outputs of all ranks; without valid outputs it stays."""
-        number = sum_over_ranks(counts.sum())
-        mean = sum_over_ranks(torch.where(counts[:, None], outputs, 0.0).sum(dim=0)) / number.clamp(min=1)
+    def _move_center(self, outputs: Tensor, shares: Tensor) -> None:
+        """Update the centre by the mean of the outputs of all ranks by their shares; if all are 0 it stays."""
+        number = sum_over_ranks(shares.sum())
+        total = torch.where(shares[:, None] > 0, outputs * shares[:, None], 0.0).sum(dim=0)
+        mean = sum_over_ranks(total) / number.clamp(min=1)
         mean = torch.where(number > 0, mean, self.center)
         self.center = self.center.lerp(mean.to(self.center.dtype), 1 - self.settings.center_momentum)
 

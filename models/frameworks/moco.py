@@ -17,6 +17,7 @@ class MoCoBranch(Branch):
     """
 
     reads = ("first", "momentum_second")
+    weighs = True
 
     def __init__(self, num_features: int, settings: MoCoSettings) -> None:
         super().__init__(num_features, settings)
@@ -38,6 +39,7 @@ class MoCoBranch(Branch):
             bank=self.queue.keys,
             bank_image=self.queue.image,
             valid=pairs.valid,
+            weight=pairs.weight,
             anchor_identity=pairs.first_identity,
             negatives=self.settings.negatives,
             progress=self.progress,

@@ -6,7 +6,7 @@ from torch import Tensor
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
 from infoaug.models.frameworks.settings import NNCLRSettings
 from infoaug.models.heads import mlp
-from infoaug.models.losses import info_nce
+from infoaug.models.losses import counting, info_nce
 from infoaug.models.queue import Queue
 
 
@@ -16,6 +16,8 @@ class NNCLRBranch(Branch):
     A neighbour may be an earlier projection of the same image or of its twin: the paper's support set is of all images
     as well. As the anchor is the neighbour, embeddings that show the neighbour's image are not negatives either.
     """
+
+    weighs = True
 
     def __init__(self, num_features: int, settings: NNCLRSettings) -> None:
         super().__init__(num_features, settings)
@@ -31,22 +33,31 @@ class NNCLRBranch(Branch):
         Afterwards the projections of `first` join the support set.
         """
         first, second = self.head(pairs.first), self.head(pairs.second)
-        forward = self._contrast(first, pairs.first_identity, second, pairs.second_image, pairs.valid)
-        backward = self._contrast(second, pairs.second_identity, first, pairs.first_image, pairs.valid)
+        forward = self._contrast(first, pairs.first_identity, second, pairs.second_image, pairs)
+        backward = self._contrast(second, pairs.second_identity, first, pairs.first_image, pairs, pairs.repeated)
         if self.training:
-            self.queue.push(first.detach(), pairs.first_image, pairs.valid)
+            once = pairs.valid if pairs.repeated is None else counting(first, pairs.valid) & ~pairs.repeated
+            self.queue.push(first.detach(), pairs.first_image, once)
         return {name: (forward[name] + backward[name]) / 2 for name in forward}
 
     def _contrast(
-        self, own: Tensor, identity: Tensor | None, other: Tensor, other_image: Tensor | None, valid: Tensor | None
+        self,
+        own: Tensor,
+        identity: Tensor | None,
+        other: Tensor,
+        other_image: Tensor | None,
+        pairs: Pairs,
+        repeated: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """InfoNCE of one side's neighbours with the predictions of the other side."""
+        """InfoNCE of one side's neighbours with the predictions of the other side, which `repeated` rows repeat."""
         neighbour, image = self.queue.nearest(own)
         return info_nce(
             neighbour,
             self.predictor(other),
             temperature=self.settings.temperature,
-            valid=valid,
+            valid=pairs.valid,
+            weight=pairs.weight,
+            repeated=repeated,
             anchor_identity=None if identity is None else torch.cat([identity, image[:, None]], dim=1),
             positive_image=other_image,
             negatives=self.settings.negatives,

@@ -12,6 +12,7 @@ from infoaug.models.losses import nt_xent
 class SimCLRBranch(Branch):
     """Projection head Linear–BatchNorm–ReLU–Linear (section 4.2 of the paper) and NT-Xent (eq. 1)."""
 
+    weighs = True
     decoupled = False
 
     def __init__(self, num_features: int, settings: SimCLRSettings) -> None:
@@ -27,6 +28,8 @@ class SimCLRBranch(Branch):
             second,
             temperature=self.settings.temperature,
             valid=pairs.valid,
+            weight=pairs.weight,
+            repeated=pairs.repeated,
             first_identity=pairs.first_identity,
             second_identity=pairs.second_identity,
             negatives=self.settings.negatives,

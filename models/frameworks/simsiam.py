@@ -11,6 +11,8 @@ from infoaug.models.losses import cosine_distance
 class SimSiamBranch(Branch):
     """Projector with a batch norm on its output, predictor, and the negative cosine both ways (eq. 2) plus 1."""
 
+    weighs = True
+
     def __init__(self, num_features: int, settings: SimSiamSettings) -> None:
         super().__init__(num_features, settings)
         self.head = mlp(num_features, *[settings.output_dim] * settings.projection_layers, last_batch_norm=True)
@@ -19,8 +21,9 @@ class SimSiamBranch(Branch):
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """Loss of the valid pairs, 0–2: the paper's plus 1, so that no pairs cost 0."""
         first, second = self.head(pairs.first), self.head(pairs.second)
-        distance = cosine_distance(self.predictor(first), second.detach(), valid=pairs.valid)
-        distance = distance + cosine_distance(self.predictor(second), first.detach(), valid=pairs.valid)
+        rows = {"valid": pairs.valid, "weight": pairs.weight}
+        distance = cosine_distance(self.predictor(first), second.detach(), **rows)
+        distance = distance + cosine_distance(self.predictor(second), first.detach(), **rows)
         return {"loss": distance / 2}
 
 

@@ -17,6 +17,7 @@ class SwAVBranch(Branch):
     """
 
     reads = ("first", "second", "small")
+    weighs = True
 
     def __init__(self, num_features: int, settings: SwAVSettings) -> None:
         super().__init__(num_features, settings)
@@ -26,15 +27,12 @@ class SwAVBranch(Branch):
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """Loss of the valid pairs; the prototypes share out the valid pairs."""
-        settings = self.settings
+        settings, rows = self.settings, {"valid": pairs.valid, "weight": pairs.weight}
         embeddings = self.head(torch.cat(pairs.views))
         scores = self.prototypes(embeddings, frozen=self.progress < settings.frozen_share)
         parts = scores.split([len(view) for view in pairs.views])
-        codes = [
-            sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, valid=pairs.valid)
-            for part in parts[:2]
-        ]
-        return {"loss": swapped_prediction([part / settings.temperature for part in parts], codes, valid=pairs.valid)}
+        codes = [sinkhorn(part, epsilon=settings.epsilon, iterations=settings.iterations, **rows) for part in parts[:2]]
+        return {"loss": swapped_prediction([part / settings.temperature for part in parts], codes, **rows)}
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

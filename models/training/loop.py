@@ -143,6 +143,10 @@ class Training:
               the process started); the largest of any rank.
             - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
+            - `partners`: of the patches with a twin, the mean number of partners that count, the twin among them, up to
+              `twins`. Missing where `twins` is 1.
+            - `twins_of_a_row`: mean number of twins that a row of a batch is shown with; missing where that is one at
+              most.
             - `share_with_one_crop`: share of the patches without a crop of another time; missing where none is asked.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
               models/collapse.py).
@@ -182,7 +186,7 @@ class Training:
             "images_per_second": count / seconds,
             "data_wait_fraction": batches.waited / seconds,
             "peak_memory_mb": self._peak_memory() / 2**20,
-            "share_with_twin": (drawn.twin >= 0).double().mean().item(),
+            "share_with_twin": (drawn.twin >= 0).any(dim=-1).double().mean().item(),
             "feature_std": feature_std(features).item(),
             "rank_me": rank_me(features).item(),
         }
@@ -191,9 +195,16 @@ class Training:
         if self.data.stills:
             metrics["share_of_images"] = self.sampler.is_still.double().mean().item()
         patches = rows[rows < self.data.patches]
-        other_times = settings.views != "augmented" or settings.later_share or bool((drawn.shown == rows).any())
+        other_times = (
+            settings.views != "augmented" or settings.later_share or bool((drawn.shown == rows[..., None]).any())
+        )
         if other_times and len(patches):
             metrics["share_with_one_crop"] = (self.data.counts[patches] == 1).double().mean().item()
+        known = (self.data.partners[rows][..., : settings.twins] >= 0).sum(dim=-1)
+        if settings.twins > 1 and bool(known.any()):
+            metrics["partners"] = known[known > 0].double().mean().item()
+        if drawn.twin.shape[-1] > 1:
+            metrics["twins_of_a_row"] = (drawn.twin >= 0).sum(dim=-1).double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         done = number + 1
@@ -216,15 +227,13 @@ class Training:
         """
         first = self._views(self.augment, batch.images, batch.alone, random)
         # Second views and twins share their settings, so they are augmented together.
-        pictures = torch.cat([batch.second, batch.twins])
-        others = self._views(
-            self.augment_second, pictures, torch.cat([batch.alone, batch.alone[batch.twin_rows]]), random
-        )
+        pictures, rows = torch.cat([batch.second, batch.twins]), batch.twin_rows // batch.shown.shape[1]
+        others = self._views(self.augment_second, pictures, torch.cat([batch.alone, batch.alone[rows]]), random)
         second, twin = others[: len(first)], others[len(first) :]
         small = self._small_views(batch.images, random)
         with self.autocast:
-            rows = batch.twin_rows, batch.image, batch.twin_image, self.video_rows, batch.shown
-            losses = self.parallel(first, second, twin, *rows, small=small)
+            known = batch.twin_rows, batch.image, batch.twin_image, self.video_rows, batch.shown, batch.weight
+            losses = self.parallel(first, second, twin, *known, small=small)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         if self.settings.clip_gradients:
@@ -309,13 +318,24 @@ def build_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
     """Build the model around a backbone; None: an untrained one. Weights are drawn from torch's global random state.
 
     Raises:
-        ValueError: unknown names or settings; see `create_backbone`, `frameworks.create` and `TwoBranch`; or small
-            views that are not smaller than the images.
+        ValueError: unknown names or settings, see `create_backbone`, `frameworks.create` and `TwoBranch`; small views
+            that are not smaller than the images; or all twins of a patch shall count, and the framework's loss cannot
+            weigh them.
     """
     if backbone is None:
         backbone = create_backbone(settings.backbone, settings.image_size, **settings.backbone_settings)
     framework = frameworks.create(settings.framework, backbone, **settings.framework_settings)
     views_of_a_row(framework.settings, settings.image_size)  # which small views must be smaller than
+    if (
+        settings.twins > 1
+        and settings.twin_choice == "all"
+        and settings.twin_weight
+        and not framework.branch_type.weighs
+    ):
+        raise ValueError(
+            f"the loss of framework {settings.framework!r} cannot weigh several twins of a patch: set twin_choice to "
+            "uniform or strength, which show one of them in each step"
+        )
     return TwoBranch(framework, settings.twin_weight)
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from infoaug.models import memory
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
-ROWS = ("twin", "frames", "paired")  # what a mapped folder holds of every row, beside the images
+ROWS = ("twin", "frames", "paired", "others", "strength")  # what a mapped folder holds of every row, beside the images
 
 
 class Window(NamedTuple):
@@ -35,24 +35,29 @@ class Window(NamedTuple):
         twin: int[N], each patch's twin, a row among the patches of all windows one after another, −1 where it has none.
         frames: int[N, K], the frames of each patch's crops, counted from the start of the window; −1 after the last.
         paired: bool[N], see `Pairs`; None: the patches with a twin.
+        others: int[N, k − 1], each patch's further partners, rows like `twin`; None: no patch has any.
+        strength: f[N, k], see `Pairs`; None: all alike.
     """
 
     images: NDArray[np.uint8]
     twin: NDArray[np.integer]
     frames: NDArray[np.integer]
     paired: NDArray[np.bool_] | None = None
+    others: NDArray[np.integer] | None = None
+    strength: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The pictures of some rows: int64 tensors of one shape, in the host's memory.
+    """The pictures of some rows: tensors in the host's memory, int64[…], with P partners of each row int64[…, P].
 
     Attributes:
         rows: of the patches, among all of them.
         first: the picture of the first view, a row of `Pairs.images`.
         second: that of the second view.
-        twin: that of the twin, −1 without a twin.
-        shown: the patch that the twin's picture shows, which is the twin or the patch itself; −1 without a twin.
+        twin: […, P], those of the partners that are shown, −1 for none. P is 1 unless all are shown together.
+        shown: […, P], the patches that these pictures show: partners, or the patch itself; −1 for none.
+        weight: float32[…, P], the weights of the partners; they sum to 1 if there is any.
     """
 
     rows: Tensor
@@ -60,6 +65,7 @@ class Draws:
     second: Tensor
     twin: Tensor
     shown: Tensor
+    weight: Tensor
 
     def __getitem__(self, index: object) -> "Draws":
         """The same part of each tensor."""
@@ -68,17 +74,18 @@ class Draws:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch: B rows, M of which have a twin.
+    """One rank's part of a global batch: B rows, with pictures of M twins, up to P of a row.
 
     Attributes:
         images: u8[B, 3, S, S], for the first views.
         second: u8[B, 3, S, S], for the second views; `images` itself where they are of the same crops.
         twins: u8[M, 3, S, S], images of the twins.
-        twin_rows: int64[M], the rows of `images` that the twins belong to.
+        twin_rows: int64[M], the places of the twins among the B · P partners, those of a row one after the other.
         image: int64[B], each image's row among all patches.
-        twin_image: int64[B], its twin's row among all patches, −1 where it has none.
-        shown: int64[B], the patch that the image among `twins` shows: the twin, or the patch itself; −1 for none.
+        twin_image: int64[B, k], its partners' rows among all patches, −1 for none.
+        shown: int64[B, P], the patches that the images among `twins` show: partners, or the patch itself; −1 for none.
         alone: bool[B], whether both views are of one crop.
+        weight: float32[B, P], the weights of the partners; None: a row has one.
     """
 
     images: Tensor
@@ -89,6 +96,7 @@ class Batch:
     twin_image: Tensor
     shown: Tensor
     alone: Tensor
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,10 @@ class Pairs:
         frames: int32[N, K] in the host's memory, the frames of each row's crops, −1 after the last; None: one each.
         paired: bool[N] in the host's memory, the patches of which `twin_share` sets the share of a batch. In trainings
             that are compared they are the same, also in the one without twins. None: the patches with a twin.
+        others: int64[N, k − 1] in the host's memory, the rows of each patch's further partners, best first, −1 for
+            none; None: no patch has any.
+        strength: float32[N, k] in the host's memory, how strong the dependence on the twin and on each of the others
+            is, at least 0, in any unit; None: all alike.
     """
 
     images: Tensor
@@ -113,6 +125,8 @@ class Pairs:
     stills: int = 0
     frames: Tensor | None = None
     paired: Tensor | None = None
+    others: Tensor | None = None
+    strength: Tensor | None = None
 
     @property
     def patches(self) -> int:
@@ -123,6 +137,17 @@ class Pairs:
     def is_paired(self) -> Tensor:
         """`paired` of the patches, without still images: bool[patches]."""
         return (self.twin >= 0 if self.paired is None else self.paired)[: self.patches]
+
+    @cached_property
+    def partners(self) -> Tensor:
+        """The twin of each row, then the others: int64[N, k], −1 for none."""
+        twin = self.twin[:, None]
+        return twin if self.others is None else torch.cat([twin, self.others], dim=1)
+
+    @cached_property
+    def strengths(self) -> Tensor:
+        """`strength`, ones for None: float32[N, k]."""
+        return torch.ones(self.partners.shape) if self.strength is None else self.strength
 
     @cached_property
     def crop_frames(self) -> Tensor:
@@ -147,6 +172,7 @@ class Pairs:
         stills: NDArray[np.uint8] | Tensor | None = None,
         frames: NDArray[np.integer] | Tensor | None = None,
         paired: NDArray[np.bool_] | Tensor | None = None,
+        strength: NDArray[np.floating] | Tensor | None = None,
     ) -> "Pairs":
         """Check images and twins that are in memory.
 
@@ -154,22 +180,22 @@ class Pairs:
             images: the patches, a NumPy array u8[N, S, S, 3] or a tensor u8[N, 3, S, S]; with K crops of every patch,
                 u8[N, K, S, S, 3] or u8[N, K, 3, S, S].
             twins: int[N], the row of each patch's twin, −1 where it has none. A patch that is its own twin is shown at
-                another time.
+                another time. Or int[N, k], the twin and further partners, best first, −1 after the last.
             stills: images from no video, as `images` but any number of them, and one crop each; they are trained on
                 without a twin.
             frames: int[N, K], the frames of the crops; −1, after the last, for crops that are not there. None: 0 to
                 K − 1.
             paired: bool[N], the patches of which `twin_share` sets the share of a batch; None: those with a twin.
+            strength: float[N, k], how strong the dependence on each partner is, at least 0; None: all alike.
 
         Raises:
-            ValueError: a wrong shape or dtype, or a twin that is not a row of `images`.
+            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, or a strength below 0.
         """
         images = _channels_first(images)
-        twin = torch.as_tensor(twins).cpu()
-        if twin.shape != (len(images),) or twin.is_floating_point() or twin.is_complex() or twin.dtype == torch.bool:
-            raise ValueError(f"twins must be int[{len(images)}], not {twin.dtype} {list(twin.shape)}")
-        if len(twin) and not (int(twin.min()) >= -1 and int(twin.max()) < len(images)):
-            raise ValueError(f"twins must be rows of images, 0 to {len(images) - 1}, or -1 for none")
+        partners = _partners(twins, len(images))
+        strengths = torch.ones(partners.shape) if strength is None else torch.as_tensor(strength).cpu().float()
+        if strengths.shape != partners.shape or not (strengths >= 0).all() or strengths.isinf().any():
+            raise ValueError(f"strength must be float{list(partners.shape)}, finite and at least 0")
         at = torch.arange(images.shape[1]).expand(images.shape[:2]) if frames is None else torch.as_tensor(frames).cpu()
         there = at >= 0
         if at.shape != images.shape[:2] or at.is_floating_point() or (there[:, 1:] > there[:, :-1]).any():
@@ -185,21 +211,24 @@ class Pairs:
         others = crops[:0] if stills is None else _channels_first(stills).flatten(0, 1)
         if others.shape[1:] != crops.shape[1:]:
             raise ValueError(f"still images must have the patches' {crops.shape[-1]} pixels, not {others.shape[-1]}")
-        twin = torch.cat([twin.to(torch.int64), torch.full((len(others),), -1)])
-        if paired is not None:
-            paired = torch.cat([paired, torch.zeros(len(others), dtype=torch.bool)])
-        joined, at = torch.cat([crops, others.to(crops.device)]), _padded([at], len(others))
-        return cls(joined, twin, stills=len(others), frames=at, paired=paired)
+        window = Window(
+            images[:0].cpu().numpy(),
+            partners[:, 0].numpy(),
+            at.numpy(),
+            None if paired is None else paired.numpy(),
+            partners[:, 1:].numpy(),
+            strengths.numpy(),
+        )
+        joined = torch.cat([crops, others.to(crops.device)])
+        return cls(joined, stills=len(others), **_of_rows([window], len(others)))
 
     @classmethod
     def from_windows(cls, windows: Iterable[Window], stills: Iterable[NDArray[np.uint8]] = ()) -> "Pairs":
         """Concatenate windows in memory, and blocks of still images u8[n, 3, S, S]."""
-        images, twins, frames, paired = zip(*windows, strict=True)
-        blocks = [*stills]
+        read, blocks = [*windows], [*stills]
         count = sum(map(len, blocks))
-        joined = torch.from_numpy(np.concatenate([*images, *blocks]))
-        padded = _padded(frames, count)
-        return cls(joined, _joined(twins, count), stills=count, frames=padded, paired=_flags(paired, twins, count))
+        joined = torch.from_numpy(np.concatenate([*(window.images for window in read), *blocks]))
+        return cls(joined, stills=count, **_of_rows(read, count))
 
     @classmethod
     def mapped(cls, folder: Path) -> "Pairs":
@@ -210,9 +239,9 @@ class Pairs:
         shape = tuple(np.load(folder / "shape.npy").tolist())
         # Copy on write, although nothing is written: torch takes no read-only memory.
         images = np.memmap(folder / "images", np.uint8, "c", shape=shape)
-        twin, frames, paired = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ROWS)
+        rows: dict[str, Any] = {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ROWS}
         stills = int(np.load(folder / "stills.npy"))
-        return cls(torch.from_numpy(images), twin, on_device=False, stills=stills, frames=frames, paired=paired)
+        return cls(torch.from_numpy(images), on_device=False, stills=stills, **rows)
 
     def to(self, device: torch.device) -> "Pairs":
         """Copy the images into a device's memory."""
@@ -222,22 +251,25 @@ class Pairs:
         """Collect the pictures that are drawn for B rows on a device.
 
         Args:
-            drawn: tensors int64[B].
+            drawn: of rows int64[B].
             device: where the batch is needed.
             twins: False leaves the twins' images out (M = 0).
         """
         # Computed on the host: on an accelerator, the number of twins would be known only after waiting for it.
-        twin_rows = (drawn.twin >= 0).nonzero()[:, 0] if twins else drawn.rows[:0]
+        drawn_twins = drawn.twin.flatten()
+        twin_rows = (drawn_twins >= 0).nonzero()[:, 0] if twins else drawn.rows[:0]
         alone = drawn.first == drawn.second
-        pictures = [drawn.first, drawn.twin[twin_rows], *([] if alone.all() else [drawn.second])]
+        pictures = [drawn.first, drawn_twins[twin_rows], *([] if alone.all() else [drawn.second])]
         if self.on_device:
             images, twin_images, *second = (self.images[_send(part, device)] for part in pictures)
         else:
             images, twin_images, *second = (_send(self.images[part], device) for part in pictures)
-        identities = (
-            _send(part, device) for part in (twin_rows, drawn.rows, self.twin[drawn.rows], drawn.shown, alone)
+        twin_at, image, known, shown, same = (
+            _send(part, device) for part in (twin_rows, drawn.rows, self.partners[drawn.rows], drawn.shown, alone)
         )
-        return Batch(images, second[0] if second else images, twin_images, *identities)
+        weight = _send(drawn.weight, device) if drawn.weight.shape[1] > 1 else None
+        others = second[0] if second else images
+        return Batch(images, others, twin_images, twin_at, image, known, shown, same, weight)
 
 
 class Batches:
@@ -297,21 +329,18 @@ def write_mapped(folder: Path, windows: Iterable[Window], stills: Iterable[NDArr
     Blocks of still images u8[n, 3, S, S] follow them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    twins, frames, paired = [], [], []
+    read: list[Window] = []
     count, stills_count = 0, 0
     shape: tuple[int, ...] = ()
     with (folder / "images").open("wb") as file:
-        for images, twin, at, flags in windows:
-            file.write(images.tobytes())
-            twins.append(twin)
-            frames.append(at)
-            paired.append(flags)
-            count, shape = count + len(images), images.shape[1:]
+        for window in windows:
+            file.write(window.images.tobytes())
+            count, shape = count + len(window.images), window.images.shape[1:]
+            read.append(window._replace(images=window.images[:0].copy()))  # the others would fill the memory
         for block in stills:
             file.write(block.tobytes())
             stills_count += len(block)
-    rows = _joined(twins, stills_count), _padded(frames, stills_count), _flags(paired, twins, stills_count)
-    for name, values in zip(ROWS, rows, strict=True):
+    for name, values in _of_rows(read, stills_count).items():
         np.save(folder / f"{name}.npy", values.numpy())
     np.save(folder / "shape.npy", np.array([count + stills_count, *shape]))
     np.save(folder / "stills.npy", stills_count)
@@ -332,15 +361,39 @@ def _channels_first(images: NDArray[np.uint8] | Tensor) -> Tensor:
     return images[:, None] if images.ndim == 4 else images
 
 
-def _joined(twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
-    """The twins of all windows, int64[N], and −1 for still images after them."""
-    return torch.from_numpy(np.concatenate([*twins, np.full(stills, -1)]).astype(np.int64))
+def _partners(twins: NDArray[np.integer] | Tensor, count: int) -> Tensor:
+    """Twins, or twins and further partners, of so many patches as int64[N, k]; ValueError as `Pairs.from_arrays`."""
+    given = torch.as_tensor(twins).cpu()
+    wrong = given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
+    if wrong or given.ndim not in (1, 2) or len(given) != count or 0 in given.shape[1:]:
+        raise ValueError(f"twins must be int[{count}] or int[{count}, k], not {given.dtype} {list(given.shape)}")
+    partners = given.to(torch.int64).view(count, -1 if count else 1)
+    if count and not (int(partners.min()) >= -1 and int(partners.max()) < count):
+        raise ValueError(f"twins must be rows of images, 0 to {count - 1}, or -1 for none")
+    if ((partners[:, 1:] >= 0) & (partners[:, :-1] < 0)).any():
+        raise ValueError("twins must be -1 only after the last of a patch")
+    return partners
 
 
-def _flags(paired: Sequence[NDArray[np.bool_] | None], twins: Sequence[NDArray[np.integer]], stills: int) -> Tensor:
-    """The patches of all windows that have a twin in some training that is compared, bool[N]; False for stills."""
-    known = [twin >= 0 if flags is None else flags for flags, twin in zip(paired, twins, strict=True)]
-    return torch.from_numpy(np.concatenate([*known, np.zeros(stills, bool)]))
+def _of_rows(windows: Sequence[Window], stills: int) -> dict[str, Any]:
+    """What `ROWS` names, tensors of the patches of all windows, and after them of so many still images."""
+    twins = [window.twin for window in windows]
+    paired = [window.twin >= 0 if window.paired is None else window.paired for window in windows]
+    others = [np.empty((len(window.twin), 0), int) if window.others is None else window.others for window in windows]
+    count = 1 + (others[0].shape[1] if others else 0)
+    known = [np.ones((len(w.twin), count)) if w.strength is None else w.strength for w in windows]
+    return {
+        "twin": _joined(twins, np.full(stills, -1), np.int64),
+        "frames": _padded([window.frames for window in windows], stills),
+        "paired": _joined(paired, np.zeros(stills), np.bool_),
+        "others": _joined(others, np.full((stills, count - 1), -1), np.int64),
+        "strength": _joined(known, np.zeros((stills, count)), np.float32),
+    }
+
+
+def _joined(parts: Sequence[NDArray[Any]], stills: NDArray[Any], dtype: type[np.generic]) -> Tensor:
+    """Rows of all windows, and those of still images after them."""
+    return torch.from_numpy(np.concatenate([*parts, stills]).astype(dtype))
 
 
 def _padded(frames: Sequence[NDArray[np.integer] | Tensor], stills: int) -> Tensor:

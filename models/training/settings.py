@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from infoaug.models.settings import AugmentSettings, TwinTime, Views
+from infoaug.models.settings import AugmentSettings, TwinChoice, TwinTime, Views
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -41,6 +41,11 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         twin_time: which crop of its track a twin shows: any (`own`), the one of the first view's frame (`same`; without
             it there is no twin in this step), or the `nearest` in time. It has no effect on a patch that is its own
             twin, which is shown at any other time.
+        twins: how many of a patch's best partners count, where the data has so many; a patch with fewer has those.
+        twin_choice: one of them is drawn in every step, all with the same chance (`uniform`) or in proportion to the
+            strength of the dependence (`strength`); or the patch is paired with `all` of them in every step, and the
+            losses of these pairs are weighted by that strength, with weights that sum to 1. Partners without a crop of
+            the frame that `twin_time` asks for are not chosen from.
         later_share: share of the twins that are replaced by the patch itself at another time, drawn in every step.
         augment: augmentation of first views.
         augment_second: augmentation of second views and of twins; None: as of first views.
@@ -72,6 +77,8 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     views: Views = "augmented"
     twin_time: TwinTime = "own"
+    twins: Count = 1
+    twin_choice: TwinChoice = "uniform"
     later_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment: AugmentSettings = AugmentSettings()
     augment_second: AugmentSettings | None = None

@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from rich.markup import escape
 from torch import nn
 
+from infoaug.estimators.options import RANKED
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, TrainingSettings
@@ -220,6 +221,8 @@ def training_settings(config: ExperimentConfig) -> TrainingSettings:
     values = config.pretrain.model_dump(include=set(names))
     if config.score.policy == "none":
         values["twin_weight"] = 0.0
+    if config.score.policy not in RANKED:
+        values["twins"] = 1
     if config.score.policy == "later+mutual-information":
         values["later_share"] = 0.5
     values |= {"image_size": config.extract.image_size, "seed": config.seed, "augment": first, "augment_second": second}
@@ -255,6 +258,11 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
             f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.twin_share, "
             f"or pretrain.batch_size higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or "
             "give clips with more motion[/]"
+        )
+    if "partners" in metrics and not any("partners" in epoch for epoch in before):
+        found.append(
+            f"epoch {metrics['epoch']:.0f}: patches with a twin have {metrics['partners']:.2g} partners on average "
+            "that count as twins"
         )
     alone = metrics.get("share_with_one_crop")
     if alone and not any(epoch.get("share_with_one_crop") for epoch in before):
@@ -321,6 +329,7 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
         )
     if asked.views != "augmented" and config.extract.crops < 2:
         raise UsageError(f"pretrain.views {asked.views} needs two crops of a track: set extract.crops to 2 or more")
+    _check_twins(config)
     if asked.warmup_epochs >= asked.epochs:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
@@ -334,6 +343,23 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
         raise UsageError(f"pretrain: {error}") from None
     if config.pretrain.init is not None and (fetch or initial_weights.is_known(config)):
         initial_weights.check(config)
+
+
+def _check_twins(config: ExperimentConfig) -> None:
+    """Raise UsageError for more twins than the policy or the scoring has."""
+    asked, policy = config.pretrain, config.score.policy
+    if asked.twins == 1 or not asked.twin_weight or policy in ("none", "later"):
+        return
+    if policy not in RANKED:
+        raise UsageError(
+            f"score.policy {policy} gives a patch one twin, not pretrain.twins {asked.twins}: set pretrain.twins to 1, "
+            f"or score.policy to {' or '.join(RANKED)}"
+        )
+    if asked.twins > config.score.candidates:
+        raise UsageError(
+            f"pretrain.twins {asked.twins} are more partners than the {config.score.candidates} that are stored: set "
+            "it lower, or score.candidates higher, which scores anew"
+        )
 
 
 @cache

@@ -126,14 +126,23 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
         if elsewhere:
             return Window(images, elsewhere[number], at)
         twin, paired = score.twins_of(scored, folder, window)
-        return Window(images, twin, at, paired)
+        if scored.twins == 1:
+            return Window(images, twin, at, paired)
+        partners, strength = score.partners_of(scored, folder, window)
+        return Window(images, twin, at, paired, partners[:, 1:], strength)
+
+    def among_all(window: Window, start: int) -> Window:
+        """The window with its partners as rows among the patches of all windows, its own from `start` on."""
+        twin, others = window.twin, window.others
+        if others is not None:
+            others = np.where(others >= 0, others + start, -1)
+        return window._replace(twin=np.where(twin >= 0, twin + start, -1), others=others)
 
     with ThreadPoolExecutor(READERS) as pool:
         for begin in range(0, len(units), ahead):
             for window in pool.map(read, range(begin, min(begin + ahead, len(units)))):
-                twin = window.twin
-                yield window if elsewhere else window._replace(twin=np.where(twin >= 0, twin + start, -1))
-                start += len(twin)
+                yield window if elsewhere else among_all(window, start)
+                start += len(window.twin)
 
 
 def read_pairs(scored: score.Scored, store: Store, images: Iterable[NDArray[np.uint8]] = ()) -> Pairs:

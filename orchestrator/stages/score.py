@@ -29,14 +29,23 @@ from infoaug.estimators.information import (
     ties,
     twins,
 )
-from infoaug.estimators.options import KERNELS, LARGEST_K, LATER, OTHER_WINDOWS
+from infoaug.estimators.options import KERNELS, LARGEST_K, LATER, OTHER_WINDOWS, RANKED
 from infoaug.estimators.video.patches import LEAST_TEXTURE
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arrays, digest_of
 from infoaug.orchestrator.stages import extract, masks, other_windows
-from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, ScoredWindow, column, summary, twin_table
+from infoaug.orchestrator.stages.twin_table import (
+    COUNTED,
+    PARTNERS,
+    RANDOM_DRAWS,
+    ScoredWindow,
+    column,
+    stored_partners,
+    summary,
+    twin_table,
+)
 
 VERSION = 7  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
@@ -67,6 +76,7 @@ class Scored:
         computed: windows that were scored now.
         policy: which twins to train with.
         draw: which of the `RANDOM_DRAWS` draws of a policy with chance in it.
+        twins: how many of a patch's best partners to train with; 1 unless the policy is one of `RANKED`.
     """
 
     stage: StageFolder
@@ -76,6 +86,7 @@ class Scored:
     computed: int
     policy: str = "mutual-information"
     draw: int = 0
+    twins: int = 1
 
     @property
     def counts(self) -> dict[str, int]:
@@ -98,8 +109,9 @@ class Scored:
         return self.paired / max(1, self._total("patches"))
 
     def for_training(self, config: ExperimentConfig) -> "Scored":
-        """The same scoring with the policy and the random draw of another config."""
-        return replace(self, policy=config.score.policy, draw=config.seed % RANDOM_DRAWS)
+        """The same scoring with the policy, the random draw and the number of twins of another config."""
+        policy, draw = config.score.policy, config.seed % RANDOM_DRAWS
+        return replace(self, policy=policy, draw=draw, twins=config.pretrain.twins if policy in RANKED else 1)
 
     def _total(self, name: str) -> int:
         return int(sum(self.ledger[column(name)].to_pylist()))
@@ -132,6 +144,18 @@ def twins_of(scored: Scored, folder: str, window: int) -> tuple[NDArray[np.int32
     if scored.policy in ("none", "later"):
         twin = np.where(paired & (scored.policy == "later"), np.arange(len(twin), dtype=twin.dtype), -1)
     return twin, paired
+
+
+def partners_of(scored: Scored, folder: str, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The best `scored.twins` partners of a window's N patches by mutual information.
+
+    Returns:
+        int64[N, k], patch numbers, the twin first, −1 after the last; and f64[N, k] nats, how strong the dependence on
+        each is by `score.rank`, at least 0.
+    """
+    table = scored.stage.store.read_table(twins_path(scored.stage, folder, window), list(PARTNERS))
+    asked = scored.stage.key
+    return stored_partners(table, scored.twins, asked["alpha"], asked["mutual"], tested=asked["surrogates"] > 0)
 
 
 def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:

@@ -7,13 +7,15 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infoaug.estimators.information import twins
+from infoaug.estimators.information import partners, twins
 from infoaug.orchestrator.runtime.store import arrays
 
 RANDOM_DRAWS = 8  # of policies with chance in them; training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "not mutual", "policy none")
+PARTNERS = ("twin", "strength", "candidates", "candidate_strength", "candidate_p_value")  # columns
 COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
 TWINS = pa.schema(
@@ -127,6 +129,39 @@ def twin_table(
         "candidate_distance": [distance[i, c] for i, c in enumerate(listed)],
     }
     return pa.table(columns).cast(TWINS)
+
+
+def stored_partners(
+    table: pa.Table, count: int, alpha: float, mutual: int, tested: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The best partners of a window's patches, by the columns `PARTNERS` of its table.
+
+    Args:
+        table: of N patches.
+        count: most partners of a patch, k.
+        alpha, mutual: of the scoring, see `find_twins`.
+        tested: whether dependences were tested; otherwise all are significant.
+
+    Returns:
+        int64[N, k] and f64[N, k], see `best_partners`.
+    """
+    twin = table["twin"].fill_null(-1).to_numpy()
+    own = table["strength"].fill_null(0).to_numpy()
+    listed, strength, p = (_padded(table[name]) for name in PARTNERS[2:])
+    candidates = np.where(np.isnan(listed), -1, listed).astype(np.int64)
+    return partners.best_partners(
+        twin, own, candidates, strength, count=count, p_values=p if tested else None, alpha=alpha, mutual=mutual
+    )
+
+
+def _padded(lists: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Lists of numbers of N rows as float32[N, C], NaN after the last and for a null."""
+    joined = lists.combine_chunks()
+    length = pc.list_value_length(joined).to_numpy()
+    there = np.arange(max(length, default=0)) < length[:, None]
+    values = np.full(there.shape, np.nan, np.float32)
+    values[there] = joined.flatten().to_numpy(zero_copy_only=False)
+    return values
 
 
 def column(counted: str) -> str:

@@ -67,7 +67,8 @@ def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
     # Images of an epoch: a rest that is smaller than a batch is left out.
     images = scored.counts["patches"] // config.pretrain.batch_size * config.pretrain.batch_size
     views = views_of_a_row(config.pretrain.framework_settings, config.extract.image_size)
-    twins = 0.0 if config.score.policy == "none" else sum(epoch["share_with_twin"] for epoch in history)
+    shown = [epoch.get("twins_of_a_row", epoch["share_with_twin"]) for epoch in history]
+    twins = 0.0 if config.score.policy == "none" else sum(shown)
     return TrialResult(
         framework=config.pretrain.framework,
         policy=config.score.policy,

@@ -51,6 +51,7 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
     """Floating-point operations of training on one patch for one epoch, forward and backward.
 
     They are counted in a step of a small batch without twins and in one where every patch has one, and interpolated.
+    A patch that is shown with several twins at once is taken to have all of them.
     """
 
     chosen = config.pretrain.model_dump(include={"framework", "framework_settings", "backbone", "backbone_settings"})
@@ -62,7 +63,8 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
     without = counted("none")
     if config.score.policy == "none":
         return without
-    return without + config.pretrain.rows_with_twin(share_with_twin) * (counted("mutual-information") - without)
+    twins = config.pretrain.rows_with_twin(share_with_twin) * config.pretrain.twins_at_once
+    return without + twins * (counted("mutual-information") - without)
 
 
 @cache

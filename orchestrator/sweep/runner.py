@@ -19,7 +19,7 @@ from typing import Any
 from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
-from infoaug.orchestrator.errors import StageError, worth_retrying
+from infoaug.orchestrator.errors import StageError, UsageError, worth_retrying
 from infoaug.orchestrator.runtime import cluster, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
@@ -118,6 +118,11 @@ def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> N
     checked = set()
     for trial in planned or [search.example(config)]:
         score.check(trial.config)
+        if config.sweep.budget == "passes" and trial.config.pretrain.twins_at_once > 1:
+            raise UsageError(
+                "sweep.budget passes is for arms that show one twin of a patch in a step: set it to steps, or "
+                "pretrain.twin_choice to uniform or strength"
+            )
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
         if not dry and inputs not in checked:
             extract.check(trial.config)

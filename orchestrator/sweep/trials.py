@@ -213,7 +213,9 @@ def _normalised(experiment: ExperimentConfig, config: SweepConfig) -> Experiment
     if pretrain.images is None:
         pretrain = pretrain.model_copy(update={"image_share": IMAGE_SHARE})
     if scoring.policy in ("none", "later"):  # no twin is another track
-        pretrain = pretrain.model_copy(update={"twin_time": "own"})
+        pretrain = pretrain.model_copy(update={"twin_time": "own", "twins": 1})
+    if pretrain.twins == 1:
+        pretrain = pretrain.model_copy(update={"twin_choice": "uniform"})
     typed = pretrain.framework_settings
     written = typed.written()
     if isinstance(typed, ContrastiveSettings) and "negatives" in written:

@@ -16,6 +16,11 @@ ROWS, WIDTH = 6, 12
 SIZES = {"hidden_dim": 10, "output_dim": 7, "predictor_dim": 5, "queue_size": 9, "prototypes": 4, "bottleneck_dim": 5}
 IMAGE = torch.tensor([0, 1, 2, 1, 4, 5])  # rows 1 and 3 show the same image
 TWIN = torch.tensor([1, 0, -1, 5, 3, 3])
+# Three patches with up to two partners each, in two rows: what both sides of the rows show, then what is known to it.
+SEVERAL = torch.tensor([[0, 3, 4], [0, 3, 4], [1, 5, -1], [1, 5, -1], [2, 3, 1], [2, 3, 1]])
+PARTNERS = torch.tensor([[3, 0, 4], [4, 3, 0], [5, 1, -1], [-1, 5, -1], [3, 2, 1], [1, 3, 2]])
+WEIGHT = torch.tensor([0.8, 0.2, 1.0, 0.0, 0.5, 0.5])
+REPEATED = torch.tensor([False, True, False, False, False, True])
 
 
 class Flat(nn.Module):
@@ -48,7 +53,7 @@ def make(name: str, **settings) -> Branch:
 
 
 def features(case: str = "plain") -> Pairs:
-    """Six pairs: without names, as the view branch has them, or as the twin branch has them."""
+    """Six pairs: without names, as the view branch has them, or as the twin branch has them, with several partners."""
     generator = torch.Generator().manual_seed(1)
     first, second, *momentum = torch.randn(4, ROWS, WIDTH, generator=generator, dtype=torch.float64)
     pairs = Pairs(first.requires_grad_(), second.requires_grad_(), *momentum)
@@ -57,6 +62,11 @@ def features(case: str = "plain") -> Pairs:
         return replace(pairs, first_identity=own, second_identity=own)
     if case == "twins":
         return replace(pairs, valid=TWIN >= 0, first_identity=own, second_identity=partner)
+    if case == "several":
+        first = first.detach()[::2].repeat_interleave(2, dim=0).requires_grad_()
+        repeats = replace(pairs, first=first, momentum_first=pairs.momentum_first[::2].repeat_interleave(2, dim=0))
+        names = {"first_identity": SEVERAL, "second_identity": PARTNERS}
+        return replace(repeats, valid=WEIGHT > 0, weight=WEIGHT, repeated=REPEATED, **names)
     return pairs
 
 
@@ -71,6 +81,17 @@ def shown(identity: torch.Tensor | None, row: int) -> tuple[set, object]:
 
 def counted(pairs: Pairs) -> list[int]:
     return [row for row in range(ROWS) if pairs.valid is None or pairs.valid[row]]
+
+
+def weighed(losses: list, rows: list[int], pairs: Pairs) -> Any:
+    """The mean of the losses of these rows."""
+    weights = [1.0 if pairs.weight is None else pairs.weight[row].item() for row in rows]
+    return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def different(pairs: Pairs, first: bool) -> list[int]:
+    """The rows that count on a side, without those that repeat what an earlier one shows there."""
+    return [row for row in counted(pairs) if not (first and pairs.repeated is not None and pairs.repeated[row])]
 
 
 def chosen(negatives: list[torch.Tensor], branch: Branch) -> list[torch.Tensor]:
@@ -90,7 +111,8 @@ def literal_nt_xent(branch, pairs, decoupled=False):
             near, _ = shown(identity, row)
             negatives = [
                 cosine(z[row], candidate[k]) / temperature
-                for candidate, names in sides for k in counted(pairs) if shown(names, k)[1] not in near
+                for candidate, names in sides for k in different(pairs, candidate is first)
+                if shown(names, k)[1] not in near
             ]  # fmt: skip
             negatives = chosen(negatives, branch)
             positive = cosine(z[row], other[row]) / temperature
@@ -98,7 +120,8 @@ def literal_nt_xent(branch, pairs, decoupled=False):
             entropy = -torch.log(positive.exp() / (positive.exp() + below))
             losses.append(-torch.log(positive.exp() / below) if decoupled else entropy)
             bounds.append(math.log(len(negatives) + 1) - entropy.item())
-    return sum(losses) / len(losses), sum(bounds) / len(bounds)
+    rows = [row for row in counted(pairs) for _ in sides]
+    return weighed(losses, rows, pairs), weighed(bounds, rows, pairs)
 
 
 def literal_moco(branch, pairs):
@@ -112,7 +135,7 @@ def literal_moco(branch, pairs):
         positive = cosine(queries[row], keys[row]) / temperature
         losses.append(-torch.log(positive.exp() / (positive.exp() + sum(s.exp() for s in negatives))))
         bounds.append(math.log(len(negatives) + 1) - losses[-1].item())
-    return sum(losses) / len(losses), sum(bounds) / len(bounds)
+    return weighed(losses, counted(pairs), pairs), weighed(bounds, counted(pairs), pairs)
 
 
 def literal_byol(branch, pairs):
@@ -124,14 +147,14 @@ def literal_byol(branch, pairs):
 
     losses = [distance(predictions[0][r], targets[1][r]) + distance(predictions[1][r], targets[0][r])
               for r in counted(pairs)]  # fmt: skip
-    return sum(losses) / len(losses), None
+    return weighed(losses, counted(pairs), pairs), None
 
 
 def literal_simsiam(branch, pairs):
     z = [branch.head(part) for part in (pairs.first, pairs.second)]
     p = [branch.predictor(part) for part in z]
     losses = [-cosine(p[0][r], z[1][r].detach()) / 2 - cosine(p[1][r], z[0][r].detach()) / 2 for r in counted(pairs)]
-    return 1 + sum(losses) / len(losses), None
+    return 1 + weighed(losses, counted(pairs), pairs), None
 
 
 def literal_barlow_twins(branch, pairs):
@@ -170,13 +193,13 @@ def literal_nnclr(branch, pairs):
             near, _ = shown(identity, row)
             if identity is not None:
                 near = near | ({branch.queue.image[place].item()} - {-2, -1})
-            candidates = [k for k in counted(pairs) if shown(other_identity, k)[1] not in near]
+            candidates = [k for k in different(pairs, other is first) if shown(other_identity, k)[1] not in near]
             neighbour = branch.queue.keys[place]
             negatives = chosen([cosine(neighbour, predictions[k]) / temperature for k in candidates], branch)
             positive = cosine(neighbour, predictions[row]) / temperature
             losses.append(-torch.log(positive.exp() / (positive.exp() + sum(s.exp() for s in negatives))))
             bounds.append(math.log(len(negatives) + 1) - losses[-1].item())
-    return sum(losses) / len(losses), sum(bounds) / len(bounds)
+    return weighed(losses, counted(pairs) * 2, pairs), weighed(bounds, counted(pairs) * 2, pairs)
 
 
 def cross_entropy(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -195,21 +218,23 @@ def literal_swav(branch, pairs):
     z = branch.head(torch.cat(views)).chunk(len(views))
     for part in z:
         scores.append([torch.stack([cosine(part[b], c) for c in weight]) for b in counted(pairs)])
-    codes = []
+    codes, mass = [], torch.ones(ROWS) if pairs.weight is None else pairs.weight
+    mass = mass[counted(pairs)].double()
     for part in scores[:2]:  # small views are assigned to nothing
-        q = (torch.stack(part).detach() / 0.05).exp().T  # K × B, as the paper has it
+        q = (torch.stack(part).detach() / 0.05).exp().T * mass  # K × B, as the paper has it
         q = q / q.sum()
         for _ in range(3):
             q = q / q.sum(dim=1, keepdim=True) / q.shape[0]
-            q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
-        codes.append((q * q.shape[1]).T)
-    losses = []
+            q = q / q.sum(dim=0, keepdim=True) * mass / mass.sum()
+        codes.append((q * mass.sum() / mass).T)
+    losses, rows = [], []
     for assigned in range(2):
         for view in range(len(views)):
             if view != assigned:
-                for b in range(len(counted(pairs))):
+                for b, row in enumerate(counted(pairs)):
                     losses.append(cross_entropy(codes[assigned][b], scores[view][b] / 0.1))
-    return sum(losses) / len(losses), None
+                    rows.append(row)
+    return weighed(losses, rows, pairs), None
 
 
 def literal_dino(branch, pairs):
@@ -219,6 +244,7 @@ def literal_dino(branch, pairs):
     students = branch.head(torch.cat(views_of(pairs))).chunk(len(views_of(pairs)))
     teachers = branch.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second])).chunk(2)
     losses = []
+    rows = []
     for other in range(2):  # the teacher sees the two full views
         for own in range(len(students)):
             for row in counted(pairs):
@@ -227,7 +253,8 @@ def literal_dino(branch, pairs):
                     teacher = torch.stack([cosine(teachers[other][row], c) for c in branch.momentum_prototypes.weight])
                     teacher = ((teacher - branch.center) / 0.04).exp()
                     losses.append(cross_entropy((teacher / teacher.sum()).detach(), student / 0.1))
-    return sum(losses) / len(losses), None
+                    rows.append(row)
+    return weighed(losses, rows, pairs), None
 
 
 LITERAL = {
@@ -246,10 +273,11 @@ UNFROZEN = {"frozen_share": 0.0}
 RING = {"negatives": {"kind": "ring", "inner": 0.2, "outer": 0.7}}
 CONTRASTIVE = [name for name in frameworks.available() if "negatives" in frameworks.settings_type(name).model_fields]
 MULTI_CROP = ["dino", "swav"]
+WEIGHING = [name for name in frameworks.available() if small(name).branch_type.weighs]
 FREEZING = [name for name in frameworks.available() if "frozen_share" in frameworks.settings_type(name).model_fields]
 
 
-@pytest.mark.parametrize("case", ["plain", "views", "twins"])
+@pytest.mark.parametrize("case", ["plain", "views", "twins", "several"])
 @pytest.mark.parametrize(
     ("name", "settings"),
     [(name, {}) for name in frameworks.available()]
@@ -257,6 +285,8 @@ FREEZING = [name for name in frameworks.available() if "frozen_share" in framewo
     + [(name, UNFROZEN) for name in FREEZING],
 )
 def test_loss_and_gradient_are_those_of_the_papers_equation_written_out(name, settings, case):
+    if case == "several" and name not in WEIGHING:
+        pytest.skip("its loss has no rows to weigh")
     branch, pairs = make(name, **settings), features(case)
     inputs = [p for p in branch.parameters() if p.requires_grad] + [pairs.first, pairs.second]
     expected, bound = LITERAL[name](branch, pairs)
@@ -393,6 +423,39 @@ def assert_keys_join(branch: Any, pairs: Pairs, keys: Callable[[Any], Tensor], i
 def test_nnclr_lets_the_first_projections_in_after_their_neighbours_were_sought_and_only_in_training():
     pairs = features("twins")
     assert_keys_join(make("nnclr"), pairs, lambda branch: branch.head(pairs.first), IMAGE)
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_a_partner_shown_in_two_rows_that_share_its_weight_counts_as_in_one(name):
+    pairs, branch = features("twins"), make(name).eval()  # without the statistics of a batch, in which it counts twice
+    # Every partner is known to all, so it is no negative, which it would be twice.
+    everyone = torch.tensor([*range(6)]).expand(ROWS, -1)
+    names = {"first_identity": torch.cat([IMAGE[:, None], everyone], dim=1),
+             "second_identity": torch.cat([TWIN[:, None], everyone], dim=1)}  # fmt: skip
+    pairs = replace(pairs, **names)
+    twice = pairs.take(torch.arange(ROWS).repeat_interleave(2))
+    shares = torch.tensor([0.3, 0.7]).repeat(ROWS)
+    twice = replace(twice, weight=shares, repeated=torch.tensor([False, True]).repeat(ROWS))
+    torch.testing.assert_close(branch(twice)["loss"], branch(pairs)["loss"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["moco", "nnclr"])
+def test_a_queue_takes_every_partner_and_a_patch_with_several_of_them_once(name):
+    branch, pairs = make(name).train(), features("several")
+    branch(pairs)
+    entered = [0, 1, 2] if name == "nnclr" else [3, 4, 5, 3, 1]
+    assert branch.queue.image[: len(entered)].tolist() == entered
+    assert branch.queue.image[len(entered)].item() == len(entered) - 2  # as it was
+
+
+def test_dinos_centre_weighs_what_the_teacher_says_of_partners():
+    branch, pairs = make("dino").eval(), features("several")
+    before = branch.center.clone()
+    both = branch.momentum_head(torch.cat([pairs.momentum_first, pairs.momentum_second]))
+    mean = (branch.momentum_prototypes(both) * pairs.weight.repeat(2)[:, None]).sum(dim=0) / 6
+    branch.training = True  # its heads stay as they are
+    branch(pairs)
+    torch.testing.assert_close(branch.center, 0.9 * before + 0.1 * mean)
 
 
 def test_what_shows_the_image_of_an_anchors_neighbour_is_no_negative_of_it():

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infoaug.models import frameworks
+from infoaug.models.batch_norm import synchronise
 from infoaug.models.frameworks import FrameworkSettings
 from infoaug.models.frameworks.base import Branch, Framework, Pairs
 from infoaug.models.frameworks.settings import MultiCropSettings
@@ -15,6 +16,7 @@ from infoaug.models.losses import nt_xent
 from infoaug.models.two_branch import TwoBranch
 
 WORLD, ROWS, SIZE = 2, 5, 6
+WEIGHING = [name for name in frameworks.available() if name not in ("barlow_twins", "vicreg")]
 # Rows of the global batch that have a twin, by case: unequal over the ranks, none on one rank, none at all.
 TWIN_ROWS = {"unequal": [0, 2, 3, 4, 7], "none on rank 1": [4, 1, 0], "one on rank 0": [2], "none": []}
 
@@ -334,6 +336,69 @@ def test_two_patches_with_the_same_twin_are_told_apart_without_it():
     torch.testing.assert_close(loss, sum(losses) / 4)
 
 
+# Partners of five patches, how they are weighted, and which of them a step shows: 3, none, 1, 2 and 1 of them.
+KNOWN = torch.tensor([[7, 3, 9], [6, -1, -1], [8, 0, -1], [9, 2, -1], [7, -1, -1]])
+SHOWN = torch.tensor([[7, 3, 9], [-1, -1, -1], [-1, 0, -1], [9, 2, -1], [4, -1, -1]])  # the last: itself, later
+WEIGHT = torch.tensor([[0.5, 0.3, 0.2], [0, 0, 0], [0, 1, 0], [0.9, 0.1, 0], [1, 0, 0]])
+PLACES = (SHOWN.flatten() >= 0).nonzero()[:, 0]
+
+
+def test_with_several_partners_the_loss_is_the_weighted_mean_over_the_partners_of_each_patch():
+    (first, second), others = views(2), views(1, rows=len(PLACES))[0].flip(0)
+    model, image = simclr_model().eval(), torch.arange(ROWS)
+    loss = model(first, second, others, PLACES, image, KNOWN, shown=SHOWN, weight=WEIGHT)["twin_loss"]
+    z, t = (nn.functional.normalize(model.twin_branch.head(model.backbone(part)), dim=1) for part in (first, others))
+    rows, shown = (PLACES // 3).tolist(), SHOWN.flatten()[PLACES].tolist()
+    # A patch is a negative of others once, however many partners it is shown with.
+    everyone = [(z[row], row) for row in sorted(set(rows))] + list(zip(t, shown, strict=True))
+    total = 0.0
+    for place, row, twin in zip(PLACES.tolist(), rows, t, strict=True):
+        known = {row, *KNOWN[row].tolist()}
+        for anchor, other in ((z[row], twin), (twin, z[row])):
+            positive = (anchor @ other / 0.5).exp()
+            negatives = sum((anchor @ c / 0.5).exp() for c, patch in everyone if patch not in known)
+            total = total - WEIGHT.flatten()[place] * (positive / (positive + negatives)).log()
+    torch.testing.assert_close(loss, total / 2 / len(set(rows)))
+
+
+def test_the_backbone_sees_a_patch_once_however_many_partners_it_has():
+    seen, model = [], simclr_model()
+    model.backbone.register_forward_hook(lambda module, images, output: seen.append(len(images[0])))
+    (first, second), others = views(2), views(1, rows=len(PLACES))[0]
+    model(first, second, others, PLACES, torch.arange(ROWS), KNOWN, shown=SHOWN, weight=WEIGHT)
+    assert sum(seen) == 2 * ROWS + len(PLACES)
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_one_partner_with_all_the_weight_is_a_twin(name):
+    (first, second, twin), rows = views().double(), torch.tensor([0, 3, 4])
+    image, partner = torch.arange(ROWS), torch.tensor([2, -1, -1, 7, 1])
+    one, other = small_model(name).double(), small_model(name).double()
+    plain = one(first, second, twin[rows], rows, image, partner)
+    weight = (partner >= 0).double()[:, None]
+    weighted = other(first, second, twin[rows], rows, image, partner[:, None], weight=weight)
+    assert {key: value.item() for key, value in weighted.items()} == pytest.approx(
+        {key: value.item() for key, value in plain.items()}, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_rows_from_no_video_take_no_part_beside_patches_with_several_partners(name):
+    model, others = small_model(name).eval(), views(1, rows=len(PLACES))[0]
+    first, second = views(2)
+    given = {"shown": SHOWN, "weight": WEIGHT}
+    alone = model(first, second, others, PLACES, torch.arange(ROWS), KNOWN, **given)["twin_loss"]
+    place = torch.tensor([0, 1, 3, 4, 6])  # in the batch: rows 2 and 5 are from no video
+    beside = torch.full((7, 3), -1)
+    images = [torch.randn(7, 3, SIZE, SIZE).index_copy(0, place, part) for part in (first, second)]
+    known, shown = (beside.index_copy(0, place, part) for part in (KNOWN, SHOWN))
+    weight = torch.zeros(7, 3).index_copy(0, place, WEIGHT)
+    image = torch.tensor([0, 1, 20, 2, 3, 21, 4])
+    places = place[PLACES // 3] * 3 + PLACES % 3
+    got = model(*images, others, places, image, known, video_rows=place, shown=shown, weight=weight)["twin_loss"]
+    torch.testing.assert_close(got, alone)
+
+
 def test_the_baseline_does_not_know_which_patches_are_twins():
     first, second, twin = views()
     image, twin_image = torch.arange(ROWS), torch.tensor([1, 2, 0, -1, 0])
@@ -590,3 +655,52 @@ def test_two_ranks_with_unequal_twins_step_as_one_process_with_the_global_batch(
         # With batch norm the statistics are a rank's own, so here only: it ran, and nothing was left out.
         gradients = results[f"simclr, {case}"]
         assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())
+
+
+def several_partners(name: str, ranks: slice) -> tuple[TwoBranch, dict]:
+    """A model, and these rows of a global batch of ten patches with up to three partners: rank 0 has nearly all."""
+    first, second, *others = views(5, rows=WORLD * ROWS).double()
+    shown = torch.cat([SHOWN, torch.full_like(SHOWN, -1)])
+    shown[8, :2] = torch.tensor([3, 6])
+    weight = torch.cat([WEIGHT, torch.zeros_like(WEIGHT)])
+    weight[8] = torch.tensor([0.25, 0.75, 0])
+    shown, weight = shown[ranks], weight[ranks]
+    there = (shown.flatten() >= 0).nonzero()[:, 0]
+    given = {
+        "first": first[ranks],
+        "second": second[ranks],
+        "twin": torch.stack(others, dim=1)[ranks].flatten(0, 1)[there],
+        "twin_rows": there,
+        "image": torch.arange(WORLD * ROWS)[ranks],
+        "twin_image": torch.where(weight > 0, shown, -1),
+        "shown": shown,
+        "weight": weight,
+    }
+    return small_model(name).double(), given
+
+
+def partners_on_rank(rank: int) -> dict:
+    """Runs in a process of its own: one DDP step of every framework on this rank's half of the batch."""
+    results = {}
+    for name in WEIGHING:
+        model, given = several_partners(name, slice(rank * ROWS, (rank + 1) * ROWS))
+        parallel = DistributedDataParallel(synchronise(model))
+        parallel(**given)["loss"].backward()
+        results[name] = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        results[name] |= {f"{key}, a buffer": part for key, part in model.named_buffers() if "queue" in key}
+    return results
+
+
+def test_two_ranks_with_several_partners_step_as_one_process_with_the_global_batch(two_ranks):
+    results = two_ranks(partners_on_rank)[0]
+    for name in WEIGHING:
+        model, given = several_partners(name, slice(None))
+        model(**given)["loss"].backward()
+        for key, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(
+                    results[name][key], parameter.grad, rtol=1e-6, atol=1e-9, msg=f"{name} {key}"
+                )
+        for key, part in model.named_buffers():
+            if "queue" in key:
+                torch.testing.assert_close(results[name][f"{key}, a buffer"], part, msg=f"{name} {key}")

@@ -24,6 +24,7 @@ from tests.models.training.trainings import (
     random_pairs,
     random_tracks,
     same,
+    several_partners,
     small_settings,
     trained,
 )
@@ -362,12 +363,48 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_learning_rate
         run.epoch()
 
 
+@pytest.mark.parametrize("name", frameworks.available())
+def test_a_loss_that_cannot_weigh_several_partners_is_refused_and_one_that_can_learns(name: str) -> None:
+    settings = small_settings(name, twins=3, twin_choice="all")
+    if name in ("barlow_twins", "vicreg"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot weigh several twins .* set twin_choice to uniform or"):
+            Training(settings, several_partners(), CPU)
+        for fine in ({"twin_choice": "strength"}, {"twins": 1}, {"twin_weight": 0.0}):
+            Training(settings.model_copy(update=fine), several_partners(), CPU)
+        return
+    metrics = Training(settings, several_partners(), CPU).epoch()
+    assert math.isfinite(metrics["loss"]) and 1 < metrics["partners"] <= 3 and 0 < metrics["share_with_twin"] < 1
+
+
+@pytest.mark.parametrize("choice", ["uniform", "strength", "all"])
+def test_with_one_twin_how_it_is_chosen_changes_no_bit(choice: str) -> None:
+    one, other = (
+        trained(small_settings("moco", twins=twins, twin_choice=choice), random_pairs(), 1).state() for twins in (1, 3)
+    )
+    plain = trained(small_settings("moco"), random_pairs(), 1).state()
+    assert all(same(state[part], plain[part]) for state in (one, other) for part in PARTS)
+    assert "partners" not in trained(small_settings(), random_pairs(), 1).history[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"twin_choice": "all", "later_share": 0.3}, {"twin_choice": "strength", "twin_time": "nearest"}]
+)
+def test_partners_are_drawn_again_by_a_resumed_training(changes: dict[str, Any]) -> None:
+    settings = small_settings("nnclr", twins=3, views="both", **changes)
+    whole = trained(settings, several_partners(), 1)
+    resumed = Training(settings, several_partners(), CPU)
+    resumed.load_state(copy.deepcopy(whole.state()))
+    whole.epoch(), resumed.epoch()
+    assert all(same(resumed.state()[part], whole.state()[part]) for part in PARTS)
+
+
 # ---- ranks
 
 
-def pictures_on_rank(rank: int) -> list[tuple[list[int], list[int], list[int]]]:
+def pictures_on_rank(rank: int, choice: str) -> list[tuple[list[int], list[int], list[int]]]:
     """The pictures that a rank sees: of first views, of second views and of twins, step by step."""
-    run = Training(small_settings("moco", views="both", later_share=0.5, warmup_epochs=0), random_tracks(), CPU)
+    settings = small_settings("moco", views="both", later_share=0.5, warmup_epochs=0, twins=3, twin_choice=choice)
+    run = Training(settings, several_partners(), CPU)
     found = []
     real = run.data.batch
 
@@ -380,11 +417,12 @@ def pictures_on_rank(rank: int) -> list[tuple[list[int], list[int], list[int]]]:
     return found
 
 
+@pytest.mark.parametrize("choice", ["uniform", "all"])
 def test_ranks_share_the_pictures_that_one_rank_alone_would_see(
-    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+    choice: str, two_ranks: Callable[[Callable[[int], Any]], list[Any]]
 ) -> None:
-    one, other = two_ranks(pictures_on_rank)
-    alone = pictures_on_rank(0)
+    one, other = two_ranks(partial(pictures_on_rank, choice=choice))
+    alone = pictures_on_rank(0, choice)
     assert [tuple(map(operator.add, *parts)) for parts in zip(one, other, strict=True)] == alone
 
 

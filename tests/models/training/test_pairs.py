@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from infoaug.models.training import Pairs, TrainingSettings, pairs
 from infoaug.models.training.draws import draw
 from infoaug.models.training.pairs import Batches, Draws, Window, write_mapped
+from tests.models.training.trainings import same
 
 CPU = torch.device("cpu")
 
@@ -31,6 +32,16 @@ def of_tracks() -> list[Window]:
     images = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None, None], (9, 3, 4, 4))
     first = Window(images[:4], np.array([1, 0]), np.array([[0, 5, 9], [0, -1, -1]]))
     return [first, Window(images[4:], np.array([1, -1, 2]), np.array([[0, 7], [0, -1], [0, 3]]))]
+
+
+def with_partners() -> list[Window]:
+    """Those windows, with the strengths of up to three partners."""
+    partners = np.array([[[1, 2, 7], [-1, -1, -1], [0, -1, -1]], [[5, 4, -1]] * 3, [[7, 8, -1]] * 3])
+    strength = np.arange(27).reshape(3, 3, 3) / 8
+    return [
+        window._replace(twin=p[:, 0], others=p[:, 1:], strength=s)
+        for window, p, s in zip(windows(), partners, strength, strict=True)
+    ]
 
 
 def draws(data: Pairs, rows: torch.Tensor, **settings: Any) -> Draws:
@@ -61,7 +72,32 @@ def test_crops_of_patches_follow_each_other_whatever_their_number() -> None:
     assert Pairs.from_arrays(images, loaded.twin).crop_frames.tolist() == [[0, 1, 2]] * 5
 
 
-@pytest.mark.parametrize("given", [windows, of_tracks])
+def test_partners_follow_the_twin_with_their_strengths_and_still_images_have_none(tmp_path: Path) -> None:
+    stills = np.full((2, 3, 4, 4), 100, np.uint8)
+    write_mapped(tmp_path, with_partners(), [stills])
+    joined = np.concatenate([np.column_stack([w.twin, w.others]) for w in with_partners()])
+    strength = np.arange(27).reshape(9, 3) / 8
+    images = torch.from_numpy(np.concatenate([w.images for w in windows()]))
+    given = Pairs.from_arrays(images, joined, torch.from_numpy(stills), strength=strength)
+    for loaded in (Pairs.from_windows(with_partners(), [stills]), Pairs.mapped(tmp_path), given):
+        assert loaded.partners.tolist() == [*joined.tolist(), [-1] * 3, [-1] * 3]
+        assert loaded.strengths.tolist() == [*strength.tolist(), [0] * 3, [0] * 3]
+        assert loaded.twin.tolist() == loaded.partners[:, 0].tolist() and loaded.is_paired.sum() == 8
+    alone = Pairs.from_windows(windows())
+    assert (alone.partners.tolist(), alone.strengths.unique().tolist()) == (alone.twin[:, None].tolist(), [1])
+
+
+def test_a_batch_has_the_images_of_all_partners_that_are_shown_with_their_weights() -> None:
+    loaded = Pairs.from_windows(with_partners())
+    batch = loaded.batch(draws(loaded, torch.tensor([3, 1, 0]), twins=3, twin_choice="all"), CPU)
+    assert (numbers(batch.twins), batch.twin_rows.tolist()) == ([5, 4, 2, 7], [0, 1, 7, 8])
+    assert batch.shown.tolist() == [[5, 4, -1], [-1, -1, -1], [-1, 2, 7]], "a partner of strength 0 counts nothing"
+    assert batch.twin_image.tolist() == [[5, 4, -1], [-1, -1, -1], [1, 2, 7]], "and is no negative"
+    assert batch.weight is not None
+    torch.testing.assert_close(batch.weight, torch.tensor([[9 / 19, 10 / 19, 0], [0] * 3, [0, 1 / 3, 2 / 3]]))
+
+
+@pytest.mark.parametrize("given", [windows, of_tracks, with_partners])
 def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped(given: Any, tmp_path: Path) -> None:
     loaded = Pairs.from_windows(given())
     write_mapped(tmp_path / "scratch", given())
@@ -70,7 +106,7 @@ def test_a_mapped_file_has_the_same_patches_and_may_be_deleted_once_it_is_mapped
         file.unlink()
     assert not mapped.on_device
     assert torch.equal(mapped.images, loaded.images) and torch.equal(mapped.twin, loaded.twin)
-    assert torch.equal(mapped.crop_frames, loaded.crop_frames)
+    assert torch.equal(mapped.crop_frames, loaded.crop_frames) and torch.equal(mapped.partners, loaded.partners)
     assert torch.equal(mapped.is_paired, loaded.is_paired) and torch.equal(loaded.is_paired, loaded.twin >= 0)
 
 
@@ -112,7 +148,7 @@ def test_still_images_beside_tracks_have_one_picture_each(tmp_path: Path) -> Non
         assert loaded.counts.tolist() == [3, 1, 2, 1, 2, 1, 1] and numbers(loaded.images) == [*range(9), 100, 100]
         drawn = draws(loaded, torch.arange(7), views="both", later_share=1.0)
         assert drawn.first[5:].tolist() == drawn.second[5:].tolist() == [9, 10]
-        assert drawn.twin[5:].tolist() == drawn.shown[5:].tolist() == [-1, -1]
+        assert drawn.twin[5:].tolist() == drawn.shown[5:].tolist() == [[-1], [-1]]
 
 
 def test_numpy_images_have_channels_last_and_tensors_channels_first() -> None:
@@ -138,6 +174,9 @@ IMAGES, TWINS = np.zeros((3, 4, 4, 3), np.uint8), np.array([1, 0, -1])
         (IMAGES, TWINS[:2], r"int\[3\]"),
         (IMAGES, TWINS.astype(float), r"int\[3\]"),
         (IMAGES, TWINS > 0, r"int\[3\]"),
+        (IMAGES, TWINS[None], r"int\[3, k\]"),
+        (IMAGES, np.zeros((3, 0), int), r"int\[3, k\]"),
+        (IMAGES, np.array([[1, 2], [-1, 2], [0, -1]]), "-1 only after the last"),
         (IMAGES, np.array([1, 3, -1]), "0 to 2"),
         (IMAGES, np.array([1, -2, -1]), "0 to 2"),
     ],
@@ -145,6 +184,12 @@ IMAGES, TWINS = np.zeros((3, 4, 4, 3), np.uint8), np.array([1, 0, -1])
 def test_arrays_of_a_wrong_shape_dtype_or_range_are_refused(images: Any, twins: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Pairs.from_arrays(images, twins)
+
+
+@pytest.mark.parametrize("strength", [[[0.5], [1], [-0.1]], [[0.5], [1], [np.nan]], [0.5, 1, 1], [[np.inf]] * 3])
+def test_strengths_that_do_not_fit_the_twins_are_refused(strength: Any) -> None:
+    with pytest.raises(ValueError, match=r"strength must be float\[3, 1\], finite and at least 0"):
+        Pairs.from_arrays(IMAGES, TWINS, strength=np.array(strength))
 
 
 @pytest.mark.parametrize(
@@ -163,16 +208,17 @@ def test_frames_of_crops_that_do_not_fit_the_images_are_refused(frames: Any, nam
 
 def test_a_batch_has_the_images_asked_for_and_those_of_their_twins() -> None:
     batch = some_pairs().batch(draws(some_pairs(), torch.tensor([5, 1, 0])), CPU)
-    assert batch.second is batch.images and batch.alone.all() and batch.shown.tolist() == [2, -1, 3]
+    assert batch.second is batch.images and batch.alone.all() and batch.shown.tolist() == [[2], [-1], [3]]
     assert numbers(batch.images) == [5, 1, 0]
     assert (numbers(batch.twins), batch.twin_rows.tolist()) == ([2, 3], [0, 2])
-    assert (batch.image.tolist(), batch.twin_image.tolist()) == ([5, 1, 0], [2, -1, 3])
+    assert (batch.image.tolist(), batch.twin_image.tolist()) == ([5, 1, 0], [[2], [-1], [3]])
+    assert batch.weight is None
 
 
 def test_a_batch_without_images_of_twins_still_says_which_they_are() -> None:
     batch = some_pairs().batch(draws(some_pairs(), torch.tensor([5, 1, 0])), CPU, twins=False)
     assert batch.twins.shape == (0, 3, 2, 2) and batch.twin_rows.shape == (0,)
-    assert batch.twin_image.tolist() == [2, -1, 3]
+    assert batch.twin_image.tolist() == [[2], [-1], [3]]
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=5))
@@ -182,7 +228,7 @@ def test_reading_ahead_gives_the_batches_of_images_in_memory_in_the_same_order(r
     assert len(in_memory) == len(rows) == len(ahead)
     for one, other, part in zip(in_memory, ahead, rows, strict=True):
         assert numbers(one.images) == part
-        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+        assert all(same(getattr(one, name), getattr(other, name)) for name in vars(one))
 
 
 def test_time_waited_for_batches_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Trainings so small that a test can run them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,16 @@ def random_tracks(count: int = 28) -> Pairs:
     twin = np.where(np.arange(count) % 3 == 1, np.arange(count), twin)
     images = random.integers(0, 256, (count, 3, 16, 16, 3), np.uint8)
     return Pairs.from_arrays(images, twin, frames=frames)
+
+
+def several_partners(count: int = 28) -> Pairs:
+    """Those tracks, of which those with a twin of another track have up to three partners of different strength."""
+    tracks, random = random_tracks(count), np.random.default_rng(1)
+    further = random.integers(0, count, (count, 2))
+    further[(tracks.twin < 0) | (tracks.twin == torch.arange(count))] = -1
+    further[::6, 1] = -1
+    strength = torch.from_numpy(random.random((count, 3), np.float32))
+    return replace(tracks, others=torch.from_numpy(further), strength=strength)
 
 
 def trained(settings: TrainingSettings, data: Pairs, epochs: int = 3) -> Training:

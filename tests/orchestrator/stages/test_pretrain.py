@@ -165,6 +165,57 @@ def test_later_and_mutual_information_share_the_steps(policy: str, share: float)
     assert (built.later_share, built.views, built.twin_time) == (share, "both", "nearest")
 
 
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (
+            ["score.policy=nearest"],
+            "score.policy nearest gives a patch one twin, .* set pretrain.twins to 1, or score.pol",
+        ),
+        (["score.policy=oracle", "clips.masks=/m", "clips.path=/v"], "score.policy oracle gives a patch one twin"),
+        (
+            ["score.candidates=2"],
+            "pretrain.twins 3 are more partners than the 2 that are stored: set it lower, or score",
+        ),
+        (
+            ["pretrain.framework=vicreg", "pretrain.twin_choice=all"],
+            "'vicreg' cannot weigh several twins of a patch: set",
+        ),
+        (["pretrain.twins=0"], r"pretrain\.twins"),
+        (["pretrain.twin_choice=best"], r"pretrain\.twin_choice"),
+        (["pretrain.framework=vicreg", "pretrain.twin_choice=strength"], None),
+        (["pretrain.twin_choice=all", "score.policy=later+mutual-information"], None),
+        (["pretrain.twin_choice=all", "pretrain.framework=vicreg", "score.policy=none"], None),
+        (["score.policy=later", "score.candidates=1"], None),
+        (["score.policy=random", "pretrain.twin_weight=0"], None),
+    ],
+)
+def test_more_twins_than_a_policy_a_scoring_or_a_loss_has_are_refused_before_training(
+    asked: list[str], named: str | None
+) -> None:
+    small = [f"pretrain.backbone_settings={json.dumps(small_settings().backbone_settings)}", "pretrain.twins=3"]
+    if named is None:
+        pretrain.check(load(None, ["extract.image_size=16", *small, *asked]))
+        return
+    with pytest.raises(UsageError, match=named):
+        pretrain.check(load(None, ["extract.image_size=16", *small, *asked]))
+
+
+@pytest.mark.parametrize(
+    ("policy", "twins"), [("mutual-information", 3), ("later+mutual-information", 3), ("later", 1)]
+)
+def test_several_twins_are_those_of_mutual_information(policy: str, twins: int) -> None:
+    built = pretrain.training_settings(load(None, [f"score.policy={policy}", "pretrain.twins=3"]))
+    assert built.twins == twins
+
+
+def test_how_many_partners_count_is_told_once() -> None:
+    epoch = {"epoch": 1.0, "collapsed": 0.0, "partners": 1.84}
+    (told,) = pretrain.warnings(epoch, [])
+    assert "patches with a twin have 1.8 partners on average" in told
+    assert pretrain.warnings(epoch | {"epoch": 2.0}, [epoch]) == []
+
+
 def test_steps_without_a_twin_loss_are_warned_of_once() -> None:
     epoch = {"epoch": 1.0, "collapsed": 0.0, "steps_without_twin_loss": 0.25, "share_with_twin": 0.004}
     (warning,) = pretrain.warnings(epoch, [])

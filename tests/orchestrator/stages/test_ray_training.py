@@ -63,6 +63,37 @@ def test_all_crops_of_a_track_are_read_with_their_frames(tmp_path: Path) -> None
     assert loaded.crop_frames.tolist() == [[0, 1, 2], [0, 1, 2], [0, -1, -1], [0, -1, -1]]
 
 
+def test_the_best_partners_are_read_with_the_strength_of_the_dependence(scored: score.Scored) -> None:
+    # In every window: patch 0 has the twin 1 and the candidate 2; patch 1 the twin 2, which is no candidate of it, and
+    # one that is not significant; patch 2 has no twin.
+    table = {
+        "twin": [1, 2, None],
+        "strength": [0.5, 0.25, None],
+        "candidates": [[1, 2], [0], []],
+        "candidate_strength": [[0.5, -0.5], [0.5], []],
+        "candidate_p_value": [[0.05, 0.01], [0.051], []],
+    }
+    types = {"candidates": pa.list_(pa.int32()), "twin": pa.int32()}
+    columns = {name: pa.array(values, types.get(name, pa.list_(pa.float32()))) for name, values in table.items()
+               if name != "strength"}  # fmt: skip
+    columns["strength"] = pa.array(table["strength"], pa.float32())
+    for _, folder, window in scored.extracted.windows:
+        scored.stage.store.write_table(score.twins_path(scored.stage, folder, window), pa.table(columns))
+    scored.stage.key.update(alpha=0.05, mutual=0, surrogates=9)
+    config = ExperimentConfig.model_validate({"pretrain": {"twins": 3}})
+    loaded = ray_training.read_pairs(scored.for_training(config), scored.stage.store)
+    assert loaded.partners.tolist() == [
+        [row + start if row >= 0 else -1 for row in rows]
+        for start in (0, 3, 6)
+        for rows in ([1, 2, -1], [2, -1, -1], [-1, -1, -1])
+    ]
+    assert loaded.strengths[:3].tolist() == [[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]
+    assert loaded.twin.tolist() == loaded.partners[:, 0].tolist()
+    later = config.model_copy(update={"score": config.score.model_copy(update={"policy": "later"})})
+    loaded = ray_training.read_pairs(scored.for_training(later), scored.stage.store)
+    assert loaded.partners.tolist() == [[0], [1], [-1], [3], [4], [-1], [6], [7], [-1]]
+
+
 def test_crops_that_cannot_be_decoded_name_their_file(scored: score.Scored) -> None:
     store, path = scored.stage.store, extract.trajectory_path(scored.extracted.stage, "b", 0)
     table = store.read_table(path)

@@ -522,6 +522,31 @@ def test_controls_are_stored_beside_the_twins(tmp_path: Path) -> None:
         assert (got.tolist(), among.tolist()) == (expected, paired.tolist()), policy
 
 
+@pytest.mark.parametrize("change", ["mutual=0", "mutual=2", "surrogates=0"])
+def test_partners_read_from_the_store_are_eligible_and_begin_with_the_twin(change: str, tmp_path: Path) -> None:
+    store, asked = Store(str(tmp_path)), settings(change, "alpha=0.5", "candidates=8")
+    key = asked.model_dump()
+    extracted, place = StageFolder(store, "extract", {}), StageFolder(store, "score", key)
+    w = window()
+    store.write_table(extracted.path("trajectories", "clip", "00000.parquet"), w.table("clip.mp4", 0))
+    list(_score(place, extracted, asked, FRAMES, [{"folder": "clip", "window": 0, "present": False}]))
+    found = store.read_table(place.path("twins", "clip", "00000.parquet")).to_pylist()
+    scored = score.Scored(place, None, pa.table({}), 0, 0, twins=7)  # type: ignore[arg-type]
+    partners, strength = score.partners_of(scored, "clip", 0)
+    assert partners.shape == strength.shape == (8, 7)
+    several = 0
+    for patch, row in enumerate(found):
+        given = [p for p in partners[patch].tolist() if p >= 0]
+        assert given[:1] == ([] if row["twin"] is None else [row["twin"]])
+        at = [row["candidates"].index(p) for p in given]
+        assert at == sorted(at) and all((row["candidate_p_value"][i] or 0) <= 0.5 for i in at)
+        assert strength[patch, : len(at)].tolist() == [max(0, row["candidate_strength"][i]) for i in at]
+        if asked.mutual:
+            assert len(given) <= asked.mutual and all(patch in found[p]["candidates"] for p in given)
+        several += len(given) > 1
+    assert several
+
+
 def test_the_rank_of_partners_can_be_the_estimate_that_is_tested() -> None:
     w = window()
     by_samples, by_gaussian = w.score("rank=samples"), w.score()

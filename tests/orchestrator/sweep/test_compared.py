@@ -21,7 +21,7 @@ from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.tracking import Tracked
 from infoaug.orchestrator.sweep.trials import Trial
 from tests.orchestrator.comparison import sweeps
-from tests.orchestrator.sweep.made import config, grid, leave_done, leave_scored, scored_of
+from tests.orchestrator.sweep.made import config, epoch, grid, leave_done, leave_scored, scored_of
 
 BLOCK = {"policy": ["none", "random", "mutual-information"], "seed": [0, 1]}
 
@@ -63,6 +63,15 @@ def test_passes_and_seconds_are_those_counted_by_hand(store: Store) -> None:
     # 6 batches of 16 are an epoch's 96 images; 3 epochs of two views, and of twins for 0.5 + 0.25 + 0.25 of the images.
     assert found.passes == 96 * (3 * 2 + 1)
     assert (found.seconds, found.epochs) == (9.0, 3)
+
+
+def test_several_twins_of_a_row_take_as_many_passes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "tests.orchestrator.sweep.made.epoch",
+        lambda number, share: epoch(number, share) | {"twins_of_a_row": 2 * share},
+    )
+    found = trained({"policy": "mutual-information"}, store, patches=100, shares=(0.5, 0.25, 0.25))
+    assert found.passes == 96 * (3 * 2 + 2)
 
 
 def test_without_twins_there_are_two_passes_an_image_and_no_weight(store: Store) -> None:

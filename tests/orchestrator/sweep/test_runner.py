@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.sweep import runner
+from infoaug.orchestrator.sweep import runner, trials
 from infoaug.orchestrator.sweep.compared import folder
 from tests.orchestrator.sweep.made import config
 
@@ -30,6 +30,19 @@ def test_a_trial_that_could_not_report_its_end_is_judged_by_what_tune_wrote(
     assert death["retry"] is again
     assert last.partition(". ")[0] in death["why"] and "\n" not in death["why"]
     assert "frames" in death["traceback"]
+
+
+def test_arms_that_show_several_twins_at_once_are_not_made_equal_by_passes() -> None:
+    given = {"grid": [{"policy": ["none", "mutual-information"], "pretrain.twins": 2, "pretrain.twin_choice": "all"}]}
+    for budget, refused in (("passes", True), ("steps", False)):
+        of = config(**given, budget=budget)
+        if not refused:
+            runner.check(of, trials.planned(of), dry=True)
+            continue
+        with pytest.raises(
+            UsageError, match=r"sweep\.budget passes is for arms that show one twin .*: set it to steps"
+        ):
+            runner.check(of, trials.planned(of), dry=True)
 
 
 @pytest.mark.parametrize("path", [None, "/no/such/file"])

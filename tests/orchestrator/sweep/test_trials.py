@@ -44,6 +44,20 @@ def test_trials_without_twins_of_other_tracks_are_not_repeated_for_another_time_
     ]
 
 
+def test_trials_without_other_tracks_are_not_repeated_for_more_of_them_nor_one_twin_for_how_it_is_chosen() -> None:
+    found = grid({
+        "policy": ["later", "mutual-information"], "pretrain.twins": [1, 3], "pretrain.twin_choice": ["uniform", "all"],
+    })  # fmt: skip
+    assert [
+        (trial.config.score.policy, trial.config.pretrain.twins, trial.config.pretrain.twin_choice) for trial in found
+    ] == [
+        ("later", 1, "uniform"),
+        ("mutual-information", 1, "uniform"),
+        ("mutual-information", 3, "uniform"),
+        ("mutual-information", 3, "all"),
+    ]
+
+
 def test_a_grid_is_all_combinations_and_grids_are_put_together_in_order() -> None:
     assert names({"framework": ["byol", "simclr"], "seed": [0, 1]}, {"framework": "vicreg", "seed": 7}) == [
         "byol-mutual-information-w0.5-s0",
