@@ -157,12 +157,12 @@ class Pairs:
                 another time.
             stills: images from no video, as `images` but any number of them, and one crop each; they are trained on
                 without a twin.
-            frames: int[N, K], the frames of the crops; −1, after the last, for crops that are not there. None: 0 to
-                K − 1.
+            frames: int[N, K], the frames of the crops, those of a patch all different, in any order; −1, after the
+                last, for crops that are not there. None: 0 to K − 1.
             paired: bool[N], the patches of which `twin_share` sets the share of a batch; None: those with a twin.
 
         Raises:
-            ValueError: a wrong shape or dtype, or a twin that is not a row of `images`.
+            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, or a frame twice for one patch.
         """
         images = _channels_first(images)
         twin = torch.as_tensor(twins).cpu()
@@ -175,6 +175,9 @@ class Pairs:
         if at.shape != images.shape[:2] or at.is_floating_point() or (there[:, 1:] > there[:, :-1]).any():
             shape = list(images.shape[:2])
             raise ValueError(f"frames must be int{shape}, -1 only after the last, not {at.dtype} {list(at.shape)}")
+        ordered = at.sort(dim=1).values
+        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+            raise ValueError("the frames of a patch must differ: two crops of one frame are not two times")
         if len(at) and not there[:, 0].all():
             raise ValueError("every patch needs a crop: the first of its frames must not be -1")
         if paired is not None:
