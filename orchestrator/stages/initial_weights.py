@@ -6,6 +6,7 @@ any node find them. A model's identity has the digest of the weights and not whe
 
 from pathlib import Path
 
+import torch
 from rich.markup import escape
 from torch import nn
 
@@ -105,13 +106,22 @@ def check(config: ExperimentConfig) -> None:
     """Check that the backbone can be built with the weights that the config starts from, once for the same of both.
 
     Raises:
-        UsageError: as `backbone`.
+        UsageError: as `backbone`, or its features are not finite.
     """
-    built = config.pretrain.model_dump_json(include={"backbone", "backbone_settings"})
-    key = built, config.extract.image_size, identity(config)["init"]
-    if key not in _checked:
-        backbone(config)
-        _checked.add(key)
+    described = config.pretrain.model_dump_json(include={"backbone", "backbone_settings"})
+    key = described, config.extract.image_size, identity(config)["init"]
+    if key in _checked:
+        return
+    if (built := backbone(config)) is not None:
+        size = config.extract.image_size
+        with torch.no_grad():
+            features = built.eval()(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        if not features.isfinite().all():
+            raise UsageError(
+                f"pretrain.init: the weights of '{config.pretrain.init}' give features that are NaN or infinite for a "
+                "random image: give others, such as those of an earlier epoch"
+            )
+    _checked.add(key)
 
 
 def write(config: ExperimentConfig, stage: StageFolder) -> None:
