@@ -142,6 +142,8 @@ class Training:
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
               the process started); the largest of any rank.
             - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
+            - `twins_without_frame`: share of the twins that have no crop of the first view's frame, and are left out.
+              Missing unless `twin_time` is `same`.
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
             - `share_with_one_crop`: share of the patches without a crop of another time; missing where none is asked.
             - `feature_std`, `rank_me`: of the backbone's features of the last global batch's first views (see
@@ -196,6 +198,8 @@ class Training:
             metrics["share_with_one_crop"] = (self.data.counts[patches] == 1).double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
+        if settings.twin_time == "same" and (partners := self.data.twin[rows] >= 0).any():
+            metrics["twins_without_frame"] = (drawn.twin[partners] < 0).double().mean().item()
         done = number + 1
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
             metrics |= self.validate(self.model.kept_backbone)
