@@ -29,7 +29,7 @@ from infoaug.estimators.options import (
 )
 from infoaug.models import frameworks, own_code
 from infoaug.models.frameworks.settings import FrameworkSettings
-from infoaug.models.settings import AugmentSettings, TwinTime, Views
+from infoaug.models.settings import AugmentSettings, Numbers, TwinTime, Views
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.masking import masked
 
@@ -46,7 +46,7 @@ class Runtime:
     """
 
 
-class Section(BaseModel):
+class Section(Numbers):
     """Settings that belong together; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
