@@ -235,7 +235,7 @@ def test_a_models_name_depends_on_the_content_of_its_images_and_their_share_and_
     [
         (["image_share=0.01"], r"pretrain: image_share 0\.01 of a batch of 8 is 0 images"),
         (["image_share=0.375", "workers=2"], "3 images, which 2 workers cannot share: set it to a multiple of 0.25"),
-        (["image_share=1"], "fewer than 2 patches for the twin branch"),
+        (["image_share=1"], "fewer than 2 patches for the twin branch: set it lower, or twin_weight to 0"),
         (["image_share=1.5"], r"pretrain\.image_share"),
         (["images=absent.npz"], "no data set 'absent.npz'"),
         (["image_share=0.5", "twin_share=0.75"], "image_share leaves 4 rows for patches: set one of them lower"),
