@@ -101,6 +101,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     Raises:
         UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
     """
+    extract.check_tracker(config)
     score.check(config)
     pretrain.check(config, fetch=False)
     evaluate.check(config, fetch=False)

@@ -10,7 +10,7 @@ import torch
 from rich.markup import escape
 from torch import nn
 
-from infoaug.models import initial, own_code
+from infoaug.models import initial
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, load_backbone, save_backbone
 from infoaug.models.initial import PUBLISHED, Weights
@@ -19,6 +19,7 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.settings import one_line
+from infoaug.orchestrator.stages import user_code
 
 FOLDER = "initial"  # of a stage
 
@@ -43,21 +44,7 @@ def identity(config: ExperimentConfig) -> dict[str, str]:
         if key not in _digests:
             _digests[key] = read(config).digest
         found["init"] = _digests[key]
-    found |= code_of(settings.backbone, "backbone_code")
-    return found
-
-
-def code_of(name: str, what: str) -> dict[str, str]:
-    """The digest of the code of a class of the user's own, under the key `what`; nothing for another name.
-
-    Raises:
-        UsageError: it cannot be imported or read.
-    """
-    try:
-        code = own_code.digest(name) if own_code.is_own(name) else ""
-    except (ValueError, OSError) as error:
-        raise UsageError(one_line(f"pretrain: {error}").rstrip(".")) from None
-    return {what: code} if code else {}
+    return found | user_code.identity(settings.backbone, "backbone_code", "pretrain.backbone")
 
 
 def is_known(config: ExperimentConfig) -> bool:

@@ -28,7 +28,7 @@ from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
-from infoaug.orchestrator.stages import initial_weights, ray_training, score
+from infoaug.orchestrator.stages import initial_weights, ray_training, score, user_code
 
 VERSION = 3  # raised when the same config would give other numbers
 
@@ -58,7 +58,7 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     """
     identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init", "images", "image_share"})
     identifying |= initial_weights.identity(config)
-    identifying |= initial_weights.code_of(config.pretrain.framework, "framework_code")
+    identifying |= user_code.identity(config.pretrain.framework, "framework_code", "pretrain.framework")
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
     key = {"version": VERSION, **data, "seed": config.seed, **identifying}

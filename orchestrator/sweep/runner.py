@@ -118,6 +118,7 @@ def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> N
     checked = set()
     for trial in planned or [search.example(config)]:
         score.check(trial.config)
+        extract.check_tracker(trial.config)
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
         if not dry and inputs not in checked:
             extract.check(trial.config)
