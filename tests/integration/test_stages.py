@@ -54,6 +54,8 @@ def test_a_tracker_of_the_users_own_runs_on_the_workers_and_its_failure_is_that_
     tiny: ExperimentConfig, clips_folder: Path
 ) -> None:
     own = "tests.integration.own_trackers"
+    for name in ("short.avi", "broken.mp4", "empty.mp4"):
+        (clips_folder / name).unlink()
     config = on_clips(tiny, clips_folder, tracker=f"{own}:still")
     done = extract.run(config, Store(config.store))
     folder = next(row["folder"] for row in done.ledger.to_pylist() if row["status"] == "ok")
