@@ -120,17 +120,49 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
 def _build_own(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model of the user's own class: see `create_backbone`."""
     kind = own_code.load(name, nn.Module)
+    _check_arguments(kind, name, kwargs)
+    unfinished = f"{name!r} is no complete module: call super().__init__() first in its __init__."
     try:
         model: Any = kind(image_size=image_size, **kwargs)
     except (Exception, SystemExit) as error:  # the code may raise anything
+        if "Module.__init__() call" in str(error):
+            raise ValueError(unfinished) from error
+        why = f"{type(error).__name__}: {short(error)}{own_code.place(error)}"
         raise ValueError(
-            f"{name!r} cannot be built with image_size={image_size} and {kwargs!s:.300}: {short(error)}"
+            f"{name!r} cannot be built with image_size={image_size} and {kwargs!s:.300} ({why}): correct its code or "
+            "its settings."
         ) from error
+    if "_modules" not in vars(model):
+        raise ValueError(unfinished)
     features = getattr(model, "num_features", None)
     if not isinstance(features, int) or features < 1:
         raise ValueError(f"{name!r} needs an integer num_features, the length of its feature vectors.")
     model.recipe = Recipe(name, image_size, dict(kwargs), features)
     return model
+
+
+def _check_arguments(kind: type[nn.Module], name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class of the user's own does not take, and those that it lacks."""
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (TypeError, ValueError):  # of a class that is not written in Python
+        return
+    takes = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    others = [key for key in takes if key != "image_size"]
+    if not any(each.kind == each.VAR_KEYWORD for each in parameters):
+        if "image_size" not in takes:
+            raise ValueError(f"{name!r} must take image_size, the side of its images in pixels, in its __init__.")
+        if unknown := [key for key in kwargs if key not in takes]:
+            remedy = f"; it takes {', '.join(others)}" if others else ""
+            raise ValueError(
+                f"{name!r} does not take {', '.join(map(repr, unknown))}: set pretrain.backbone_settings={{}} (in "
+                f"Python, pass no such keyword){remedy}."
+            )
+    if lacking := [key for key in others if takes[key].default is inspect.Parameter.empty and key not in kwargs]:
+        raise ValueError(
+            f"{name!r} needs {', '.join(map(repr, lacking))}: give it in pretrain.backbone_settings (in Python, as a "
+            "keyword)."
+        )
 
 
 def stem_reduction(image_size: int, kwargs: Mapping[str, Any]) -> int:

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import re
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub
@@ -82,7 +86,7 @@ def read(source: str | Path, name: str, *, fetch: bool = True) -> Weights:
         fetch: download published weights that are not in the cache.
 
     Raises:
-        ValueError: there are no such weights, they cannot be read or fetched, or they are not finite.
+        ValueError: there are no such weights, they cannot be read or fetched, or they are no finite numbers.
     """
     if str(source) == PUBLISHED:
         weights = _published(name, fetch)
@@ -93,8 +97,15 @@ def read(source: str | Path, name: str, *, fetch: bool = True) -> Weights:
         if path.name in (*_TIMM_WEIGHTS, _TIMM_CONFIG) and path.with_name(_TIMM_CONFIG).is_file():
             path = path.parent
         weights = _from_folder(path, name) if path.is_dir() else _from_file(path, name)
-    if not all(value.isfinite().all() for value in weights.state.values() if value.is_floating_point()):
-        raise ValueError(f"The weights of {weights.source} are not all finite numbers.")
+    if not weights.state:
+        raise ValueError(f"{weights.source} holds no tensors: give the state dict of a model.")
+    for key, value in weights.state.items():
+        # Numbers of one byte have no test of their own.
+        if value.is_floating_point() and not (value.float() if value.itemsize == 1 else value).isfinite().all():
+            raise ValueError(
+                f"The weights of {weights.source} are not all finite numbers, such as {key:.100}: their training has "
+                "failed, so give those of an earlier epoch."
+            )
     return weights
 
 
@@ -112,7 +123,7 @@ def initialised(name: str, image_size: int, weights: Weights, /, **kwargs: Any) 
     has the normalisation of the weights.
 
     Raises:
-        ValueError: another architecture, shape or stem, or weights that are missing or too many, named in one sentence.
+        ValueError: another architecture, shape or stem, weights that are missing or too many, or no floating point.
     """
     if weights.name and _base(weights.name) != _base(name):
         raise ValueError(
@@ -193,7 +204,8 @@ def _from_folder(folder: Path, name: str) -> Weights:
     file = next((folder / name for name in _TIMM_WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(
-            f"There are no weights in the folder '{folder}': it has none of {', '.join((RECIPE_FILE, *_TIMM_WEIGHTS))}."
+            f"There are no weights in the folder '{folder}', which has none of "
+            f"{', '.join((RECIPE_FILE, *_TIMM_WEIGHTS))}: name a folder that has one, or a file of weights."
         )
     weights = _from_file(file, "")
     if (folder / _TIMM_CONFIG).is_file():
@@ -209,7 +221,9 @@ def _from_folder(folder: Path, name: str) -> Weights:
 
 def _from_file(path: Path, name: str) -> Weights:
     if not path.is_file():
-        raise ValueError(f"There is no file or folder '{path}' with weights.")
+        raise ValueError(f"There is no file or folder '{path}' with weights: correct the path.")
+    if not path.stat().st_size:
+        raise ValueError(f"'{path}' is empty: copy it again.")
     source, known = f"'{path}'", _known(name)
     if path.suffix == ".safetensors":
         state = _tensors(path)
@@ -218,15 +232,49 @@ def _from_file(path: Path, name: str) -> Weights:
         if path.name == _TIMM_WEIGHTS[0] and path.with_name("load.py").is_file():
             raise ValueError(f"{source} was exported by an earlier infoaug: export it again.")
     elif path.suffix in SUFFIXES:
-        try:
-            state = load_state_dict(str(path), weights_only=True)
-        except Exception as error:  # a pickle with code, a damaged archive, a text: each has its own error
-            raise ValueError(f"{source} holds no state dict that torch loads as plain tensors.") from error
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError(f"{source} holds more than tensors by name: give the state dict of a model.")
+        state = _unpickled(path)
     else:
         raise ValueError(f"{source} is no file of weights: give one of {', '.join(SUFFIXES)}, or a folder.")
     return Weights(source, state, mean=known and tuple(known.mean), std=known and tuple(known.std))
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file that `torch.save` wrote, also within a checkpoint as timm knows it."""
+    advice = "write torch.save(model.state_dict(), file) where the model is, and give that file"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which torch adds to its errors
+            state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # a pickle with code, a damaged archive, a text: each has its own error
+        what = _content(path)
+        if not what:
+            raise ValueError(
+                f"'{path}' is damaged, or was not written by torch.save: copy it again, or give the right file."
+            ) from error
+        raise ValueError(f"'{path}' holds {what} instead of plain tensors by name: {advice}.") from error
+    if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(
+            f"'{path}' holds more than tensors by name, a {type(state[odd[0]]).__name__} as {odd[0]!r:.60}: {advice}."
+        )
+    return state
+
+
+def _content(path: Path) -> str:
+    """What a file of torch's holds that is no state dict; empty if it cannot be told."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "TorchScript" in str(error):
+            return "a TorchScript archive"
+        with path.open("rb") as file:
+            pickled = file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        if not (pickled and isinstance(error, UnpicklingError)):
+            return ""
+        found = re.search(r"GLOBAL ([\w.]+) was not", str(error))
+        return f"objects such as {found[1]:.100}" if found else "objects"
+    return f"a {type(content).__name__}"
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -273,6 +321,13 @@ def _fitted(backbone: Any, weights: Weights) -> dict[str, Tensor]:
         )
     prefix = prefixes[0] if len(prefixes) == 1 else ""
     state = {key.removeprefix(prefix): value for key, value in weights.state.items() if key.startswith(prefix)}
+    wanted = backbone.state_dict()
+    for key, value in wanted.items():
+        if key in state and value.is_floating_point() and not state[key].is_floating_point():
+            raise ValueError(
+                f"{key:.100} of the weights of {weights.source} is of {state[key].dtype}, which is no floating point: "
+                "give the weights from before they were quantised or converted."
+            )
     # By a convention of timm, the function that adapts weights of a family to a model's sizes.
     fit: Callable[..., Any] | None = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if fit is not None:
@@ -318,9 +373,21 @@ def _check(backbone: Any, state: Mapping[str, Tensor], weights: Weights) -> None
             )
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in wanted]
-    for keys, what in ((missing, "are missing"), (extra, "are too many")):
-        if keys:
-            raise ValueError(f"{where}: {len(keys)} of them {what}, such as {keys[0]:.100}{built}.")
+    if not wanted.keys() & state.keys():
+        raise ValueError(
+            f"{where}: they have none of its names, but such as {next(iter(state), '')!r:.100}, so they are of another "
+            "architecture, or named by another library than timm; choose the backbone that they are of."
+        )
+    counted = [
+        f"{len(keys)} of them {what}, such as {keys[0]:.100}"
+        for keys, what in ((missing, "are missing"), (extra, "are too many"))
+        if keys
+    ]
+    if counted:
+        raise ValueError(
+            f"{where}: {', and '.join(counted)}{built}; choose the backbone and the settings that they were trained "
+            "with."
+        )
 
 
 def _base(name: str) -> str:

@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -16,7 +25,20 @@ TwinTime = Literal["own", "same", "nearest"]  # which crop of its track a twin s
 TwinChoice = Literal["uniform", "strength", "all"]  # which of its best partners a patch is shown with
 
 
-class WrittenSettings(BaseModel, frozen=True, extra="forbid"):
+class Numbers(BaseModel):
+    """Settings whose numbers are no flags: pydantic would take `true` for 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if any(isinstance(each, bool) for each in given) and {int, float} & kinds and bool not in kinds:
+            raise ValueError(f"input should be a number, not {str(value).lower()}")
+        return value
+
+
+class WrittenSettings(Numbers, frozen=True, extra="forbid"):
     """Typed settings that are stored as they were written.
 
     The attributes are validated and complete. Serialised, the settings are the mapping that was given: no defaults,
@@ -117,6 +139,12 @@ class Momentum(BaseModel, frozen=True, extra="forbid", strict=True):
         if self.schedule == "constant":
             return self.base
         return 1 - (1 - self.base) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts else {annotation} if isinstance(annotation, type) else set()
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ from infoaug.estimators.options import (
 )
 from infoaug.models import frameworks, own_code
 from infoaug.models.frameworks.settings import FrameworkSettings
-from infoaug.models.settings import AugmentSettings, TwinChoice, TwinTime, Views
+from infoaug.models.settings import AugmentSettings, Numbers, TwinChoice, TwinTime, Views
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.masking import masked
 
@@ -46,7 +46,7 @@ class Runtime:
     """
 
 
-class Section(BaseModel):
+class Section(Numbers):
     """Settings that belong together; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -155,7 +155,9 @@ class ExtractConfig(Section):
     point: Literal["eigenvalue", "centre"] = Field(
         "eigenvalue", description="tracked point of a patch: the best corner of its cell (Shi and Tomasi) or the centre"
     )
-    tracker: str = Field("auto", description="lucas-kanade (auto), dense-flow, cotracker or tapir")
+    tracker: str = Field(
+        "auto", description="lucas-kanade (auto), dense-flow, cotracker, tapir, or module:function of your own"
+    )
     tracker_weights: str | None = Field(None, description="file with the weights of a learned tracker")
     forward_backward: Annotated[float, Field(gt=0)] = Field(1.5, description="largest forward–backward error, pixels")
     camera: Literal["translation", "similarity", "affine", "homography"] = Field(
@@ -183,7 +185,10 @@ class ExtractConfig(Section):
 
     @model_validator(mode="after")
     def _tracker_is_known(self) -> "ExtractConfig":
-        _check_name(self.tracker, TRACKERS, "tracker")
+        if own_code.is_own(self.tracker):  # imported when clips are extracted
+            own_code.check_name(self.tracker)
+        else:
+            _check_name(self.tracker, TRACKERS, "tracker")
         if self.tracker in LEARNED_TRACKERS and not self.tracker_weights:
             raise ValueError(
                 f"tracker '{self.tracker}' needs tracker_weights: docs/method.md says which file, from where"

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.markup import escape
 
+from infoaug.orchestrator import unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
@@ -59,6 +60,8 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         pretrain.check(config)
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
+    if "pretrain" in stages:
+        _say_what_is_unused(config)
     mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
     with store.hold(folder(config), f"the experiment '{config.name}' in the store {store.uri}"):
         return _run(config, stages, store, resume)
@@ -98,9 +101,11 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     Raises:
         UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
     """
+    extract.check_tracker(config)
     score.check(config)
     pretrain.check(config, fetch=False)
     evaluate.check(config, fetch=False)
+    _say_what_is_unused(config)
     store = Store(config.store)
     reused: dict[str, str] = {}
     try:
@@ -132,6 +137,11 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "report": "a page and figures",
     }
     return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
+
+
+def _say_what_is_unused(config: ExperimentConfig) -> None:
+    for note in unused_settings.notes(config):
+        console.say(escape(note))
 
 
 def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:

@@ -105,15 +105,20 @@ def pack(config: ExperimentConfig, folder: Path, without: Iterable[str] = ()) ->
     """Write a job's working folder: the package infoaug, its settings except `without`, and the user's own code.
 
     Raises:
-        UsageError: such a class cannot be loaded.
+        UsageError: such code cannot be imported.
     """
     # Links to the top-level folders of a clone are followed, so the job gets the package as a wheel would install it.
     shutil.copytree(Path(infoaug.__file__).parent, folder / "infoaug", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in filter(own_code.is_own, (config.pretrain.backbone, config.pretrain.framework)):
+    named = {
+        "extract.tracker": config.extract.tracker,
+        "pretrain.backbone": config.pretrain.backbone,
+        "pretrain.framework": config.pretrain.framework,
+    }
+    for setting, name in named.items():
         try:
-            code = own_code.source(name)
+            code = own_code.source(name) if own_code.is_own(name) else None
         except ValueError as error:
-            raise UsageError(settings.one_line(f"pretrain: {error}").rstrip(".")) from None
+            raise UsageError(settings.one_line(f"{setting}: {error}").rstrip(".")) from None
         if code and code.is_dir():
             shutil.copytree(code, folder / code.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         elif code:

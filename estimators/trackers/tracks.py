@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.estimators.options import LEARNED_TRACKERS, TRACKERS
+from infoaug.estimators.trackers import own
 from infoaug.estimators.trackers.base import Bytes, Tracks, inside
 
 __all__ = ["Tracks", "track"]
@@ -22,7 +23,7 @@ def track(
     frames: Bytes,
     queries: NDArray[np.floating],
     *,
-    method: str = "auto",
+    method: str | own.Tracker = "auto",
     forward_backward: float = 1.5,
     weights: str | Path | None = None,
 ) -> Tracks:
@@ -37,16 +38,18 @@ def track(
               correct tracks than the other classical one (`benchmarks/tracking.py`);
             - `"dense-flow"`, chained DIS optical flow;
             - `"cotracker"`, CoTracker3 (Karaev et al. 2024), which needs its code and weights;
-            - `"tapir"`, BootsTAPIR (Doersch et al. 2024) or TAPNext++, depending on the weights; needs its code too.
+            - `"tapir"`, BootsTAPIR (Doersch et al. 2024) or TAPNext++, depending on the weights; needs its code too;
+            - a function of your own, called with copies of the frames and of the queries f32[N, 2], that returns
+              `Tracks`; `trackers.own.track` says what is checked.
         forward_backward: a classical tracker loses a point that ends this many pixels or more from its start when it is
             tracked forward and back.
         weights: file of a learned tracker's weights; nothing is downloaded.
 
     Raises:
-        ValueError: the method is unknown, the frames have another shape or dtype, a query is outside the frame, or a
-            learned tracker lacks its code or weights.
+        ValueError: the method is unknown, the frames have another shape or dtype, a query is outside the frame, a
+            learned tracker lacks its code or weights, or a function of your own fails or returns something else.
     """
-    if method not in TRACKERS:
+    if not callable(method) and method not in TRACKERS:
         raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(TRACKERS))}")
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or len(frames) == 0 or frames.shape[3:] not in ((), (3,)):
         raise ValueError(f"frames must be u8[T, H, W] or u8[T, H, W, 3], not {frames.dtype}{list(frames.shape)}")
@@ -57,6 +60,8 @@ def track(
         return _module(method).track(frames, points, weights=weights)
     if len(points) == 0:  # OpenCV does not accept empty arrays
         return Tracks(np.empty((0, len(frames), 2), np.float32), np.empty((0, len(frames)), bool))
+    if callable(method):
+        return own.track(method, frames, points, forward_backward=forward_backward, weights=weights)
     classical = _module("lucas-kanade" if method == "auto" else method)
     return classical.track(frames, points, forward_backward=forward_backward)
 

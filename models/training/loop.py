@@ -142,6 +142,8 @@ class Training:
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
               the process started); the largest of any rank.
             - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
+            - `twins_without_frame`: share of the twins that have no crop of the first view's frame, and are left out.
+              Missing unless `twin_time` is `same`.
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
             - `partners`: of the patches with a twin, the mean number of partners that count, the twin among them, up to
               `twins`. Missing where `twins` is 1.
@@ -207,6 +209,8 @@ class Training:
             metrics["twins_of_a_row"] = (drawn.twin >= 0).sum(dim=-1).double().mean().item()
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
+        if settings.twin_time == "same" and (partners := self.data.twin[rows] >= 0).any():
+            metrics["twins_without_frame"] = (drawn.twin[partners] < 0).double().mean().item()
         done = number + 1
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
             metrics |= self.validate(self.model.kept_backbone)
@@ -353,24 +357,36 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
     """Build the model and its optimiser, and pass two images and their twins through it, on the CPU.
 
     Raises:
-        ValueError: as `build_model` and `create_optimizer`, or the backbone does not take images of `image_size`, does
-            not return vectors, or cannot be frozen as asked.
+        ValueError: as `build_model` and `create_optimizer`; or the backbone does not take images of `image_size`, does
+            not return vectors of finite numbers, cannot be frozen as asked, or no gradient reaches it.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    # A graph that keeps no tensors tells what gradients reach, at the cost of a pass without gradients.
+    keeps_nothing = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), keeps_nothing:
         model, size = build_model(settings, backbone), settings.image_size
         layers.freeze(model.backbone, settings.freeze_layers)
         if settings.layer_decay:
             create_optimizer(settings, model)
         batch = example(model, size, rows=2)
         small = batch.pop("small", None)
+        features: list[Any] = []
+        model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
         try:
-            model(**batch)
+            losses = model(**batch)
         except Exception as error:  # any error that a network raises for images that it does not expect
+            for found in features[:1]:  # what it gives may be why
+                _check_features(settings.backbone, model.backbone, found)
             why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise ValueError(
                 f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
                 f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
             ) from error
+        _check_features(settings.backbone, model.backbone, features[0])
+        if not losses["loss"].requires_grad:
+            raise ValueError(
+                f"no gradient of the loss of {settings.framework!r} reaches the backbone: do not detach the features "
+                "of the first view in its branch, nor compute their loss without gradients"
+            )
         if small is None:
             return
         try:
@@ -384,3 +400,28 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
                 f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
                 f"no small views of {small.shape[-1]} × {small.shape[-1]} ({why}): {remedy}"
             ) from error
+
+
+def _check_features(name: str, backbone: Any, features: Any) -> None:
+    """Refuse a backbone, for what it gives for two images."""
+    if not isinstance(features, Tensor):
+        raise ValueError(f"{name!r} returns a {type(features).__name__}: return one tensor [rows, num_features]")
+    if features.ndim == 2 and features.shape[1] != backbone.num_features:
+        raise ValueError(
+            f"{name!r} returns {features.shape[1]} features an image, and its num_features is {backbone.num_features}: "
+            "make them the same"
+        )
+    if not features.isfinite().all():
+        raise ValueError(
+            f"{name!r} gives features that are NaN or infinite for random images: correct its "
+            "initial weights, or its forward"
+        )
+    parameters = [*backbone.parameters()]
+    if not any(parameter.requires_grad for parameter in parameters):
+        why = "all its parameters are frozen (requires_grad is False)" if parameters else "it has no parameters"
+        raise ValueError(f"nothing of {name!r} can be trained, {why}: leave some of its layers to train")
+    if not features.requires_grad:
+        raise ValueError(
+            f"no gradient reaches the parameters of {name!r}: its forward must not detach the features, nor compute "
+            "them under torch.no_grad or outside torch"
+        )

@@ -183,13 +183,14 @@ class Pairs:
                 another time. Or int[N, k], the twin and further partners, best first, −1 after the last.
             stills: images from no video, as `images` but any number of them, and one crop each; they are trained on
                 without a twin.
-            frames: int[N, K], the frames of the crops; −1, after the last, for crops that are not there. None: 0 to
-                K − 1.
+            frames: int[N, K], the frames of the crops, those of a patch all different, in any order; −1, after the
+                last, for crops that are not there. None: 0 to K − 1.
             paired: bool[N], the patches of which `twin_share` sets the share of a batch; None: those with a twin.
             strength: float[N, k], how strong the dependence on each partner is, at least 0; None: all alike.
 
         Raises:
-            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, or a strength below 0.
+            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, a strength below 0, or a frame twice
+                for one patch.
         """
         images = _channels_first(images)
         partners = _partners(twins, len(images))
@@ -201,6 +202,9 @@ class Pairs:
         if at.shape != images.shape[:2] or at.is_floating_point() or (there[:, 1:] > there[:, :-1]).any():
             shape = list(images.shape[:2])
             raise ValueError(f"frames must be int{shape}, -1 only after the last, not {at.dtype} {list(at.shape)}")
+        ordered = at.sort(dim=1).values
+        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+            raise ValueError("the frames of a patch must differ: two crops of one frame are not two times")
         if len(at) and not there[:, 0].all():
             raise ValueError("every patch needs a crop: the first of its frames must not be -1")
         if paired is not None:

@@ -99,7 +99,10 @@ def still_rows(settings: TrainingSettings, ranks: int = 1, twins: bool = False) 
     """
     count, what = _rows("image_share", settings.image_share, settings.batch_size, ranks, "images")
     if twins and count and (settings.batch_size - count) // ranks < 2:
-        raise ValueError(f"{what}, which leaves each worker fewer than 2 patches for the twin branch: set it lower")
+        raise ValueError(
+            f"{what}, which leaves each worker fewer than 2 patches for the twin branch: set it lower, or "
+            "twin_weight to 0"
+        )
     return count
 
 

@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from infoaug.models.settings import AugmentSettings, TwinChoice, TwinTime, Views
+from infoaug.models.settings import AugmentSettings, Numbers, TwinChoice, TwinTime, Views
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
+class TrainingSettings(Numbers, BaseModel, frozen=True, extra="forbid"):
     """Model, data augmentation, optimiser and schedule of a training.
 
     Attributes:

@@ -96,6 +96,13 @@ def fingerprint(path: Path) -> str:
 def _opened(path: Path) -> Iterator[Any]:
     """The archive; an error of any kind within is one sentence."""
     try:
+        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+            raise UsageError(
+                settings.one_line(
+                    f"'{path}' cannot be read as .npz, it is no archive or a damaged one: write it by numpy.savez, or "
+                    "copy it again"
+                )
+            )
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except UsageError:

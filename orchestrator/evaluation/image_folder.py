@@ -107,7 +107,10 @@ def unlabelled(root: Path) -> Layout:
                 notes = [f"every fifth image of a class is for testing and left out: {held}", *split.notes]
                 return Layout({"train": {"": kept}}, [], notes)
     if not files:
-        raise UsageError(settings.one_line("; ".join([f"image folder '{root}' has no images", *found.notes()])))
+        remedy = "put images such as .png or .jpg into it, or name another"
+        raise UsageError(
+            settings.one_line("; ".join([f"image folder '{root}' has no images", *found.notes()]) + f": {remedy}")
+        )
     return Layout({"train": {"": files}}, [], found.notes())
 
 

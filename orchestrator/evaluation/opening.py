@@ -204,7 +204,9 @@ def identity(name: str) -> str:
     if name in ("scenes", *TORCHVISION):
         return name
     if not _is(Path.exists, _path(name)):
-        raise UsageError(settings.one_line(f"pretrain.images: there is no file or folder '{name:.300}'"))
+        raise UsageError(
+            settings.one_line(f"pretrain.images: there is no file or folder '{name:.300}': correct its path")
+        )
     return fingerprint(name)
 
 

@@ -27,7 +27,8 @@ from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, tensors
-from infoaug.orchestrator.stages import known_clips
+from infoaug.orchestrator.settings import one_line
+from infoaug.orchestrator.stages import known_clips, user_code
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 5  # raised when the same config would give other numbers
@@ -106,8 +107,14 @@ def windows_of(ledger: pa.Table) -> list[tuple[str, str, int]]:
 
 
 def stage(config: ExperimentConfig, store: Store) -> StageFolder:
-    """The folder of this config's trajectories. All experiments with the same settings of `extract` share it."""
-    return StageFolder(store, "extract", {"version": VERSION, **config.extract.model_dump(exclude=RUNTIME["extract"])})
+    """The folder of this config's trajectories. All experiments with the same settings of `extract` share it.
+
+    Raises:
+        UsageError: a tracker of the user's own cannot be imported.
+    """
+    key = config.extract.model_dump(exclude=RUNTIME["extract"])
+    key |= user_code.identity(config.extract.tracker, "tracker_code", "extract.tracker")
+    return StageFolder(store, "extract", {"version": VERSION, **key})
 
 
 def clips_digest(config: ExperimentConfig) -> str:
@@ -127,12 +134,21 @@ def trajectory_path(stage_folder: StageFolder, folder: str, window: int) -> str:
 
 
 def check(config: ExperimentConfig) -> None:
-    """Check that there are clips.
+    """Check that there are clips, and that a tracker of the user's own can be called.
 
     Raises:
-        UsageError: `clips.path` matches nothing.
+        UsageError: `clips.path` matches nothing, or there is no such tracker.
     """
     count(config)
+    check_tracker(config)
+
+
+def check_tracker(config: ExperimentConfig) -> None:
+    """Check that a tracker of the user's own can be imported and called. Raises UsageError if not."""
+    try:
+        user_code.tracker(config.extract)
+    except ValueError as error:
+        raise UsageError(one_line(f"extract.tracker: {error}").rstrip(".")) from None
 
 
 def load(config: ExperimentConfig, store: Store) -> Extracted:
@@ -250,7 +266,7 @@ def extract_window(
     tracked = tracks.track(
         frames,
         queries,
-        method=settings.tracker,
+        method=user_code.tracker(settings),
         forward_backward=settings.forward_backward,
         weights=settings.tracker_weights,
     )

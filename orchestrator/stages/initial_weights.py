@@ -6,10 +6,11 @@ any node find them. A model's identity has the digest of the weights and not whe
 
 from pathlib import Path
 
+import torch
 from rich.markup import escape
 from torch import nn
 
-from infoaug.models import initial, own_code
+from infoaug.models import initial
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, load_backbone, save_backbone
 from infoaug.models.initial import PUBLISHED, Weights
@@ -18,6 +19,7 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.settings import one_line
+from infoaug.orchestrator.stages import user_code
 
 FOLDER = "initial"  # of a stage
 
@@ -42,21 +44,7 @@ def identity(config: ExperimentConfig) -> dict[str, str]:
         if key not in _digests:
             _digests[key] = read(config).digest
         found["init"] = _digests[key]
-    found |= code_of(settings.backbone, "backbone_code")
-    return found
-
-
-def code_of(name: str, what: str) -> dict[str, str]:
-    """The digest of the code of a class of the user's own, under the key `what`; nothing for another name.
-
-    Raises:
-        UsageError: it cannot be imported or read.
-    """
-    try:
-        code = own_code.digest(name) if own_code.is_own(name) else ""
-    except (ValueError, OSError) as error:
-        raise UsageError(one_line(f"pretrain: {error}").rstrip(".")) from None
-    return {what: code} if code else {}
+    return found | user_code.identity(settings.backbone, "backbone_code", "pretrain.backbone")
 
 
 def is_known(config: ExperimentConfig) -> bool:
@@ -105,13 +93,22 @@ def check(config: ExperimentConfig) -> None:
     """Check that the backbone can be built with the weights that the config starts from, once for the same of both.
 
     Raises:
-        UsageError: as `backbone`.
+        UsageError: as `backbone`, or its features are not finite.
     """
-    built = config.pretrain.model_dump_json(include={"backbone", "backbone_settings"})
-    key = built, config.extract.image_size, identity(config)["init"]
-    if key not in _checked:
-        backbone(config)
-        _checked.add(key)
+    described = config.pretrain.model_dump_json(include={"backbone", "backbone_settings"})
+    key = described, config.extract.image_size, identity(config)["init"]
+    if key in _checked:
+        return
+    if (built := backbone(config)) is not None:
+        size = config.extract.image_size
+        with torch.no_grad():
+            features = built.eval()(torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        if not features.isfinite().all():
+            raise UsageError(
+                f"pretrain.init: the weights of '{config.pretrain.init}' give features that are NaN or infinite for a "
+                "random image: give others, such as those of an earlier epoch"
+            )
+    _checked.add(key)
 
 
 def write(config: ExperimentConfig, stage: StageFolder) -> None:

@@ -29,7 +29,7 @@ from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
-from infoaug.orchestrator.stages import initial_weights, ray_training, score
+from infoaug.orchestrator.stages import initial_weights, ray_training, score, user_code
 
 VERSION = 3  # raised when the same config would give other numbers
 
@@ -59,7 +59,7 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     """
     identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init", "images", "image_share"})
     identifying |= initial_weights.identity(config)
-    identifying |= initial_weights.code_of(config.pretrain.framework, "framework_code")
+    identifying |= user_code.identity(config.pretrain.framework, "framework_code", "pretrain.framework")
     units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
     data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
     key = {"version": VERSION, **data, "seed": config.seed, **identifying}
@@ -254,10 +254,8 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
     empty = "steps_without_twin_loss"
     if metrics.get(empty) and not any(epoch.get(empty) for epoch in before):
         found.append(
-            f"{number}{100 * metrics[empty]:.2g} % of the steps have no twin loss, because their batches have too few "
-            f"patches with a twin ({100 * metrics['share_with_twin']:.2g} % of their rows): set pretrain.twin_share, "
-            f"or pretrain.batch_size higher{', pretrain.image_share lower' * bool(metrics.get('share_of_images'))}, or "
-            "give clips with more motion[/]"
+            f"{number}{100 * metrics[empty]:.3g} % of the steps have no twin loss, because their batches have too few "
+            f"patches with a twin ({100 * metrics['share_with_twin']:.3g} % of their rows): {_more_twins(metrics)}[/]"
         )
     if "partners" in metrics and not any("partners" in epoch for epoch in before):
         found.append(
@@ -267,10 +265,24 @@ def warnings(metrics: Epoch, before: list[Epoch]) -> list[str]:
     alone = metrics.get("share_with_one_crop")
     if alone and not any(epoch.get("share_with_one_crop") for epoch in before):
         found.append(
-            f"epoch {metrics['epoch']:.0f}: {100 * alone:.2g} % of the patches are seen in one frame only: where "
+            f"epoch {metrics['epoch']:.0f}: {100 * alone:.3g} % of the patches are seen in one frame only: where "
             "training asks for another time, it shows that one once more, augmented anew"
         )
     return found
+
+
+def _more_twins(metrics: Epoch) -> str:
+    """How to get more rows with a twin, for an epoch that had too few."""
+    left_out = metrics.get("twins_without_frame", 0.0)
+    fewer_images = ", pretrain.image_share lower" * bool(metrics.get("share_of_images"))
+    rest = f"set pretrain.twin_share, or pretrain.batch_size higher{fewer_images}, or give clips with more motion"
+    if not left_out:
+        return rest
+    other_time = (
+        f"{100 * left_out:.3g} % of the twins have no crop of the first view's frame, so set pretrain.twin_time to "
+        "nearest or own"
+    )
+    return other_time if left_out > 0.5 else f"{rest}; {other_time}"
 
 
 def files(trained: StageFolder) -> dict[str, bytes]:

@@ -123,6 +123,7 @@ def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> N
                 "sweep.budget passes is for arms that show one twin of a patch in a step: set it to steps, or "
                 "pretrain.twin_choice to uniform or strength"
             )
+        extract.check_tracker(trial.config)
         inputs = trial.config.model_dump_json(include={"clips", "scenes"})
         if not dry and inputs not in checked:
             extract.check(trial.config)

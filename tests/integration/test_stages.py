@@ -50,6 +50,21 @@ def clips_folder(rendered_clips: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(rendered_clips, tmp_path / "clips"))
 
 
+def test_a_tracker_of_the_users_own_runs_on_the_workers_and_its_failure_is_that_of_a_window(
+    tiny: ExperimentConfig, clips_folder: Path
+) -> None:
+    own = "tests.integration.own_trackers"
+    for name in ("short.avi", "broken.mp4", "empty.mp4"):
+        (clips_folder / name).unlink()
+    config = on_clips(tiny, clips_folder, tracker=f"{own}:still")
+    done = extract.run(config, Store(config.store))
+    folder = next(row["folder"] for row in done.ledger.to_pylist() if row["status"] == "ok")
+    found = arrays(done.stage.store.read_table(extract.trajectory_path(done.stage, folder, 0)), "position")
+    assert (found == found[:, :1]).all(), "by this tracker nothing moves"
+    with pytest.raises(StageError, match=r"the tracker \S+:broken failed \(ZeroDivisionError: division by zero\)"):
+        extract.run(on_clips(tiny, clips_folder, tracker=f"{own}:broken"), Store(config.store))
+
+
 def test_bad_clips_become_ledger_rows_and_a_new_clip_is_extracted_without_redoing_the_others(
     tiny: ExperimentConfig, clips_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_job_is_sent_the_classes_of_the_users_own(tmp_path: Path, monkeypatch:
     submit.pack(named, sent)
     assert (sent / "net_to_send.py").read_text() == (here / "net_to_send.py").read_text()
     missing = ExperimentConfig.model_validate({"pretrain": {"backbone": "net_that_is_gone:Net"}})
-    with pytest.raises(UsageError, match=r"pretrain: .*'net_that_is_gone:Net' cannot be imported"):
+    with pytest.raises(UsageError, match=r"pretrain\.backbone: .*'net_that_is_gone:Net' cannot be imported"):
         submit.pack(missing, tmp_path / "nothing")
 
 

@@ -141,12 +141,14 @@ def test_a_resnet_says_which_image_size_its_stem_is_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (None, "gone.safetensors", "no file or folder"),
+        (None, "gone.safetensors", "no file or folder .*: correct the path"),
         (b"text", "text.safetensors", "cannot be read as safetensors"),
-        (b"text", "text.pth", "no state dict that torch loads as plain tensors"),
+        (b"text", "text.pth", "is damaged, or was not written by torch.save: copy it again"),
+        (b"", "empty.pt", "is empty: copy it again"),
+        (b"", "empty.safetensors", "is empty: copy it again"),
         (b"text", "weights.npz", "no file of weights"),
         ({"architecture": 3}, "model/config.json", "does not describe a timm model"),
-        ({}, "folder/other.json", "none of backbone.json, model.safetensors, pytorch_model.bin"),
+        ({}, "folder/other.json", "none of backbone.json, model.safetensors, pytorch_model.bin: name a"),
     ],
 )
 def test_files_without_weights_are_refused(tmp_path: Path, content: Any, name: str, message: str) -> None:
@@ -173,9 +175,87 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
         initial.read(tmp_path / "hostile.pth", "resnet18")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            nn.Linear(1, 1),
+            r"objects such as torch\.nn\.\S*\.Linear instead of plain tensors by name: write",
+        ),
+        ({"state_dict": {}, "optimizer": torch.optim.SGD}, r"objects such as torch\.optim\.sgd\.SGD instead of"),
+        ([torch.zeros(1)], "holds a list instead of plain tensors by name: write"),
+        (torch.zeros(1), "holds a Tensor instead of plain tensors by name: write"),
+        ({"conv1.weight": torch.zeros(1), "epoch": 3}, "more than tensors by name, a int as 'epoch': write"),
+        ({}, "holds no tensors: give the state dict"),
+    ],
+)
+def test_a_pickle_without_a_state_dict_is_refused_for_what_it_holds(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "given.pt")
+    with pytest.raises(ValueError, match=message) as refused:
+        initial.read(tmp_path / "given.pt", "resnet18")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_archive_and_a_torchscript_archive_are_told_apart(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(100)}, tmp_path / "whole.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:500])
+    torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / "script.pt"))
+    for name, message in (("cut.pt", "is damaged.*copy it again"), ("script.pt", "holds a TorchScript archive.*write")):
+        with pytest.raises(ValueError, match=message):
+            initial.read(tmp_path / name, "resnet18")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = create_backbone("resnet18", 32, **SMALL).state_dict()
+    torch.save(state | {"layer1.0.conv1.weight": state["layer1.0.conv1.weight"].to(dtype)}, tmp_path / "given.pt")
+    weights = initial.read(tmp_path / "given.pt", "resnet18")
+    with pytest.raises(ValueError, match=rf"layer1\.0\.conv1\.weight .* is of {dtype}, which is no float.*: give"):
+        initial.initialised("resnet18", 32, weights, **SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_weights_of_any_floating_point_are_taken(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = create_backbone("resnet18", 32, **SMALL).state_dict()
+    state["conv1.weight"] = state["conv1.weight"].to(dtype)
+    save_file(state, tmp_path / "given.safetensors")
+    weights = initial.read(tmp_path / "given.safetensors", "resnet18")
+    built: Any = initial.initialised("resnet18", 32, weights, **SMALL)
+    assert torch.equal(built.conv1.weight, state["conv1.weight"].float()) and len(weights.digest) == 16
+
+
+def renamed(state: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {name.replace(old, new): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: {f"x_{name}_y": value for name, value in state.items()},
+            "none of its names, but such as 'x_",
+        ),
+        (
+            lambda state: state | {"more.weight": torch.zeros(1)},
+            r"1 of them are too many, such as more\.weight; choose",
+        ),
+        (
+            lambda state: renamed(state, "layer4", "layer5"),
+            r"are missing, such as layer4\..*, and \d+ of them are too many, such as layer5\..*; choose the backbone",
+        ),
+    ],
+)
+def test_weights_of_another_architecture_are_told_from_those_of_other_settings(
+    tmp_path: Path, change: Any, message: str
+) -> None:
+    save_file(change(create_backbone("resnet18", 32, **SMALL).state_dict()), tmp_path / "given.safetensors")
+    with pytest.raises(ValueError, match=message):
+        initial.initialised("resnet18", 32, initial.read(tmp_path / "given.safetensors", "resnet18"), **SMALL)
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.full((2, 2), torch.nan)}, tmp_path / "nan.safetensors")
-    with pytest.raises(ValueError, match="not all finite"):
+    with pytest.raises(ValueError, match=r"not all finite numbers, such as conv1\.weight: .* give those of an earlier"):
         initial.read(tmp_path / "nan.safetensors", "resnet18")
 
 

@@ -50,7 +50,9 @@ def test_a_hostile_recipe_imports_nothing(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("no_such_module_here:Net", r"cannot be imported \(ModuleNotFoundError: .*put it into the current folder"),
-        (f"{OWN}:Missing", "is not a subclass of torch.nn.modules.module.Module"),
+        (f"{OWN}:Missing", "has no 'Missing': name one of "),
+        (f"{OWN}:tiny", "has no 'tiny': did you mean 'Tiny'?"),
+        (f"{OWN}:AlignedSettings", "is not a subclass of torch.nn.modules.module.Module: derive it from that class"),
         ("os:system", "is not a subclass"),
         ("../evil:Net", "not of the form module:Class"),
         (f"{OWN}:Tiny:Net", "not of the form module:Class"),
@@ -67,13 +69,54 @@ def test_a_module_that_ends_the_process_is_refused_in_a_sentence(
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(3)\n")
-    with pytest.raises(ValueError, match=r"cannot be imported \(SystemExit: 3\)"):
+    with pytest.raises(ValueError, match=r"\(SystemExit: 3, in leaves_at_once\.py, line 2\): correct it"):
         create_backbone("leaves_at_once:Net", 16)
 
 
-def test_arguments_that_a_class_does_not_take_are_named() -> None:
-    with pytest.raises(ValueError, match=r"cannot be built with image_size=16 and {'depth': 3}: .*'depth'"):
-        create_backbone(TINY, 16, depth=3)
+HEAD = "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self, "
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "message"),
+    [
+        ("def (:\n", {}, r"\(SyntaxError: .*, in \w+\.py, line 1\): correct it"),
+        ("import this_is_not_there\n", {}, r"\(ModuleNotFoundError: .*\): install 'this_is_not_there', which it needs"),
+        ("\n\nraise OSError('no file')\n", {}, r"\(OSError: no file, in \w+\.py, line 3\): correct it"),
+        (f"{HEAD}image_size):\n        self.layer = nn.Linear(1, 1)\n", {}, r"call super\(\).__init__\(\) first"),
+        (f"{HEAD}image_size):\n        self.num_features = 3\n", {}, r"call super\(\).__init__\(\) first"),
+        (
+            f"{HEAD}image_size):\n        1 / 0\n",
+            {},
+            r"\(ZeroDivisionError: .*, in \w+\.py, line 5\): correct its code",
+        ),
+        (f"{HEAD}size):\n        pass\n", {}, "must take image_size, the side of its images"),
+        (
+            f"{HEAD}image_size):\n        pass\n",
+            {"layers": 2},
+            r"not take 'layers': set pretrain.backbone_settings={} ",
+        ),
+        (f"{HEAD}image_size, width=3):\n        pass\n", {"layers": 2}, "keyword.*; it takes width"),
+        (f"{HEAD}image_size, width):\n        pass\n", {}, "needs 'width': give it in pretrain.backbone_settings"),
+    ],
+)
+def test_what_is_wrong_with_a_users_code_is_said_with_what_to_do(
+    code: str, settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = f"of_a_user_{abs(hash((code, *settings)))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(ValueError, match=message) as refused:
+        create_backbone(f"{name}:Net", 16, **settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_class_that_takes_any_keyword_is_given_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    text = f"{HEAD}**given):\n        super().__init__()\n        self.num_features, self.given = 4, given\n"
+    (tmp_path / "takes_any_keyword.py").write_text(text)
+    built: Any = create_backbone("takes_any_keyword:Net", 16, depth=3)
+    assert built.given == {"image_size": 16, "depth": 3}
 
 
 def test_a_module_of_the_current_folder_is_found_and_its_code_is_identified(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import MoCoSettings, SimCLRSettings
 from infoaug.models.settings import AugmentSettings, Negatives
+from infoaug.models.training import TrainingSettings
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.mlflow_runs import identity
@@ -546,3 +547,35 @@ def test_the_default_of_a_setting_that_was_added_later_is_not_stored() -> None:
     assert dumped("pretrain.images=cifar10") == {"images"}
     asked = load(None, ["pretrain.images=cifar10", "pretrain.image_share=0.25"])
     assert ExperimentConfig.model_validate(yaml.safe_load(asked.to_yaml())) == asked
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "extract.crops",
+        "extract.window",
+        "extract.spacing",
+        "score.k",
+        "score.alpha",
+        "pretrain.epochs",
+        "pretrain.twin_weight",
+        "pretrain.layer_decay",
+        "pretrain.workers",
+        "pretrain.augment.flip",
+        "evaluate.limit",
+        "ray.cpus",
+        "seed",
+    ],
+)
+def test_a_flag_is_no_number(setting: str) -> None:
+    with pytest.raises(UsageError, match=rf"{setting}: input should be a number, not true"):
+        load(None, [f"{setting}=true"])
+
+
+def test_flags_stay_flags_and_ranges_hold_none() -> None:
+    config = load(None, ["pretrain.compile=true", "pretrain.images_on_device=false", "pretrain.gpu=false"])
+    assert (config.pretrain.compile, config.pretrain.images_on_device, config.pretrain.gpu) == (True, False, False)
+    with pytest.raises(UsageError, match=r"pretrain\.augment\.crop_scale: input should be a number"):
+        load(None, ["pretrain.augment.crop_scale=[true, 1]"])
+    with pytest.raises(ValidationError, match="epochs"):
+        TrainingSettings.model_validate({"epochs": True})

@@ -175,6 +175,16 @@ def test_patches_with_one_crop_are_counted_where_another_time_is_asked_for() -> 
         assert not counted or 0 < metrics["share_with_one_crop"] < 1
 
 
+def test_twins_without_a_crop_of_the_same_frame_are_counted() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 1, 16, 16, 3), np.uint8)
+    frames = np.arange(16)[:, None] // 4  # patches 0 to 3 share a frame, and so on
+    for twin, share in ((np.arange(16) ^ 1, 0.0), (np.arange(16) ^ 4, 1.0)):
+        data = Pairs.from_arrays(images, twin, frames=frames)
+        metrics = Training(small_settings(twin_time="same"), data, CPU).epoch()
+        assert metrics["twins_without_frame"] == metrics["steps_without_twin_loss"] == share
+        assert "twins_without_frame" not in Training(small_settings(), data, CPU).epoch()
+
+
 def test_the_example_in_the_docstring_trains_numpy_images_with_their_twins() -> None:
     random = np.random.default_rng(0)
     images, twins = random.integers(0, 256, (24, 32, 32, 3), np.uint8), random.integers(-1, 24, 24)

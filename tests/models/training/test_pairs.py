@@ -199,11 +199,20 @@ def test_strengths_that_do_not_fit_the_twins_are_refused(strength: Any) -> None:
         (np.zeros((3, 2)), r"int\[3, 2\]"),
         (np.array([[0, 1], [-1, 2], [0, 1]]), "after the last"),
         (np.array([[0, 1], [-1, -1], [0, 1]]), "every patch needs a crop"),
+        (np.array([[0, 1], [4, 4], [0, -1]]), "the frames of a patch must differ"),
     ],
 )
 def test_frames_of_crops_that_do_not_fit_the_images_are_refused(frames: Any, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Pairs.from_arrays(np.zeros((3, 2, 4, 4, 3), np.uint8), TWINS, frames=frames)
+
+
+def test_the_crops_of_a_patch_may_come_in_any_order_of_time() -> None:
+    images = np.arange(6, dtype=np.uint8).repeat(48).reshape(3, 2, 4, 4, 3)
+    data = Pairs.from_arrays(images, TWINS, frames=np.array([[9, 4], [3, 8], [5, -1]]))
+    drawn = draws(data, torch.tensor([0, 1] * 50), twin_time="nearest")
+    near = {0: 3, 1: 2, 2: 1, 3: 0}  # frame 9 is shown beside 8, and 4 beside 3
+    assert drawn.twin.tolist() == [near[crop] for crop in drawn.first.tolist()]
 
 
 def test_a_batch_has_the_images_asked_for_and_those_of_their_twins() -> None:

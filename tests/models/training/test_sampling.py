@@ -127,7 +127,7 @@ def test_a_batch_has_as_many_twins_as_asked_for_with_still_images_beside_them() 
     [
         (0.01, 1, True, "is 0 images"),
         (0.375, 2, True, "3 images, which 2 workers cannot share: set it to a multiple of 0.25"),
-        (1.0, 1, True, "fewer than 2 patches"),
+        (1.0, 1, True, "fewer than 2 patches .*: set it lower, or twin_weight to 0"),
         (0.75, 2, True, "fewer than 2 patches"),
     ],
 )

@@ -76,7 +76,19 @@ def test_a_folder_of_test_images_or_of_none_is_refused(tmp_path: Path) -> None:
     assert "'val2017' is a split and there is no training split" in refusal(lambda: greys(tmp_path / "tested"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.gif").touch()
-    assert "has no images; files are left out by their suffix: 1 .gif" in refusal(lambda: greys(tmp_path / "empty"))
+    told = refusal(lambda: greys(tmp_path / "empty"))
+    assert "has no images; files are left out by their suffix: 1 .gif: put images such as .png or .jpg into it" in told
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_a_file_that_is_no_archive_is_not_taken_for_a_pickle(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    if content is None:
+        np.save(path.with_suffix(".npy"), np.zeros((2, 8, 8, 3), np.uint8))
+        path.with_suffix(".npy").rename(path)
+    else:
+        path.write_bytes(content)
+    assert "it is no archive or a damaged one: write it by numpy.savez" in refusal(lambda: notes(path))
 
 
 @pytest.mark.parametrize("name", ["x_train", "train_images", "images"])

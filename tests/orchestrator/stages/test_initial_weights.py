@@ -97,6 +97,15 @@ def test_weights_layers_and_classes_that_do_not_fit_are_refused_before_anything_
     assert "\n" not in str(refused.value)
 
 
+def test_finite_weights_whose_features_are_not_are_refused(tmp_path: Path) -> None:
+    backbone: Any = create_backbone("resnet18", 16, **SMALL)
+    for norm in (backbone.layer4[0].bn2, backbone.layer4[0].downsample[1]):
+        norm.bias.data.fill_(3e38)
+    save_backbone(backbone, tmp_path, mean=[0.5] * 3, std=[0.5] * 3)
+    with pytest.raises(UsageError, match=r"pretrain\.init: the weights of .* give features that are NaN or infinite"):
+        pretrain.check(config(init=tmp_path))
+
+
 def test_a_dry_run_checks_weights_and_asks_no_server_for_published_ones(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

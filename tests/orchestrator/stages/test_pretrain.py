@@ -144,6 +144,17 @@ def test_a_collapse_is_told_of_after_a_resume_although_earlier_epochs_are_not_kn
     assert "epoch 7: the features have collapsed" in pretrain.warnings(epoch, [])[0]
 
 
+def test_twins_that_have_no_crop_of_the_same_frame_call_for_another_twin_time() -> None:
+    epoch = {"epoch": 1.0, "collapsed": 0.0, "steps_without_twin_loss": 1.0, "share_with_twin": 0.0}
+    all_of_them, some, none = (
+        pretrain.warnings(epoch | {"twins_without_frame": left_out}, [])[0] for left_out in (1.0, 0.2, 0.0)
+    )
+    remedy = "have no crop of the first view's frame, so set pretrain.twin_time to nearest or own"
+    assert f"100 % of the twins {remedy}" in all_of_them and "batch_size" not in all_of_them
+    assert f"20 % of the twins {remedy}" in some and "pretrain.batch_size" in some
+    assert "pretrain.batch_size" in none and "twin_time" not in none
+
+
 def test_patches_of_one_crop_are_told_of_once_where_another_time_is_asked_for() -> None:
     epoch = {"epoch": 1.0, "collapsed": 0.0, "share_with_one_crop": 0.031}
     (told,) = pretrain.warnings(epoch, [])
@@ -275,7 +286,7 @@ def test_a_models_name_depends_on_the_content_of_its_images_and_their_share_and_
     [
         (["image_share=0.01"], r"pretrain: image_share 0\.01 of a batch of 8 is 0 images"),
         (["image_share=0.375", "workers=2"], "3 images, which 2 workers cannot share: set it to a multiple of 0.25"),
-        (["image_share=1"], "fewer than 2 patches for the twin branch"),
+        (["image_share=1"], "fewer than 2 patches for the twin branch: set it lower, or twin_weight to 0"),
         (["image_share=1.5"], r"pretrain\.image_share"),
         (["images=absent.npz"], "no data set 'absent.npz'"),
         (["image_share=0.5", "twin_share=0.75"], "image_share leaves 4 rows for patches: set one of them lower"),

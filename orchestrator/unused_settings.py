@@ -1,0 +1,45 @@
+"""Settings of an experiment that have no effect beside its others.
+
+None of them is an error: an arm of a comparison shares its settings with arms that use them. A command that runs a
+single experiment says so in a line.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from infoaug.estimators.options import CLASSICAL_TRACKERS
+from infoaug.orchestrator.config import ExperimentConfig
+
+
+def notes(config: ExperimentConfig) -> list[str]:
+    """A sentence for each cause, about settings that are not at their defaults."""
+    return [
+        f"{' and '.join(named)} {'have' if len(named) > 1 else 'has'} no effect: {why}"
+        for named, why in _unused(config)
+        if named
+    ]
+
+
+def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:
+    """Settings that are not at their defaults, and why they have no effect; none for a cause that does not apply."""
+    extract, score, pretrain = config.extract, config.score, config.pretrain
+    if extract.tracker in ("auto", *CLASSICAL_TRACKERS):
+        yield _changed("extract", extract, "tracker_weights"), f"extract.tracker '{extract.tracker}' has no weights"
+    if pretrain.images is None:
+        yield _changed("pretrain", pretrain, "image_share"), "pretrain.images names no images"
+    elif not pretrain.image_share:
+        yield ["pretrain.images"], "pretrain.image_share is 0, so the images are neither checked nor read"
+    if score.policy == "none":
+        yield _changed("pretrain", pretrain, "twin_weight", "twin_time"), "by score.policy none there are no twins"
+    elif not pretrain.twin_weight:
+        twins = _changed("score", score, "policy") + _changed("pretrain", pretrain, "twin_time")
+        yield twins, "pretrain.twin_weight is 0, so there is no twin branch"
+    elif score.policy == "later":
+        yield _changed("pretrain", pretrain, "twin_time"), "by score.policy later a patch is its own twin"
+
+
+def _changed(section: str, settings: BaseModel, *names: str) -> list[str]:
+    """Those of a section's settings that are not at their defaults."""
+    fields = type(settings).model_fields
+    return [f"{section}.{name}" for name in names if getattr(settings, name) != fields[name].default]
