@@ -189,8 +189,8 @@ class Pairs:
             strength: float[N, k], how strong the dependence on each partner is, at least 0; None: all alike.
 
         Raises:
-            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, a strength below 0, or a frame twice
-                for one patch.
+            ValueError: a wrong shape or dtype, a twin that is not a row of `images`, a strength below 0, or a patch has
+                a frame twice.
         """
         images = _channels_first(images)
         partners = _partners(twins, len(images))
