@@ -24,6 +24,7 @@ def notes(config: ExperimentConfig) -> list[str]:
 def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:
     """Settings that are not at their defaults, and why they have no effect; none for a cause that does not apply."""
     extract, score, pretrain = config.extract, config.score, config.pretrain
+    of_twins = _changed("pretrain", pretrain, "twin_time", "twins", "twin_choice")
     if extract.tracker in ("auto", *CLASSICAL_TRACKERS):
         yield _changed("extract", extract, "tracker_weights"), f"extract.tracker '{extract.tracker}' has no weights"
     if pretrain.images is None:
@@ -31,12 +32,15 @@ def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:
     elif not pretrain.image_share:
         yield ["pretrain.images"], "pretrain.image_share is 0, so the images are neither checked nor read"
     if score.policy == "none":
-        yield _changed("pretrain", pretrain, "twin_weight", "twin_time"), "by score.policy none there are no twins"
+        weight = _changed("pretrain", pretrain, "twin_weight")
+        yield weight + of_twins, "by score.policy none there are no twins"
     elif not pretrain.twin_weight:
-        twins = _changed("score", score, "policy") + _changed("pretrain", pretrain, "twin_time")
-        yield twins, "pretrain.twin_weight is 0, so there is no twin branch"
+        policy = _changed("score", score, "policy")
+        yield policy + of_twins, "pretrain.twin_weight is 0, so there is no twin branch"
     elif score.policy == "later":
-        yield _changed("pretrain", pretrain, "twin_time"), "by score.policy later a patch is its own twin"
+        yield of_twins, "by score.policy later a patch is its own twin"
+    elif pretrain.twins == 1:
+        yield _changed("pretrain", pretrain, "twin_choice"), "pretrain.twins is 1, so there is no choice"
 
 
 def _changed(section: str, settings: BaseModel, *names: str) -> list[str]:

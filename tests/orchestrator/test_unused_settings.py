@@ -27,6 +27,8 @@ LATER = "score.policy=later"
         ),
         ([LATER, "pretrain.twin_weight=0"], "score.policy has no effect: pretrain.twin_weight is 0"),
         ([LATER, "pretrain.twin_time=same"], "pretrain.twin_time has no effect: by score.policy later"),
+        ([LATER, "pretrain.twins=2"], "pretrain.twins has no effect: by score.policy later"),
+        (["pretrain.twin_choice=all"], "pretrain.twin_choice has no effect: pretrain.twins is 1"),
         (["extract.tracker_weights=a.pt"], "extract.tracker_weights has no effect: extract.tracker 'auto'"),
     ],
 )
@@ -44,6 +46,7 @@ def test_settings_without_an_effect_are_named_with_the_cause(overrides: list[str
         [LATER],
         ["pretrain.images=scenes", "pretrain.image_share=0.3"],
         ["pretrain.twin_time=same", "pretrain.twin_weight=1"],
+        ["pretrain.twins=3", "pretrain.twin_choice=strength"],
         ["extract.tracker=cotracker", "extract.tracker_weights=a.pt"],
     ],
 )
