@@ -25,7 +25,7 @@ from rich.table import Table
 
 from infoaug.orchestrator import config
 from infoaug.orchestrator.stages.extract import extract_window
-from infoaug.orchestrator.stages.score import score_window
+from infoaug.orchestrator.stages.window_scores import score_window
 from infoaug.orchestrator.synthetic import textures
 
 Frames = NDArray[np.uint8]

@@ -66,7 +66,7 @@ from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.reporting.pictures import NOT_MOVING
 from infoaug.orchestrator.runtime.store import digest_of, move_into_place
-from infoaug.orchestrator.stages import extract, score
+from infoaug.orchestrator.stages import extract, score, window_scores
 from infoaug.orchestrator.synthetic import scenes
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +172,7 @@ def scored(data: Path, cache: Path | None, tracking: ExtractConfig, scoring: Sco
     between = time.process_time()
     position, visible = columns["position"][..., :2], columns["visible"]
     paths = columns["position"], columns["camera"], visible
-    found = score.score_window(*paths, scoring, scoring.seed, columns["colour"], columns["texture"])
+    found = window_scores.score_window(*paths, scoring, scoring.seed, columns["colour"], columns["texture"])
     seconds = np.array([between - begin, time.process_time() - between])
     ending = np.full(len(position), NOTHING)
     if last is not None:
@@ -203,7 +203,7 @@ def ready() -> None:
     cv2.setNumThreads(1)
     numba.set_num_threads(1)
     path = np.random.default_rng(0).normal(size=(4, LENGTH, 2)).cumsum(1).astype(np.float32)
-    score.score_window(path, 0 * path, np.ones(path.shape[:2], bool), ScoreConfig(surrogates=100))
+    window_scores.score_window(path, 0 * path, np.ones(path.shape[:2], bool), ScoreConfig(surrogates=100))
 
 
 def all_scored(tasks: list[Task], work: Callable[[Task], Window], processes: int) -> list[Window]:

@@ -116,7 +116,7 @@ def one_window(frames: int, width: int, height: int, spacing: int) -> Row:
     import numba
 
     from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
-    from infoaug.orchestrator.stages import extract, score
+    from infoaug.orchestrator.stages import extract, window_scores
     from infoaug.orchestrator.synthetic import scenes
 
     cv2.setNumThreads(1)
@@ -125,13 +125,13 @@ def one_window(frames: int, width: int, height: int, spacing: int) -> Row:
     settings, scoring = ExtractConfig(window=frames, spacing=spacing), ScoreConfig()
     columns = extract.extract_window(pixels, settings)
     table = extract.trajectories_table("clip", 0, columns)
-    score.score_trajectories(table, scoring)  # compiles
+    window_scores.score_trajectories(table, scoring)  # compiles
     return {
         "frames": frames,
         "pixels": width * height,
         "patches": len(table),
         "extract": timed(lambda: extract.extract_window(pixels, settings)),
-        "score": timed(lambda: score.score_trajectories(table, scoring)),
+        "score": timed(lambda: window_scores.score_trajectories(table, scoring)),
     }
 
 

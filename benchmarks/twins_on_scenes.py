@@ -19,7 +19,7 @@ from tracking_measures import CONDITIONS, wilson
 
 from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.stages.extract import extract_window, scene_seed
-from infoaug.orchestrator.stages.score import score_window
+from infoaug.orchestrator.stages.window_scores import score_window
 from infoaug.orchestrator.synthetic import scenes
 
 EDGE = 2.0  # pixels

@@ -16,7 +16,7 @@ from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import animation, figures, pictures
 from infoaug.orchestrator.runtime.store import arrays
-from infoaug.orchestrator.stages import extract, score, twin_table
+from infoaug.orchestrator.stages import extract, score, twin_table, window_scores
 
 ELSEWHERE = (*OTHER_WINDOWS, "oracle")  # policies that need other windows, or masks
 
@@ -142,7 +142,7 @@ def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, 
 
 def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, settings: ScoreConfig) -> Window:
     # Scored again rather than read from the store, which does not keep the whole matrix of mutual information.
-    scored = score.score_trajectories(table, settings)
+    scored = window_scores.score_trajectories(table, settings)
     columns = {name: arrays(table, name) for name in ("position", "visible", "camera")}
     crops, crop_frames = extract.crops_of(table)
     return Window(frames, fps, first, **columns, crops=crops, crop_frames=crop_frames, scored=scored)

@@ -16,7 +16,7 @@ import pytest
 from infoaug.estimators.information import twins
 from infoaug.orchestrator.config import ExtractConfig, ScoreConfig
 from infoaug.orchestrator.stages import extract
-from infoaug.orchestrator.stages.score import score_window
+from infoaug.orchestrator.stages.window_scores import score_window
 
 SIZE = 10  # of a crop, pixels
 ON, OFF, NONE = 0, -1, -2

@@ -318,9 +318,9 @@ def test_scoring_a_window_on_a_cpu_loads_no_torch() -> None:
     code = """
 import numpy as np
 from infoaug.orchestrator.config import ScoreConfig
-from infoaug.orchestrator.stages import score
+from infoaug.orchestrator.stages import window_scores
 steps = np.random.default_rng(0).normal(size=(4, 40, 2)).cumsum(1).astype(np.float32)
-scored = score.score_window(steps, np.zeros_like(steps), np.ones((4, 40), bool), ScoreConfig(surrogates=20))
+scored = window_scores.score_window(steps, np.zeros_like(steps), np.ones((4, 40), bool), ScoreConfig(surrogates=20))
 assert np.isfinite(scored.mutual_information).any()
 """
     assert "torch" not in modules_after(code)
