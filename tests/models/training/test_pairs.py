@@ -212,7 +212,7 @@ def test_the_crops_of_a_patch_may_come_in_any_order_of_time() -> None:
     data = Pairs.from_arrays(images, TWINS, frames=np.array([[9, 4], [3, 8], [5, -1]]))
     drawn = draws(data, torch.tensor([0, 1] * 50), twin_time="nearest")
     near = {0: 3, 1: 2, 2: 1, 3: 0}  # frame 9 is shown beside 8, and 4 beside 3
-    assert drawn.twin.tolist() == [near[crop] for crop in drawn.first.tolist()]
+    assert drawn.twin[:, 0].tolist() == [near[crop] for crop in drawn.first.tolist()]
 
 
 def test_a_batch_has_the_images_asked_for_and_those_of_their_twins() -> None:
