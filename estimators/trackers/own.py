@@ -32,12 +32,14 @@ def track(
             or a visible position is not finite.
     """
     name = name_of(tracker)
+    if isinstance(tracker, type):
+        raise ValueError(f"{name} is a class: give an object of it, which is called with frames and queries")
     options = taken(tracker, dict(zip(OPTIONS, (forward_backward, weights), strict=True)))
     try:
         found: Any = tracker(frames.copy(), queries.copy(), **options)
     except (Exception, SystemExit) as error:  # the code may raise anything
         why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-        raise ValueError(f"the tracker {name} failed ({why}); the log has the traceback") from error
+        raise ValueError(f"the tracker {name} failed ({why})") from error
     if not isinstance(found, Tracks):
         raise ValueError(
             f"the tracker {name} returned a {type(found).__name__}: return "

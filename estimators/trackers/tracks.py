@@ -50,7 +50,11 @@ def track(
             learned tracker lacks its code or weights, or a function of your own fails or returns something else.
     """
     if not callable(method) and method not in TRACKERS:
-        raise ValueError(f"unknown tracking method {method!r}; choose one of {', '.join(sorted(TRACKERS))}")
+        raise ValueError(
+            f"unknown tracking method {method!r}; choose one of {', '.join(sorted(TRACKERS))}, or give a function"
+        )
+    if not isinstance(frames, np.ndarray):
+        raise ValueError(f"frames must be an array u8[T, H, W] or u8[T, H, W, 3], not a {type(frames).__name__}")
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or len(frames) == 0 or frames.shape[3:] not in ((), (3,)):
         raise ValueError(f"frames must be u8[T, H, W] or u8[T, H, W, 3], not {frames.dtype}{list(frames.shape)}")
     points = np.ascontiguousarray(queries, dtype=np.float32)

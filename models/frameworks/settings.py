@@ -62,8 +62,13 @@ class MultiCropSettings(FrameworkSettings, frozen=True):
         """Side of the small views, beside full ones of `image_size` pixels.
 
         Raises:
-            ValueError: `small_size` is not below `image_size`.
+            ValueError: `small_size` is not below `image_size`, or no crop of `small_scale` has a pixel of it.
         """
+        if self.small_scale[1] * image_size**2 < 1:
+            raise ValueError(
+                f"framework_settings.small_scale {list(self.small_scale)} of an image of {image_size} pixels is less "
+                "than a pixel: set it higher"
+            )
         if self.small_size is None:
             return image_size // 2
         if self.small_size >= image_size:

@@ -73,6 +73,7 @@ class Training:
             raise ValueError(f"{self.world} ranks cannot share a batch of {settings.batch_size}")
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings, self.device, self.validate = settings, device, validate
+        data = data.with_partners(settings.twins)
         self.data = data.to(device) if data.on_device else data
         stills = still_rows(settings, self.world, twins=settings.twin_weight > 0) if data.stills else 0
         paired_rows(settings, self.world, stills)  # which the ranks must be able to share
@@ -142,8 +143,8 @@ class Training:
             - `peak_memory_mb`: MiB of the device, or on a CPU of the process, in this epoch (on Linux; elsewhere since
               the process started); the largest of any rank.
             - `share_with_twin`: share of a batch's rows that have a twin, mean of the epoch; a still image has none.
-            - `twins_without_frame`: share of the twins that have no crop of the first view's frame, and are left out.
-              Missing unless `twin_time` is `same`.
+            - `twins_without_frame`: share of the rows with a twin that are shown without one, because no partner that
+              counts has a crop of the first view's frame. Missing unless `twin_time` is `same`.
             - `share_of_images`: share of a batch's rows that are still images. Missing where there are none.
             - `partners`: of the patches with a twin, the mean number of partners that count, the twin among them, up to
               `twins`. Missing where `twins` is 1.
@@ -210,7 +211,7 @@ class Training:
         if self.model.twin_branch is not None:
             metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
         if settings.twin_time == "same" and (partners := self.data.twin[rows] >= 0).any():
-            metrics["twins_without_frame"] = (drawn.twin[partners] < 0).double().mean().item()
+            metrics["twins_without_frame"] = (drawn.twin[partners] < 0).all(dim=-1).double().mean().item()
         done = number + 1
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
             metrics |= self.validate(self.model.kept_backbone)

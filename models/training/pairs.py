@@ -194,14 +194,20 @@ class Pairs:
         """
         images = _channels_first(images)
         partners = _partners(twins, len(images))
-        strengths = torch.ones(partners.shape) if strength is None else torch.as_tensor(strength).cpu().float()
-        if strengths.shape != partners.shape or not (strengths >= 0).all() or strengths.isinf().any():
-            raise ValueError(f"strength must be float{list(partners.shape)}, finite and at least 0")
-        at = torch.arange(images.shape[1]).expand(images.shape[:2]) if frames is None else torch.as_tensor(frames).cpu()
+        what = f"strength must be float{list(partners.shape)}, finite and at least 0, also where there is no partner"
+        strengths = torch.ones(partners.shape) if strength is None else _tensor(strength, what)
+        if strengths.shape != partners.shape or strengths.is_complex():
+            raise ValueError(f"{what}, not {strengths.dtype} {list(strengths.shape)}")
+        strengths = strengths.float()
+        if not (strengths >= 0).all() or strengths.isinf().any():
+            raise ValueError(what)
+        what = f"frames must be int{list(images.shape[:2])}"
+        at = torch.arange(images.shape[1]).expand(images.shape[:2]) if frames is None else _tensor(frames, what)
         there = at >= 0
         if at.shape != images.shape[:2] or at.is_floating_point() or (there[:, 1:] > there[:, :-1]).any():
-            shape = list(images.shape[:2])
-            raise ValueError(f"frames must be int{shape}, -1 only after the last, not {at.dtype} {list(at.shape)}")
+            raise ValueError(f"{what}, -1 only after the last, not {at.dtype} {list(at.shape)}")
+        if at.numel() and int(at.max()) > torch.iinfo(torch.int32).max:
+            raise ValueError(f"frames are numbers of frames, below 2³¹, not {int(at.max())}: count them from 0")
         ordered = at.sort(dim=1).values
         if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
             raise ValueError("the frames of a patch must differ: two crops of one frame are not two times")
@@ -246,6 +252,13 @@ class Pairs:
         rows: dict[str, Any] = {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ROWS}
         stills = int(np.load(folder / "stills.npy"))
         return cls(torch.from_numpy(images), on_device=False, stills=stills, **rows)
+
+    def with_partners(self, count: int) -> "Pairs":
+        """The same with at most so many partners of a patch, the twin among them."""
+        if self.others is None:
+            return self
+        strength = None if self.strength is None else self.strength[:, :count]
+        return replace(self, others=self.others[:, : count - 1], strength=strength)
 
     def to(self, device: torch.device) -> "Pairs":
         """Copy the images into a device's memory."""
@@ -367,7 +380,7 @@ def _channels_first(images: NDArray[np.uint8] | Tensor) -> Tensor:
 
 def _partners(twins: NDArray[np.integer] | Tensor, count: int) -> Tensor:
     """Twins, or twins and further partners, of so many patches as int64[N, k]; ValueError as `Pairs.from_arrays`."""
-    given = torch.as_tensor(twins).cpu()
+    given = _tensor(twins, f"twins must be int[{count}] or int[{count}, k]")
     wrong = given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
     if wrong or given.ndim not in (1, 2) or len(given) != count or 0 in given.shape[1:]:
         raise ValueError(f"twins must be int[{count}] or int[{count}, k], not {given.dtype} {list(given.shape)}")
@@ -376,7 +389,18 @@ def _partners(twins: NDArray[np.integer] | Tensor, count: int) -> Tensor:
         raise ValueError(f"twins must be rows of images, 0 to {count - 1}, or -1 for none")
     if ((partners[:, 1:] >= 0) & (partners[:, :-1] < 0)).any():
         raise ValueError("twins must be -1 only after the last of a patch")
+    ordered = partners.sort(dim=1).values
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+        raise ValueError("the partners of a patch must differ")
     return partners
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    """Values in the host's memory; `what` begins the ValueError for what is no array of numbers."""
+    try:
+        return torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{what}, not {getattr(values, 'dtype', type(values).__name__)}") from None
 
 
 def _of_rows(windows: Sequence[Window], stills: int) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Sampler:
     Still images are cycled: all of them are shown once in random order, then in another order, on from where the last
     epoch ended.
 
-    With `twin_share`, patches with a twin and those without are cycled too, each among themselves.
+    With `twin_share`, patches with a twin and those without are cycled too, each among themselves, in whole batches:
+    what is left of a cycle and too little for a batch is left out of it, so that no batch holds a patch twice.
 
     Attributes:
         steps: of an epoch.
@@ -63,27 +64,36 @@ class Sampler:
             rows[:, ~self.is_still] = shuffled[: steps * (batch - stills)].view(steps, batch - stills)
         else:
             rest = ~(self.is_still | self.is_paired)
-            rows[:, self.is_paired] = self._paired[self._cycled(_PAIRED, number, self.is_paired, len(self._paired))]
-            rows[:, rest] = self._others[self._cycled(_OTHERS, number, rest, len(self._others))]
+            for kind, which, pool in ((_PAIRED, self.is_paired, self._paired), (_OTHERS, rest, self._others)):
+                rows[:, which] = pool[self._cycled(kind, number, which, len(pool), whole=True)]
         rows[:, self.is_still] = self._patches + self._cycled(_STILLS, number, self.is_still, self._stills)
         return rows
 
-    def _cycled(self, kind: int, epoch: int, where: Tensor, among: int) -> Tensor:
+    def _cycled(self, kind: int, epoch: int, where: Tensor, among: int, whole: bool = False) -> Tensor:
         """An epoch's part of an endless sequence of shuffles of the numbers below `among`.
 
+        Args:
+            kind: of the rows; each has shuffles of its own.
+            epoch: its number.
+            where: bool[B], the n rows of a batch that are drawn.
+            among: how many there are to draw from; at least n if `whole`.
+            whole: every shuffle gives whole batches, and leaves out a rest.
+
         Returns:
-            int64[steps, n] for the n rows of a batch that `where`, bool[B], marks.
+            int64[steps, n].
         """
         each = int(where.sum())
         count = self.steps * each
         if not count:
             return torch.empty(self.steps, each, dtype=torch.int64)
+        length = among // each * each if whole else among
         start = epoch * count
-        first, last = start // among, (start + count - 1) // among
+        first, last = start // length, (start + count - 1) // length
         shuffles = [
-            torch.randperm(among, generator=generator(self._seed, cycle, 0, kind)) for cycle in range(first, last + 1)
+            torch.randperm(among, generator=generator(self._seed, cycle, 0, kind))[:length]
+            for cycle in range(first, last + 1)
         ]
-        return torch.cat(shuffles)[start - first * among :][:count].view(self.steps, each)
+        return torch.cat(shuffles)[start - first * length :][:count].view(self.steps, each)
 
 
 def still_rows(settings: TrainingSettings, ranks: int = 1, twins: bool = False) -> int:
@@ -142,7 +152,7 @@ def check_paired(settings: TrainingSettings, paired: int, patches: int, stills: 
     wanted = paired_rows(settings, stills=stills)
     rest = settings.batch_size - stills - wanted if wanted else 0
     for have, need, kind, remedy in (
-        (paired, wanted, "with a twin", "lower, or give clips with more motion"),
+        (paired, wanted, "with a twin", f"{'lower' if paired else 'null'}, or give clips with more motion"),
         (patches - paired, rest, "without a twin", "higher"),
     ):
         if have < need:

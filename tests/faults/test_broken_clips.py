@@ -71,9 +71,11 @@ def test_a_disk_does_not_answer_while_a_clip_is_read(
     hanging = more / "hanging.avi"
     shutil.copy(more / "scene-00.avi", hanging)
     with subprocess.Popen([sys.executable, "-c", HOLD, str(hanging)], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout and holder.stdout.readline()
-        seconds = experiment.again()
-        holder.kill()
+        try:
+            assert holder.stdout and holder.stdout.readline()
+            seconds = experiment.again()
+        finally:
+            holder.kill()  # or a failure would wait for it for ever
     assert same(experiment, undisturbed)
     said = lost(experiment.log)
     assert "hanging.avi: " in said and "gave no answer for 5 s" in said

@@ -608,3 +608,9 @@ def test_settings_are_typed_and_cannot_be_changed_later():
 def test_a_backbone_without_num_features_is_refused():
     with pytest.raises(ValueError, match="num_features"):
         frameworks.create("simclr", nn.Flatten())
+
+
+def test_small_views_of_less_than_a_pixel_are_refused():
+    settings = frameworks.settings_type("swav")(small_views=2, small_scale=(1e-9, 1e-9))
+    with pytest.raises(ValueError, match=r"small_scale .* is less than a pixel"):
+        settings.small_pixels(32)

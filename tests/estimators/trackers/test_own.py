@@ -110,3 +110,13 @@ def test_what_a_tracker_returns_wrongly_is_one_sentence(tracker: Callable[..., A
     ) as refused:
         track(FRAMES, QUERIES, method=tracker)
     assert "\n" not in str(refused.value)
+
+
+def test_a_class_in_place_of_its_object_is_refused() -> None:
+    class Tracker:
+        def __init__(self, weights: str | None = None) -> None: ...
+
+    with pytest.raises(ValueError, match="Tracker is a class: give an object of it"):
+        track(np.zeros((2, 8, 8), np.uint8), np.ones((1, 2), np.float32), method=Tracker)
+    with pytest.raises(ValueError, match=r"frames must be an array .*, not a list"):
+        track([], np.ones((1, 2), np.float32), method=lambda frames, queries: None)

@@ -539,3 +539,20 @@ def test_a_compiled_backbone_trains_and_its_weights_keep_their_names(
     assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     assert one["feature_std"] == pytest.approx(other["feature_std"], rel=1e-2)
     assert run.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_partners_that_do_not_count_change_nothing() -> None:
+    """Further partners in the data are negatives as other patches are, where one twin of a patch counts."""
+    images, several = random_pairs().images, (torch.arange(28)[:, None] + torch.arange(1, 4)) % 28
+    one = trained(small_settings(), Pairs.from_arrays(images, several[:, 0]), 1)
+    first_of_three = trained(small_settings(), Pairs.from_arrays(images, several), 1)
+    assert same(one.state()["model"], first_of_three.state()["model"])
+
+
+def test_twins_without_a_frame_are_rows_without_any_partner_that_has_it() -> None:
+    images = random_pairs().images
+    several = (torch.arange(28)[:, None] + torch.arange(1, 4)) % 28
+    several[:, 1:] = -1
+    settings = small_settings(twins=3, twin_choice="all", twin_time="same")
+    assert Training(settings, Pairs.from_arrays(images, several), CPU).epoch()["twins_without_frame"] == 0

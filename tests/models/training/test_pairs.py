@@ -207,6 +207,23 @@ def test_frames_of_crops_that_do_not_fit_the_images_are_refused(frames: Any, nam
         Pairs.from_arrays(np.zeros((3, 2, 4, 4, 3), np.uint8), TWINS, frames=frames)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"twins": np.array([[1, 1], [0, 2], [0, 1]])}, "the partners of a patch must differ"),
+        ({"twins": np.array([1, 2, 0], object)}, r"twins must be int\[3\] or int\[3, k\], not object"),
+        ({"twins": None}, "twins must be .* not NoneType"),
+        ({"strength": np.full((3, 1), "a")}, "strength must be"),
+        ({"strength": np.ones((3, 1)) * 1j}, "strength must be .* not torch.complex"),
+        ({"frames": np.array([[0, 3_000_000_000]] * 3)}, "frames are numbers of frames, below 2³¹, not 3000000000"),
+    ],
+)
+def test_what_is_no_array_of_patches_is_refused_in_a_sentence(wrong: dict[str, Any], named: str) -> None:
+    images = np.zeros((3, 2, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=named):
+        Pairs.from_arrays(images, **({"twins": np.array([1, 2, 0])} | wrong))
+
+
 def test_the_crops_of_a_patch_may_come_in_any_order_of_time() -> None:
     images = np.arange(6, dtype=np.uint8).repeat(48).reshape(3, 2, 4, 4, 3)
     data = Pairs.from_arrays(images, TWINS, frames=np.array([[9, 4], [3, 8], [5, -1]]))

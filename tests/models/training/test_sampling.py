@@ -81,6 +81,12 @@ def test_every_batch_has_the_share_of_patches_with_a_twin_asked_for_spread_evenl
         assert (made.is_paired.view(ranks, -1).sum(dim=1) == paired // ranks).all()
 
 
+@given(st.integers(4, 14), st.integers(0, 3))
+def test_no_batch_holds_a_patch_twice_at_the_end_of_a_cycle(pairs: int, epoch: int) -> None:
+    patches = sampler(40, 0, pairs, twin_share=0.5).epoch(epoch)
+    assert all(len(batch.unique()) == 8 for batch in patches)
+
+
 def test_patches_with_a_twin_and_those_without_are_cycled_and_each_shown_equally_often() -> None:
     made = sampler(twin_share=0.5)  # 5 steps of 4 rows of 12 patches, 2 rows of 28, 2 of 7 images
     rows = torch.cat([made.epoch(number) for number in range(21)])
@@ -102,6 +108,8 @@ def test_a_share_of_twins_that_a_batch_cannot_have_is_refused() -> None:
             paired_rows(small_settings(**settings), ranks, stills)
     with pytest.raises(ValueError, match="takes 8 patches with a twin, and there are 7: set it lower"):
         sampler(pairs=7, twin_share=1.0, image_share=0.0)
+    with pytest.raises(ValueError, match="and there are 0: set it null, or give clips"):
+        sampler(pairs=0, twin_share=0.5)
     with pytest.raises(ValueError, match="takes 4 patches without a twin, and there are 3: set it higher"):
         sampler(pairs=37, twin_share=0.25)
 
