@@ -71,6 +71,7 @@ def test_nothing_is_logged_of_a_row_that_succeeded(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nothing_listens_is_told_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # tests before this one may have left it running
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would wait for a quarter of an hour"))
     address = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(UsageError, match=rf"no Ray cluster answers at '{address}': start one, .*refused"):
@@ -97,6 +98,7 @@ def test_a_cluster_gets_the_code_of_the_users_own_classes(monkeypatch: pytest.Mo
 
 
 def test_an_address_that_is_none_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray is asked"))
     with pytest.raises(UsageError, match="no Ray cluster answers at 'nonsense'"):
         cluster.connect(RayConfig(address="nonsense"))
