@@ -36,10 +36,7 @@ Policy = Literal[
 ]
 POLICIES: tuple[str, ...] = get_args(Policy)
 LATER = ("later", "later+mutual-information")  # a patch's own track at another time, always or in half of the steps
-RANKED = (
-    "mutual-information",
-    "later+mutual-information",
-)  # policies by which a patch has several partners, best first
+RANKED = ("mutual-information", "later+mutual-information")  # by these a patch may have several partners, best first
 OTHER_WINDOWS = ("same-clip", "other-clip")  # policies whose twins may be of another window
 
 # The largest window that is read, in bytes of its frames, and so the largest frame too: a file of a few bytes can

@@ -33,8 +33,8 @@ def best_partners(
         mutual: see above; 0: any partner.
 
     Returns:
-        int64[N, k], the twin first, then the others, best first, padded with −1; and f64[N, k], how strong the
-        dependence on each is, at least 0, and 0 where there is none.
+        int64[N, k], the twin first, then the others, best first, padded with −1; and f64[N, k], the strength of the
+        dependence on each, at least 0. Padded places have strength 0.
 
     Raises:
         ValueError: shapes that differ, or a count below 1.

@@ -203,8 +203,7 @@ class Training:
         )
         if other_times and len(patches):
             metrics["share_with_one_crop"] = (self.data.counts[patches] == 1).double().mean().item()
-        known = (self.data.partners[rows][..., : settings.twins] >= 0).sum(dim=-1)
-        if settings.twins > 1 and bool(known.any()):
+        if settings.twins > 1 and (known := (self.data.partners[rows] >= 0).sum(dim=-1)).any():
             metrics["partners"] = known[known > 0].double().mean().item()
         if drawn.twin.shape[-1] > 1:
             metrics["twins_of_a_row"] = (drawn.twin >= 0).sum(dim=-1).double().mean().item()

@@ -214,9 +214,10 @@ class Pairs:
         if len(at) and not there[:, 0].all():
             raise ValueError("every patch needs a crop: the first of its frames must not be -1")
         if paired is not None:
-            paired = torch.as_tensor(paired).cpu()
+            what = f"paired must be bool[{len(images)}]"
+            paired = _tensor(paired, what)
             if paired.shape != (len(images),) or paired.dtype != torch.bool:
-                raise ValueError(f"paired must be bool[{len(images)}], not {paired.dtype} {list(paired.shape)}")
+                raise ValueError(f"{what}, not {paired.dtype} {list(paired.shape)}")
         crops = images[there.to(images.device)]
         others = crops[:0] if stills is None else _channels_first(stills).flatten(0, 1)
         if others.shape[1:] != crops.shape[1:]:

@@ -125,11 +125,11 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
         images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
         if elsewhere:
             return Window(images, elsewhere[number], at)
+        if scored.twins > 1:
+            partners, strength = score.partners_of(scored, folder, window)
+            return Window(images, partners[:, 0], at, others=partners[:, 1:], strength=strength)
         twin, paired = score.twins_of(scored, folder, window)
-        if scored.twins == 1:
-            return Window(images, twin, at, paired)
-        partners, strength = score.partners_of(scored, folder, window)
-        return Window(images, twin, at, paired, partners[:, 1:], strength)
+        return Window(images, twin, at, paired)
 
     def among_all(window: Window, start: int) -> Window:
         """The window with its partners as rows among the patches of all windows, its own from `start` on."""
