@@ -46,7 +46,7 @@ MEASURES |= {"tinyimagenet knn": "kNN", "auc": "DAVIS AUC"}
 PRIMARY = "cifar10 probe"
 REFERENCES = ("none", "later", "nearest", "random")
 MI = "mutual-information"
-GRIDS = "ABCDEEF"  # the letter of each grid of the config, in its order
+GRIDS = "ABCDEEFG"  # the letter of each grid of the config, in its order
 
 Rows = list[dict[str, Any]]
 
