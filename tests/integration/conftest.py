@@ -37,7 +37,7 @@ TINY = [
     "ray.object_store_mb=100",
 ]
 
-PATIENCE = 240  # seconds until a test gives up waiting for another process
+PATIENCE = 600  # seconds until a test gives up waiting for another process; a busy machine needs some
 
 Start = Callable[[list[str], Path], "subprocess.Popen[bytes]"]
 
