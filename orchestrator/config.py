@@ -453,9 +453,19 @@ class PretrainConfig(Section):
         except ValueError:  # refused already
             return {}
 
+    @classmethod
+    def belongs_to(cls, key: str) -> str:
+        """What an unknown key is a setting of, if it is one of other frameworks."""
+        section, _, name = key.partition(".")
+        known = [other for other in frameworks.available() if name in cls.framework_settings_type(other).model_fields]
+        return f"it is a setting of {', '.join(known)}" if section == "framework_settings" and known else ""
+
+
+PROTOCOLS = ("datasets", "domains", "propagation", "segmentation")  # settings of `evaluate` that name data sets
+
 
 class EvaluateConfig(Section):
-    """Evaluation of the frozen backbone, without heads: weighted kNN and a linear probe."""
+    """Evaluation of the frozen backbone, without heads: kNN, a linear probe, propagated masks, linear segmentation."""
 
     # What an accuracy is measured on and when is no part of the experiment's identity: results are stored by data set,
     # so that another data set can be added to a finished experiment.

@@ -272,6 +272,11 @@ def _sentence(model: type[BaseModel], values: Any, error: Any, prefix: str = "")
 
 
 def _suggestion(model: type[BaseModel], values: Any, key: str, prefix: str) -> str:
+    of, _, inner = key.partition(".")
+    field = model.model_fields.get(of)
+    belongs_to = getattr(field.annotation, "belongs_to", None) if field else None
+    if belongs_to and (owners := belongs_to(inner)):
+        return f"; {owners}"
     known = list(_known_keys(model, values))
     section, _, last = key.rpartition(".")
     anywhere = {name.rpartition(".")[2]: name for name in known}

@@ -88,6 +88,8 @@ def name_of(tracker: Tracker) -> str:
 
 def _array(values: Any, shape: tuple[int, ...], kind: str, what: str) -> np.ndarray[Any, Any]:
     """Values as an array of a shape and a kind of numbers; ValueError for others."""
+    if isinstance(values, np.ma.MaskedArray):  # its mask would be lost
+        raise ValueError(f"{what} a masked array: fill it, with NaN or False where a point is not visible")
     try:
         found = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):  # such as a tensor of a GPU, or one that needs gradients

@@ -366,7 +366,7 @@ assert np.isfinite(scored.mutual_information).any()
         ),
         (
             "pretrain={framework: byol, framework_settings: {negatives: ring}}",
-            "unknown key 'pretrain.framework_settings.negatives'; settings of 'pretrain.framework_settings' are",
+            "unknown key 'pretrain.framework_settings.negatives'; it is a setting of dcl, moco, nnclr, simclr",
         ),
         (
             "pretrain.framework_settings.temperature=0",

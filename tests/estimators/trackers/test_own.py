@@ -85,6 +85,8 @@ def test_tensors_of_the_cpu_are_taken() -> None:
             changed(visible=lambda value: [[True], [True, False]]),
             "as visible a list that is no NumPy array: convert it",
         ),
+        (changed(position=lambda value: np.ma.masked_less(value, 1)), "as position a masked array: fill it"),
+        (changed(visible=lambda value: np.ma.array(value, mask=value)), "as visible a masked array: fill it"),
         (
             changed(position=lambda value: torch.from_numpy(value).requires_grad_()),
             "as position a Tensor that is no NumPy array: convert it",
