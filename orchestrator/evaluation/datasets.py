@@ -179,11 +179,31 @@ def image_blocks(opened: Opened, image_size: int) -> Iterator[Tensor]:
 
 def held_out(labels: Tensor) -> Tensor:
     """The training images held out for validation: bool[N], a fixed fifth, stratified by the labels int64[N]."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class = _shuffled_by_class(labels)
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[by_class[HELD_OUT // 2 :: HELD_OUT]] = True
     return held
+
+
+def few(labels: Tensor, share: float) -> Tensor:
+    """A share 0–1 of the training images, with which low-shot probes are fitted: bool[N] of labels int64[N].
+
+    Of each class the share is rounded, and at least 1 image. The choice is fixed, and a smaller share is part of a
+    larger one.
+    """
+    by_class = _shuffled_by_class(labels)
+    _, counts = labels.unique(return_counts=True)
+    wanted = (share * counts + 0.5).long().clamp(min=1)
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class[rank < wanted.repeat_interleave(counts)]] = True
+    return chosen
+
+
+def _shuffled_by_class(labels: Tensor) -> Tensor:
+    """Rows int64[N], class by class, each in the order of a fixed shuffle."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    return shuffled[labels[shuffled].argsort(stable=True)]
 
 
 # ---- what is wrong

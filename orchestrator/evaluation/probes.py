@@ -1,16 +1,10 @@
 """Weighted kNN and a linear probe on frozen features, after training or during it."""
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from infoaug.models.augment import Augment
@@ -18,9 +12,12 @@ from infoaug.models.backbones import create_backbone
 from infoaug.models.collapse import rank_me
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.evaluation import datasets
-from infoaug.orchestrator.evaluation.datasets import Labelled, held_out
+from infoaug.orchestrator.evaluation.classifiers import Classifier, Knn, Probe
+from infoaug.orchestrator.evaluation.datasets import Labelled, few, held_out
+from infoaug.orchestrator.evaluation.rows import Rows
 
 CPU_BATCH = 64  # images; with more, activations leave a CPU's caches and a small ResNet takes up to twice as long
+CLASSIFIERS: dict[str, Callable[[Rows, NDArray[np.int64], EvaluateConfig], Classifier]] = {"knn": Knn, "probe": Probe}
 
 
 def features(
@@ -42,41 +39,20 @@ def features(
     return torch.cat(parts).numpy()
 
 
-def fit_knn(X_train: NDArray[np.float32], y_train: NDArray[np.int64], settings: EvaluateConfig) -> KNeighborsClassifier:
-    """Fit weighted kNN to features f32[N, D]: cosine similarity s, weight exp(s / τ) (Wu et al. 2018, section 3.4).
-
-    If there are fewer training images than `settings.neighbours`, all of them vote.
-    """
-    classifier = KNeighborsClassifier(
-        n_neighbors=min(settings.neighbours, len(X_train)),
-        metric="cosine",
-        algorithm="brute",
-        # Weights relative to the nearest neighbour's: the votes' ratios are the same, and a small τ does not overflow.
-        weights=lambda distance: np.exp((distance.min(axis=1, keepdims=True) - distance) / settings.temperature),
-    )
-    return classifier.fit(X_train, y_train)
-
-
-def fit_probe(X_train: NDArray[np.float32], y_train: NDArray[np.int64], settings: EvaluateConfig) -> Pipeline:
-    """Fit a linear probe to features f32[N, D]: multinomial logistic regression on standardised features, by L-BFGS."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=settings.probe_c, max_iter=settings.probe_iterations))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the budget of iterations is part of the protocol
-        return probe.fit(X_train, y_train)
-
-
-FITS = {"knn": fit_knn, "probe": fit_probe}
-
-
 def knn_accuracy(
     X_train: NDArray[np.float32],
     y_train: NDArray[np.int64],
     X_test: NDArray[np.float32],
     y_test: NDArray[np.int64],
     settings: EvaluateConfig,
+    device: torch.device | str = "cpu",
 ) -> float:
-    """Top-1 accuracy (a share, 0–1) of weighted kNN; see `fit_knn`."""
-    return float(fit_knn(X_train, y_train, settings).score(X_test, y_test))
+    """Top-1 accuracy (a share, 0–1) of weighted kNN on features f32[N, D]; see `Knn`.
+
+    Raises:
+        ValueError: there are no features, or they are NaN or infinite.
+    """
+    return accuracy(Knn(Rows(X_train, device), y_train, settings), Rows(X_test, device), y_test)
 
 
 def probe_accuracy(
@@ -85,13 +61,28 @@ def probe_accuracy(
     X_test: NDArray[np.float32],
     y_test: NDArray[np.int64],
     settings: EvaluateConfig,
+    device: torch.device | str = "cpu",
 ) -> float:
-    """Top-1 accuracy (a share, 0–1) of a linear probe; see `fit_probe`."""
-    return float(fit_probe(X_train, y_train, settings).score(X_test, y_test))
+    """Top-1 accuracy (a share, 0–1) of a linear probe on features f32[N, D]; see `Probe`.
+
+    Raises:
+        ValueError: as `knn_accuracy`; or the training images are of one class.
+    """
+    return accuracy(Probe(Rows(X_train, device), y_train, settings), Rows(X_test, device), y_test)
+
+
+def accuracy(classifier: Classifier, rows: Rows, labels: NDArray[np.int64]) -> float:
+    """The share of rows whose class, in int64[N], the classifier finds."""
+    return float(np.mean(classifier.predict(rows) == labels))
 
 
 def accuracies(
-    train: Labelled, test: Labelled, settings: EvaluateConfig, extract: Callable[[Tensor], NDArray[np.float32]]
+    train: Labelled,
+    test: Labelled,
+    settings: EvaluateConfig,
+    extract: Callable[[Tensor], NDArray[np.float32]],
+    label_shares: Sequence[float] = (),
+    device: torch.device | str | None = None,
 ) -> dict[str, float]:
     """Accuracies of one backbone on a data set.
 
@@ -100,21 +91,45 @@ def accuracies(
         test: test images.
         settings: of kNN and probe.
         extract: gives features f32[N, D] of images u8[N, 3, S, S].
+        label_shares: shares of the training labels, 0–1, with which further probes are fitted.
+        device: where the classifiers are fitted; None: on a GPU if there is one.
 
     Returns:
         Accuracies are shares, 0–1. `knn` and `probe`: fitted on all training images, on the test images.
         `validation_knn` and `validation_probe`, for model selection: fitted on four fifths of the training images, on
-        the held-out fifth. `rank_me`: RankMe of the test images' features.
+        the held-out fifth. `probe_1` for the label share 0.01, `probe_10` for 0.1, and so on: fitted on `few` of the
+        training images, on the test images. `rank_me`: RankMe of the test images' features.
+
+    Raises:
+        ValueError: features are NaN or infinite.
     """
+    device = device or fastest()
     X_train, X_test = extract(train.images), extract(test.images)
     y_train, y_test = train.labels.numpy(), test.labels.numpy()
+    every = np.ones(len(y_train), dtype=bool)
     held = held_out(train.labels).numpy()
-    validation = X_train[~held], y_train[~held], X_train[held], y_train[held]
-    result = {"rank_me": rank_me(torch.from_numpy(X_test)).item()}
-    for metric, accuracy in (("knn", knn_accuracy), ("probe", probe_accuracy)):
-        result[metric] = accuracy(X_train, y_train, X_test, y_test, settings)
-        result[f"validation_{metric}"] = accuracy(*validation, settings)
-    return result
+    tested = Rows(X_test, device)
+
+    def fitted(metric: str, chosen: NDArray[np.bool_]) -> Classifier:
+        return CLASSIFIERS[metric](Rows(X_train, device, chosen), y_train[chosen], settings)
+
+    result = {}
+    for metric in CLASSIFIERS:
+        result[metric] = accuracy(fitted(metric, every), tested, y_test)
+        result[f"validation_{metric}"] = accuracy(fitted(metric, ~held), Rows(X_train, device, held), y_train[held])
+    for share in label_shares:
+        result[low_shot_key(share)] = accuracy(fitted("probe", few(train.labels, share).numpy()), tested, y_test)
+    return result | {"rank_me": rank_me(torch.from_numpy(X_test)).item()}
+
+
+def low_shot_key(share: float) -> str:
+    """What `accuracies` calls the probe fitted on a share of the labels, 0–1: `probe_1` for 0.01."""
+    return f"probe_{100 * share:g}"
+
+
+def fastest() -> str:
+    """The device that classifiers are fitted on by default."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Validation:
@@ -137,4 +152,5 @@ class Validation:
         self.backbone.recipe = backbone.recipe
         X = features(self.backbone, self.train.images, self.settings.batch_size, self.device)
         y, held = self.train.labels.numpy(), held_out(self.train.labels).numpy()
-        return knn_accuracy(X[~held], y[~held], X[held], y[held], self.settings)
+        classifier = Knn(Rows(X, self.device, ~held), y[~held], self.settings)
+        return accuracy(classifier, Rows(X, self.device, held), y[held])

@@ -24,7 +24,7 @@ from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.settings import one_line
 from infoaug.orchestrator.stages import initial_weights, pretrain
 
-VERSION = 2  # raised when the same config would give other numbers
+VERSION = 3  # raised when the same config would give other numbers
 MAX_CPUS = 8
 
 _log = logging.getLogger(__name__)

@@ -232,7 +232,7 @@ def _validated_on(config: ExperimentConfig) -> dict[str, Any]:
 
 def _validation(config: ExperimentConfig, device: torch.device) -> Callable[[nn.Module], Epoch]:
     """What `Training` calls between epochs."""
-    from infoaug.orchestrator.evaluation import probes  # imports scikit-learn, which the other workers do not need
+    from infoaug.orchestrator.evaluation import probes  # needed by the worker that validates only
 
     validation = probes.Validation(config, device)
     return lambda backbone: {VALIDATION: validation.knn(backbone)}

@@ -1,9 +1,9 @@
 """What lies on a store is found again: the names that configs have given to stages, runs and trials stay the same.
 
 A name changes only with the `VERSION` of its stage, when the same config gives other numbers. `stored_names.json` has
-the names since extract's version 5, which stores images of a track at several times, and `earlier` those before version
-3, which centres images on the tracked points: nothing stored under these is found, except clips, scenes and the
-random-init baseline, which have kept their names.
+the names since extract's version 5, which stores images of a track at several times, and evaluate's version 3, whose
+probe converges. `earlier` has those before extract's version 3, which centres images on the tracked points: nothing
+stored under these is found, except clips and scenes, which have kept their names.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from infoaug.orchestrator.sweep import trials
 CONFIGS = Path(__file__).parents[2] / "configs"
 KNOWN = json.loads(Path(__file__).with_name("stored_names.json").read_text(encoding="utf-8"))
 EARLIER = KNOWN.pop("earlier")
-KEPT = ("source", "floor")  # nothing in them depends on patches
+KEPT = ("source",)  # nothing in it depends on patches or classifiers
 SWEEPS = ("laptop", "paper")
 EXPERIMENTS = {name: (CONFIGS / "recipes" / f"{name}.yaml", []) for name in KNOWN if name not in SWEEPS} | {
     "demo": (CONFIGS / "demo.yaml", []),

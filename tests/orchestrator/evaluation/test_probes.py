@@ -14,7 +14,7 @@ from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone
 from infoaug.orchestrator.config import EvaluateConfig, load
 from infoaug.orchestrator.evaluation import datasets
-from infoaug.orchestrator.evaluation.datasets import Labelled, held_out
+from infoaug.orchestrator.evaluation.datasets import Labelled, few, held_out
 from infoaug.orchestrator.evaluation.probes import Validation, features, knn_accuracy, probe_accuracy
 from infoaug.orchestrator.evaluation.probes import accuracies as accuracies_of
 
@@ -204,6 +204,37 @@ def test_validation_is_on_the_held_out_fifth_and_neither_sees_it_nor_the_test_im
     other = accuracies_of(train, split(2, 50), chosen, pixels)
     assert all(other[key] == found[key] for key in ("validation_knn", "validation_probe"))
     assert other["knn"] != found["knn"]
+
+
+@pytest.mark.parametrize("counts", [[500, 300, 4, 1], [7] * 30])
+def test_few_labels_are_a_share_of_every_class_and_at_least_one_image(counts: list[int]) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)) * 2
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    one, ten = few(labels, 0.01), few(labels, 0.1)
+    assert torch.equal(ten, few(labels, 0.1))
+    assert ten[one].all(), "a smaller share is part of a larger one"
+    for label, count in enumerate(counts):
+        for chosen, share in ((one, 0.01), (ten, 0.1)):
+            assert chosen[labels == 2 * label].sum() == max(1, int(share * count + 0.5))
+
+
+def test_low_shot_probes_are_fitted_on_few_labels_and_tested_on_all_test_images() -> None:
+    train, test, chosen = split(0, 400), split(1, 100), settings()
+    found = accuracies_of(train, test, chosen, pixels, label_shares=[0.015, 0.1])
+    assert found.keys() >= {"probe", "probe_1.5", "probe_10"}
+    for key, share in (("probe_1.5", 0.015), ("probe_10", 0.1)):
+        seen = few(train.labels, share)
+        parts = pixels(train.images[seen]), train.labels[seen].numpy(), pixels(test.images), test.labels.numpy()
+        assert found[key] == probe_accuracy(*parts, chosen)
+    assert found["probe_1.5"] < found["probe"]
+
+
+def test_features_that_are_no_numbers_are_one_sentence() -> None:
+    def broken(images: torch.Tensor) -> NDArray[np.float32]:
+        return np.where(np.arange(len(images))[:, None] < 3, np.nan, pixels(images)).astype(np.float32)
+
+    with pytest.raises(ValueError, match="features of 3 of 100 images are NaN or infinite"):
+        accuracies_of(split(0, 200), split(1, 100), settings(), broken)
 
 
 def test_rank_me_is_of_the_test_images_features() -> None:
