@@ -76,12 +76,20 @@ def save(movie: Movie, path: Path) -> Path:
     """Write an animation in the format of its suffix, at the clip's frame rate up to 15 frames per second.
 
     Raises:
+        UsageError, StageError: as `write`.
+    """
+    pictures = draw(movie, LONGER_SIDE[checked(path).suffix.lower()])
+    return write(pictures, path, min(movie.fps, MAX_FPS) if movie.fps > 0 else MAX_FPS)
+
+
+def write(pictures: Iterator[Frames], path: Path, fps: float = MAX_FPS) -> Path:
+    """Write pictures u8[H, W, 3] RGB of one size with even sides, in the format of the path's suffix.
+
+    Raises:
         UsageError: the suffix is neither `.gif` nor `.mp4`.
         StageError: the file cannot be written, or this OpenCV has no codec for it.
     """
-    suffix = checked(path).suffix.lower()
-    encode = {".gif": _gif, ".mp4": _mp4}[suffix]
-    content = encode(draw(movie, LONGER_SIDE[suffix]), min(movie.fps, MAX_FPS) if movie.fps > 0 else MAX_FPS)
+    content = {".gif": _gif, ".mp4": _mp4}[checked(path).suffix.lower()](pictures, fps)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -1,0 +1,194 @@
+"""Folders of videos with masks, as DAVIS lays them out: what is in them, and how a mask is read."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.evaluation.images import SUFFIXES, check_size
+from infoaug.orchestrator.settings import one_line
+
+FRAMES, MASKS = "JPEGImages", "Annotations"
+RESOLUTION = "480p"  # the folder between those and the sequences that DAVIS has, and copies of it often lack
+VOID = 255  # in masks of several objects: pixels that do not count
+MOST_OBJECTS = 50  # a mask of more values is a grey picture
+
+
+@dataclass(frozen=True)
+class Video:
+    """A sequence of a folder: its frames in order, and the masks by the position of their frame."""
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: dict[int, Path]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Which values of a sequence's masks are objects: `values` in order, object i + 1 has `values[i]`.
+
+    `single`: the masks are 0 and 255, and values from 128 are the object.
+    """
+
+    values: tuple[int, ...]
+    single: bool = False
+
+    def read(self, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """A mask u8[H, W], 0 where there is none of the objects and i for object i, and bool[H, W] of void pixels."""
+        stored = mask_values(path)
+        if self.single:
+            return (stored > 127).astype(np.uint8), None
+        mask = np.zeros_like(stored)
+        for i, value in enumerate(self.values):
+            mask[stored == value] = i + 1
+        void = stored == VOID
+        return mask, void if void.any() else None
+
+
+def videos(folder: Path, names: Sequence[str] = ()) -> list[Video]:
+    """The sequences of a folder, by name; only those of `names` if there are any.
+
+    Raises:
+        UsageError: the folder is not laid out as `JPEGImages/SEQ` and `Annotations/SEQ` (or `JPEGImages/480p/SEQ` and
+            `Annotations/480p/SEQ`), there is no sequence of a name, or a sequence has no frames or no masks that can be
+            compared: a mask of the first frame, and one of another frame before the last.
+    """
+    frames, masks = (_below(folder, part) for part in (FRAMES, MASKS))
+    found = [entry.name for entry in sorted(frames.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if not found:
+        raise UsageError(one_line(f"'{frames}' has no folders of frames: put the frames of a sequence into one each"))
+    for name in names:
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=3, cutoff=0.0)
+            raise UsageError(one_line(f"'{folder}' has no sequence '{name}'; the nearest names are {', '.join(near)}"))
+    return [_video(name, frames / name, masks / name) for name in (names or found)]
+
+
+def check(video: Video) -> None:
+    """Check a sequence by its first mask and the sizes of all its files.
+
+    Raises:
+        UsageError: a file cannot be read, frames or masks have different sizes, or there is no object in the first
+            mask.
+    """
+    size = _size(video.frames[0])
+    for path in (*video.frames[1:], *video.masks.values()):
+        if (other := _size(path)) != size:
+            raise UsageError(
+                one_line(
+                    f"'{path}' has {other[0]}×{other[1]} pixels and '{video.frames[0].name}' of its sequence "
+                    f"{size[0]}×{size[1]}: all frames and masks of a sequence need one size"
+                )
+            )
+    objects(video)
+
+
+def objects(video: Video) -> Objects:
+    """The objects in the first mask of a sequence; others do not count.
+
+    Raises:
+        UsageError: there are none, or so many values that it is no mask.
+    """
+    path = video.masks[0]
+    try:
+        values = tuple(int(value) for value in np.unique(mask_values(path)) if value)
+    except StageError as error:
+        raise UsageError(str(error)) from None
+    if values == (VOID,):
+        return Objects(values, single=True)
+    values = tuple(value for value in values if value != VOID)
+    if not values:
+        raise UsageError(one_line(f"'{path}' has no object: the first mask must show what is to be followed"))
+    if len(values) > MOST_OBJECTS:
+        raise UsageError(
+            one_line(
+                f"'{path}' has {len(values)} values: a mask has 0 and 255 for one object, or the number of the object "
+                f"in every pixel, for at most {MOST_OBJECTS}"
+            )
+        )
+    return Objects(values)
+
+
+def mask_values(path: Path) -> NDArray[np.uint8]:
+    """The values u8[H, W] of a mask: the indices of a palette, or grey values.
+
+    Raises:
+        StageError: the file cannot be read, or has colours.
+    """
+    try:
+        with Image.open(path) as image:
+            check_size(*image.size[::-1])
+            bands = np.asarray(image.convert("L") if image.mode == "1" else image)
+    except Exception as error:  # Pillow raises errors of many kinds for a broken file
+        raise StageError(one_line(f"the mask '{path}' cannot be read ({error}): copy it again"), retry=False) from None
+    colours = bands.ndim == 3 and (bands[..., : 1 if bands.shape[2] == 2 else 3] != bands[..., :1]).any()
+    if colours or bands.dtype != np.uint8:
+        raise StageError(
+            one_line(
+                f"the mask '{path}' has colours or more than 8 bits: save it as a PNG with a palette, or in grey, with "
+                "the number of the object in every pixel"
+            ),
+            retry=False,
+        )
+    return np.ascontiguousarray(bands if bands.ndim == 2 else bands[..., 0])
+
+
+def frame(path: Path) -> NDArray[np.uint8]:
+    """A frame u8[H, W, 3] RGB. Raises StageError if it cannot be read."""
+    try:
+        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        stored = None
+    if stored is None:
+        raise StageError(one_line(f"the frame '{path}' cannot be read: copy it again"), retry=False)
+    return np.ascontiguousarray(stored[..., ::-1], np.uint8)
+
+
+def _below(folder: Path, part: str) -> Path:
+    found = folder / part
+    if not found.is_dir():
+        raise UsageError(
+            one_line(
+                f"'{folder}' has no folder {part}: it must hold {FRAMES}/SEQ with the frames of every sequence and "
+                f"{MASKS}/SEQ with their masks, or {FRAMES}/{RESOLUTION}/SEQ and {MASKS}/{RESOLUTION}/SEQ"
+            )
+        )
+    return found / RESOLUTION if (found / RESOLUTION).is_dir() else found
+
+
+def _video(name: str, frames: Path, masks: Path) -> Video:
+    files = tuple(_images(frames))
+    if not masks.is_dir():
+        raise UsageError(one_line(f"'{frames}' has no masks: put them into '{masks}', or remove the frames"))
+    by_stem = {path.stem: path for path in _images(masks)}
+    found = {i: by_stem[path.stem] for i, path in enumerate(files) if path.stem in by_stem}
+    if 0 not in found or not any(0 < i < len(files) - 1 for i in found):
+        raise UsageError(
+            one_line(
+                f"the sequence '{name}' has {len(files)} frames and masks of {len(found)}: it needs masks named as the "
+                "frames, of the first frame and of one between the first and the last"
+            )
+        )
+    return Video(name, files, found)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            yield path
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height, pixels."""
+    try:
+        with Image.open(path) as image:
+            check_size(*image.size[::-1])
+            return image.size
+    except Exception as error:  # as in `mask_values`
+        raise UsageError(one_line(f"'{path}' cannot be read ({error}): copy it again")) from None
