@@ -8,6 +8,7 @@ Importing this module and reading a config loads no estimator, no OpenCV and no 
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,9 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 IMAGE_SHARE = 0.5
 ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+ListOfIndices = Annotated[
+    list[Annotated[int, Field(ge=0, le=255)]], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)
+]
 
 
 class Runtime:
@@ -475,6 +479,12 @@ class EvaluateConfig(Section):
     domains: Annotated[ListOfNames, Runtime] = Field(
         [], description="folders `DOMAIN/CLASS/image`: trained on one domain, tested on every other one"
     )
+    propagation: Annotated[ListOfNames, Runtime] = Field(
+        [], description="folders `JPEGImages/SEQUENCE` and `Annotations/SEQUENCE`, as DAVIS: masks are propagated"
+    )
+    segmentation: Annotated[ListOfNames, Runtime] = Field(
+        [], description="folders `images/SPLIT` and `masks/SPLIT` (PNG, class indices): linear segmentation"
+    )
     every: Annotated[Positive | None, Runtime] = Field(
         None,
         description="epochs between validations during training: weighted kNN on the held-out fifth of the first data "
@@ -483,6 +493,16 @@ class EvaluateConfig(Section):
     data: Annotated[str, Runtime] = Field("data", description="folder of torchvision's data sets")
     download: Annotated[bool, Runtime] = Field(True, description="download torchvision's data sets that are missing")
     limit: Positive | None = Field(None, description="largest number of images of each split; null: all")
+    low_shot: Annotated[list[Literal[1, 10]], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)] = Field(
+        [],
+        exclude_if=lambda value: value == [],
+        description="percentages of the training labels, 1 or 10, by which further linear probes are fitted",
+    )
+    void: ListOfIndices = Field(
+        [255],
+        exclude_if=lambda value: value == [255],
+        description="class indices in the masks of segmentation that do not count",
+    )
     batch_size: Annotated[Positive, Runtime] = Field(512, description="batch size on a GPU; smaller on a CPU")
     neighbours: Positive = Field(200, description="k of the kNN classifier")
     temperature: Annotated[float, Field(gt=0)] = Field(0.1, description="temperature of the kNN classifier's weights")
@@ -491,10 +511,20 @@ class EvaluateConfig(Section):
         1.0, description="inverse regularisation strength of the linear probe"
     )
 
+    @property
+    def names(self) -> list[str]:
+        """All data sets, in the order in which they are measured and shown."""
+        return [name for protocol in PROTOCOLS for name in getattr(self, protocol)]
+
+    def protocol(self, name: str) -> str:
+        """The one of `PROTOCOLS` that names this data set; `datasets` if none does."""
+        return next((protocol for protocol in PROTOCOLS if name in getattr(self, protocol)), "datasets")
+
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
-        if both := set(self.datasets) & set(self.domains):
-            raise ValueError(f"'{min(both)}' is among datasets and among domains: name it in one of them")
+        for one, other in combinations(PROTOCOLS, 2):
+            if both := set(getattr(self, one)) & set(getattr(self, other)):
+                raise ValueError(f"'{min(both)}' is among {one} and among {other}: name it in one of them")
         if self.every and not self.datasets:
             raise ValueError("every needs a data set to validate on: name one in datasets")
         return self

@@ -133,7 +133,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs{beside}"
         + (f", from the weights of '{settings.init}'" if settings.init else "")
         + ("" if initial_weights.is_known(config) else ", which have to be fetched"),
-        "evaluate": ", ".join(config.evaluate.datasets + config.evaluate.domains),
+        "evaluate": ", ".join(config.evaluate.names),
         "report": "a page and figures",
     }
     return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
@@ -150,7 +150,7 @@ def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     read = [mlflow_runs.Source(video, extract.clips_digest(config), video, "training")]
     if images := config.pretrain.stills:
         read.append(mlflow_runs.Source(images, digest_of([images, opening.fingerprint(images)]), images, "training"))
-    for name in (*config.evaluate.datasets, *config.evaluate.domains):
+    for name in config.evaluate.names:
         read.append(mlflow_runs.Source(name, digest_of([name, opening.fingerprint(name)]), name, "evaluation"))
     return read
 

@@ -36,7 +36,6 @@ POLICIES = {
     "later+mutual-information": "later + MI",
     "oracle": "same object",
 }  # in the order of the tables
-METRICS = {"probe": "linear probe", "knn": "kNN"}
 MI = "mutual-information"
 
 
@@ -50,8 +49,9 @@ class TrialResult:
         twin_weight: λ in L = L_view + λ · L_twin; 0 with the policy `none`.
         negatives: `all`, `ball`, `ring` or another; empty for a framework without negatives.
         seed: the training's seed.
-        results: by data set as the config names it: `knn`, `probe`, `validation_knn`, `validation_probe` (shares, 0–1),
-            `rank_me`, `classes`; `floor_knn`, `floor_probe` and `floor_rank_me` for the random-init baseline; for a
+        results: by data set as the config names it: those of `METRICS` (shares, 0–1) that were measured,
+            `validation_knn`, `validation_probe`, `rank_me`, `classes`; `floor_knn` and so on for the backbone before
+            training; for a
             cross-domain data set `domains` (names), `knn_matrix` and `probe_matrix` (shares; rows are trained on,
             columns tested on). Any may be missing.
         seconds: wall-clock training time.

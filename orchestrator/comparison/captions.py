@@ -7,6 +7,7 @@ import numpy as np
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, below_baseline, is_significant
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, points, probability
 
 
@@ -17,7 +18,7 @@ def excluded_trials(sweep: Sweep) -> list[tuple[str, str, str]]:
     for arm, seeds in arms.grouped(sweep.trials).items():
         for seed, trial in seeds.items():
             for dataset, result in trial.results.items():
-                broken = [arms.METRICS[key] for key in arms.METRICS if not np.isfinite(result.get(key, 0.0))]
+                broken = [metric.name for key, metric in METRICS.items() if not np.isfinite(result.get(key, 0.0))]
                 if broken:
                     name = f"{arms.describe(arm)}, seed {seed}"
                     excluded.append((name, "excluded", f"{' and '.join(broken)} on {dataset}: not a number"))
@@ -45,7 +46,7 @@ def headline(table: EffectTable) -> str:
 
 def _effect(table: EffectTable) -> str:
     row = table.total or table.rows[0]
-    accuracy = f"{arms.METRICS[table.metric]} accuracy on {table.title}"
+    accuracy = METRICS[table.metric].within(table.title)
     references = (("no twins", row.to_none), ("random twins", row.to_random))
     known = [(name, test, number) for (name, test), number in zip(references, row.frameworks, strict=True) if test]
     if not known:
@@ -72,7 +73,7 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
     """What the numbers of one table are; `how_to_read` explains what all tables share."""
     fewest, most = table.seeds
     sentences = [
-        f"Top-1 accuracy ({arms.METRICS[table.metric]}) on the test images of {table.title}, frozen backbone, in %, "
+        f"{METRICS[table.metric].of_data(table.title)}, frozen backbone, in %, "
         "after the last epoch of training; "
         + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
         + (f"; n is given where it is not {most}" if fewest != most else ""),
@@ -92,7 +93,7 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
 def how_to_read(tables: Sequence[EffectTable]) -> str:
     """The differences, p-values and q-values that all tables share."""
     sentences = [
-        "Δ is the difference in accuracy between the MI twin and a reference (no twins, or random twins at the same "
+        "Δ is the difference between the MI twin and a reference (no twins, or random twins at the same "
         "weight), in percentage points, paired within seeds.",
         "p is the p-value of a paired t-test over seeds. A dash means that there are fewer than two pairs, or that the "
         "differences are all equal.",
@@ -123,7 +124,7 @@ def completion(sweep: Sweep) -> str:
 def choices_caption(table: EffectTable) -> str:
     """What the numbers in the table of chosen weights are."""
     return (
-        f"The MI twin at the weight of highest mean validation accuracy ({arms.METRICS[table.metric]}, "
+        f"The MI twin at the weight of highest mean validation accuracy ({METRICS[table.metric].name}, "
         f"{table.title}), chosen for each row without the test images. Accuracies in %, Δ on the test images in "
         "percentage points, paired within seeds; ± 95 % interval over seeds."
     )

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.orchestrator.comparison import arms
-from infoaug.orchestrator.comparison.arms import METRICS, MI, Arm, Arms, Sweep
+from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Sweep
+from infoaug.orchestrator.evaluation.metrics import METRICS
 
 Float = NDArray[np.float64]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, Sweep, values
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, corrected, paired, summary
 
 SIGNIFICANCE_LEVEL = 0.05  # of q-values
@@ -67,7 +68,7 @@ class EffectTable:
     Attributes:
         dataset: the data set as the config names it.
         title: the data set's name in tables.
-        metric: a key of `arms.METRICS`.
+        metric: a key of `METRICS`.
         policies: the columns.
         rows: one for each setting with an accuracy.
         total: the row of all frameworks: means over the frameworks that have the arm, without intervals, and
@@ -108,9 +109,7 @@ def effect_tables(sweep: Sweep) -> list[EffectTable]:
     """
     trials = arms.grouped(sweep.trials)
     titles = arms.dataset_titles(arms.datasets(trials))
-    tables = [
-        _effect_table(sweep, trials, name, title, metric) for name, title in titles.items() for metric in arms.METRICS
-    ]
+    tables = [_effect_table(sweep, trials, name, title, metric) for name, title in titles.items() for metric in METRICS]
     return [table for table in tables if table.rows]
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from infoaug.orchestrator.comparison import arms, captions, domains, plots, tables
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.page import template
 
@@ -41,7 +42,7 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
     for dataset, of_dataset in by_dataset(effect_tables(sweep)).items():
         first = of_dataset[0]
         title, metric, slug = first.title, first.metric, file_name(dataset, list(arms.datasets(trials)))
-        named = f"{arms.METRICS[metric]}, {title}"
+        named = f"{METRICS[metric].name}, {title}"
         over = f"over {captions.seeds_in_words(first)}"
         drawn[f"accuracy-{slug}"] = (
             plots.draw_accuracy(of_dataset),
@@ -58,12 +59,13 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
             f"Accuracy ({named}) against wall-clock training time, means {over}. Lines connect no twins and the MI "
             f"twin of one setting. Small markers: weights other than {sweep.twin_weight:g}.",
         )
-        drawn[f"rank-me-{slug}"] = (
-            plots.draw_quality(trials, dataset),
-            f"Label-free quality and accuracy ({title}): RankMe (Garrido et al. 2023), the effective rank of the "
-            "features, against linear-probe accuracy. One marker per arm, means over seeds, with the rank correlation "
-            "over arms.",
-        )
+        if any(table.metric == "probe" for table in of_dataset):
+            drawn[f"rank-me-{slug}"] = (
+                plots.draw_quality(trials, dataset),
+                f"Label-free quality and accuracy ({title}): RankMe (Garrido et al. 2023), the effective rank of the "
+                "features, against linear-probe accuracy. One marker per arm, means over seeds, with the rank "
+                "correlation over arms.",
+            )
     return drawn
 
 
@@ -109,7 +111,7 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
         command=f"infoaug sweep {shlex.quote(sweep.name + '.yaml')}",
         packages={**({"commit": sweep.commit} if sweep.commit else {}), **sweep.packages},
         csv={"trials.csv": tables.trials_csv(sweep), "summary.csv": tables.summary_csv(sweep)},
-        metrics=arms.METRICS,
+        metrics={key: metric.name for key, metric in METRICS.items()},
         caption=captions.caption,
         choices_caption=captions.choices_caption,
         header=tables.header,

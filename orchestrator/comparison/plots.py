@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
 from infoaug.orchestrator.comparison.effects import EffectTable
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
 from infoaug.orchestrator.reporting.statistics import Summary, probability, summary
@@ -59,10 +60,10 @@ def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
         if table.baseline:
             label = "initial weights" if table.initial else "random-init baseline"
             axes.axvline(100 * table.baseline.mean, color=DIM, linestyle=":", linewidth=1.2, label=label)
-        axes.set_xlabel("top-1 accuracy, %")
+        axes.set_xlabel(f"{METRICS[table.metric].axis}, %")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "x")
-        figures.title(axes, arms.METRICS[table.metric])
+        figures.title(axes, METRICS[table.metric].name)
     panels[0].set_yticks(range(len(rows)), [_wrapped(name) for _, name in rows], parse_math=False)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     _legend(figure, panels)
@@ -104,7 +105,7 @@ def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) ->
     for axes in panels[-across:]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("twin weight λ")
-    figure.supylabel("top-1 accuracy, %", fontsize=10, color=INK)
+    figure.supylabel(f"{METRICS[metric].axis}, %", fontsize=10, color=INK)
     _legend(figure, panels)
     return figure
 
@@ -139,7 +140,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
         own = [points[arm] for arm in points if arm.setting == setting]
         if own:
             starts[name] = points.get(none, min(own))
-    axes.set(xlabel="training time, minutes", ylabel="top-1 accuracy, %")
+    axes.set(xlabel="training time, minutes", ylabel=f"{METRICS[metric].axis}, %")
     axes.margins(x=0.08)
     axes.set_xlim(left=axes.get_xlim()[0] - 0.14 * np.ptp(axes.get_xlim()))  # room for names
     _names(axes, starts)

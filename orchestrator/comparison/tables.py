@@ -15,9 +15,10 @@ from infoaug.orchestrator.comparison import arms, captions
 from infoaug.orchestrator.comparison.arms import MI, Sweep, values
 from infoaug.orchestrator.comparison.captions import share
 from infoaug.orchestrator.comparison.effects import EffectTable, Row, effect_tables, is_significant, to_reference
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.statistics import Paired, points, probability, summary
 
-KEYS = ("probe", "knn", "validation_probe", "validation_knn", "rank_me")  # the numbers in `summary_csv`
+KEYS = (*METRICS, "validation_probe", "validation_knn", "rank_me")  # the numbers in `summary_csv`
 CHOICE_HEADER = ("framework", "chosen weight", "weights", "validation", "test", "Δ none")
 
 
@@ -77,7 +78,7 @@ def terminal_tables(sweep: Sweep) -> list[Table]:
     for table in tables:
         caption = captions.caption(table, sweep) + (f" {captions.how_to_read(tables)}" if table is tables[-1] else "")
         grid = Table(
-            title=Text(f"{sweep.name}: {table.title}, {arms.METRICS[table.metric]}"),
+            title=Text(f"{sweep.name}: {table.title}, {METRICS[table.metric].name}"),
             caption=Text(caption),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -115,7 +116,7 @@ def markdown(sweep: Sweep) -> str:
     parts.append(escaped(f"{captions.source(sweep)} {captions.completion(sweep)}."))
     parts += [escaped(captions.how_to_read(tables))] if tables else []
     for table in tables:
-        parts.append(f"## {escaped(table.title)}: {arms.METRICS[table.metric]}")
+        parts.append(f"## {escaped(table.title)}: {METRICS[table.metric].name}")
         body = [[_bold(cell) for cell in line] for line in lines(table)]
         parts += [_grid(header(table), body), escaped(captions.caption(table, sweep))]
         if table.choices:

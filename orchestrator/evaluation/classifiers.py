@@ -105,6 +105,7 @@ class Probe:
         settings: of the probe.
 
     Attributes:
+        classes: int64[K], ascending.
         weights: float64[K, D] of standardised features, up to what all classes share.
         iterations: of L-BFGS.
 
@@ -113,8 +114,8 @@ class Probe:
     """
 
     def __init__(self, rows: Rows, labels: NDArray[np.int64], settings: EvaluateConfig) -> None:
-        self._classes, numbers = np.unique(labels, return_inverse=True)
-        count = len(self._classes)
+        self.classes, numbers = np.unique(labels, return_inverse=True)
+        count = len(self.classes)
         if count < 2:
             raise ValueError("a linear probe needs images of at least two classes")
         truth = torch.from_numpy(numbers).to(rows.device)
@@ -148,10 +149,12 @@ class Probe:
 
     def predict(self, rows: Rows) -> NDArray[np.int64]:
         """The class of each row, int64[M]."""
-        found = [
-            torch.addmm(self._intercept, block - self._mean, self._scaled.T).argmax(dim=1) for _, block in rows.blocks()
-        ]
-        return self._classes[torch.cat(found).cpu().numpy()]
+        found = [self.logits(block).argmax(dim=1) for _, block in rows.blocks()]
+        return self.classes[torch.cat(found).cpu().numpy()]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits f32[M, K] of features f32[M, D]."""
+        return torch.addmm(self._intercept, features - self._mean, self._scaled.T)
 
 
 def _loss(rows: Rows, truth: Tensor, mean: Tensor, weights: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -114,6 +114,19 @@ def unlabelled(root: Path) -> Layout:
     return Layout({"train": {"": files}}, [], found.notes())
 
 
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the splits in a folder, by role: `train`, `test` and `val`, those that there are.
+
+    Raises:
+        UsageError: a split has two folders.
+    """
+    named: dict[str, list[str]] = {}
+    for entry in _visible(root) if root.is_dir() else ():
+        if entry.is_dir() and (role := _role(entry.name)):
+            named.setdefault(role, []).append(entry.name)
+    return {role: _only(root, names) for role, names in named.items()}
+
+
 def domains(root: Path) -> Layout:
     """The domains of a folder `DOMAIN/CLASS/…`, with the classes that all of them have.
 

@@ -88,6 +88,18 @@ def blocks(paths: Sequence[Path], size: int) -> Generator[Tensor, None, dict[int
     return failed
 
 
+def original(path: Path) -> Tensor:
+    """One image of at most 8 bits at its own size, upright: u8[3, H, W].
+
+    Raises:
+        ValueError, OSError: it cannot be read, or has more bits.
+    """
+    with _opened(path) as stored:
+        if stored.mode.startswith("I"):
+            raise ValueError("it has more than 8 bits a colour: save it with 8")
+        return F.pil_to_tensor(_opaque(_upright(stored, stored)))
+
+
 def complaint(path: Path) -> str:
     """Why an image file cannot be read, as far as its header shows; empty if nothing is wrong with that."""
     try:

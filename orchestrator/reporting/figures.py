@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-blind safe palette
@@ -107,8 +108,11 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         return message("No data set was evaluated.")
     figure = Figure(figsize=(WIDTH, 1.3 + 0.72 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    # A gap after every second row keeps the two metrics of a data set together.
-    positions = np.arange(len(rows)) + 0.35 * (np.arange(len(rows)) // 2)
+    names = [row.dataset for row in rows]
+    # A gap before every data set keeps its metrics together.
+    positions = np.arange(len(rows)) + 0.35 * np.cumsum(
+        [a != b for a, b in zip(names, [names[0], *names], strict=False)]
+    )
     for summaries, name, offset, colour in (
         ([r.trained for r in rows], "trained", -0.19, BLUE),
         ([r.baseline for r in rows], baseline_name(results), 0.19, GREY),
@@ -129,7 +133,8 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_xlabel("top-1 accuracy")
+    kinds = {metric.axis for metric in METRICS.values() if metric.name in {row.metric for row in rows}}
+    axes.set_xlabel(kinds.pop() if len(kinds) == 1 else "share")
     plot_area(axes, "x")
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda n: labels[n] == "chance")  # last

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.page import template
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 
@@ -71,11 +72,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on one data set by one metric, over all seeds.
+    """What was measured on one data set by one metric, over all seeds.
 
     Attributes:
         dataset: the data set's name, see `labels`.
-        metric: `kNN` or `linear probe`.
+        metric: the name of one of `METRICS`.
         seeds: number of seeds.
         trained: of the trained backbone, a share, 0–1.
         baseline: of the same backbone with random weights.
@@ -96,17 +97,20 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
     """Summarise evaluation results over seeds: one row for each data set and metric.
 
     Args:
-        results: one mapping for each data set and seed, with `dataset`, `knn` and `probe`, `floor_knn` and
-            `floor_probe` for the backbone before training (shares, 0–1), and optionally `classes` and `baseline`.
+        results: one mapping for each data set and seed, with `dataset`, those of `METRICS` that were measured on it,
+            each beside that of the backbone before training (`floor_knn`; shares, 0–1), and optionally `classes` and
+            `baseline`.
     """
     rows, names = [], labels(results)
     for dataset, name in names.items():
         of_dataset = [r for r in results if r["dataset"] == dataset]
         classes = of_dataset[0].get("classes")
-        for key, metric in (("knn", "kNN"), ("probe", "linear probe")):
+        for key in (key for key in METRICS if key in of_dataset[0]):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
             summaries = (summary(trained), summary(baseline), summary(trained - baseline))
-            rows.append(Accuracy(name, metric, len(of_dataset), *summaries, 1 / classes if classes else None))
+            rows.append(
+                Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, 1 / classes if classes else None)
+            )
     return rows
 
 
@@ -151,7 +155,7 @@ def page(report: Report) -> str:
 def terminal_table(report: Report) -> Table:
     """The table of accuracies, for the terminal."""
     caption = f"difference in percentage points; {seeds_in_words(report.results)}"
-    table = Table(title=Text(f"{report.name}: top-1 accuracy"), caption=caption)
+    table = Table(title=Text(f"{report.name}: frozen backbone"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", baseline_name(report.results), "difference"):
@@ -178,7 +182,7 @@ _CAPTIONS = {
     "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
     "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
     "held-out fifth of the same domain.",
-    "accuracy": "Top-1 accuracy of the trained backbone and of the same backbone before training.",
+    "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
     "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
     "tracks": "Tracks of the patches, drawn on the window’s first frame.",

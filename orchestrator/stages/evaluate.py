@@ -1,4 +1,4 @@
-"""Evaluate: weighted kNN and a linear probe on the frozen backbone, and on its baseline.
+"""Evaluate: what the frozen backbone is worth on each data set, beside its baseline.
 
 The baseline is the same backbone before training, with random weights or those of `pretrain.init`. Stored names call it
 `floor`.
@@ -8,17 +8,21 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from rich.markup import escape
-from torch import nn
+from torch import Tensor, nn
 
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.evaluation import datasets, domains, opening, probes
+from infoaug.orchestrator.evaluation import datasets, domains, opening, probes, propagation, segmentation
+from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.runtime import cluster, console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.settings import one_line
@@ -67,7 +71,8 @@ def floor_stage(config: ExperimentConfig, store: Store) -> StageFolder:
 
 def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) -> str:
     """The path of the accuracies on one data set in the store."""
-    kind = ["domains"] if name in settings.domains else []
+    protocol = settings.protocol(name)
+    kind = [] if protocol == "datasets" else [protocol]
     return stage_folder.path(f"{file_name(name, opening.fingerprint(name), *kind)}.json")
 
 
@@ -109,7 +114,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
             except ray.exceptions.RayError as error:
                 raise _as_ours(error, name) from error
             store.write_json(paths[name], result)
-            accuracies = {metric: result[metric] for metric in ("knn", "floor_knn", "probe", "floor_probe")}
+            accuracies = {
+                key: result[key] for metric in METRICS for key in (metric, f"floor_{metric}") if key in result
+            }
             _log.info("evaluated on %s: %s", name, accuracies)
     results = [store.read_json(path) for path in paths.values()]
     for result in results:
@@ -136,6 +143,13 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
         _say(settings.datasets[0], datasets.load(settings.datasets[0], settings, size).notes)
     for name in settings.domains:
         _say(name, datasets.check_domains(name, settings))
+    for name in settings.propagation:
+        _say(name, propagation.check(Path(name).expanduser()))
+    for name in settings.segmentation:
+        _say(name, segmentation.check(name))
+    if settings.propagation or settings.segmentation:
+        with torch.random.fork_rng(devices=[]):
+            segmentation.dense_features(untrained_backbone(config))
 
 
 def cpus(config: ExperimentConfig, available: int) -> int:
@@ -153,37 +167,20 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     """Evaluate the trained backbone and its random-init baseline on one data set. The baseline is measured once.
 
     Returns:
-        `dataset`; `classes`, `train` and `test`, numbers of classes and images; what `probes.accuracies` or
-        `domains.accuracies` returns for the trained backbone, and with the prefix `floor_` for the baseline. Its name
-        in `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
+        `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
+        set's protocol measures (`probes.accuracies`, `domains.accuracies`, `propagation.measure`,
+        `segmentation.measure`) for the trained backbone, and with the prefix `floor_` for the baseline. Its name in
+        `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
         `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
         StageError: the trained backbone is missing.
     """
-    settings, size, store = config.evaluate, config.extract.image_size, pretrained.store
-    accuracies: Callable[..., dict[str, Any]]
-    if name in settings.domains:
-        data = datasets.load_domains(name, settings, size)
-        labels = [domain.labels for domain in data.images.values()]
-        held = sum(int(datasets.held_out(of).sum()) for of in labels)
-        count = sum(map(len, labels))
-        result = {"dataset": name, "train": count - held, "test": count, "classes": len(data.classes)}
-        result |= {"domains": [*data.images], "left_out": data.left_out}
-        accuracies, notes = partial(domains.accuracies, data.images, settings), data.notes
-    else:
-        loaded = datasets.load(name, settings, size)
-        result = {"dataset": name, "train": len(loaded.train.labels), "test": len(loaded.test.labels)}
-        result["classes"] = loaded.classes
-        accuracies, notes = partial(probes.accuracies, loaded.train, loaded.test, settings), loaded.notes
-    result |= {"notes": notes} if notes else {}
+    settings, store = config.evaluate, pretrained.store
+    result, measured = _PROTOCOLS[settings.protocol(name)](name, settings, config.extract.image_size)
+    result = {"dataset": name} | result
     result |= {"baseline": "initial weights"} if config.pretrain.init else {}
-
-    def measured(backbone: nn.Module) -> dict[str, Any]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return accuracies(lambda images: probes.features(backbone, images, settings.batch_size, device))
-
     result |= measured(trained_backbone(pretrained, config.pretrain.backbone))
     baseline = floor_stage(config, store)
     path = result_path(baseline, name, settings)
@@ -191,6 +188,62 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         baseline.record(config.to_yaml())
         store.write_json(path, measured(initial_weights.stored(config, pretrained) or untrained_backbone(config)))
     return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
+
+
+Measure = Callable[[nn.Module], dict[str, Any]]  # what a backbone is worth
+
+
+def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    loaded = datasets.load(name, settings, size)
+    counts = {"train": len(loaded.train.labels), "test": len(loaded.test.labels), "classes": loaded.classes}
+    shares = [percent / 100 for percent in settings.low_shot]
+
+    def accuracies(backbone: nn.Module) -> dict[str, Any]:
+        extract = _extract(backbone, settings)
+        return probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares)
+
+    return counts | _noted(loaded.notes), accuracies
+
+
+def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    data = datasets.load_domains(name, settings, size)
+    labels = [domain.labels for domain in data.images.values()]
+    count, held = sum(map(len, labels)), sum(int(datasets.held_out(of).sum()) for of in labels)
+    result: dict[str, Any] = {"train": count - held, "test": count, "classes": len(data.classes)}
+    result |= {"domains": [*data.images], "left_out": data.left_out}
+    accuracies = partial(domains.accuracies, data.images, settings)
+    return result | _noted(data.notes), lambda backbone: accuracies(_extract(backbone, settings))
+
+
+def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    folder = Path(name).expanduser()
+    return _noted(propagation.check(folder)), lambda backbone: propagation.measure(folder, backbone, device=_device())
+
+
+def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    data = segmentation.load(name, settings)
+    counts = {"train": len(data.images["train"]), "test": len(data.images["test"]), "classes": data.classes}
+    return counts | _noted(data.notes), lambda backbone: segmentation.measure(data, backbone, settings, _device())
+
+
+_PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any], Measure]]] = {
+    "datasets": _classification,
+    "domains": _across_domains,
+    "propagation": _propagation,
+    "segmentation": _segmentation,
+}
+
+
+def _extract(backbone: nn.Module, settings: EvaluateConfig) -> Callable[[Tensor], NDArray[np.float32]]:
+    return lambda images: probes.features(backbone, images, settings.batch_size, _device())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _noted(notes: Sequence[str]) -> dict[str, Any]:
+    return {"notes": [*notes]} if notes else {}
 
 
 def trained_backbone(pretrained: StageFolder, own: str = "") -> nn.Module:
@@ -209,8 +262,7 @@ def untrained_backbone(config: ExperimentConfig) -> nn.Module:
 
 def _paths(config: ExperimentConfig, stage_folder: StageFolder) -> dict[str, str]:
     """The path of the accuracies on each data set."""
-    settings = config.evaluate
-    return {name: result_path(stage_folder, name, settings) for name in (*settings.datasets, *settings.domains)}
+    return {name: result_path(stage_folder, name, config.evaluate) for name in config.evaluate.names}
 
 
 def _say(name: str, notes: Sequence[str]) -> None:

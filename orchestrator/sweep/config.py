@@ -156,8 +156,8 @@ class SweepConfig(ExperimentConfig):
 
     @model_validator(mode="after")
     def _has_an_accuracy(self) -> "SweepConfig":
-        if not self.evaluate.datasets and not self.evaluate.domains:
-            raise ValueError("a sweep compares accuracies: name a data set in evaluate.datasets or evaluate.domains")
+        if not self.evaluate.names:
+            raise ValueError("a sweep compares accuracies: name a data set, as in evaluate.datasets")
         if self.sweep.scheduler == "asha" and not self.evaluate.every:
             raise ValueError("sweep.scheduler 'asha' compares accuracies during training: set evaluate.every")
         return self

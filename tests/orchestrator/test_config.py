@@ -17,7 +17,7 @@ from infoaug.models import frameworks
 from infoaug.models.frameworks.settings import MoCoSettings, SimCLRSettings
 from infoaug.models.settings import AugmentSettings, Negatives
 from infoaug.models.training import TrainingSettings
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, PretrainConfig, load
+from infoaug.orchestrator.config import PROTOCOLS, RUNTIME, ExperimentConfig, PretrainConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.mlflow_runs import identity
 from infoaug.orchestrator.runtime.store import Store
@@ -488,7 +488,7 @@ def test_settings_that_say_only_where_and_how_it_runs_are_no_part_of_the_identit
         "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
         "score": {"backend", "gpus_per_task"},
         "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "images_on_device"},
-        "evaluate": {"datasets", "domains", "every", "data", "download", "batch_size"},
+        "evaluate": {*PROTOCOLS, "every", "data", "download", "batch_size"},
     } == RUNTIME
     runtime = [
         "extract.max_window_mb=100",

@@ -183,7 +183,7 @@ def test_the_table_has_trained_baseline_and_signed_difference_and_no_interval_fo
 
 def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_within_seeds() -> None:
     seeds = [{**result(knn=0.40 + d), "floor_knn": 0.30 + d} for d in (0.0, 0.02, 0.04)]
-    knn, probe = report.accuracies(seeds)
+    probe, knn = report.accuracies(seeds)
     assert (knn.seeds, knn.trained.mean) == (3, pytest.approx(0.42))
     assert knn.trained.half == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-5)  # Student's t, two degrees of freedom
     assert knn.difference.mean == pytest.approx(0.1)
@@ -191,6 +191,18 @@ def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_
     assert probe.trained.half == 0
     assert report.seeds_in_words(seeds) == "mean of 3 seeds ± 95 % interval"
     assert "42.0 % ± 5.0" in Seen(report.page(made_up(results=seeds))).text
+
+
+def test_every_metric_that_was_measured_has_its_row_and_its_place_in_the_caption() -> None:
+    masks = {"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {"j": 0.4}, "cows": {"j": 0.42}}}
+    roads = {"dataset": "camvid", "train": 367, "test": 233, "classes": 11, "miou": 0.35, "floor_miou": 0.25}
+    made = made_up(results=[result(), masks, roads])
+    assert [row.metric for row in report.accuracies(made.results)] == ["linear probe", "kNN", "J&F", "mIoU"]
+    page = report.page(made)
+    assert "J&amp;F of masks propagated through clips" in page and "mIoU of linear segmentation" in page
+    assert "davis: 2 sequences" in page and "camvid: 367 images to train" in page
+    assert "+11.0" in page and "+10.0" in page
+    assert "J&amp;F" not in report.page(made_up(results=[result()]))
 
 
 def test_the_page_counts_clips_windows_and_shares_of_patches() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone, save_backbone
@@ -159,6 +160,55 @@ def test_domains_are_measured_like_a_data_set_with_a_matrix_of_all_pairs(
         assert matrix.shape == (3, 3) == np.array(found[f"{prefix}knn_matrix"]).shape
         assert found[f"{prefix}probe"] == pytest.approx((matrix.sum() - np.trace(matrix)) / 6)
     assert len(floors(store)) == 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_masks_are_segmented_and_propagated_for_the_model_and_for_its_baseline(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    write_masks(tmp_path / "roads")
+    write_sequences(tmp_path / "davis")
+    names = {"domains": [], "segmentation": [str(tmp_path / "roads")], "propagation": [str(tmp_path / "davis")]}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
+    check(config)
+    model = pretrained(store, seed=3)
+    roads, davis = (measure(config, model, str(tmp_path / name)) for name in ("roads", "davis"))
+    assert {"train", "test", "classes", "miou", "floor_miou"} <= roads.keys() and roads["classes"] == 2
+    assert roads["miou"] != roads["floor_miou"] and 0.5 < roads["miou"] <= 1
+    assert {"jf", "j", "f", "floor_jf", "sequences"} <= davis.keys() and davis["sequences"].keys() == {"one"}
+    assert 0.5 < davis["jf"] <= 1
+    assert len(floors(store)) == 2
+
+
+def write_masks(root: Path) -> None:
+    """Dark and bright halves of images, in masks of two classes."""
+    for split in ("train", "test"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(2):
+            mask = np.zeros((32, 48), np.uint8)
+            mask[:, 20 + 4 * number :] = 1
+            picture = np.repeat((40 + 150 * mask)[..., None], 3, axis=2).astype(np.uint8)
+            Image.fromarray(picture).save(root / "images" / split / f"{number}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{number}.png")
+
+
+def write_sequences(root: Path) -> None:
+    """A bright square that moves."""
+    random = np.random.default_rng(0)
+    ground, square = random.integers(0, 90, (64, 96, 3)), random.integers(150, 256, (24, 24, 3))
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "one").mkdir(parents=True)
+    for number in range(4):
+        picture, mask = ground.copy(), np.zeros((64, 96), np.uint8)
+        picture[20:44, 20 + 8 * number : 44 + 8 * number], mask[20:44, 20 + 8 * number : 44 + 8 * number] = square, 255
+        Image.fromarray(picture.astype(np.uint8)).save(root / "JPEGImages" / "one" / f"{number:05d}.jpg", quality=95)
+        Image.fromarray(mask).save(root / "Annotations" / "one" / f"{number:05d}.png")
+
+
+def test_a_data_set_is_named_by_one_protocol_only() -> None:
+    with pytest.raises(UsageError, match="'x' is among datasets and among segmentation: name it in one of them"):
+        load(None, ["evaluate.datasets=[x]", "evaluate.segmentation=x"])
 
 
 def test_evaluation_takes_the_cpus_of_one_trials_training_where_they_are_set(config: ExperimentConfig) -> None:

@@ -109,7 +109,7 @@ def test_an_error_names_the_setting_and_the_remedy(sweep: dict[str, Any], senten
 
 def test_a_sweep_needs_something_to_compare_on() -> None:
     told = refused({"grid": [{"seed": [0]}]}, evaluate={"datasets": []})
-    assert told == "a sweep compares accuracies: name a data set in evaluate.datasets or evaluate.domains"
+    assert told == "a sweep compares accuracies: name a data set, as in evaluate.datasets"
 
 
 def test_asha_is_taken_where_accuracy_is_measured_while_training() -> None:

@@ -1,0 +1,37 @@
+"""What a backbone is judged by, and how tables name it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of an evaluation's result, a share, 0–1; the larger, the better.
+
+    Attributes:
+        name: in tables.
+        axis: on the axes of figures.
+        of: what it is measured on, before a data set's name.
+    """
+
+    name: str
+    axis: str = "top-1 accuracy"
+    of: str = "on the test images of"
+
+    def of_data(self, title: str) -> str:
+        """The metric on one data set, in a caption."""
+        return f"{self.axis[0].upper()}{self.axis[1:]} ({self.name}) {self.of} {title}"
+
+    def within(self, title: str) -> str:
+        """The metric on one data set, in the middle of a sentence."""
+        return f"{self.name} accuracy on {title}" if self.axis == Metric.axis else f"{self.name} on {title}"
+
+
+# In the order of the tables, by the keys of the results.
+METRICS = {
+    "probe": Metric("linear probe"),
+    "knn": Metric("kNN"),
+    "probe_10": Metric("linear probe, 10 % of labels"),
+    "probe_1": Metric("linear probe, 1 % of labels"),
+    "jf": Metric("J&F", "propagated masks", "of the clips of"),
+    "miou": Metric("mIoU", "linear segmentation", "of the test images of"),
+}

@@ -1,0 +1,201 @@
+"""Linear segmentation: one 1×1 convolution on frozen dense features, judged by mean intersection over union.
+
+The convolution is fitted as a linear probe on positions of the feature map, each with the class of the pixel at its
+centre. For a test image its logits are resized to the image (bilinear) and the largest is the class of a pixel
+(Oquab et al. 2023, section 7.4, evaluate the same way with a layer trained on whole maps).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from infoaug.models.dense import DenseFeatures
+from infoaug.orchestrator import settings
+from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.evaluation import image_folder, images
+from infoaug.orchestrator.evaluation.classifiers import Probe
+from infoaug.orchestrator.evaluation.rows import Rows
+
+MOST_POSITIONS = 200_000  # of all training images, on which the convolution is fitted
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Images with masks of classes.
+
+    Attributes:
+        name: of the folder, for messages.
+        images: files by split, `train` and `test`.
+        masks: files of the same images.
+        classes: number of classes, one more than the largest index in a training mask that is not void.
+        void: indices of pixels that do not count.
+        notes: sentences on what is not used.
+    """
+
+    name: str
+    images: dict[str, list[Path]]
+    masks: dict[str, list[Path]]
+    classes: int
+    void: tuple[int, ...]
+    notes: list[str]
+
+
+def check(name: str) -> list[str]:
+    """Check the layout of a folder without reading its images.
+
+    Returns:
+        Sentences on what of it is not used.
+
+    Raises:
+        UsageError: it does not hold `images/SPLIT` and `masks/SPLIT` with a training and a test split, or an image has
+            no mask.
+    """
+    return _layout(name)[2]
+
+
+def load(name: str, config: EvaluateConfig) -> Scenes:
+    """Open a folder; with `config.limit`, the first images of each split, that many.
+
+    Raises:
+        UsageError: as `check`; or a mask cannot be read, holds no class indices or no class, or has another size than
+            its image.
+    """
+    pictures, masks, notes = _layout(name)
+    pictures, masks = ({split: files[: config.limit] for split, files in of.items()} for of in (pictures, masks))
+    void = tuple(config.void)
+    present = np.zeros(256, bool)
+    for split in pictures:
+        for picture, mask in zip(pictures[split], masks[split], strict=True):
+            found = _mask(mask)
+            with Image.open(picture) as image:
+                if image.size != found.shape[::-1]:
+                    sizes = f"{found.shape[1]}x{found.shape[0]} pixels, its image {image.size[0]}x{image.size[1]}"
+                    raise UsageError(settings.one_line(f"'{mask}' has {sizes}: make them the same"))
+            if split == "train":
+                present[np.unique(found)] = True
+    present[list(void)] = False
+    if present.sum() < 2:
+        raise UsageError(
+            settings.one_line(
+                f"the masks in '{name}' show {present.sum()} classes beside void ({', '.join(map(str, void))}): give "
+                "PNG files whose pixels are class indices, and set evaluate.void to those that do not count"
+            )
+        )
+    return Scenes(name, pictures, masks, int(np.flatnonzero(present)[-1]) + 1, void, notes)
+
+
+def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device: str) -> dict[str, Any]:
+    """Fit the convolution on the training images and segment the test images.
+
+    Returns:
+        `miou`: mean over the classes that a test image shows or is said to show. `pixel_accuracy`. `iou`: by class,
+        None for those that are in neither. All are shares, 0–1.
+    """
+    dense = dense_features(backbone, device)
+    most = max(1, MOST_POSITIONS // len(scenes.images["train"]))
+    features, classes = zip(*_positions(scenes, dense, most), strict=True)
+    probe = Probe(Rows(np.concatenate(features), device), np.concatenate(classes), config)
+    confusion = np.zeros((scenes.classes, scenes.classes), np.int64)
+    for picture, mask in zip(scenes.images["test"], scenes.masks["test"], strict=True):
+        known = _mask(mask)
+        found = _segmented(dense, probe, images.original(picture))
+        counts = ~np.isin(known, scenes.void) & (known < scenes.classes)
+        pairs = known[counts].astype(np.int64) * scenes.classes + found[counts]
+        confusion += np.bincount(pairs, minlength=scenes.classes**2).reshape(confusion.shape)
+    iou = intersection_over_union(confusion)
+    return {
+        "miou": float(np.nanmean(iou)),
+        "pixel_accuracy": float(confusion.trace() / max(1, confusion.sum())),
+        "iou": [None if np.isnan(value) else float(value) for value in iou],
+    }
+
+
+def intersection_over_union(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of each class, from counts of pixels [true class, found class]; NaN without any."""
+    both, known, found = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    union = (known + found - both).astype(np.float64)
+    return np.divide(both, union, out=np.full(len(union), np.nan), where=union > 0)
+
+
+def _positions(
+    scenes: Scenes, dense: DenseFeatures, most: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Features f32[n, D] and classes int64[n] of at most so many positions of every training image, drawn evenly."""
+    random = np.random.default_rng(0)
+    for picture, mask in zip(scenes.images["train"], scenes.masks["train"], strict=True):
+        found = dense(images.original(picture)[None])[0].flatten(1).T.cpu().numpy()
+        height, width = (known := _mask(mask)).shape
+        rows, columns = (np.arange(dense.stride // 2, side + dense.stride // 2, dense.stride) for side in known.shape)
+        at = known[np.minimum(rows, height - 1)][:, np.minimum(columns, width - 1)].ravel()
+        usable = np.flatnonzero(~np.isin(at, scenes.void))
+        chosen = np.sort(random.permutation(usable)[:most])
+        yield found[chosen], at[chosen].astype(np.int64)
+
+
+def _segmented(dense: DenseFeatures, probe: Probe, image: Tensor) -> NDArray[np.int64]:
+    """The class of every pixel of an image u8[3, H, W]: int64[H, W]."""
+    height, width = image.shape[1:]
+    found = dense(image[None])
+    logits = probe.logits(found[0].flatten(1).T).T.reshape(1, -1, *found.shape[2:])
+    # Cells cover whole strides, so the map may reach beyond the image.
+    sides = [count * dense.stride for count in found.shape[2:]]
+    whole = F.interpolate(logits, sides, mode="bilinear", align_corners=False)[0, :, :height, :width]
+    classes: NDArray[np.int64] = probe.classes[whole.argmax(dim=0).cpu().numpy()]
+    return classes
+
+
+def dense_features(backbone: nn.Module, device: str = "cpu") -> DenseFeatures:
+    """The features that are segmented. Raises UsageError if the backbone has none."""
+    try:
+        return DenseFeatures(backbone.to(device))
+    except ValueError as error:
+        raise UsageError(settings.one_line(str(error)).rstrip(".")) from None
+
+
+def _layout(name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], list[str]]:
+    """Images and masks by split, and sentences on what is not used."""
+    root = Path(name).expanduser()
+    splits = image_folder.split_folders(root / "images")
+    held = splits.get("test") or splits.get("val")
+    if "train" not in splits or held is None:
+        raise UsageError(
+            settings.one_line(
+                f"evaluate.segmentation: '{name:.300}' must hold images/train and images/test (or val), and masks of "
+                "the same images as PNG files in masks/train and masks/test"
+            )
+        )
+    pictures, masks, notes = {}, {}, []
+    for split, folder in (("train", splits["train"]), ("test", held)):
+        files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in images.SUFFIXES}
+        beside = root / "masks" / folder.name
+        lacking = [stem for stem in files if not (beside / f"{stem}.png").is_file()]
+        if lacking or not files:
+            what = (
+                f"'{files[lacking[0]]}' has no mask '{beside / lacking[0]}.png'" if lacking else f"'{folder}' is empty"
+            )
+            more = f", nor have {len(lacking) - 1} others" if len(lacking) > 1 else ""
+            raise UsageError(settings.one_line(f"evaluate.segmentation: {what}{more}: add them"))
+        pictures[split] = [*files.values()]
+        masks[split] = [beside / f"{stem}.png" for stem in files]
+    if "test" in splits and "val" in splits:
+        notes.append(f"the split '{splits['val'].name}' is not used")
+    return pictures, masks, notes
+
+
+def _mask(path: Path) -> NDArray[np.uint8]:
+    """The class indices of a mask, u8[H, W]. Raises UsageError for a file that has none."""
+    try:
+        with Image.open(path) as stored:
+            if stored.mode not in ("L", "P"):
+                raise ValueError(f"its mode is {stored.mode}: save class indices as grey or palette PNG of 8 bits")
+            return np.array(stored)
+    except (OSError, ValueError) as error:
+        raise UsageError(settings.one_line(f"mask '{path}' cannot be read: {error}")) from error

@@ -1,0 +1,117 @@
+"""Linear segmentation: what can be told by colour is segmented, void does not count, and bad folders are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from infoaug.models.backbones import create_backbone
+from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.evaluation import segmentation
+
+HEIGHT, WIDTH, VOID = 40, 52, 7
+COLOURS = np.array([[20, 20, 30], [200, 40, 40], [40, 60, 220]], np.uint8)
+
+
+def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), count: int = 4) -> Path:
+    """Images of three regions in their own colours, with a border that is void in the masks."""
+    random = np.random.default_rng(0)
+    for split in splits:
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+            mask[:, random.integers(12, 24) :] = 1
+            mask[random.integers(14, 26) :, 20:] = 2
+            noisy = COLOURS[mask].astype(int) + random.integers(-10, 11, (HEIGHT, WIDTH, 3))
+            mask[0], mask[:, -1] = VOID, VOID
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{number}.jpg")
+            Image.fromarray(mask).save(root / "masks" / split / f"{number}.png")
+    return root
+
+
+def config(**settings: Any) -> EvaluateConfig:
+    return EvaluateConfig(void=[VOID], **settings)
+
+
+def backbone() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_backbone("resnet18", 32, layers=[1, 1, 1, 1], channels=[8, 16, 16, 32])
+
+
+def test_regions_of_one_colour_are_segmented(tmp_path: Path) -> None:
+    scenes = segmentation.load(str(folder(tmp_path)), config())
+    assert (scenes.classes, len(scenes.images["train"]), scenes.notes) == (3, 4, [])
+    found = segmentation.measure(scenes, backbone(), config(), "cpu")
+    assert found["miou"] > 0.75 and found["pixel_accuracy"] > 0.9
+    assert found["miou"] == pytest.approx(np.mean(found["iou"])) and len(found["iou"]) == 3
+    assert found == segmentation.measure(scenes, backbone(), config(), "cpu")
+
+
+def test_void_pixels_do_not_count(tmp_path: Path) -> None:
+    scenes = segmentation.load(str(folder(tmp_path)), config())
+    before = segmentation.measure(scenes, backbone(), config(), "cpu")
+    for file in scenes.images["test"]:
+        picture = np.array(Image.open(file))
+        Image.fromarray(picture).save(file.with_suffix(".png"))
+    for mask in scenes.masks["test"]:
+        values = np.array(Image.open(mask))
+        values[5:9] = VOID
+        Image.fromarray(values).save(mask)
+    after = segmentation.measure(scenes, backbone(), config(), "cpu")
+    assert after["pixel_accuracy"] != before["pixel_accuracy"]
+    assert after["miou"] > 0.75
+
+
+def test_intersection_over_union_by_hand() -> None:
+    confusion = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    np.testing.assert_allclose(segmentation.intersection_over_union(confusion), [3 / 6, 4 / 7, np.nan])
+
+
+def test_the_validation_split_stands_in_and_an_unused_one_is_noted(tmp_path: Path) -> None:
+    assert segmentation.check(str(folder(tmp_path / "a", ("train", "val")))) == []
+    assert segmentation.check(str(folder(tmp_path / "b", ("train", "val", "test")))) == ["the split 'val' is not used"]
+
+
+def test_the_limit_is_of_each_split(tmp_path: Path) -> None:
+    scenes = segmentation.load(str(folder(tmp_path)), config(limit=2))
+    assert [len(scenes.images[split]) for split in ("train", "test")] == [2, 2]
+    assert [len(scenes.masks[split]) for split in ("train", "test")] == [2, 2]
+
+
+def broken(root: Path, what: str) -> None:
+    mask = root / "masks" / "train" / "1.png"
+    if what == "no mask":
+        mask.unlink()
+    elif what == "no test":
+        (root / "images" / "test").rename(root / "images" / "other")
+    elif what == "size":
+        Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint8)).save(mask)
+    elif what == "colours":
+        Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(mask)
+    elif what == "one class":
+        for file in mask.parent.iterdir():
+            Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(file)
+    elif what == "no file":
+        mask.write_bytes(b"nothing")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("no mask", "1.jpg' has no mask '"),
+        ("no test", "must hold images/train and images/test"),
+        ("size", f"has {WIDTH + 1}x{HEIGHT} pixels, its image {WIDTH}x{HEIGHT}: make them the same"),
+        ("colours", "its mode is RGB: save class indices"),
+        ("one class", r"show 1 classes beside void \(7\)"),
+        ("no file", "cannot be read"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, what: str, said: str) -> None:
+    broken(folder(tmp_path), what)
+    with pytest.raises(UsageError, match=said):
+        segmentation.load(str(tmp_path), config())
