@@ -22,6 +22,7 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 # NTSC's YIQ: its first row is the luma of ITU-R BT.601; the other two vanish on grey.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 _CROP_TRIES = 10
+_SHAPE = "Images must be [B, 3, S, S], not {}; permute [B, S, S, 3] with permute(0, 3, 1, 2)."
 
 
 class Augment(nn.Module):
@@ -62,7 +63,9 @@ class Augment(nn.Module):
     def forward(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Draw one view per image; see the class. Raises ValueError for a wrong shape or dtype."""
         images = _as_float(images)
-        batch, _, pixels, _ = images.shape
+        batch, _, pixels, width = images.shape
+        if pixels != width:
+            raise ValueError(_SHAPE.format(list(images.shape)))
         settings, size = self.settings, self.size or pixels
         blur = settings.blur if settings.blur is not None else 0.5 * (size > 32)
         # One draw for everything: one row per sample, one column per random choice.
@@ -93,7 +96,7 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise images u8[B, 3, S, S] or float in 0–1 without augmenting them: f32[B, 3, S, S], for evaluation."""
+        """Normalise images u8[B, 3, H, W] or float in 0–1 without augmenting them: f32[B, 3, H, W], for evaluation."""
         return _as_float(images).sub(self.mean).div_(self.std)
 
 
@@ -188,11 +191,9 @@ def _factor(uniform: Tensor, strength: float, chosen: Tensor) -> Tensor:
 
 
 def _as_float(images: Tensor) -> Tensor:
-    """Check a batch of square RGB images and give it as f32 in 0–1."""
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise ValueError(
-            f"Images must be [B, 3, S, S], not {list(images.shape)}; permute [B, S, S, 3] with permute(0, 3, 1, 2)."
-        )
+    """Check a batch of RGB images and give it as f32 in 0–1."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(_SHAPE.format(list(images.shape)))
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255)
     if images.is_floating_point():

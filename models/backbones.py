@@ -73,7 +73,7 @@ def create_backbone(name: str, image_size: int, /, **kwargs: Any) -> nn.Module:
         return model
     if "img_size" in kwargs or (isinstance(model, VisionTransformer) and model.patch_embed.img_size[0] == image_size):
         return model
-    if _takes_image_size(model) and not _runs(model, image_size, kwargs.get("in_chans", 3)):
+    if takes(model, "img_size") and not _runs(model, image_size, kwargs.get("in_chans", 3)):
         model = _build(name, image_size, {**kwargs, "img_size": image_size})
         _check_tokens(model, name)
     return model
@@ -187,10 +187,10 @@ def _fit_resnet_stem(model: Any, name: str, reduction: int) -> None:
     model.maxpool = nn.Identity()
 
 
-def _takes_image_size(model: nn.Module) -> bool:
-    """Whether timm can build the model's family for an image size."""
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether timm can build the model's family with an argument, such as `img_size`."""
     inits = filter(None, (vars(kind).get("__init__") for kind in type(model).__mro__))
-    return any("img_size" in inspect.signature(init).parameters for init in inits)
+    return any(argument in inspect.signature(init).parameters for init in inits)
 
 
 def _runs(model: nn.Module, image_size: int, channels: int) -> bool:
