@@ -287,6 +287,72 @@ def export(
         typer.echo(f"    {line}")
 
 
+@app.command(epilog="Example:  infoaug embed configs/demo.yaml my/images --out my/features --neighbours 8")
+def embed(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A config file, a folder with a saved backbone, or an MLflow run.", show_default=False
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="An image, a folder of images at any depth, or clips.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="By default embed/NAME.")] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Take DATA as clips, and of them every N-th frame.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", "--size", min=8, metavar="PIXELS", help="By default that of the training."),
+    ] = None,
+    patches: Annotated[bool, typer.Option("--patches", help="Also features of each cell of a grid.")] = False,
+    stride: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the cells of --patches, by default 8.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="By the weights that the training of a config starts from.")
+    ] = False,
+    neighbours: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Draw the nearest neighbours of N images, drawn at random.")
+    ] = 0,
+    components: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Draw the principal components of the patches of N images.")
+    ] = 0,
+    npy: Annotated[bool, typer.Option("--npy", help="Also one .npy file, and the names as .csv.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="On a GPU; smaller on a CPU.")] = 256,
+    force: Annotated[bool, typer.Option("--force", help="Replace other features in that folder.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compute features of images, or of frames of clips, as Parquet files. Run again, it continues."""
+    from infoaug.orchestrator.embedding import embed as embedding
+
+    if stride and not patches:
+        raise UsageError("--stride is of --patches: give both or none")
+    embedded = embedding.embed(
+        run,
+        data,
+        out,
+        image_size=image_size,
+        every=every,
+        stride=(stride or embedding.STRIDE) if patches else None,
+        untrained=untrained,
+        neighbours=neighbours,
+        components=components,
+        npy=npy,
+        batch_size=batch_size,
+        force=force,
+        overrides=overrides or (),
+    )
+    for path in embedded.files:
+        _echo(path)
+    shapes = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in embedded.shapes.items())
+    typer.echo(f"{embedded.rows:,} {embedded.what}: {shapes}\n\nLoad them:\n")
+    for line in embedded.loading:
+        typer.echo(f"    {line}")
+
+
 @app.command(epilog="Example:  infoaug configs")
 def configs() -> None:
     """List the configs that come with infoaug; every command takes their names."""

@@ -190,6 +190,11 @@ class Reader:
         """Whether the clip is a folder of frames."""
         return self._video is None
 
+    @property
+    def announced(self) -> int:
+        """Number of frames: of a folder its images, of a video what it announces, 0 if it does not."""
+        return len(self._images) if self._video is None else self._video.announced
+
     def _in_time(self, work: Callable[[], T], times: float = 1) -> T:
         return in_time(self._calls, self.path, work, times)
 
@@ -315,6 +320,30 @@ class Reader:
                 yield frame
         if self._next == 0:
             raise ClipError(f"clip {self.path} has no frame that can be decoded; convert it or leave it out")
+
+    def every(self, step: int, first: int = 0) -> Iterator[tuple[int, Frame | ClipError]]:
+        """Decode every `step`-th frame from frame `first` to the end, one at a time; those between are not converted.
+
+        Yields:
+            The frame's number, and the frame, u8[H, W, 3] RGB, or in place of a damaged one why it is not given.
+
+        Raises:
+            ClipError: the frames change size, or the clip cannot be read any further.
+        """
+        self._last, self._seekable = None, False  # exact without an index: every packet is decoded once
+        with readable(self.path):
+            while True:
+                self._go_to(first)
+                frame = self._in_time(self._decode) if self._next == first else None
+                if frame is None:
+                    return
+                try:
+                    self._check_whole()
+                except ClipError as error:
+                    yield first, error
+                else:
+                    yield first, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
+                first += step
 
     def _decode(self) -> Frame | None:
         """Return the next frame, BGR; None at the end."""

@@ -189,6 +189,15 @@ class VideoFile:
         return (width, height) if self._frame.rotation % 180 == 90 else (height, width)
 
     @property
+    def announced(self) -> int:
+        """Number of frames as the file announces it or its duration suggests, which may be wrong; 0 if neither does."""
+        if self._stream.frames:
+            return self._stream.frames
+        if self._stream.duration and self._stream.time_base:
+            return round(float(self._stream.duration * self._stream.time_base) * self.fps)
+        return round((self._container.duration or 0) / av.time_base * self.fps)
+
+    @property
     def is_interlaced(self) -> bool:
         """Whether the grabbed frame holds two moments in time, in alternate lines."""
         return self._frame is not None and self._frame.interlaced_frame

@@ -127,6 +127,12 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {role: _only(root, names) for role, names in named.items()}
 
 
+def every(root: Path) -> Layout:
+    """All images of a folder at any depth, whatever its folders stand for, as one class of the group `all`."""
+    found = _Finder(root)
+    return Layout({"all": {"": found.below(root)}}, [], found.notes())
+
+
 def domains(root: Path) -> Layout:
     """The domains of a folder `DOMAIN/CLASS/…`, with the classes that all of them have.
 

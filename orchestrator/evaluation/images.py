@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 SUFFIXES = frozenset((
     ".avif", ".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
+DEEP_SUFFIXES = SUFFIXES - {".avif", ".bmp", ".jfif", ".jpeg", ".jpg", ".webp"}  # may have more than 8 bits
 MOST_PIXELS = 1 << 26  # of one image: a file of a few kilobytes can decode to more than the memory
 MOST_LENGTH = 100  # the largest ratio of an image's sides
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners store in pixels of 16 bits
@@ -100,6 +101,41 @@ def original(path: Path) -> Tensor:
         return F.pil_to_tensor(_opaque(_upright(stored, stored)))
 
 
+def each(paths: Sequence[Path], size: int, peak: int = 0) -> Iterator[Tensor | str]:
+    """Read image files one after the other, in order: u8[3, S, S], or why one cannot be read.
+
+    Args:
+        paths: the files.
+        size: S, pixels; see `fit`.
+        peak: as of the function of that name, of all images that are to be on one scale; each is read on its own.
+    """
+    for found in _each(paths, size):
+        if isinstance(found, _Picture):
+            yield _eight_bit(found, _full_scale(max(found.peak, peak)))
+        else:
+            yield found
+
+
+def peak(paths: Sequence[Path]) -> int:
+    """The largest value in the images of more than 8 bits, which sets the scale of them all; 0 if there are none.
+
+    Only formats that can have so many are opened, and only images that have are decoded.
+    """
+
+    def one(path: Path) -> int:
+        try:
+            with _opened(path) as stored:
+                deep = _is_deep_colour(stored) or stored.mode.startswith("I")
+            return _decoded(path, 1).peak if deep else 0
+        except Exception:  # which is said where it is read
+            return 0
+
+    may = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
+    with ThreadPoolExecutor(THREADS) as pool:
+        blocks = (may[start : start + BLOCK] for start in range(0, len(may), BLOCK))
+        return max((found for block in blocks for found in pool.map(one, block)), default=0)
+
+
 def complaint(path: Path) -> str:
     """Why an image file cannot be read, as far as its header shows; empty if nothing is wrong with that."""
     try:
@@ -141,7 +177,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _decoded(path: Path, size: int) -> _Picture:
     with _opened(path) as stored:
-        is_deep_colour = stored.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(stored, "tile", ()))
+        is_deep_colour = _is_deep_colour(stored)  # as long as it is not loaded
         stored.load()  # before the orientation is asked for: TIFFs are turned when they are loaded
         if is_deep_colour and (channels := _deep_colour(path)):
             values = np.stack([np.asarray(_upright(channel, stored)) for channel in channels]).astype(np.int64)
@@ -153,6 +189,10 @@ def _decoded(path: Path, size: int) -> _Picture:
     if low < 0 or high >= 1 << DEPTHS[-1]:
         raise ValueError(f"its pixels are integers from {low} to {high}: save it with 8 or 16 bits")
     return _Picture(fit(torch.from_numpy(values).float()[None], size)[0], high)
+
+
+def _is_deep_colour(stored: Image.Image) -> bool:
+    return stored.mode == "RGB" and any(";16" in str(tile[3]) for tile in getattr(stored, "tile", ()))
 
 
 def _deep_colour(path: Path) -> list[Image.Image]:
@@ -199,9 +239,13 @@ def _each(paths: Sequence[Path], size: int) -> Iterator[_Picture | str]:
 
 def _all_eight_bit(pictures: Sequence[_Picture]) -> list[Tensor]:
     """Pixels of all images as u8[3, S, S]: those of more bits on one scale."""
-    peak = max((picture.peak for picture in pictures), default=0)
-    full_scale = next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
+    full_scale = _full_scale(max((picture.peak for picture in pictures), default=0))
     return [_eight_bit(picture, full_scale) for picture in pictures]
+
+
+def _full_scale(peak: int) -> int:
+    """The white of images of more than 8 bits with this largest value."""
+    return next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
 
 
 def _eight_bit(picture: _Picture, full_scale: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -54,6 +55,38 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         for item in items:
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def rate(what: str, unit: str, begun: float = 0.0) -> Iterator[Callable[[int, float], None]]:
+    """Show the progress of work whose amount is known by its share only: items, items a second, and the time left.
+
+    Args:
+        what: the work.
+        unit: of its items, in the plural.
+        begun: share of the work that an earlier command has done, 0–1.
+
+    Yields:
+        A function to call with the number of further items, and the share that is done now, 0–1.
+    """
+    start = last = time.monotonic()
+    done = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=1 - begun, rate="")
+
+        def add(count: int, share: float) -> None:
+            nonlocal done, last
+            done, now = done + count, time.monotonic()
+            took, gained = max(now - start, 1e-6), share - begun
+            text = f"{done:,} {unit}  {done / took:,.0f} {unit}/s"
+            bar.update(task, completed=gained, rate=text)
+            if not console.is_terminal and (now - last >= SECONDS_BETWEEN_LINES or share >= 1):
+                last = now
+                left = f"  {took * (1 - share) / gained:,.0f} s left" if gained > 0 else ""
+                say(f"{what} {share:.0%}  {text}{left}")
+
+        yield add
 
 
 def _lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -187,6 +187,21 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise self._broken(path, error) from error
 
+    def table_schema(self, path: str) -> pa.Schema:
+        """The columns and metadata of a Parquet file, without reading its rows.
+
+        Raises:
+            BrokenFileError: the file is not Parquet.
+            StageError: the file is missing.
+        """
+        with self._as_stage_error("read", path):
+            file = self._fs.open_input_file(self._at(path))
+        with file:
+            try:
+                return pq.read_schema(file)
+            except (pa.ArrowException, OSError) as error:
+                raise self._broken(path, error) from error
+
     def write_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file."""
         sink = pa.BufferOutputStream()

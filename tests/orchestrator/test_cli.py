@@ -11,7 +11,7 @@ from infoaug.orchestrator.exporting import export
 
 COMMANDS = (
     "run", "extract", "score", "pretrain", "evaluate", "report", "sweep", "compare", "submit", "export", "inspect",
-    "configs",
+    "embed", "configs",
 )  # fmt: skip
 
 

@@ -416,6 +416,18 @@ def test_asking_for_more_frames_than_there_are_says_how_many_there_are(tmp_path,
             read_clip(path, first, 20)
 
 
+@pytest.mark.parametrize("kind", ["video", "folder"])
+@pytest.mark.parametrize(("step", "first"), [(1, 0), (7, 0), (7, 14), (7, 5), (400, 0), (3, 60)])
+def test_every_nth_frame_is_that_of_a_sequential_pass(tmp_path, kind, step, first):
+    frames = numbered(40)
+    path = write_video(tmp_path / "a.avi", frames) if kind == "video" else write_folder(tmp_path / "a", frames)
+    with Reader(path) as reader:
+        assert reader.announced == 40
+        found = [(number, frame) for number, frame in reader.every(step, first)]
+    assert [number for number, _ in found] == [*range(first, 40, step)]
+    assert all(np.array_equal(frame, frames[number]) for number, frame in found)
+
+
 def test_frames_that_change_size_are_refused(tmp_path):
     folder = write_folder(tmp_path / "frames", numbered(3))
     cv2.imwrite(str(folder / "00001.png"), numbered(1, (48, 60))[0])

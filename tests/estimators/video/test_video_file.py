@@ -281,6 +281,20 @@ def test_a_window_that_is_decoded_with_errors_is_refused_and_the_others_are_read
         assert np.array_equal(reader.read(length - 20, 20), frames[-20:])
 
 
+def test_of_every_nth_frame_those_that_are_decoded_with_errors_are_named_and_the_others_given(tmp_path: Path) -> None:
+    codec, options, flipped = DAMAGED["flipped.mp4"]
+    whole = encode(tmp_path / "whole.mp4", codec, panned(90), options)
+    path = with_damage(whole, tmp_path / "a.mp4", 40, flipped)
+    frames = read_clip(whole)
+    with Reader(path) as reader:
+        found = dict(reader.every(5))
+    assert [*found] == [*range(0, 90, 5)]
+    damaged = [number for number, frame in found.items() if isinstance(frame, ClipError)]
+    assert damaged and 30 <= damaged[0] <= 45 and damaged[-1] <= 60
+    assert f"damaged at frame {damaged[0]}" in str(found[damaged[0]])
+    assert all(np.array_equal(frame, frames[n]) for n, frame in found.items() if n not in damaged)
+
+
 def test_no_frame_of_a_whole_video_counts_as_damaged(tmp_path: Path) -> None:
     for name, (codec, options) in STREAMS.items():
         if name != "hidden.webm":  # slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation.image_folder import Layout, domains, fingerprint, splits
+from infoaug.orchestrator.evaluation.image_folder import Layout, domains, every, fingerprint, splits
 
 
 def write(root: Path, *names: str, images: int = 2) -> Path:
@@ -176,3 +176,12 @@ def test_links_to_folders_below_a_class_are_counted(tmp_path: Path) -> None:
     write(tmp_path, ".elsewhere")
     (tmp_path / "a" / "more").symlink_to(tmp_path / ".elsewhere")
     assert splits(tmp_path).notes == ["linked folders below a class are not followed: 1"]
+
+
+def test_every_image_of_a_folder_whatever_its_folders_stand_for(tmp_path: Path) -> None:
+    write(tmp_path, "train/cat", "test", "deep/er/still", ".hidden")
+    (tmp_path / "loose.jpg").touch()
+    (tmp_path / "train" / "clip.mp4").touch()
+    layout = every(tmp_path)
+    assert classes(layout) == {"all": {"": 7}}
+    assert layout.notes == ["files are left out by their suffix: 1 .mp4"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from infoaug.orchestrator.evaluation.images import complaint, read
+from infoaug.orchestrator.evaluation.images import complaint, each, peak, read
 
 SIZE = 16
 
@@ -174,3 +174,17 @@ def test_those_that_cannot_be_read_are_named_by_their_position(tmp_path: Path) -
     found, failed = read(paths, SIZE)
     assert len(found) == 2 and [*failed] == [1] and failed[1]
     assert read([], SIZE)[0].shape == (0, 3, SIZE, SIZE)
+
+
+def test_images_one_after_the_other_are_those_that_are_read_together(tmp_path: Path) -> None:
+    """Also those of more than 8 bits: they are on the scale of the brightest, wherever reading begins."""
+    paths = [tmp_path / f"{name}.png" for name in ("dark", "plain", "bright", "broken")]
+    for path, top in zip(paths, (500, 200, 4000), strict=False):
+        Image.fromarray(ramp(top).astype(np.uint16 if top > 255 else np.uint8)).save(path)
+    paths[3].write_bytes(b"no picture")
+    together, failed = read(paths, SIZE)
+    assert peak(paths) == 4000
+    apart = [next(each([path], SIZE, peak(paths))) for path in paths]
+    assert torch.equal(torch.stack([image for image in apart if isinstance(image, torch.Tensor)]), together)
+    assert apart[3] == failed[3]
+    assert peak(paths[1:2]) == 0 and isinstance(next(each(paths[:1], SIZE)), torch.Tensor)

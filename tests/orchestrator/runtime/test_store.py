@@ -338,3 +338,14 @@ def test_a_slice_and_a_join_of_tables_keep_rows_apart() -> None:
 def test_an_array_that_is_no_column_of_tensors_is_refused(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"a column takes an array \[N, ...\]"):
         tensors(array)
+
+
+def test_the_schema_of_a_table_is_read_with_its_metadata_and_that_of_no_table_is_refused(store: Store) -> None:
+    store.write_table("a.parquet", pa.table({"x": [1, 2]}).replace_schema_metadata({b"key": b"value"}))
+    schema = store.table_schema("a.parquet")
+    assert schema.names == ["x"] and schema.metadata[b"key"] == b"value"
+    store.write_bytes("b.parquet", b"PAR1")
+    with pytest.raises(BrokenFileError, match=r"b\.parquet.*is broken"):
+        store.table_schema("b.parquet")
+    with pytest.raises(StageError, match=r"cannot read 'c\.parquet'"):
+        store.table_schema("c.parquet")

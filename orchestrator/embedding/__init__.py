@@ -1,0 +1,1 @@
+"""Features of images and clips by the backbone of a run."""

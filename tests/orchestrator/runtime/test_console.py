@@ -1,0 +1,24 @@
+"""Progress of a command."""
+
+from itertools import count
+
+import pytest
+
+from infoaug.orchestrator.runtime import console
+
+
+def test_progress_by_share_tells_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An earlier command has done half: what is left is foretold from this one's own speed."""
+    seconds = count(0, 20)
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(seconds)))
+    with console.rate("embed", "images", begun=0.5) as progress:
+        progress(1000, 0.6)
+        progress(1500, 0.75)
+        progress(2500, 1.0)
+    assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
+        "embed 60%  1,000 images  50 images/s  80 s left",
+        "embed 75%  2,500 images  62 images/s  40 s left",
+        "embed 100%  5,000 images  83 images/s  0 s left",
+    ]
