@@ -342,7 +342,8 @@ class Reader:
                 except ClipError as error:
                     yield first, error
                 else:
-                    yield first, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
+                    cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame)
+                    yield first, frame
                 first += step
 
     def _decode(self) -> Frame | None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -114,6 +114,10 @@ def embed(
         raise UsageError("--components draws the features of --patches: give both")
     network = Network(run, image_size, stride, untrained, overrides)
     folder = (out or Path("embed") / network.name).absolute()
+    if folder.is_file():
+        raise UsageError(f"--out '{out}' is a file: name a folder")
+    if folder.resolve() == Path(data).expanduser().resolve():
+        raise UsageError(f"--out is the folder of the data, '{data}': name another one, which may lie in it")
     found = sources.find(data, every, folder)
     store = Store(str(folder))
     with store.hold("", f"the folder '{folder}'"):
@@ -185,7 +189,7 @@ def _fill(parts: Parts, network: Network, data: Data, peak: int, batch_size: int
     while (kept := parts.state(number)) and kept.start == here:
         number, here, begun = number + 1, kept.after, kept.share
     if number:
-        console.say(f"embed: {number} parts are complete, {begun:.0%} of all; going on from there")
+        console.say(f"embed: {begun:.0%} is complete, going on from there")
     unit = "frames" if data.every else "images"
     part = Part(here, here)
     batches = _batches(sources.items(data, size, here, peak), min(batch_size, limit), limit)
@@ -213,7 +217,7 @@ def _batches(items: Iterator[Item], size: int, limit: int) -> Iterator[list[Item
             yield batch
 
 
-def _ahead(values: Iterator[T]) -> Iterator[T]:
+def _ahead(values: Iterator[T]) -> Generator[T]:
     """The same values; the next one is made in a thread meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, values, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from infoaug.models import initial
-from infoaug.models.backbones import short
+from infoaug.models.backbones import Recipe, short
 from infoaug.models.dense import DenseFeatures
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -49,8 +49,8 @@ class Network:
             StageError: its model is not trained yet.
         """
         self.name, found = _untrained(run, overrides) if untrained else export.find(run, overrides)
-        self._backbone: Any = found.eval()
-        recipe = self._backbone.recipe
+        self._backbone = cast(Any, found.eval())
+        recipe: Recipe = self._backbone.recipe
         code = user_code.identity(recipe.name, "code", "pretrain.backbone")
         weights = initial.of_backbone(self._backbone, run).digest
         self.identity = digest_of({"weights": weights, "name": recipe.name, "kwargs": recipe.kwargs, **code}, 16)

@@ -73,7 +73,7 @@ class Parts:
             return None
         unreadable = [tuple(one) for one in said.pop("unreadable")]
         start, after = (tuple(said.pop(name)) for name in ("start", "after"))
-        return Part(start, after, unreadable=unreadable, **said)  # type: ignore[arg-type]  # pairs of integers
+        return Part(start, after, unreadable=unreadable, **said)
 
     def write(self, number: int, part: Part) -> None:
         """Write a part, whole or not at all."""
@@ -84,8 +84,8 @@ class Parts:
             if len(shape) > 1:
                 grids = np.tile(np.array(shape, np.int32), len(values))
                 table[f"{name}_shape"] = pa.FixedSizeListArray.from_arrays(pa.array(grids), len(shape))
-        state = {"digest": self._digest, "start": part.start, "after": part.after, "unreadable": part.unreadable}
-        state |= {"share": part.share, "rows": len(part.names)}
+        state: dict[str, Any] = {"digest": self._digest, "start": part.start, "after": part.after}
+        state |= {"unreadable": part.unreadable, "share": part.share, "rows": len(part.names)}
         self._store.write_table(
             self._path(number), pa.table(table).replace_schema_metadata({_STATE: json.dumps(state).encode()})
         )

@@ -167,6 +167,30 @@ def test_the_initial_weights_of_a_config_are_those_that_training_starts_from(
     assert np.allclose(column(table(tmp_path / "out")), expected(backbone, files), atol=1e-5)
 
 
+def test_images_of_more_bits_are_on_one_scale_wherever_a_part_begins(backbone: Path, tmp_path: Path) -> None:
+    tops = [300 + 300 * n for n in range(12)]
+    (tmp_path / "deep").mkdir()
+    for n, top in enumerate(tops):
+        ramp = np.repeat(np.linspace(0, top, 32).round()[None], 32, axis=0).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / f"deep/{n:02d}.png"), ramp)
+    embed(str(backbone), str(tmp_path / "deep"), tmp_path / "out")
+    (tmp_path / "out/features/part-00001.parquet").unlink()
+    embed(str(backbone), str(tmp_path / "deep"), tmp_path / "out")
+    files = sorted((tmp_path / "deep").iterdir())
+    assert np.allclose(column(table(tmp_path / "out")), expected(backbone, files), atol=1e-5)
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_its_bytes(backbone: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    written = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    try:
+        Path(os.fsdecode(bytes(tmp_path / "images") + b"/caf\xe9.png")).write_bytes(written)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    embed(str(backbone), str(tmp_path / "images"), tmp_path / "out", npy=True, neighbours=1)
+    assert table(tmp_path / "out")["path"].to_pylist() == ["caf\\xe9.png"]
+
+
 # ---- what cannot be read
 
 
@@ -359,6 +383,8 @@ def test_pictures_of_neighbours_and_components(
         (["{net}", "{data}", "--stride", "4"], ["--patches"]),
         (["{net}", "{data}", "--components", "4"], ["--patches"]),
         (["{net}", "{data}", "--every", "0"], ["--every"]),
+        (["{net}", "{data}", "--out", "{data}"], ["--out is the folder of the data"]),
+        (["{net}", "{data}", "--out", "{data}/a/b/00.png"], ["--out", "is a file"]),
         (["{net}", "{data}/a/b/00.png", "--every", "2"], ["single image"]),
     ],
 )
