@@ -58,7 +58,7 @@ class DenseFeatures:
             raise ValueError(f"stride must be an integer of at least 1 pixel, not {stride!r}.")
         self.device = next(backbone.parameters()).device
         self._network = _copied(backbone, recipe, stride).to(self.device).eval().requires_grad_(False)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # timm's annotations
+        self._network.to(memory_format=torch.channels_last)
         self._normalise = Augment.of(backbone).to(self.device).normalise
         self._own_stride, self.num_features, self.layer = _probe(self._network, recipe.name, layer)
         self._pool = max(1, stride // self._own_stride)

@@ -142,7 +142,8 @@ def mask_values(path: Path) -> NDArray[np.uint8]:
 def frame(path: Path) -> NDArray[np.uint8]:
     """A frame u8[H, W, 3] RGB. Raises StageError if it cannot be read."""
     try:
-        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        # Masks are as they are stored, so frames are too, whatever their EXIF orientation.
+        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):
         stored = None
     if stored is None:

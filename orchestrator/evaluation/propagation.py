@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from infoaug.models.dense import DenseFeatures
@@ -23,6 +24,8 @@ from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import davis, region_boundary
 from infoaug.orchestrator.evaluation.correspondence import Labelled, carry, unit
 from infoaug.orchestrator.settings import one_line
+
+_RESNET_LAYER = 3  # of 0–4
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class PropagationSettings:
     Attributes:
         size: pixels, to which the shorter side of the frames is resized.
         stride: pixels, side of a cell of the features; see `DenseFeatures`.
-        layer: of the features; None for the last.
+        layer: of the features, as `DenseFeatures` counts; None for the third stage of a ResNet, as in Jabri et al.
+            2020, and for the last layer of other backbones.
         neighbours: most similar cells whose labels are averaged.
         temperature: of their weights, exp(cosine / temperature).
         radius: cells; only cells at most so many rows and columns away are compared. 0: all cells.
@@ -103,11 +107,12 @@ def measure(
         StageError: an image cannot be read.
     """
     settings = settings or PropagationSettings()
+    check(folder, settings)
     videos = davis.videos(folder, settings.sequences)
     dense = features_of(backbone, settings, device)
     result: dict[str, Any] = {}
     for video in videos:
-        kept = [] if keep else None
+        kept: list[NDArray[np.uint8]] | None = [] if keep else None
         result[video.name] = _measured(video, dense, settings, kept)
         if keep and kept is not None:
             keep(video, kept)
@@ -119,8 +124,9 @@ def measure(
 
 def features_of(backbone: nn.Module, settings: PropagationSettings, device: torch.device | str) -> DenseFeatures:
     """The dense features that the settings ask for. Raises UsageError if the backbone has none."""
+    layer = _RESNET_LAYER if settings.layer is None and isinstance(backbone, ResNet) else settings.layer
     try:
-        return DenseFeatures(backbone.to(device), settings.layer, settings.stride)
+        return DenseFeatures(backbone.to(device), layer, settings.stride)
     except ValueError as error:
         raise UsageError(one_line(f"propagation: {error}")) from None
 
@@ -183,7 +189,8 @@ def _features(path: Path, size: tuple[int, int], dense: DenseFeatures) -> Tensor
     frame = davis.frame(path)
     if frame.shape[:2] != size:
         smaller = size[0] < frame.shape[0]
-        frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        frame = np.asarray(cv2.resize(frame, size[::-1], interpolation=interpolation), np.uint8)
     return unit(dense(torch.from_numpy(frame).permute(2, 0, 1)[None]))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infoaug.orchestrator.evaluation import davis
 from infoaug.orchestrator.reporting import animation
 
-COLOURS = np.array([[0, 0, 0], *(255 * np.array(matplotlib.colormaps["tab10"].colors))]).astype(np.uint8)
+COLOURS = (255 * np.vstack([[0, 0, 0], matplotlib.colormaps["tab10"](np.arange(10))[:, :3]])).astype(np.uint8)
 SHARE = 0.5  # of the colour in the pixels of an object
 
 

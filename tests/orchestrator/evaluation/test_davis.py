@@ -146,6 +146,16 @@ def test_a_coloured_picture_is_no_mask(tmp_path):
         _checked(tmp_path)
 
 
+def test_frames_are_read_as_their_masks_are_stored(tmp_path):
+    """An orientation of EXIF would turn frames and not masks."""
+    frame = tmp_path / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 16), "red").save(frame, exif=exif)
+    assert davis.frame(frame).shape == (16, 20, 3)
+    assert davis.frame(frame)[0, 0, 0] > 200  # RGB
+
+
 def test_broken_files_are_refused(tmp_path):
     _write(tmp_path)
     frame = tmp_path / davis.FRAMES / "bird" / "00001.jpg"

@@ -136,6 +136,14 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     Image.new("L", SIZE[::-1]).save(folder / davis.MASKS / "squares" / "00000.png")
     with pytest.raises(UsageError, match="has no object"):
         propagation.check(folder)
+    with pytest.raises(UsageError, match="has no object"):
+        propagation.measure(folder, own)
+
+
+def test_the_default_layer_is_a_resnets_third_stage_and_a_vits_last_block(backbone):
+    vit = create_backbone("vit_tiny_patch16_224", 32, embed_dim=24, depth=3, num_heads=2)
+    for settings, layers in ((PropagationSettings(), (3, 2)), (PropagationSettings(layer=1), (1, 1))):
+        assert tuple(propagation.features_of(each, settings, "cpu").layer for each in (backbone, vit)) == layers
 
 
 @pytest.mark.parametrize(
