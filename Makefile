@@ -65,6 +65,7 @@ bench: setup
 	$(BIN)/python benchmarks/tracking.py --ray
 	$(BIN)/python benchmarks/long_video.py
 	$(BIN)/python benchmarks/scaling.py --plot docs/scaling.png
+	$(BIN)/python benchmarks/probes.py
 
 # Checks and speeds on an NVIDIA GPU, into benchmarks/results/gpu.json; gpu-dry: the same at toy size on the CPU.
 gpu:

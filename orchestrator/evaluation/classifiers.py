@@ -18,7 +18,7 @@ SEARCHED = {"cpu": 16384, "cuda": 131072}  # among so many at a time
 GROUP = 8  # similarities whose maximum is looked at first
 HISTORY = 10  # corrections that L-BFGS remembers
 LEAST_CHANGE = 1e-6  # of the mean loss in an iteration, nats: with less, L-BFGS has converged
-RIDGE = 1e-6  # share of the mean curvature that is added to the preconditioner, which may be singular
+RIDGE = 0.01  # share of the mean curvature that is added to the preconditioner: it may be singular, or nearly so
 
 
 class Classifier(Protocol):

@@ -28,7 +28,10 @@ NAMED = 3  # files that a message names
 
 @dataclass(frozen=True)
 class Labelled:
-    """One split: `images` u8[N, 3, S, S] and `labels` int64[N], 0 ≤ label < number of classes."""
+    """One split: `images` u8[N, 3, S, S] and `labels` int64[N], 0 ≤ label < number of classes.
+
+    Images that take more than a share of the memory are mapped from a file, see `scratch.array`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -284,7 +287,7 @@ def _read(
     if not opened.files:
         pixels = opened.pixels()
         return {
-            split: Labelled(images.fit(_rows(pixels[split], chosen), image_size), _rows(opened.labels[split], chosen))
+            split: Labelled(images.fit_rows(pixels[split], chosen, image_size), opened.labels[split][chosen])
             for split, chosen in rows.items()
         }, []
     files = [opened.files[split][i] for split, chosen in rows.items() for i in chosen.tolist()]
@@ -308,10 +311,6 @@ def _read(
     return {
         split: Labelled(part, opened.labels[split][kept[split]]) for split, part in zip(kept, parts, strict=True)
     }, notes
-
-
-def _rows(values: Tensor, chosen: Tensor) -> Tensor:
-    return values if len(chosen) == len(values) else values[chosen]
 
 
 def _chosen(count: int, limit: int | None) -> Tensor:

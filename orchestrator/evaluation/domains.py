@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from infoaug.models.collapse import rank_me
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.evaluation import datasets, probes
 from infoaug.orchestrator.evaluation.datasets import Labelled
@@ -55,4 +54,4 @@ def accuracies(
         result[metric] = float(matrix[off_diagonal].mean())
         result[f"validation_{metric}"] = float(matrix[~off_diagonal].mean())
         result[f"{metric}_matrix"] = matrix.tolist()
-    return result | {"rank_me": rank_me(torch.from_numpy(np.concatenate(features))).item()}
+    return result | {"rank_me": probes.rank([Rows(of, device) for of in features])}

@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from infoaug.orchestrator.runtime import scratch
+
 SUFFIXES = frozenset((
     ".avif", ".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 ))  # fmt: skip
@@ -54,14 +56,23 @@ def read(paths: Sequence[Path], size: int) -> tuple[Tensor, dict[int, str]]:
         size: S, pixels; see `fit`.
 
     Returns:
-        The images that could be read, u8[n, 3, S, S] in the order of the paths, and why the others could not, by their
-        position.
+        The images that could be read, u8[n, 3, S, S] in the order of the paths, in a `scratch.array`, and why the
+        others could not, by their position.
     """
-
-    found = [*_each(paths, size)]
-    failed = {i: why for i, why in enumerate(found) if isinstance(why, str)}
-    images = _all_eight_bit([picture for picture in found if isinstance(picture, _Picture)])
-    return torch.stack(images) if images else torch.zeros(0, 3, size, size, dtype=torch.uint8), failed
+    images = torch.from_numpy(scratch.array((len(paths), 3, size, size), np.uint8))
+    failed, deep, count = dict[int, str](), dict[int, _Picture](), 0
+    for i, found in enumerate(_each(paths, size)):
+        if isinstance(found, str):
+            failed[i] = found
+            continue
+        if found.pixels.dtype == torch.uint8:
+            images[count] = found.pixels
+        else:
+            deep[count] = found  # their full scale is known when all are read
+        count += 1
+    for at, pixels in zip(deep, _all_eight_bit([*deep.values()]), strict=True):
+        images[at] = pixels
+    return images[:count], failed
 
 
 def blocks(paths: Sequence[Path], size: int) -> Generator[Tensor, None, dict[int, str]]:
@@ -150,6 +161,14 @@ def fit(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images.contiguous()
     return F.center_crop(F.resize(images, [size], antialias=True), [size, size])
+
+
+def fit_rows(images: Tensor, rows: Tensor, size: int) -> Tensor:
+    """The rows int64[n] of images u8[N, 3, H, W], as by `fit`, block by block: u8[n, 3, S, S] in a `scratch.array`."""
+    fitted = torch.from_numpy(scratch.array((len(rows), 3, size, size), np.uint8))
+    for into, chosen in zip(fitted.split(BLOCK), rows.split(BLOCK), strict=True):
+        into[:] = fit(images[chosen], size)
+    return fitted
 
 
 def check_size(height: int, width: int) -> None:

@@ -15,6 +15,7 @@ from infoaug.orchestrator.evaluation import datasets
 from infoaug.orchestrator.evaluation.classifiers import Classifier, Knn, Probe
 from infoaug.orchestrator.evaluation.datasets import Labelled, few, held_out
 from infoaug.orchestrator.evaluation.rows import Rows
+from infoaug.orchestrator.runtime import scratch
 
 CPU_BATCH = 64  # images; with more, activations leave a CPU's caches and a small ResNet takes up to twice as long
 CLASSIFIERS: dict[str, Callable[[Rows, NDArray[np.int64], EvaluateConfig], Classifier]] = {"knn": Knn, "probe": Probe}
@@ -26,17 +27,21 @@ def features(
     """Frozen features f32[N, D] of images u8[N, 3, S, S], normalised as the backbone's recipe says, not augmented.
 
     The backbone itself is put into eval mode, onto the device and into channels last. On a CPU a batch has at most
-    `CPU_BATCH` images.
+    `CPU_BATCH` images. Features that take more than a share of the memory are mapped from a file, see `scratch.array`.
     """
     device = torch.device(device)
     backbone = backbone.eval().to(device).to(memory_format=torch.channels_last)
     normalise = Augment.of(backbone).to(device).normalise
+    size = min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size
+    found: NDArray[np.float32] | None = None
     with torch.inference_mode():
-        parts = [
-            backbone(normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)).float().cpu()
-            for batch in images.split(min(batch_size, CPU_BATCH) if device.type == "cpu" else batch_size)
-        ]
-    return torch.cat(parts).numpy()
+        for number, batch in enumerate(images.split(size)):
+            part = backbone(normalise(batch.to(device)).contiguous(memory_format=torch.channels_last)).float().cpu()
+            if found is None:
+                found = scratch.array((len(images), part.shape[1]), np.float32)
+            found[number * size : number * size + len(part)] = part.numpy()
+    assert found is not None, "a split has a batch, be it empty"
+    return found
 
 
 def knn_accuracy(
@@ -119,7 +124,16 @@ def accuracies(
         result[f"validation_{metric}"] = accuracy(fitted(metric, ~held), Rows(X_train, device, held), y_train[held])
     for share in label_shares:
         result[low_shot_key(share)] = accuracy(fitted("probe", few(train.labels, share).numpy()), tested, y_test)
-    return result | {"rank_me": rank_me(torch.from_numpy(X_test)).item()}
+    return result | {"rank_me": rank([tested])}
+
+
+def rank(parts: Sequence[Rows]) -> float:
+    """RankMe of all features together, see `rank_me`: of a triangular matrix with the same singular values."""
+    triangle = torch.zeros(0, parts[0].dimensions, device=parts[0].device)
+    for part in parts:
+        for _, block in part.blocks():
+            triangle = torch.linalg.qr(torch.cat([triangle, block]), mode="r").R
+    return rank_me(triangle).item()
 
 
 def low_shot_key(share: float) -> str:

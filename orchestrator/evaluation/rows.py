@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RESIDENT = 0.5  # share of a GPU's free memory up to which features stay on it
-# Numbers in a block: on a CPU it stays in the caches, on a GPU it is large enough to keep all of it busy.
-BLOCK = {"cpu": 1 << 18, "cuda": 1 << 27}
+# Numbers in a block: few enough for main memory, and so many that all threads, or all of a GPU, are busy.
+BLOCK = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
 class Rows:

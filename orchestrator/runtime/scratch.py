@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -19,9 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from infoaug.models import memory
+from infoaug.orchestrator.errors import StageError
 
 PREFIX, LOCK, FILES = "infoaug-", "lock", "files"
 DAY = 24 * 3600
+IN_MEMORY = 0.2  # share of the memory that this process may use, above which an array is in a file
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +59,36 @@ def folder(name: str = "") -> Iterator[Path]:
             yield path
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros, in main memory or, if it is large, mapped from a file in TMPDIR.
+
+    The file has no name. The system deletes it with the array, or with the process, however it ends.
+
+    Raises:
+        StageError: the disk has too little room.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY * memory.limit():
+        return np.zeros(shape, dtype)
+    try:
+        with tempfile.TemporaryFile(prefix=PREFIX) as file:
+            _reserve(file.fileno(), size)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise StageError(
+            f"{size >> 20} MiB do not fit in '{tempfile.gettempdir()}' ({error.strerror}): free some space, set TMPDIR "
+            "to a folder of a larger disk, or set evaluate.limit"
+        ) from None
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its room on the disk: where that is missing, writing to a mapped page would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.truncate(file, size)
 
 
 def sweep() -> None:

@@ -85,7 +85,7 @@ def test_features_that_are_nearly_the_same_do_not_slow_the_probe_down() -> None:
     standard = StandardScaler().fit_transform(seen)
     reference = LogisticRegression(C=1000, max_iter=5000, tol=1e-6).fit(standard, labels)
     found = Probe(Rows(seen), labels, settings("probe_c=1000"))
-    assert found.iterations < reference.n_iter_[0] / 3
+    assert found.iterations < reference.n_iter_[0] / 2
     assert np.mean(found.predict(Rows(seen)) == reference.predict(standard)) > 0.99
 
 
@@ -170,14 +170,15 @@ def growth(work: Any) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "BLOCK", {"cpu": 1 << 18})
     monkeypatch.setattr(classifiers, "SEARCHED", {"cpu": 1024})
     monkeypatch.setattr(classifiers, "QUERIES", {"cpu": 128})
     rng = np.random.default_rng(0)
-    seen = np.zeros((1 << 17, 64), np.float32)  # 32 MiB
+    seen = np.zeros((1 << 18, 64), np.float32)  # 64 MiB
     seen[:, :2] = rng.normal(size=(len(seen), 2))
     labels = (seen[:, 0] > 0).astype(np.int64)
     some = Rows(seen[:256])
     Probe(some, labels[:256], settings("probe_iterations=2"))  # what is imported and started only once
     chosen = seen[:, 1] > 0
-    assert growth(lambda: Probe(Rows(seen, chosen=chosen), labels[chosen], settings("probe_iterations=2"))) < 12 * MIB
-    assert growth(lambda: Knn(Rows(seen), labels, settings("neighbours=5")).predict(some)) < 12 * MIB
+    assert growth(lambda: Probe(Rows(seen, chosen=chosen), labels[chosen], settings("probe_iterations=2"))) < 24 * MIB
+    assert growth(lambda: Knn(Rows(seen), labels, settings("neighbours=5")).predict(some)) < 24 * MIB

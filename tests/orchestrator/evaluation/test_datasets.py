@@ -21,6 +21,7 @@ from infoaug.orchestrator.evaluation import arrays as npz
 from infoaug.orchestrator.evaluation import datasets, image_folder, opening
 from infoaug.orchestrator.evaluation.datasets import Labelled, held_out, load_domains
 from infoaug.orchestrator.evaluation.opening import fingerprint
+from infoaug.orchestrator.runtime import scratch
 
 SIZE = 8
 
@@ -662,3 +663,37 @@ def test_names_that_are_no_text_are_said_in_printable_characters(tmp_path: Path)
     found = datasets.load(str(tmp_path), settings(), SIZE)
     assert found.classes == 3 and fingerprint(str(tmp_path))
     assert len(found.notes) == 2 and all(note.isprintable() for note in found.notes)
+
+
+# ---- images that exceed a share of the memory
+
+
+@pytest.mark.parametrize("side", [SIZE, 13])
+def test_images_that_exceed_a_share_of_the_memory_are_in_a_file_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, side, side, 3), dtype=np.uint8), np.arange(60) % 3
+    np.savez(tmp_path / "set.npz", x_train=images[:40], y_train=labels[:40], x_test=images[40:], y_test=labels[40:])
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "set" / ("test" if number >= 40 else "train") / f"{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+    (tmp_path / "set" / "train" / "0" / "00.png").write_bytes(b"damaged")
+    made: list[Any] = []
+    array = scratch.array
+
+    def recorded(shape: tuple[int, ...], dtype: Any) -> Any:
+        made.append(array(shape, dtype))
+        return made[-1]
+
+    for name in ("set", "set.npz"):
+        expected = load(str(tmp_path / name), settings("limit=30"), SIZE)
+        with monkeypatch.context() as patched:
+            patched.setattr(scratch, "IN_MEMORY", 0)
+            patched.setattr(scratch, "array", recorded)
+            patched.setattr("infoaug.orchestrator.evaluation.images.BLOCK", 7)
+            found = load(str(tmp_path / name), settings("limit=30"), SIZE)
+        assert made and all(isinstance(of, np.memmap) for of in made)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)

@@ -12,11 +12,14 @@ from torch import nn
 
 from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone
+from infoaug.models.collapse import rank_me
 from infoaug.orchestrator.config import EvaluateConfig, load
 from infoaug.orchestrator.evaluation import datasets
 from infoaug.orchestrator.evaluation.datasets import Labelled, few, held_out
-from infoaug.orchestrator.evaluation.probes import Validation, features, knn_accuracy, probe_accuracy
+from infoaug.orchestrator.evaluation.probes import Validation, features, knn_accuracy, probe_accuracy, rank
 from infoaug.orchestrator.evaluation.probes import accuracies as accuracies_of
+from infoaug.orchestrator.evaluation.rows import Rows
+from infoaug.orchestrator.runtime import scratch
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 Accuracy = Callable[..., float]
@@ -175,6 +178,17 @@ def test_features_do_not_depend_on_the_batch_and_leave_the_backbone_frozen() -> 
     assert not backbone.training
 
 
+def test_features_that_exceed_a_share_of_the_memory_are_in_a_file_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (11, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = features(nn.Flatten(), images, batch_size=4)
+    assert not isinstance(expected, np.memmap)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    found = features(nn.Flatten(), images, batch_size=4)
+    assert isinstance(found, np.memmap)
+    assert np.array_equal(found, expected)
+    assert Rows(found).count == 11
+
+
 # ---- all that is said of a backbone
 
 
@@ -242,6 +256,14 @@ def test_rank_me_is_of_the_test_images_features() -> None:
     one = Labelled(torch.full_like(test.images, 7), test.labels)
     assert accuracies_of(train, one, settings(), pixels)["rank_me"] == pytest.approx(1, abs=1e-3)
     assert accuracies_of(one, test, settings(), pixels)["rank_me"] > 1.5
+
+
+@pytest.mark.parametrize("counts", [(500, 300), (5, 3), (1, 20)])
+def test_the_rank_of_blocks_is_that_of_all_features(counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infoaug.orchestrator.evaluation.rows.BLOCK", {"cpu": 200})
+    parts = [blobs(seed, count, noise=2, dimensions=12)[0] for seed, count in enumerate(counts)]
+    expected = rank_me(torch.from_numpy(np.concatenate(parts))).item()
+    assert rank([Rows(part) for part in parts]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_validation_while_training_is_what_evaluation_finds_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

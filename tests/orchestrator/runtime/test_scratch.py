@@ -7,8 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from infoaug.models import memory
+from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 
@@ -72,3 +75,27 @@ def test_what_a_killed_writer_leaves_is_deleted_when_its_stage_is_next_read_or_r
     os.utime(of_elsewhere, (time.time() - 2 * scratch.DAY,) * 2)
     store.files(stage.folder)
     assert {*outer.parent.rglob("*.part")} == {mine}
+
+
+# ---- arrays
+
+
+def test_a_large_array_is_in_a_file_that_nobody_has_to_delete(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not isinstance(scratch.array((1000, 3), np.float32), np.memmap)
+    monkeypatch.setattr(memory, "limit", lambda: 50_000)
+    found = scratch.array((1000, 3), np.float32)
+    assert isinstance(found, np.memmap) and found.dtype == np.float32 and not found.any()
+    assert not [*temporary.iterdir()]
+    found[:] = np.arange(3)
+    assert (found.sum(axis=0) == [0, 1000, 2000]).all()
+    assert scratch.array((0, 3), np.uint8).shape == (0, 3)
+
+
+def test_an_array_without_room_on_the_disk_is_refused_before_anything_is_written(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    with pytest.raises(
+        StageError, match=rf"MiB do not fit in '{temporary}' .* set TMPDIR to a folder of a larger disk"
+    ):
+        scratch.array((1 << 50, 3), np.float32)
