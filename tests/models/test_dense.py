@@ -11,10 +11,18 @@ from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.dense import DenseFeatures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # the memory format changes the order of sums
+
+
+@pytest.fixture
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def _images(height: int, width: int, count: int = 1) -> Tensor:
@@ -41,7 +49,7 @@ def test_the_mean_over_all_cells_is_a_resnets_own_feature_vector(image_size):
     dense = DenseFeatures(backbone, stride=32)
     with torch.no_grad():
         own = backbone(Augment.of(backbone).normalise(images))
-    torch.testing.assert_close(dense(images).mean(dim=(2, 3)), own)
+    torch.testing.assert_close(dense(images).mean(dim=(2, 3)), own, **CLOSE)
 
 
 def test_the_mean_over_all_cells_is_a_vits_own_feature_vector_at_its_own_size():
@@ -49,7 +57,7 @@ def test_the_mean_over_all_cells_is_a_vits_own_feature_vector_at_its_own_size():
     images = _images(32, 32, count=2)
     with torch.no_grad():
         own = backbone(Augment.of(backbone).normalise(images))
-    torch.testing.assert_close(DenseFeatures(backbone, stride=4)(images).mean(dim=(2, 3)), own)
+    torch.testing.assert_close(DenseFeatures(backbone, stride=4)(images).mean(dim=(2, 3)), own, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ def test_a_dilated_resnet_has_at_every_second_or_fourth_cell_the_features_of_the
     backbone = _settle(create_backbone(name, 128, **SMALL))
     images = _images(96, 128)
     coarse, fine = DenseFeatures(backbone, stride=32)(images), DenseFeatures(backbone, stride=32 // finer)(images)
-    torch.testing.assert_close(fine[:, :, ::finer, ::finer], coarse)
+    torch.testing.assert_close(fine[:, :, ::finer, ::finer], coarse, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26d"])
@@ -98,7 +106,7 @@ def test_dilation_is_timms(name):
     images = _images(72, 96)
     with torch.no_grad():
         expected = timms.forward_features(Augment.of(backbone).normalise(images))
-    torch.testing.assert_close(DenseFeatures(backbone, stride=8)(images), expected)
+    torch.testing.assert_close(DenseFeatures(backbone, stride=8)(images), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
