@@ -149,7 +149,7 @@ class Probe:
 
     def predict(self, rows: Rows) -> NDArray[np.int64]:
         """The class of each row, int64[M]."""
-        found = [self.logits(block).argmax(dim=1) for _, block in rows.blocks()]
+        found = [self.logits(block).argmax(dim=1) for _, block in rows.blocks(results=len(self.classes))]
         return self.classes[torch.cat(found).cpu().numpy()]
 
     def logits(self, features: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _loss(rows: Rows, truth: Tensor, mean: Tensor, weights: Tensor, intercept: T
     loss = torch.zeros((), dtype=torch.float64, device=rows.device)
     slope, shift = torch.zeros_like(weights, dtype=torch.float64), torch.zeros_like(intercept, dtype=torch.float64)
     centred = torch.empty(0, device=rows.device)  # its memory is used again: a new block's costs more than the block
-    for begin, block in rows.blocks():
+    for begin, block in rows.blocks(results=len(weights)):
         centred = torch.sub(block, mean, out=centred[: len(block)])
         labels = truth[begin : begin + len(block), None]
         log_share = torch.addmm(intercept, centred, weights.T).log_softmax(dim=1)

@@ -54,12 +54,13 @@ class Rows:
                 "lower its learning rate"
             )
 
-    def blocks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, size: int | None = None, results: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The rows f32[≤ size, D] on the device, in order, each block with the number of its first row.
 
-        `size`: rows of a block; by default so many that it has `BLOCK` numbers.
+        `size`: rows of a block; by default so many that it has `BLOCK` numbers, or as many `results`, if the caller
+        computes more of them for a row.
         """
-        size = size or max(1, BLOCK[self.device.type] // self.dimensions)
+        size = size or max(1, BLOCK[self.device.type] // max(self.dimensions, results))
         for begin in range(0, self.count, size):
             rows = slice(begin, begin + size) if self._chosen is None else self._chosen[begin : begin + size]
             yield begin, self._stored[rows].to(self.device)
