@@ -18,7 +18,7 @@ from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.page import template
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 
-PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "scikit-learn", "timm", "torch", "ray")
+PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "timm", "torch", "ray")
 STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # units of work
 
 
