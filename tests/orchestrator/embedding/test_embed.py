@@ -236,13 +236,22 @@ def test_a_complete_embedding_is_not_computed_again(
     assert len(asked) == count and (tmp_path / "out/features.npy").exists()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_a_signal_the_same_command_computes_only_what_is_missing(
     number: signal.Signals, backbone: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    asked, features = list[int](), Network.features
+    asked, features, threads = list[int](), Network.features, threading.active_count()
 
     def interrupted(self: Network, pixels: Any, batch_size: int) -> Any:
         asked.append(len(pixels))
@@ -263,7 +272,7 @@ def test_after_a_signal_the_same_command_computes_only_what_is_missing(
     files = sorted(folder.rglob("*.png"))
     assert table(tmp_path / "out")["path"].to_pylist() == [file.relative_to(folder).as_posix() for file in files]
     assert np.allclose(column(table(tmp_path / "out")), expected(backbone, files), atol=1e-5)
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 def test_frames_go_on_within_a_clip(
