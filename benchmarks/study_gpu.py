@@ -204,25 +204,14 @@ class Replayed:
         return losses
 
     def _compute(self, chosen: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`Training.step` up to the optimiser's, with the crops collected on the device."""
-        training, pictures = self.training, self.training.data.images
+        """`Training.update`, with the crops collected on the device."""
+        pictures = self.training.data.images
         images = pictures[chosen["first"]]
         batch = Batch(
             images, images, pictures[chosen["twin"]], chosen["twin_rows"], chosen["rows"], chosen["known"],
             chosen["shown"], self.alone,
         )  # fmt: skip
-        first = training._views(training.augment, batch.images, batch.alone, self.random)
-        others = torch.cat([batch.second, batch.twins])
-        alone = torch.cat([batch.alone, batch.alone[batch.twin_rows]])
-        others = training._views(training.augment_second, others, alone, self.random)
-        second, twin = others[: len(first)], others[len(first) :]
-        with training.autocast:
-            known = batch.twin_rows, batch.image, batch.twin_image, training.video_rows, batch.shown
-            losses = training.parallel(first, second, twin, *known)
-        training.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        training.optimizer.step()
-        return {name: value.detach() for name, value in losses.items()}
+        return self.training.update(batch, self.random)
 
 
 class Packed:

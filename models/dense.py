@@ -155,7 +155,7 @@ def _probe(network: Any, name: str, layer: int | None) -> tuple[int, int, int]:
     layers = _count(shapes, image, none, remedy)
     index = layers - 1 if layer is None else layer + layers if layer < 0 else layer
     if not 0 <= index < layers:
-        raise ValueError(f"{name!r} has the layers 0 to {layers - 1}, or -{layers} to -1; layer {layer} is none.")
+        raise ValueError(f"{name!r} has no layer {layer}: its layers are 0 to {layers - 1}, or -{layers} to -1.")
     found = _layer(shapes, image, index)
     stride = unit // found.shape[-2] if found.ndim == 4 and found.shape[-2] else 0
     if not stride or found.shape[-2] * stride != unit or found.shape[-1] * stride != 2 * unit:

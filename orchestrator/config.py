@@ -38,9 +38,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 IMAGE_SHARE = 0.5
 ListOfNames = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
-ListOfIndices = Annotated[
-    list[Annotated[int, Field(ge=0, le=255)]], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)
-]
+ONE_OR_SEVERAL = BeforeValidator(lambda v: [v] if isinstance(v, int) else v)  # numbers
 
 
 class Runtime:
@@ -493,12 +491,12 @@ class EvaluateConfig(Section):
     data: Annotated[str, Runtime] = Field("data", description="folder of torchvision's data sets")
     download: Annotated[bool, Runtime] = Field(True, description="download torchvision's data sets that are missing")
     limit: Positive | None = Field(None, description="largest number of images of each split; null: all")
-    low_shot: Annotated[list[Literal[1, 10]], BeforeValidator(lambda v: [v] if isinstance(v, int) else v)] = Field(
+    low_shot: Annotated[list[Literal[1, 10]], ONE_OR_SEVERAL] = Field(
         [],
         exclude_if=lambda value: value == [],
         description="percentages of the training labels, 1 or 10, by which further linear probes are fitted",
     )
-    void: ListOfIndices = Field(
+    void: Annotated[list[Annotated[int, Field(ge=0, le=255)]], ONE_OR_SEVERAL] = Field(
         [255],
         exclude_if=lambda value: value == [255],
         description="class indices in the masks of segmentation that do not count",

@@ -219,7 +219,7 @@ class Training:
         return metrics
 
     def step(self, batch: Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:
-        """Take one step of the optimiser, without waiting for the device.
+        """Take one step of the optimiser and of what follows it, without waiting for the device.
 
         Args:
             batch: this rank's part of the global batch.
@@ -229,6 +229,13 @@ class Training:
         Returns:
             Losses, detached, on the device.
         """
+        losses = self.update(batch, random)
+        self.schedule.step()
+        self.model.after_step(progress)
+        return losses
+
+    def update(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+        """Update the weights by one batch, at the learning rate that is set: the part of `step` that computes."""
         first = self._views(self.augment, batch.images, batch.alone, random)
         # Second views and twins share their settings, so they are augmented together.
         pictures, rows = torch.cat([batch.second, batch.twins]), batch.twin_rows // batch.shown.shape[1]
@@ -243,8 +250,6 @@ class Training:
         if self.settings.clip_gradients:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradients)
         self.optimizer.step()
-        self.schedule.step()
-        self.model.after_step(progress)
         return {name: value.detach() for name, value in losses.items()}
 
     def _views(self, augment: Augment, images: Tensor, alone: Tensor, random: torch.Generator) -> Tensor:

@@ -150,7 +150,7 @@ def _key(network: Network, data: Data, stride: int | None) -> dict[str, Any]:
 
 
 def _described(store: Store, key: dict[str, Any], folder: Path, force: bool) -> dict[str, Any]:
-    """What an earlier command has left of the same embedding; empty if there is none.
+    """The description of this embedding that an earlier command wrote; empty without one.
 
     Raises:
         UsageError: the folder holds another one, unless it is to be replaced: then that is deleted.

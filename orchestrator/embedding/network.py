@@ -54,7 +54,7 @@ class Network:
         code = user_code.identity(recipe.name, "code", "pretrain.backbone")
         weights = initial.of_backbone(self._backbone, run).digest
         self.identity = digest_of({"weights": weights, "name": recipe.name, "kwargs": recipe.kwargs, **code}, 16)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = probes.fastest()
         self._dense = _dense(self._backbone.to(self._device), stride) if stride else None
         self.image_size = image_size or recipe.image_size
         if self.image_size != recipe.image_size:

@@ -40,7 +40,7 @@ class Objects:
     single: bool = False
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """A mask u8[H, W], 0 where there is none of the objects and i for object i, and bool[H, W] of void pixels."""
+        """A mask u8[H, W], 0 for the background and i for object i; and bool[H, W], the void pixels."""
         stored = mask_values(path)
         if self.single:
             return (stored > 127).astype(np.uint8), None

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,10 +65,7 @@ def splits(root: Path) -> Layout:
         UsageError: it cannot be told which folders are splits and which are classes, or no held-out split has labels.
     """
     found = _Finder(root)
-    named: dict[str, list[str]] = {}
-    for name in found.folders(root):
-        if role := _role(name):
-            named.setdefault(role, []).append(name)
+    named = _by_role(found.folders(root))
     if "train" in named and len(named) > 1:
         train = found.classes(_only(root, named["train"]))
         return Layout({"train": train, "test": _held_out(found, named, train)}, [], found.notes())
@@ -120,10 +117,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     Raises:
         UsageError: a split has two folders.
     """
-    named: dict[str, list[str]] = {}
-    for entry in _visible(root) if root.is_dir() else ():
-        if entry.is_dir() and (role := _role(entry.name)):
-            named.setdefault(role, []).append(entry.name)
+    named = _by_role(_Finder(root).folders(root)) if root.is_dir() else {}
     return {role: _only(root, names) for role, names in named.items()}
 
 
@@ -307,6 +301,15 @@ def _only(root: Path, names: list[str]) -> Path:
             settings.one_line(f"image folder '{root}' has one split twice ({', '.join(names)}): remove or rename one")
         )
     return root / names[0]
+
+
+def _by_role(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names that are those of splits, by role."""
+    named: dict[str, list[str]] = {}
+    for name in names:
+        if role := _role(name):
+            named.setdefault(role, []).append(name)
+    return named
 
 
 def _role(name: str) -> str:

@@ -142,7 +142,7 @@ def low_shot_key(share: float) -> str:
 
 
 def fastest() -> str:
-    """The device that classifiers are fitted on by default."""
+    """The device of features and classifiers by default: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -23,8 +23,7 @@ def nearest(
 
     Args:
         queries: f32[Q, D].
-        own: int64[Q], the group of each query: what is of the same group is none of its neighbours. A group is an image
-            alone, or a clip.
+        own: int64[Q], the group of each query, an image alone or a clip; its neighbours are from other groups.
         blocks: all features in parts f32[n, D], with their groups int64[n].
         count: K, neighbours of each query.
 

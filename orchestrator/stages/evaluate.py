@@ -217,13 +217,17 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
 def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     folder = Path(name).expanduser()
-    return _noted(propagation.check(folder)), lambda backbone: propagation.measure(folder, backbone, device=_device())
+    return _noted(propagation.check(folder)), lambda backbone: propagation.measure(
+        folder, backbone, device=probes.fastest()
+    )
 
 
 def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     data = segmentation.load(name, settings)
     counts = {"train": len(data.images["train"]), "test": len(data.images["test"]), "classes": data.classes}
-    return counts | _noted(data.notes), lambda backbone: segmentation.measure(data, backbone, settings, _device())
+    return counts | _noted(data.notes), lambda backbone: segmentation.measure(
+        data, backbone, settings, probes.fastest()
+    )
 
 
 _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any], Measure]]] = {
@@ -235,11 +239,7 @@ _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any],
 
 
 def _extract(backbone: nn.Module, settings: EvaluateConfig) -> Callable[[Tensor], NDArray[np.float32]]:
-    return lambda images: probes.features(backbone, images, settings.batch_size, _device())
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return lambda images: probes.features(backbone, images, settings.batch_size, probes.fastest())
 
 
 def _noted(notes: Sequence[str]) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def test_what_has_no_dense_features_is_refused():
 
 @pytest.mark.parametrize("layer", [5, -6])
 def test_a_layer_that_there_is_not_is_refused(layer):
-    with pytest.raises(ValueError, match=f"has the layers 0 to 4, or -5 to -1; layer {layer} is none"):
+    with pytest.raises(ValueError, match=f"has no layer {layer}: its layers are 0 to 4, or -5 to -1"):
         DenseFeatures(create_backbone("resnet18", 32, **SMALL), layer)
 
 

@@ -10,7 +10,7 @@ from infoaug.orchestrator.runtime import console
 def test_progress_by_share_tells_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An earlier command has done half: what is left is foretold from this one's own speed."""
+    """Half was done by an earlier command; the time left is predicted from the speed of this one."""
     seconds = count(0, 20)
     monkeypatch.setattr(console.time, "monotonic", lambda: float(next(seconds)))
     with console.rate("embed", "images", begun=0.5) as progress:
