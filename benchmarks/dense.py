@@ -1,17 +1,23 @@
-"""J&F of backbones on a folder of videos with masks, as DAVIS's, beside untrained ones of the same recipes.
+"""Dense measures of backbones: J&F of propagated masks (as DAVIS) and mIoU of linear segmentation, over arms and seeds.
 
-    python benchmarks/dense.py DAVIS BACKBONE … [--sequences a,b] [--seeds 3] [--json FILE] [--markdown FILE]
+    python benchmarks/dense.py ARM=FOLDER[,FOLDER…] … [ARM=untrained:TIMM[:SIZE]] …
+        [--propagation DAVIS] [--segmentation CAMVID --void 11] --results FILE.json [--markdown FILE]
 
-A backbone is a folder with backbone.json and backbone.safetensors. Intervals are over sequences (Student's t, 95 %):
-they say what another choice of videos would change, not what another training would. Differences from the untrained
-backbone of the same recipe (the mean of its seeds) are paired by sequence.
+A FOLDER holds backbone.json and backbone.safetensors; those of an arm are its seeds. `untrained:FOLDER` is that
+backbone's recipe, and `untrained:resnet18` timm's network for images of SIZE (224) pixels, with the random weights of
+`--seeds` seeds. FILE.json gets every sequence when it is measured; what it has is not measured again. The seed is the
+outermost loop, so that a run that is stopped has whole seeds.
+
+J&F is averaged over the seeds of an arm, sequence by sequence; its interval (Student's t, 95 %) is over sequences, and
+says what another choice of videos would change. The interval of mIoU is over seeds. Differences from the first arm are
+paired by sequence, or by seed.
 """
 
 import argparse
 import json
-import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,116 +26,189 @@ import torch
 from torch import nn
 
 from infoaug.models.backbones import create_backbone, load_backbone
-from infoaug.orchestrator.evaluation import propagation
+from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.evaluation import davis, probes, propagation, segmentation
 from infoaug.orchestrator.evaluation.propagation import PropagationSettings
 from infoaug.orchestrator.reporting import statistics
 
+UNTRAINED = "untrained:"
 MEASURES = ("j", "f", "jf")
+Results = dict[str, dict[str, Any]]
 
 
-def untrained(like: nn.Module, seed: int) -> nn.Module:
-    """A backbone of the same recipe with new weights and the same normalisation."""
-    recipe: Any = like.recipe
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs)
-    backbone.recipe = recipe
-    return backbone
+@dataclass(frozen=True)
+class Trained:
+    """One backbone of an arm.
+
+    Attributes:
+        arm: its name in the table.
+        seed: its number within the arm, from 0.
+        load: builds it.
+    """
+
+    arm: str
+    seed: int
+    load: Callable[[], nn.Module]
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return f"{self.arm} {self.seed}"
 
 
-def row(name: str, found: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The values of a backbone: by sequence, and their mean with its interval over sequences."""
-    by_sequence = {each: {of: values[of] for of in MEASURES} for each, values in found["sequences"].items()}
-    means = {of: statistics.summary([values[of] for values in by_sequence.values()]) for of in MEASURES}
-    return {
-        "backbone": name,
-        **{of: {"mean": mean.mean, "half": mean.half} for of, mean in means.items()},
-        "seconds_a_sequence": seconds / len(by_sequence),
-        "sequences": by_sequence,
-    }
-
-
-def add_difference(each: dict[str, Any], references: Sequence[Mapping[str, Any]]) -> None:
-    """Add the difference of J&F from the mean of the untrained backbones, paired by sequence."""
-    own = {name: values["jf"] for name, values in each["sequences"].items()}
-    other = {name: float(np.mean([of["sequences"][name]["jf"] for of in references])) for name in own}
-    if (test := statistics.paired(own, other)) is not None:
-        each["above_untrained"] = {"mean": test.difference.mean, "half": test.difference.half, "p": test.p}
-
-
-def markdown(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """The rows as a table."""
-    lines = [
-        title,
-        "",
-        "| backbone | J | F | J&F | above untrained, points | s a sequence |",
-        "|---|---|---|---|---|---|",
+def backbones_of(arm: str, seeds: int) -> list[Trained]:
+    """The backbones of an arm, as the command line names it. Raises SystemExit if it names none."""
+    name, _, given = arm.partition("=")
+    if not given:
+        raise SystemExit(f"'{arm}' names no backbones: write ARM=FOLDER[,FOLDER…] or ARM=untrained:TIMM")
+    if given.startswith(UNTRAINED):
+        what = given.removeprefix(UNTRAINED)
+        return [Trained(name, seed, lambda seed=seed: untrained(what, seed)) for seed in range(seeds)]
+    return [
+        Trained(name, seed, lambda folder=folder: load_backbone(Path(folder)))
+        for seed, folder in enumerate(given.split(","))
     ]
-    for each in rows:
-        cells = [statistics.percent(_summary(each[of], each)) for of in MEASURES]
-        above = statistics.points(_summary(each["above_untrained"], each)) if "above_untrained" in each else "–"
-        lines.append(f"| {each['backbone']} | {' | '.join(cells)} | {above} | {each['seconds_a_sequence']:.0f} |")
+
+
+def untrained(what: str, seed: int) -> nn.Module:
+    """A backbone with random weights: of the recipe of a folder, or `TIMM[:SIZE]`, SIZE in pixels."""
+    with torch.random.fork_rng(devices=[]):
+        if Path(what).is_dir():
+            recipe: Any = load_backbone(Path(what)).recipe
+            torch.manual_seed(seed)
+            backbone = create_backbone(recipe.name, recipe.image_size, **recipe.kwargs)
+            backbone.recipe = recipe  # with its normalisation
+            return backbone
+        name, _, size = what.partition(":")
+        torch.manual_seed(seed)
+        return create_backbone(name, int(size or 224))
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured, and the file that results are saved to.
+
+    Attributes:
+        path: of the results.
+        videos: folder as DAVIS; None: no J&F.
+        propagation: its settings.
+        scenes: with masks of classes; None: no mIoU.
+        segmentation: its settings.
+    """
+
+    path: Path
+    videos: Path | None
+    propagation: PropagationSettings
+    scenes: segmentation.Scenes | None
+    segmentation: EvaluateConfig
+
+    def run(self, every: Sequence[Trained]) -> Results:
+        """Measure what the file lacks, seed by seed; give all that it has."""
+        results: Results = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
+        for each in sorted(every, key=lambda trained: trained.seed):
+            own = results.setdefault(each.key, {"arm": each.arm, "seed": each.seed, "sequences": {}})
+            backbone, wanted = each.load(), self._sequences()
+            for name in wanted:
+                if name not in own["sequences"]:
+                    own["sequences"][name] = self._propagated(backbone, name)
+                    self._save(results)
+            if self.scenes and "miou" not in own:
+                started = time.perf_counter()
+                found = segmentation.measure(self.scenes, backbone, self.segmentation, probes.fastest())
+                own |= {"miou": found["miou"], "segmentation_seconds": time.perf_counter() - started}
+                self._save(results)
+            told = [f"J&F {np.mean([own['sequences'][name]['jf'] for name in wanted]):.1%}"] if wanted else []
+            told += [f"mIoU {own['miou']:.1%}"] if self.scenes else []
+            print(f"{each.key}: {', '.join(told)}", flush=True)
+        return results
+
+    def _sequences(self) -> list[str]:
+        if not self.videos:
+            return []
+        return [video.name for video in davis.videos(self.videos, self.propagation.sequences)]
+
+    def _propagated(self, backbone: nn.Module, name: str) -> dict[str, float]:
+        assert self.videos
+        started = time.perf_counter()
+        settings = replace(self.propagation, sequences=(name,))
+        values = propagation.measure(self.videos, backbone, settings, probes.fastest())
+        return {of: values[of] for of in MEASURES} | {"seconds": time.perf_counter() - started}
+
+    def _save(self, results: Results) -> None:
+        written = self.path.with_suffix(".part")
+        written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        written.replace(self.path)
+
+
+def table(results: Results) -> str:
+    """The arms in a Markdown table, each beside the first."""
+    arms = list(dict.fromkeys(own["arm"] for own in results.values()))
+    lines = [
+        f"| backbone | seeds | J | F | J&F | from {arms[0]}, points | p | mIoU | from {arms[0]}, points |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    sequences = {arm: _by_sequence(results, arm) for arm in arms}
+    classes = {arm: {own["seed"]: own["miou"] for own in _of(results, arm) if "miou" in own} for arm in arms}
+    for arm in arms:
+        cells = [arm, str(len(_of(results, arm)))]
+        cells += [
+            statistics.percent(statistics.summary([values[of] for values in sequences[arm].values()]))
+            if sequences[arm]
+            else "–"
+            for of in MEASURES
+        ]
+        own, first = ({name: values["jf"] for name, values in sequences[of].items()} for of in (arm, arms[0]))
+        cells += _difference(own, first if arm != arms[0] else {})
+        cells.append(statistics.percent(statistics.summary([*classes[arm].values()])) if classes[arm] else "–")
+        cells.append(_difference(classes[arm], classes[arms[0]] if arm != arms[0] else {})[0])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _summary(value: Mapping[str, Any], each: Mapping[str, Any]) -> statistics.Summary:
-    return statistics.Summary(value["mean"], value["half"], len(each["sequences"]))
+def _of(results: Results, arm: str) -> list[dict[str, Any]]:
+    return [own for own in results.values() if own["arm"] == arm]
+
+
+def _by_sequence(results: Results, arm: str) -> dict[str, dict[str, float]]:
+    """The means over seeds, by sequence; of the sequences that all seeds have."""
+    found = [own["sequences"] for own in _of(results, arm)]
+    shared = [name for name in found[0] if all(name in of for of in found)] if found else []
+    return {name: {of: float(np.mean([each[name][of] for each in found])) for of in MEASURES} for name in shared}
+
+
+def _difference(own: Mapping[Any, float], first: Mapping[Any, float]) -> list[str]:
+    test = statistics.paired(own, first)
+    return ["–", "–"] if test is None else [statistics.points(test.difference), statistics.probability(test.p)]
 
 
 def main() -> None:
-    """Measure, print the table, and write it as JSON and Markdown if asked."""
+    """Measure, save the results as they come, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("backbones", type=Path, nargs="+")
+    parser.add_argument("arms", nargs="+", metavar="ARM=BACKBONES")
+    parser.add_argument("--propagation", type=Path, metavar="FOLDER")
+    parser.add_argument("--segmentation", type=Path, metavar="FOLDER")
+    parser.add_argument("--void", type=int, nargs="*", default=[255])
+    parser.add_argument("--limit", type=int, help="of each split of the segmentation")
     parser.add_argument("--sequences", default="", help="names, with commas; all if it is left out")
-    parser.add_argument("--seeds", type=int, default=3, help="untrained backbones of every recipe")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seeds", type=int, default=3, help="of untrained backbones")
     parser.add_argument("--size", type=int, default=PropagationSettings.size)
-    parser.add_argument("--layer", type=int)
-    parser.add_argument("--stride", type=int, default=PropagationSettings.stride)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
-    settings = PropagationSettings(
-        size=given.size,
-        stride=given.stride,
-        layer=given.layer,
-        sequences=tuple(filter(None, given.sequences.split(","))),
+    every = [each for arm in given.arms for each in backbones_of(arm, given.seeds)]
+    config = EvaluateConfig(void=given.void, limit=given.limit)
+    measures = Measures(
+        given.results,
+        given.propagation,
+        PropagationSettings(size=given.size, sequences=tuple(filter(None, given.sequences.split(",")))),
+        segmentation.load(str(given.segmentation), config) if given.segmentation else None,
+        config,
     )
-    for note in propagation.check(given.folder, settings):
-        print(note)
-
-    def measured(name: str, backbone: nn.Module) -> dict[str, Any]:
-        started = time.perf_counter()
-        found = propagation.measure(given.folder, backbone, settings, given.device)
-        print(f"{name}: J&F {found['jf']:.1%}", flush=True)
-        return row(name, found, time.perf_counter() - started)
-
-    rows: list[dict[str, Any]] = []
-    references: dict[str, list[dict[str, Any]]] = {}
-    for path in given.backbones:
-        backbone = load_backbone(path)
-        recipe: Any = backbone.recipe
-        if (key := recipe.to_json()) not in references:
-            references[key] = [
-                measured(f"untrained {recipe.name}, seed {seed}", untrained(backbone, seed))
-                for seed in range(given.seeds)
-            ]
-            rows += references[key]
-        rows.append(measured(path.name, backbone))
-        add_difference(rows[-1], references[key])
-
-    title = (
-        f"{given.folder.name}, {len(rows[0]['sequences'])} sequences, {settings.size} pixels, "
-        f"stride {settings.stride}; intervals over sequences, 95 %; {platform.processor() or platform.machine()}, "
-        f"{given.device}"
-    )
-    table = markdown(rows, title)
-    print(table)
+    results = measures.run(every)
+    shown = table({each.key: results[each.key] for each in every})
+    print(shown)
     if given.markdown:
-        given.markdown.write_text(table, encoding="utf-8")
-    if given.json:
-        given.json.write_text(json.dumps({"settings": vars(settings), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        given.markdown.write_text(shown, encoding="utf-8")
 
 
 if __name__ == "__main__":
