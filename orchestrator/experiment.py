@@ -16,9 +16,10 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import figures, inspection, report
+from infoaug.orchestrator.reporting import look as features
 from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
-from infoaug.orchestrator.stages import evaluate, extract, initial_weights, pretrain, score
+from infoaug.orchestrator.stages import evaluate, extract, initial_weights, look, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
@@ -180,6 +181,22 @@ class _Pretraining:
         return trained
 
 
+@dataclass(frozen=True)
+class _Evaluation:
+    """The stage evaluate within an experiment: it also looks at patches and frames, for the report."""
+
+    outputs: Mapping[str, Any]
+
+    def check(self, config: ExperimentConfig) -> None:
+        evaluate.check(config)
+
+    def load(self, config: ExperimentConfig, trained: pretrain.Pretrained, /) -> evaluate.Evaluated:
+        return evaluate.load(config, trained)
+
+    def run(self, config: ExperimentConfig, trained: pretrain.Pretrained, /) -> evaluate.Evaluated:
+        return evaluate.run(config, trained, look.seen(config, self.outputs["score"].extracted))
+
+
 def _run_stages(
     config: ExperimentConfig, names: Sequence[str], store: Store, tracked: mlflow_runs.Run, resume: bool
 ) -> dict[str, Any]:
@@ -188,13 +205,13 @@ def _run_stages(
     Returns:
         The output of each, by its name.
     """
+    outputs: dict[str, Any] = {}
     pipeline: dict[str, Stage] = {
         "extract": extract,
         "score": score,
         "pretrain": _Pretraining(tracked, resume),
-        "evaluate": evaluate,
+        "evaluate": _Evaluation(outputs),
     }
-    outputs: dict[str, Any] = {}
     previous: Any = store
     last = max(map(STAGES.index, names), default=-1)
     untracked: list[str] = []
@@ -296,11 +313,14 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         images=pretrain.images(outputs["pretrain"].stage),
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
         domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
+        looks=_looks(config, outputs),
         examples=_examples(config, scored),
     )
     files = {"report.html": report.page(contents).encode()}
     files |= {f"{name}.png": png for name, png in contents.pictures.items()}
     files |= {f"domains-{file_name(name)}.png": png for name, png in contents.domains.items()}
+    for name, of in contents.looks.items():
+        files |= {f"{name}-{whose}.png": png for whose, png in of.items()}
     for title, pictures in contents.examples.items():
         files |= {f"{file_name(title)}-{name}.png": png for name, png in pictures.items()}
     for name, content in files.items():
@@ -309,6 +329,18 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
     page = store.url(f"{folder(config)}/report.html")
     _log.info("report: %s", page)
     return RunResult(contents, page, tracked.uri)
+
+
+def _looks(config: ExperimentConfig, outputs: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
+    """PNG pictures of what features see, by name, of the `trained` backbone and of the `baseline`, if it has one."""
+    called = {"trained": "trained", "baseline": report.baseline_name(outputs["evaluate"].results)}
+    seen = look.seen(config, outputs["score"].extracted)
+    found: dict[str, dict[str, bytes]] = {}
+    for arrays in evaluate.pictured(config, outputs["pretrain"].stage, seen):
+        for whose, of in arrays.items():
+            for name, figure in features.draw(of, called[whose]).items():
+                found.setdefault(name, {})[whose] = figures.png(figure)
+    return {name: found[name] for name in features.NAMES if "trained" in found.get(name, {})}
 
 
 def _examples(config: ExperimentConfig, scored: score.Scored) -> dict[str, dict[str, bytes]]:

@@ -3,12 +3,16 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 
 from infoaug.orchestrator.embedding import sources
 from infoaug.orchestrator.embedding.parts import Parts
 from infoaug.orchestrator.embedding.sources import Data
+from infoaug.orchestrator.evaluation.look import component_colours
+from infoaug.orchestrator.evaluation.neighbours import ordered, search, unit
 from infoaug.orchestrator.reporting import retrieval
 
 COLUMNS = 7  # neighbours of each query
@@ -32,18 +36,18 @@ def neighbours(parts: Parts, count: int, data: Data, queries: int, size: int, pe
     groups = np.array([clip[name] for name in names] if of_clips else range(len(names)), np.int64)
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(names))[:queries])
 
-    def blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def blocks() -> Iterator[tuple[int, Tensor]]:
         first = 0
         for number in range(count):
-            features = parts.read(number, "features")[1]
-            yield features, groups[first : first + len(features)]
+            features = torch.tensor(parts.read(number, "features")[1])
+            yield first, features
             first += len(features)
 
-    vectors, first = list[NDArray[np.float32]](), 0
-    for features, _ in blocks():
-        vectors.append(features[chosen[(chosen >= first) & (chosen < first + len(features))] - first])
-        first += len(features)
-    rows, similarity = retrieval.nearest(np.concatenate(vectors), groups[chosen], blocks(), COLUMNS)
+    vectors = [
+        features[chosen[(chosen >= first) & (chosen < first + len(features))] - first] for first, features in blocks()
+    ]
+    own = torch.from_numpy(groups[chosen]), torch.from_numpy(groups)
+    similarity, rows = ordered(*search(unit(torch.cat(vectors)), blocks(), COLUMNS, own), COLUMNS)
     shown = [[own, *(row for row in found if row >= 0)] for own, found in zip(chosen, rows, strict=True)]
     pictures = [[sources.again(data, names[row], frames[row], size, peak) for row in line] for line in shown]
     called = [[_called(names[row], frames[row]) for row in line] for line in shown]
@@ -68,7 +72,7 @@ def components(parts: Parts, count: int, data: Data, images: int, size: int, pea
         first += len(patches)
     pictures = [sources.again(data, names[row], frames[row], size, peak) for row in chosen]
     called = [_called(names[row], frames[row]) for row in chosen]
-    colours = retrieval.component_colours(dense)
+    colours = component_colours(dense)
     return retrieval.draw_components(pictures, colours, called, "First three principal components of patch features")
 
 

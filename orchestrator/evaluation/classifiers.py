@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infoaug.orchestrator.config import EvaluateConfig
+from infoaug.orchestrator.evaluation.neighbours import search, unit
 from infoaug.orchestrator.evaluation.rows import Rows
 
 QUERIES = {"cpu": 1024, "cuda": 4096}  # images whose neighbours are searched at a time
 SEARCHED = {"cpu": 16384, "cuda": 131072}  # among so many at a time
-GROUP = 8  # similarities whose maximum is looked at first
 HISTORY = 10  # corrections that L-BFGS remembers
 LEAST_CHANGE = 1e-6  # of the mean loss in an iteration, nats: with less, L-BFGS has converged
 RIDGE = 0.01  # share of the mean curvature that is added to the preconditioner: it may be singular, or nearly so
@@ -48,45 +48,16 @@ class Knn:
 
     def predict(self, rows: Rows) -> NDArray[np.int64]:
         """The class of each row, int64[M]."""
-        voted = [self._vote(_unit(queries)) for _, queries in rows.blocks(QUERIES[rows.device.type])]
+        voted = [self._vote(unit(queries)) for _, queries in rows.blocks(QUERIES[rows.device.type])]
         return self._classes[torch.cat(voted).cpu().numpy()]
 
     def _vote(self, queries: Tensor) -> Tensor:
-        similarities, classes = queries[:, :0], self._numbers.new_empty(len(queries), 0)
-        for begin, searched in self._rows.blocks(SEARCHED[queries.device.type]):
-            found, at = nearest(queries @ _unit(searched).T, self._neighbours)
-            similarities = torch.cat([similarities, found], dim=1)
-            classes = torch.cat([classes, self._numbers[begin + at]], dim=1)
-            similarities, at = similarities.topk(min(self._neighbours, similarities.shape[1]), sorted=False)
-            classes = classes.gather(1, at)
+        blocks = self._rows.blocks(SEARCHED[queries.device.type])
+        similarities, rows = search(queries, blocks, self._neighbours)
         # Weights relative to the nearest neighbour's: the votes' ratios are the same, and a small τ does not overflow.
         weights = ((similarities - similarities.amax(dim=1, keepdim=True)) / self._temperature).exp()
-        votes = weights.new_zeros(len(queries), len(self._classes)).scatter_add_(1, classes, weights)
+        votes = weights.new_zeros(len(queries), len(self._classes)).scatter_add_(1, self._numbers[rows], weights)
         return votes.argmax(dim=1)
-
-
-def nearest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest values of each row of f32[M, N] and their columns, in any order; all N, if k is larger.
-
-    They lie in the k groups of columns with the largest maxima, so that only these groups need sorting.
-    """
-    columns = similarities.shape[1]
-    groups = columns // GROUP
-    if groups <= k:
-        return similarities.topk(min(k, columns), sorted=False)
-    grouped = similarities[:, : groups * GROUP].unflatten(1, (GROUP, groups))
-    best = grouped.amax(dim=1).topk(k, sorted=False).indices
-    steps = groups * torch.arange(GROUP, device=best.device)
-    ungrouped = torch.arange(groups * GROUP, columns, device=best.device).expand(len(best), -1)
-    candidates = torch.cat([(best[:, None] + steps[:, None]).flatten(1), ungrouped], dim=1)
-    values, at = similarities.gather(1, candidates).topk(k, sorted=False)
-    return values, candidates.gather(1, at)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Rows of length 1; those of length 0 stay 0."""
-    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / torch.where(length == 0, 1, length)
 
 
 class Probe:

@@ -39,12 +39,17 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: its splits, its number of classes, and sentences on what of it is not used."""
+    """A data set: its splits, the names of its classes by label, and sentences on what of it is not used."""
 
     train: Labelled
     test: Labelled
-    classes: int
+    names: list[str]
     notes: list[str]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def load(name: str, config: EvaluateConfig, image_size: int) -> Dataset:
     _check_enough(opened.what, train.labels, test.labels, opened.notes + unreadable)
     _check_validation(opened.what, train.labels)
     _log.debug("%s: %d training and %d test images", opened.what, len(train.labels), len(test.labels))
-    return Dataset(train, test, len(opened.classes), opened.notes + unreadable)
+    return Dataset(train, test, opened.classes, opened.notes + unreadable)
 
 
 def load_domains(name: str, config: EvaluateConfig, image_size: int) -> Domains:

@@ -1,6 +1,6 @@
 """Data sets before their images are read: their labels, where their images are, and what identifies their content."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +18,7 @@ from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import arrays, image_folder
 from infoaug.orchestrator.evaluation.image_folder import Layout
-from infoaug.orchestrator.synthetic.textures import class_labels, labelled_images
+from infoaug.orchestrator.synthetic.textures import FAMILIES, class_labels, labelled_images
 
 SCENES_TRAIN, SCENES_TEST = 2000, 1000
 
@@ -117,7 +117,7 @@ def open_domains(name: str) -> Opened:
 
 def _open_scenes(image_size: int) -> Opened:
     labels = {"train": class_labels(1, SCENES_TRAIN), "test": class_labels(2, SCENES_TEST)}
-    return _of_arrays("data set 'scenes'", labels, lambda: _scenes(image_size))
+    return _of_arrays("data set 'scenes'", labels, lambda: _scenes(image_size), FAMILIES)
 
 
 @lru_cache(maxsize=1)  # a worker that evaluates several models renders them once
@@ -137,7 +137,7 @@ def _open_torchvision(name: str, config: EvaluateConfig, fetch: bool) -> Opened:
     def tensors() -> dict[str, Tensor]:
         return {s: torch.as_tensor(p) for s, p in pixels.items()} if name == "stl10" else _channels_first(pixels)
 
-    return _of_arrays(f"data set '{name}'", labels, tensors)
+    return _of_arrays(f"data set '{name}'", labels, tensors, getattr(stored["train"], "classes", None) or ())
 
 
 def _open_unlabelled_stl10(config: EvaluateConfig, fetch: bool) -> Opened:
@@ -179,12 +179,15 @@ def _of_layout(what: str, layout: Layout) -> Opened:
 
 
 def _of_arrays(
-    what: str, labels: Mapping[str, NDArray[np.integer]], pixels: Callable[[], Mapping[str, Tensor]]
+    what: str,
+    labels: Mapping[str, NDArray[np.integer]],
+    pixels: Callable[[], Mapping[str, Tensor]],
+    names: Sequence[str] = (),
 ) -> Opened:
-    """A data set in arrays. Its labels may be any integers: the classes are the distinct ones."""
+    """A data set in arrays. Its labels may be any integers: the classes are the distinct ones, which may have names."""
     distinct = np.unique(np.concatenate([*labels.values()]))
     numbered = {split: torch.from_numpy(np.searchsorted(distinct, of)) for split, of in labels.items()}
-    return Opened(what, numbered, [str(label) for label in distinct], pixels)
+    return Opened(what, numbered, [names[label] if names else str(label) for label in distinct], pixels)
 
 
 def _without_labels(what: str, count: int, pixels: Callable[[], Mapping[str, Tensor]]) -> Opened:

@@ -61,6 +61,11 @@ def check(name: str) -> list[str]:
     return _layout(name)[2]
 
 
+def test_images(name: str) -> list[Path]:
+    """The images of a folder that are segmented. Raises UsageError as `check`."""
+    return _layout(name)[0]["test"]
+
+
 def load(name: str, config: EvaluateConfig) -> Scenes:
     """Open a folder; with `config.limit`, the first images of each split, that many.
 

@@ -20,6 +20,13 @@ from infoaug.orchestrator.reporting.statistics import Summary, percent, points, 
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "timm", "torch", "ray")
 STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # units of work
+LOOKS = {  # headings of the pictures of what features see
+    "neighbours": "Nearest neighbours of test images",
+    "map": "Map of test images",
+    "patches": "Nearest neighbours of patches of the video",
+    "components": "Principal components of dense features",
+    "masks": "Propagated masks",
+}
 
 
 def versions() -> dict[str, str]:
@@ -50,6 +57,8 @@ class Report:
         images: what was trained on beside the video, see `pretrain.images`; empty if nothing was.
         pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
+        looks: PNG bytes of pictures of what features see, by picture (`LOOKS`), of the `trained` backbone and of the
+            `baseline`, which may be missing.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
             `mutual-information`, `twins`, `reasons`).
         packages: versions of packages, by name.
@@ -66,6 +75,7 @@ class Report:
     images: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     domains: Mapping[str, bytes] = field(default_factory=dict)
+    looks: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=versions)
 
@@ -147,6 +157,8 @@ def page(report: Report) -> str:
         windows=sum(len(row["windows"] or ()) for row in report.ledger),
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
         incomplete=[row for row in report.ledger if row["status"] != "ok"],
+        looks=LOOKS,
+        labelled=config.evaluate.datasets[:1],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )
@@ -185,6 +197,18 @@ _CAPTIONS = {
     "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
     "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
+    "neighbours": "Test images, each with the training images of the most similar features; the number is the cosine. "
+    "✓ and a whole blue frame: the same class. ✗ and a broken orange frame: another class. The test images are drawn "
+    "at random, evenly over classes, and are the same for both backbones.",
+    "map": "t-SNE (perplexity 30, begun with the first two principal components) of features of unit length. Near "
+    "points have similar features. Axes, sizes of groups and distances between them have no meaning. Of more than ten "
+    "classes, ten are shown, evenly spread over their list.",
+    "patches": "Patches that training saw, each with the most similar ones of other clips, or of other windows if "
+    "there is one clip. Below: clip and window. Their classes are not known, so none is right or wrong.",
+    "components": "The first three principal components of dense features as red, green and blue, computed over all "
+    "frames of a column together: one colour means similar features in all of them. The colours of the two backbones "
+    "do not correspond.",
+    "masks": "Masks of a sequence, carried from its first frame, whose mask is given, by dense features.",
     "tracks": "Tracks of the patches, drawn on the window’s first frame.",
     "mutual-information": "Pairwise mutual information of the patches’ trajectories.",
     "twins": "Patches beside their twins, by decreasing mutual information.",

@@ -1,54 +1,33 @@
-"""What features see: the nearest neighbours of images as a grid, and the principal components of dense features."""
+"""Drawings of what features see: nearest neighbours as a grid, a map of images, components of dense features."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from infoaug.orchestrator.reporting.figures import DIM, INK, WIDTH, message, title
+from infoaug.orchestrator.reporting.figures import BLUE, DIM, INK, ORANGE, WIDTH, message, title
 
 LONGEST_NAME = 17  # signs below a picture
-MOST_FITTED = 100_000  # cells that principal components are fitted to
-KEPT = (1, 99)  # percentiles of a component that become 0 and 1
+NAME_SIZES = 4.8, 7.0  # points, of the names: as large as the longest allows
+# Petroff 2021, "Accessible color sequences for data visualization", ten colours; a marker each says the same.
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+MARKERS = "os^vDP*X<>"
 
 Float = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
 
-def nearest(
-    queries: Float, own: NDArray[np.int64], blocks: Iterable[tuple[Float, NDArray[np.int64]]], count: int
-) -> tuple[NDArray[np.int64], Float]:
-    """Nearest neighbours by cosine similarity, among features that need not be in memory at once.
-
-    Args:
-        queries: f32[Q, D].
-        own: int64[Q], the group of each query, an image alone or a clip; its neighbours are from other groups.
-        blocks: all features in parts f32[n, D], with their groups int64[n].
-        count: K, neighbours of each query.
-
-    Returns:
-        Rows of the neighbours, counted over all blocks, int64[Q, K], the nearest first, −1 where there are fewer; and
-        their similarities f32[Q, K], −∞ there. Equal ones are in the order of their rows.
-    """
-    unit = _normalised(queries)
-    rows = np.full((len(queries), count), -1, np.int64)
-    best = np.full((len(queries), count), -np.inf, np.float32)
-    first = 0
-    for features, groups in blocks:
-        found = unit @ _normalised(features).T
-        found[own[:, None] == groups] = -np.inf
-        best = np.concatenate([best, found], axis=1)
-        numbers = np.broadcast_to(first + np.arange(len(features)), found.shape)
-        rows = np.concatenate([rows, np.where(np.isfinite(found), numbers, -1)], axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
-        first += len(features)
-    return rows, best
-
-
 def draw_neighbours(
-    images: Sequence[Sequence[Image]], names: Sequence[Sequence[str]], similarity: Float, heading: str = ""
+    images: Sequence[Sequence[Image]],
+    names: Sequence[Sequence[str]],
+    similarity: Float,
+    heading: str = "",
+    right: Sequence[Sequence[bool]] | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     """Draw queries with their nearest neighbours, a row for each query.
 
@@ -57,75 +36,106 @@ def draw_neighbours(
         names: of the same images.
         similarity: f32[Q, K], of the neighbours.
         heading: what the picture is of.
+        right: of each neighbour, whether it is what the query is: then its frame is blue and whole and it has a tick,
+            else the frame is orange and broken, and it has a cross. None if there is no right and wrong.
+        width: inches, if there are at least five columns.
     """
-    if not images:
+    if not len(images):
         return message("There are no images.")
     columns = max(map(len, images))
-    cell = WIDTH / max(columns, 5)
+    cell = width / max(columns, 5)
     figure = Figure(figsize=(cell * columns, (cell + 0.3) * len(images) + 0.45), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(len(images), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for line, pictures, called, similar in zip(grid, images, names, similarity, strict=True):
-        for n, (axes, picture, name) in enumerate(zip(line, pictures, called, strict=False)):
-            axes.imshow(picture, interpolation="nearest")
-            what = "query" if n == 0 else f"{similar[n - 1]:.2f}"
+    called = [[_short(name) for name in line] for line in names]
+    longest = max((len(name) for line in called for name in line), default=1)
+    size = float(np.clip(72 * cell / (0.6 * max(longest, 1)), *NAME_SIZES))
+    for i, (line, pictures, similar) in enumerate(zip(grid, images, similarity, strict=True)):
+        for n, axes in enumerate(line):
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if n >= len(pictures):
+                continue
+            axes.imshow(pictures[n], interpolation="nearest")
+            what = f"{similar[n - 1]:.2f}" if n else "query"
+            if right is not None and n:
+                _mark(axes, right[i][n - 1])
+                what = f"{'✓' if right[i][n - 1] else '✗'} {what}"
             axes.set_title(what, fontsize=7, color=INK if n else DIM, pad=2)
-            label = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
-            axes.text(
-                0.5, -0.03, label, fontsize=4.8, color=DIM, ha="center", va="top", transform=axes.transAxes,
-                parse_math=False,
-            )  # fmt: skip
+            axes.set_xlabel(called[i][n], fontsize=size, color=DIM, labelpad=2, parse_math=False)
     if heading:
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
     return figure
 
 
-def component_colours(dense: Sequence[Float]) -> list[Float]:
-    """The first three principal components of dense features as red, green and blue.
+def _mark(axes: Axes, is_right: bool) -> None:
+    """A frame around a picture."""
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=BLUE if is_right else ORANGE, linewidth=1.8)
+        spine.set_linestyle("-" if is_right else (0, (2, 1.5)))
 
-    The components are of the cells of all frames together, so that a colour stands for the same everywhere. Their signs
-    are arbitrary, and made the same for the same features.
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+
+
+def draw_map(
+    points: Float, labels: NDArray[np.int64], classes: Sequence[str], heading: str = "", width: float = WIDTH
+) -> Figure:
+    """Draw images as points, each class in a colour and with a marker of its own.
 
     Args:
-        dense: of each frame f32[h, w, D].
+        points: f32[N, 2].
+        labels: int64[N], of at most ten distinct values.
+        classes: names by label.
+        heading: what the picture is of.
+        width: inches.
 
-    Returns:
-        Of each frame f32[h, w, 3], 0–1. A component that does not vary is 0.5.
+    Raises:
+        ValueError: there are more than ten classes.
     """
-    cells = np.concatenate([frame.reshape(-1, frame.shape[-1]) for frame in dense]).astype(np.float64)
-    mean = cells.mean(axis=0)
-    some = cells[:: max(1, len(cells) // MOST_FITTED)] - mean
-    values, vectors = np.linalg.eigh(some.T @ some)
-    axes = vectors[:, ::-1][:, :3]
-    varies = values[::-1][:3] > 1e-9 * max(values.max(), 1e-30)
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    found = (cells - mean) @ axes
-    low, high = np.percentile(found, KEPT, axis=0)
-    scaled = np.clip((found - low) / np.where(high > low, high - low, 1), 0, 1)
-    colours = np.full((len(cells), 3), 0.5, np.float32)
-    colours[:, : axes.shape[1]] = np.where(varies & (high > low), scaled, 0.5)
-    ends = np.cumsum([frame.shape[0] * frame.shape[1] for frame in dense])[:-1]
-    shapes = [(*frame.shape[:2], 3) for frame in dense]
-    return [part.reshape(shape) for part, shape in zip(np.split(colours, ends), shapes, strict=True)]
+    shown = np.unique(labels)
+    if not len(shown):
+        return message("There are no images.")
+    if len(shown) > len(COLOURS):
+        raise ValueError(f"a map shows at most {len(COLOURS)} classes, not {len(shown)}")
+    figure = Figure(figsize=(width, width + 0.35 + 0.24 * -(-len(shown) // 3)), layout="constrained")
+    axes = figure.add_subplot()
+    for label, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+        axes.scatter(
+            *points[labels == label].T, s=14, color=colour, marker=marker, linewidths=0, alpha=0.85,
+            label=_short(classes[label]).lstrip("_"),  # matplotlib leaves names with an underscore out
+        )  # fmt: skip
+    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.spines[:].set_color("#DDE2E7")
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, markerscale=1.6)
+    for text in legend.get_texts():
+        text.set(color=INK, parse_math=False)
+    if heading:
+        title(axes, heading)
+    return figure
 
 
 def draw_components(
-    frames: Sequence[Image], colours: Sequence[Float], names: Sequence[str], heading: str = ""
+    frames: Sequence[Image],
+    colours: Sequence[Float | Image],
+    names: Sequence[str],
+    heading: str = "",
+    width: float = WIDTH,
 ) -> Figure:
     """Draw frames beside the principal components of their features.
 
     Args:
         frames: u8[H, W, 3] RGB each.
-        colours: of each frame f32[h, w, 3], as `component_colours` gives them.
+        colours: of each frame [h, w, 3], as `component_colours` gives them, or u8.
         names: of the frames.
         heading: what the picture is of.
+        width: inches.
     """
     if not frames:
         return message("There are no frames.")
-    height = max(frame.shape[0] / frame.shape[1] for frame in frames) * WIDTH / 2
-    figure = Figure(figsize=(WIDTH, min(height + 0.25, 4) * len(frames) + 0.4), layout="constrained")
+    height = max(frame.shape[0] / frame.shape[1] for frame in frames) * width / 2
+    figure = Figure(figsize=(width, min(height + 0.25, 4) * len(frames) + 0.4), layout="constrained")
     grid = figure.subplots(len(frames), 2, squeeze=False)
     for (left, right), frame, colour, name in zip(grid, frames, colours, names, strict=True):
         extent = (0, frame.shape[1], frame.shape[0], 0)
@@ -138,8 +148,3 @@ def draw_components(
     if heading:
         figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
     return figure
-
-
-def _normalised(features: Float) -> Float:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(lengths, np.float32(1e-12))

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.evaluation import datasets, domains, opening, probes, propagation, segmentation
+from infoaug.orchestrator.evaluation import datasets, davis, domains, opening, probes, propagation, segmentation
+from infoaug.orchestrator.evaluation import look as features
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.runtime import cluster, console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
 from infoaug.orchestrator.settings import one_line
-from infoaug.orchestrator.stages import initial_weights, pretrain
+from infoaug.orchestrator.stages import initial_weights, look, pretrain
 
 VERSION = 3  # raised when the same config would give other numbers
 MAX_CPUS = 8
@@ -89,8 +90,13 @@ def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated
     return Evaluated(stage_folder, [store.read_json(path) for path in paths.values()], resumed=len(paths))
 
 
-def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
+def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Seen | None = None) -> Evaluated:
     """Evaluate the model on every data set whose accuracies are not in the store.
+
+    Args:
+        config: the experiment.
+        pretrained: its model.
+        seen: patches and frames that the report is to show, if anything is evaluated.
 
     Raises:
         UsageError: a data set cannot be loaded; the accuracies on those before it are kept.
@@ -118,6 +124,13 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
                 key: result[key] for metric in METRICS for key in (metric, f"floor_{metric}") if key in result
             }
             _log.info("evaluated on %s: %s", name, accuracies)
+        if seen:
+            drawn = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_look)
+            try:
+                ray.get(drawn.remote(config, pretrained.stage, seen, threads))
+            except ray.exceptions.RayError as error:  # no number depends on it
+                why = cluster.reason(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)
+                console.say(escape(one_line(f"evaluate: the report will show no patches and frames: {why}")))
     results = [store.read_json(path) for path in paths.values()]
     for result in results:
         _say(result["dataset"], result.get("notes", []))
@@ -181,16 +194,38 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     result, measured = _PROTOCOLS[settings.protocol(name)](name, settings, config.extract.image_size)
     result = {"dataset": name} | result
     result |= {"baseline": "initial weights"} if config.pretrain.init else {}
-    result |= measured(trained_backbone(pretrained, config.pretrain.backbone))
+    path = result_path(stage(config, pretrained), name, settings)
+    result |= _numbers(measured(trained_backbone(pretrained, config.pretrain.backbone)), store, path)
     baseline = floor_stage(config, store)
     path = result_path(baseline, name, settings)
     if not store.exists(path):  # two trials may measure it at the same time: they get and write the same numbers
         baseline.record(config.to_yaml())
-        store.write_json(path, measured(initial_weights.stored(config, pretrained) or untrained_backbone(config)))
+        store.write_json(path, _numbers(measured(_baseline_backbone(config, pretrained)), store, path))
     return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
 
 
-Measure = Callable[[nn.Module], dict[str, Any]]  # what a backbone is worth
+def _numbers(measured: dict[str, Any], store: Store, path: str) -> dict[str, Any]:
+    """What was measured. What the report shows of it is written beside the result, whose path this is."""
+    if arrays := measured.pop("look", None):
+        look.write(store, look.beside(path), arrays)
+    return measured
+
+
+def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen) -> list[dict[str, features.Arrays]]:
+    """What of features the report shows, of `trained` and `baseline`, as `evaluation.look` gives it.
+
+    What is not there, because it was evaluated before there were pictures, is left out.
+    """
+    settings, store = config.evaluate, pretrained.store
+    places = {"trained": stage(config, pretrained), "baseline": floor_stage(config, store)}
+    found = [{whose: look.read(store, seen.path(place)) for whose, place in places.items()}]
+    for name in (*settings.datasets[:1], *settings.propagation[:1]):
+        of = {whose: look.beside(result_path(place, name, settings)) for whose, place in places.items()}
+        found.append({whose: look.read(store, path) for whose, path in of.items()})
+    return found
+
+
+Measure = Callable[[nn.Module], dict[str, Any]]  # what a backbone is worth, and in `look` what the report shows of it
 
 
 def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
@@ -199,8 +234,15 @@ def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
     shares = [percent / 100 for percent in settings.low_shot]
 
     def accuracies(backbone: nn.Module) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+
+        def keep(train: NDArray[np.float32], test: NDArray[np.float32]) -> None:
+            if name in settings.datasets[:1]:
+                shown["look"] = features.of_images(loaded, train, test)
+
         extract = _extract(backbone, settings)
-        return probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares)
+        found = probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares, keep=keep)
+        return found | shown
 
     return counts | _noted(loaded.notes), accuracies
 
@@ -217,9 +259,17 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
 def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     folder = Path(name).expanduser()
-    return _noted(propagation.check(folder)), lambda backbone: propagation.measure(
-        folder, backbone, device=probes.fastest()
-    )
+
+    def measured(backbone: nn.Module) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+
+        def keep(video: davis.Video, masks: list[NDArray[np.uint8]]) -> None:
+            if not shown and name in settings.propagation[:1]:
+                shown["look"] = look.masks(video, masks)
+
+        return propagation.measure(folder, backbone, device=probes.fastest(), keep=keep) | shown
+
+    return _noted(propagation.check(folder)), measured
 
 
 def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
@@ -254,6 +304,11 @@ def trained_backbone(pretrained: StageFolder, own: str = "") -> nn.Module:
         return load_backbone(folder, own=own)
 
 
+def _baseline_backbone(config: ExperimentConfig, pretrained: StageFolder) -> nn.Module:
+    """The backbone that training started from."""
+    return initial_weights.stored(config, pretrained) or untrained_backbone(config)
+
+
 def untrained_backbone(config: ExperimentConfig) -> nn.Module:
     """The backbone with the random weights that training starts from."""
     torch.manual_seed(config.seed)
@@ -284,3 +339,15 @@ def _measure(config: ExperimentConfig, pretrained: StageFolder, name: str, threa
     # Ray sets the number before torch is imported, and a worker that ran before has it imported already.
     torch.set_num_threads(threads)
     return measure(config, pretrained, name)
+
+
+def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, threads: int) -> None:
+    """On a worker: what the trained backbone and the baseline see in patches and frames, as far as it is missing."""
+    torch.set_num_threads(threads)
+    store = pretrained.store
+    for place, backbone in (
+        (stage(config, pretrained), lambda: trained_backbone(pretrained, config.pretrain.backbone)),
+        (floor_stage(config, store), lambda: _baseline_backbone(config, pretrained)),
+    ):
+        if not store.exists(path := seen.path(place)):
+            look.write(store, path, look.arrays(seen, store, backbone(), config.evaluate.batch_size))

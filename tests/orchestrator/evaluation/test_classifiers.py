@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from infoaug.models import memory
 from infoaug.orchestrator.config import EvaluateConfig, load
 from infoaug.orchestrator.evaluation import classifiers, rows
-from infoaug.orchestrator.evaluation.classifiers import Knn, Probe, nearest
+from infoaug.orchestrator.evaluation.classifiers import Knn, Probe
+from infoaug.orchestrator.evaluation.neighbours import nearest
 from infoaug.orchestrator.evaluation.rows import Rows
 
 MIB = 1 << 20

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from infoaug.orchestrator.config import ExperimentConfig
-from infoaug.orchestrator.reporting import figures, report
+from infoaug.orchestrator.reporting import figures, look, report
 
 VIDEO = {"name": "trial", "clips": {"path": "my/videos"}}
 MALICIOUS = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>.mp4'
@@ -101,6 +101,23 @@ def test_the_page_is_self_contained() -> None:
         assert not any(name.startswith("on") for name in attributes)
     assert "url(" not in page
     assert "@import" not in page
+
+
+def test_what_features_see_stands_beside_the_baseline_where_there_is_one() -> None:
+    assert "What the features see" not in report.page(made_up())
+    picture = figures.png(figures.message("x"))
+    looks = {"neighbours": {"trained": picture, "baseline": picture}, "components": {"trained": picture}}
+    seen = Seen(report.page(made_up(looks=looks)))
+    assert "Nearest neighbours of test images: scenes" in seen.text and "Principal components" in seen.text
+    said = [alt.partition(":")[0] for tag, of in seen.tags if tag == "img" and (alt := of["alt"])]
+    assert [said.count(whose) for whose in ("trained", "random-init baseline")] == [2, 1]
+
+
+def test_every_picture_of_what_features_see_has_a_heading_and_a_caption() -> None:
+    assert tuple(report.LOOKS) == look.NAMES
+    for name in look.NAMES:
+        looks = {name: {"trained": figures.png(figures.message("x"))}}
+        assert report.LOOKS[name] in Seen(report.page(made_up(looks=looks))).text
 
 
 def test_every_picture_is_in_the_page_with_alternative_text() -> None:

@@ -14,8 +14,9 @@ from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime.store import StageFolder, Store
-from infoaug.orchestrator.stages import evaluate
+from infoaug.orchestrator.stages import evaluate, look
 from infoaug.orchestrator.stages.evaluate import check, measure
+from infoaug.orchestrator.synthetic import textures
 from tests.orchestrator.conftest import write_domains
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
@@ -45,9 +46,10 @@ def pretrained(store: Store, seed: int) -> StageFolder:
 
 
 def floors(store: Store) -> set[str]:
-    return {name for name in store.files("floor") if Path(name).name not in ("key.json", "config.yaml")}
+    return {name for name in store.files("floor") if name.endswith(".json") and Path(name).name != "key.json"}
 
 
+NOTHING = look.Seen((), ())
 METRICS = {"knn", "probe", "validation_knn", "validation_probe", "rank_me"}
 
 
@@ -114,6 +116,40 @@ def test_corrected_labels_are_measured_again_for_the_model_and_for_its_floor(
     assert len(floors(store)) == 2
 
 
+# ---- what the report shows
+
+
+def test_the_first_labelled_set_is_shown_for_the_model_and_for_its_baseline(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    write_domains(tmp_path, count=60)
+    names = {"datasets": ["scenes", str(tmp_path / "grey")], "domains": []}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
+    model = pretrained(store, 1)
+    _, nothing = evaluate.pictured(config, model, NOTHING)
+    assert nothing == {"trained": {}, "baseline": {}}
+    for name in config.evaluate.datasets:
+        assert "look" not in measure(config, model, name)
+    assert len([path for path in store.files("") if path.endswith(".npz")]) == 2
+    _, shown = evaluate.pictured(config, model, NOTHING)
+    one, other = shown["trained"], shown["baseline"]
+    assert one.keys() == other.keys() >= {"tiles", "map"}
+    assert one["classes"].tolist() == [*textures.FAMILIES]
+    assert (one["tiles"][:, 0] == other["tiles"][:, 0]).all() and not np.array_equal(one["map"], other["map"])
+
+
+def test_what_was_measured_before_there_were_pictures_is_not_measured_again(
+    config: ExperimentConfig, store: Store
+) -> None:
+    measure(config, pretrained(store, 1), "scenes")
+    for path in [path for path in store.files("") if path.endswith(".npz")]:
+        store.delete(path)
+    second = pretrained(store, 2)
+    measure(config, second, "scenes")
+    _, shown = evaluate.pictured(config, second, NOTHING)
+    assert shown["trained"] and not shown["baseline"]
+
+
 def test_what_is_not_used_of_a_set_is_part_of_its_result(
     config: ExperimentConfig, store: Store, tmp_path: Path
 ) -> None:
@@ -178,6 +214,10 @@ def test_masks_are_segmented_and_propagated_for_the_model_and_for_its_baseline(
     assert {"jf", "j", "f", "floor_jf", "sequences"} <= davis.keys() and davis["sequences"].keys() == {"one"}
     assert 0.5 < davis["jf"] <= 1
     assert len(floors(store)) == 2
+    shown = {whose: of for found in evaluate.pictured(config, model, NOTHING) for whose, of in found.items()}
+    for whose, arrays in shown.items():
+        assert arrays["mask_names"].tolist() == [f"one, frame {n}" for n in range(4)], whose
+        assert arrays["mask_0"].sum() == 24 * 24 and arrays["mask_3"].any()
 
 
 def write_masks(root: Path) -> None:
