@@ -11,6 +11,7 @@ from infoaug.orchestrator.reporting import mask_video, retrieval
 from infoaug.orchestrator.reporting.figures import INK, title
 
 WIDTH = 4.6  # inches: two of them beside each other fill the page, and a phone shows one in about its own size
+LONGEST_NAME = 11  # signs below a patch, so that they can be read on a phone
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -43,7 +44,7 @@ def _patches(arrays: Arrays, whose: str) -> Figure:
     images, names = (
         [line[:count] for line, count in zip(arrays[of], counts, strict=True)] for of in ("patches", "patch_names")
     )
-    return retrieval.draw_neighbours(images, names, similarity, whose, width=WIDTH)
+    return retrieval.draw_neighbours(images, names, similarity, whose, width=WIDTH, longest=LONGEST_NAME)
 
 
 def _components(arrays: Arrays, whose: str) -> Figure:

@@ -158,7 +158,7 @@ def page(report: Report) -> str:
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
         incomplete=[row for row in report.ledger if row["status"] != "ok"],
         looks=LOOKS,
-        labelled=config.evaluate.datasets[:1],
+        labelled=[labels(report.results).get(name, name) for name in config.evaluate.datasets[:1]],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )

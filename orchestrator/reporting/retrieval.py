@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, INK, ORANGE, WIDTH, message, title
 
 LONGEST_NAME = 17  # signs below a picture
+WRITING, HEADING = 0.34, 0.35  # inches, above and below a picture together, and above all
 NAME_SIZES = 4.8, 7.0  # points, of the names: as large as the longest allows
 # Petroff 2021, "Accessible color sequences for data visualization", ten colours; a marker each says the same.
 COLOURS = (
@@ -28,6 +29,7 @@ def draw_neighbours(
     heading: str = "",
     right: Sequence[Sequence[bool]] | None = None,
     width: float = WIDTH,
+    longest: int = LONGEST_NAME,
 ) -> Figure:
     """Draw queries with their nearest neighbours, a row for each query.
 
@@ -39,17 +41,21 @@ def draw_neighbours(
         right: of each neighbour, whether it is what the query is: then its frame is blue and whole and it has a tick,
             else the frame is orange and broken, and it has a cross. None if there is no right and wrong.
         width: inches, if there are at least five columns.
+        longest: signs of a name that are shown, the last ones.
     """
     if not len(images):
         return message("There are no images.")
     columns = max(map(len, images))
     cell = width / max(columns, 5)
-    figure = Figure(figsize=(cell * columns, (cell + 0.3) * len(images) + 0.45), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr,call-arg]
-    grid = figure.subplots(len(images), columns, squeeze=False)
-    called = [[_short(name) for name in line] for line in names]
-    longest = max((len(name) for line in called for name in line), default=1)
-    size = float(np.clip(72 * cell / (0.6 * max(longest, 1)), *NAME_SIZES))
+    height = (cell + WRITING) * len(images) + HEADING
+    figure = Figure(figsize=(cell * columns, height))
+    # Placed by hand, because a layout engine takes a second for so many pictures.
+    grid = figure.subplots(len(images), columns, squeeze=False, gridspec_kw={
+        "left": 0.01, "right": 0.99, "wspace": 0.05, "hspace": WRITING / (cell - 0.04),
+        "bottom": WRITING / 2 / height, "top": 1 - (HEADING + WRITING / 2) / height,
+    })  # fmt: skip
+    called = [[_short(name, longest) for name in line] for line in names]
+    size = float(np.clip(72 * cell / (0.6 * max(1, *(len(name) for line in called for name in line))), *NAME_SIZES))
     for i, (line, pictures, similar) in enumerate(zip(grid, images, similarity, strict=True)):
         for n, axes in enumerate(line):
             axes.set(xticks=[], yticks=[])
@@ -61,10 +67,10 @@ def draw_neighbours(
             if right is not None and n:
                 _mark(axes, right[i][n - 1])
                 what = f"{'✓' if right[i][n - 1] else '✗'} {what}"
-            axes.set_title(what, fontsize=7, color=INK if n else DIM, pad=2)
+            axes.set_title(what, fontsize=7, color=INK if n else DIM, pad=3)
             axes.set_xlabel(called[i][n], fontsize=size, color=DIM, labelpad=2, parse_math=False)
     if heading:
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
+        figure.suptitle(heading, x=0.01, y=1, va="top", ha="left", fontsize=11, color=INK, parse_math=False)
     return figure
 
 
@@ -75,8 +81,8 @@ def _mark(axes: Axes, is_right: bool) -> None:
         spine.set_linestyle("-" if is_right else (0, (2, 1.5)))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+def _short(name: str, longest: int = LONGEST_NAME) -> str:
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def draw_map(
@@ -103,12 +109,12 @@ def draw_map(
     axes = figure.add_subplot()
     for label, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
         axes.scatter(
-            *points[labels == label].T, s=14, color=colour, marker=marker, linewidths=0, alpha=0.85,
+            *points[labels == label].T, s=22, color=colour, marker=marker, linewidths=0, alpha=0.8,
             label=_short(classes[label]).lstrip("_"),  # matplotlib leaves names with an underscore out
         )  # fmt: skip
-    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#DDE2E7")
-    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, markerscale=1.6)
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, markerscale=1.3)
     for text in legend.get_texts():
         text.set(color=INK, parse_math=False)
     if heading:

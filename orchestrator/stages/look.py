@@ -100,7 +100,7 @@ def _patches(chosen: Seen, store: Store, backbone: nn.Module, batch_size: int) -
         counts = (at >= 0).sum(axis=1)
         crops.append(pictures[np.cumsum(counts) - counts])  # of each patch the first
         groups += [clips.index(clip) if len(clips) > 1 else number] * len(rows)
-        names += [f"{clip} {window}"] * len(rows)
+        names += [f"{clip.rpartition('.')[0] or clip} {window}"] * len(rows)
     if len(set(groups)) < 2:
         return {}
     every = np.concatenate(crops)
