@@ -31,7 +31,8 @@ def _neighbours(arrays: Arrays, whose: str) -> Figure:
     names = [[str(classes[label]) for label in line] for line in labels]
     right = labels[:, 1:] == labels[:, :1]
     heading = f"{whose}: {right.mean():.0%} of these neighbours right"
-    return retrieval.draw_neighbours(arrays["tiles"], names, arrays["similarity"], heading, right.tolist(), WIDTH)
+    images = [[*line] for line in arrays["tiles"]]
+    return retrieval.draw_neighbours(images, names, arrays["similarity"], heading, right.tolist(), WIDTH)
 
 
 def _map(arrays: Arrays, whose: str) -> Figure:

@@ -43,7 +43,7 @@ def draw_neighbours(
         width: inches, if there are at least five columns.
         longest: signs of a name that are shown, the last ones.
     """
-    if not len(images):
+    if not images:
         return message("There are no images.")
     columns = max(map(len, images))
     cell = width / max(columns, 5)
@@ -108,10 +108,9 @@ def draw_map(
     figure = Figure(figsize=(width, width + 0.35 + 0.24 * -(-len(shown) // 3)), layout="constrained")
     axes = figure.add_subplot()
     for label, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
-        axes.scatter(
-            *points[labels == label].T, s=22, color=colour, marker=marker, linewidths=0, alpha=0.8,
-            label=_short(classes[label]).lstrip("_"),  # matplotlib leaves names with an underscore out
-        )  # fmt: skip
+        x, y = points[labels == label].T
+        name = _short(classes[label]).lstrip("_")  # matplotlib leaves names with an underscore out
+        axes.scatter(x, y, s=22, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#DDE2E7")
     legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, markerscale=1.3)

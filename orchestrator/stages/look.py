@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -122,8 +122,8 @@ def beside(result: str) -> str:
 
 def write(store: Store, path: str, found: look.Arrays) -> None:
     """Write arrays, whole or not at all."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **found)
+    content, named = io.BytesIO(), cast(Any, found)
+    np.savez_compressed(content, **named)
     store.write_bytes(path, content.getvalue())
 
 

@@ -12,6 +12,8 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.exporting import export
 from infoaug.orchestrator.runtime import mlflow_runs
 
+SHOWN = ("neighbours", "map", "patches", "components")  # of what features see, without masks to propagate
+
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -45,6 +47,8 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
     assert [m.step for m in client.get_metric_history(only.info.run_id, "train/loss")] == [1, 2]
     kept = artifacts(client, only.info.run_id)
     assert {"config.yaml", "report/report.html", "report/accuracy.png", "backbone/backbone.safetensors"} <= kept
+    looks = {f"report/{name}-{whose}.png" for name in SHOWN for whose in ("trained", "baseline")}
+    assert looks <= kept and "What the features see" in page
 
     folder = Path(client.download_artifacts(only.info.run_id, "backbone", str(tmp_path)))
     features = load_backbone(folder)(torch.zeros(2, 3, 16, 16))
@@ -58,7 +62,7 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
 
     capsys.readouterr()
     again = experiment.run(tiny)
-    assert again and again.report.results == told.report.results
+    assert again and again.report.results == told.report.results and again.report.looks == told.report.looks
     assert again.report.times == told.report.times, "nothing was computed, so nothing took time"
     assert "2 windows, 2 already there" in capsys.readouterr().err
     assert len(client.search_runs([only.info.experiment_id])) == 1
