@@ -59,10 +59,17 @@ class DenseFeatures:
         self.device = next(backbone.parameters()).device
         self._network = _copied(backbone, recipe, stride).to(self.device).eval().requires_grad_(False)
         self._network.to(memory_format=torch.channels_last)
-        self._normalise = Augment.of(backbone).to(self.device).normalise
+        self._augment = Augment.of(backbone).to(self.device)
         self._own_stride, self.num_features, self.layer = _probe(self._network, recipe.name, layer)
         self._pool = max(1, stride // self._own_stride)
         self.stride = self._own_stride * self._pool
+
+    def to(self, device: torch.device | str) -> "DenseFeatures":
+        """Move the network, in place."""
+        self.device = torch.device(device)
+        self._network.to(self.device)
+        self._augment.to(self.device)
+        return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -72,7 +79,7 @@ class DenseFeatures:
         return torch.cat([self._of(part) for part in images.split(max(1, pixels // (height * width)))])
 
     def _of(self, images: Tensor) -> Tensor:
-        normalised = self._normalise(images.to(self.device))
+        normalised = self._augment.normalise(images.to(self.device))
         height, width = normalised.shape[-2:]
         lacking = (0, -width % self.stride, 0, -height % self.stride)
         if any(lacking):

@@ -323,6 +323,10 @@ def embed(
     npy: Annotated[bool, typer.Option("--npy", help="Also one .npy file, and the names as .csv.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="On a GPU; smaller on a CPU.")] = 256,
     force: Annotated[bool, typer.Option("--force", help="Replace other features in that folder.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Compute on this Ray cluster, whose nodes see DATA and FOLDER."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Compute features of images, or of frames of clips, as Parquet files. Run again, it continues."""
@@ -343,6 +347,7 @@ def embed(
         npy=npy,
         batch_size=batch_size,
         force=force,
+        cluster=cluster,
         overrides=overrides or (),
     )
     for path in embedded.files:

@@ -2,23 +2,21 @@
 
 import json
 import logging
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from rich.markup import escape
 
-from infoaug.orchestrator.embedding import look, sources
+from infoaug.orchestrator.config import RayConfig, load
+from infoaug.orchestrator.embedding import filling, look, sources
 from infoaug.orchestrator.embedding import parts as on_disk
+from infoaug.orchestrator.embedding.filling import Work
 from infoaug.orchestrator.embedding.network import Network
-from infoaug.orchestrator.embedding.parts import FOLDER, Part, Parts
-from infoaug.orchestrator.embedding.sources import Data, Item, Position
+from infoaug.orchestrator.embedding.parts import FOLDER, Parts
+from infoaug.orchestrator.embedding.sources import Data
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import images
 from infoaug.orchestrator.reporting import figures
@@ -33,8 +31,6 @@ NAMED = 3  # unreadable files that a message names
 SHOWN = 96  # pixels, the least of an image in a picture
 DESCRIPTION, UNREADABLE = "embed.json", "unreadable.csv"
 NEIGHBOURS, COMPONENTS = "neighbours.png", "components.png"
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +79,7 @@ def embed(
     components: int = 0,
     npy: bool = False,
     force: bool = False,
+    cluster: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Embedded:
     """Compute features of images, or of frames of clips, by the backbone of a run.
@@ -104,6 +101,8 @@ def embed(
         components: also draw the first three principal components of the patches of so many images.
         npy: also write arrays, `features.npy`, `patches.npy` and `names.csv`.
         force: replace another embedding in that folder.
+        cluster: address of a Ray cluster whose nodes share the work, and see data and folder under the same names;
+            `local` starts one on this machine. None: `ray.address` of the config, if it is set, else this process.
         overrides: settings of the run.
 
     Raises:
@@ -132,10 +131,23 @@ def embed(
         _log.info("embedding %s by %s into %s", data, run, folder)
         parts = Parts(store, digest_of(key), network.shapes)
         if not _is_complete(described, parts):
-            described["parts"] = _fill(parts, network, found, described["peak"], batch_size)
+            row_bytes = 4 * sum(int(np.prod(shape)) for shape in network.shapes.values())
+            work = Work(network, described["peak"], batch_size, min(PART_ROWS, max(1, PART_BYTES // row_bytes)))
+            if ray := _ray(run, cluster, overrides):
+                described["parts"] = filling.on_cluster(parts, work, found, ray)
+            else:
+                described["parts"] = filling.here(parts, work, found)
             store.write_json(DESCRIPTION, described)
         count, peak = described["parts"], described["peak"]
         return _result(parts, count, found, peak, network, store, folder, neighbours, components, npy)
+
+
+def _ray(run: str, cluster: str | None, overrides: Sequence[str]) -> RayConfig | None:
+    """The cluster to compute on, if there is to be one."""
+    if cluster:
+        return RayConfig(address=cluster)
+    ray = load(run if Path(run).is_file() else None, overrides).ray
+    return ray if ray.address else None
 
 
 def _key(network: Network, data: Data, stride: int | None) -> dict[str, Any]:
@@ -178,67 +190,6 @@ def _described(store: Store, key: dict[str, Any], folder: Path, force: bool) -> 
 
 def _is_complete(described: dict[str, Any], parts: Parts) -> bool:
     return "parts" in described and all(parts.state(number) for number in range(described["parts"]))
-
-
-def _fill(parts: Parts, network: Network, data: Data, peak: int, batch_size: int) -> int:
-    """Compute the parts that are missing; the number of parts."""
-    size = network.image_size
-    limit = min(PART_ROWS, max(1, PART_BYTES // (4 * sum(int(np.prod(shape)) for shape in network.shapes.values()))))
-    number, begun = 0, 0.0
-    here: Position = (0, 0)
-    while (kept := parts.state(number)) and kept.start == here:
-        number, here, begun = number + 1, kept.after, kept.share
-    if number:
-        console.say(f"embed: {begun:.0%} is complete, going on from there")
-    unit = "frames" if data.every else "images"
-    part = Part(here, here)
-    batches = _batches(sources.items(data, size, here, peak), min(batch_size, limit), limit)
-    with console.rate("embed", unit, begun) as progress, closing(_ahead(batches)) as read:
-        for batch in read:
-            _add(part, batch, network, batch_size)
-            progress(len(batch), part.share)
-            if part.attempts == limit:
-                parts.write(number, part)
-                number, part = number + 1, Part(part.after, part.after)
-    if part.attempts:
-        parts.write(number, part)
-        number += 1
-    parts.delete_from(number)
-    return number
-
-
-def _batches(items: Iterator[Item], size: int, limit: int) -> Iterator[list[Item]]:
-    """Items in batches of at most `size`, of which none goes over a multiple of `limit`."""
-    while True:
-        for begin in range(0, limit, size):
-            batch = list(islice(items, min(size, limit - begin)))
-            if not batch:
-                return
-            yield batch
-
-
-def _ahead(values: Iterator[T]) -> Generator[T]:
-    """The same values; the next one is made in a thread meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, values, None)
-        while (value := coming.result()) is not None:
-            coming = pool.submit(next, values, None)
-            yield value
-
-
-def _add(part: Part, batch: Sequence[Item], network: Network, batch_size: int) -> None:
-    """Add the features of a batch to a part."""
-    pixels = [item.pixels for item in batch if isinstance(item.pixels, torch.Tensor)]
-    if pixels:
-        for name, values in network.features(torch.stack(pixels), batch_size).items():
-            part.columns.setdefault(name, []).append(values)
-    for item in batch:
-        if isinstance(item.pixels, str):
-            part.unreadable.append((item.name, item.frame, item.pixels))
-        else:
-            part.names.append(item.name)
-            part.frames.append(item.frame)
-    part.after, part.share = batch[-1].after, batch[-1].share
 
 
 def _result(

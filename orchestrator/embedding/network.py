@@ -64,6 +64,14 @@ class Network:
             _, channels, height, width = self._dense(torch.zeros(1, 3, self.image_size, self.image_size)).shape
             self.shapes["patches"] = (height, width, channels)
 
+    def on(self, device: str) -> "Network":
+        """The same network, moved to a device in place."""
+        self._device = device
+        self._backbone.to(device)
+        if self._dense is not None:
+            self._dense.to(device)
+        return self
+
     def features(self, images: Tensor, batch_size: int) -> dict[str, NDArray[np.float32]]:
         """What it gives of images u8[B, 3, S, S], f32[B, …], by the names of `shapes`."""
         try:

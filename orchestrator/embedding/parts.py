@@ -58,15 +58,15 @@ class Parts:
 
     def __init__(self, store: Store, digest: str, shapes: dict[str, tuple[int, ...]]) -> None:
         """`shapes`: of a row of each column; `digest`: identifies run, data and settings."""
-        self._store, self._digest, self._shapes = store, digest, shapes
+        self.store, self._digest, self._shapes = store, digest, shapes
 
     def state(self, number: int) -> Part | None:
         """What a part covers, without its rows; None if it is not there."""
         path = self._path(number)
-        if not self._store.exists(path):
+        if not self.store.exists(path):
             return None
         try:
-            said = json.loads((self._store.table_schema(path).metadata or {}).get(_STATE, b"{}"))
+            said = json.loads((self.store.table_schema(path).metadata or {}).get(_STATE, b"{}"))
         except (BrokenFileError, ValueError):
             return None
         if said.pop("digest", None) != self._digest:
@@ -86,19 +86,19 @@ class Parts:
                 table[f"{name}_shape"] = pa.FixedSizeListArray.from_arrays(pa.array(grids), len(shape))
         state: dict[str, Any] = {"digest": self._digest, "start": part.start, "after": part.after}
         state |= {"unreadable": part.unreadable, "share": part.share, "rows": len(part.names)}
-        self._store.write_table(
+        self.store.write_table(
             self._path(number), pa.table(table).replace_schema_metadata({_STATE: json.dumps(state).encode()})
         )
 
     def read(self, number: int, name: str) -> tuple[pa.Table, NDArray[np.float32]]:
         """The rows of a part, `path` and `frame`, and one of its columns as an array."""
-        table = self._store.read_table(self._path(number), ["path", "frame", name])
+        table = self.store.read_table(self._path(number), ["path", "frame", name])
         return table, arrays(table, name).reshape(len(table), *self._shapes[name])
 
     def delete_from(self, number: int) -> None:
         """Delete what lies behind the last part."""
-        while self._store.exists(self._path(number)):
-            self._store.delete(self._path(number))
+        while self.store.exists(self._path(number)):
+            self.store.delete(self._path(number))
             number += 1
 
     @staticmethod

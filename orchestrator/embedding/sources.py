@@ -37,6 +37,8 @@ class Data:
         paths: the files, in the same order.
         every: of clips, which frames: every n-th; None for images.
         notes: sentences on what is left out.
+        first, total: if these are some of the files of other data, the number of the first among them, and how many
+            they are. Positions and shares are of all files.
     """
 
     what: str
@@ -44,6 +46,13 @@ class Data:
     paths: list[Path]
     every: int | None
     notes: list[str]
+    first: int = 0
+    total: int | None = None
+
+    def some(self, begin: int, end: int) -> "Data":
+        """The files from number `begin` to before number `end`, by absolute paths, so that any process finds them."""
+        paths = [path.absolute() for path in self.paths[begin:end]]
+        return Data(self.what, self.names[begin:end], paths, self.every, [], begin, len(self.paths))
 
     def identity(self) -> str:
         """Digest of names, sizes and times of all files, and of which frames of them."""
@@ -122,24 +131,26 @@ def items(data: Data, size: int, start: Position = (0, 0), peak: int = 0) -> Ite
         start: where to begin: an item's `after`.
         peak: of image files of more than 8 bits, see `images.peak`. Frames of a folder have that of their clip.
     """
-    count = len(data.paths)
+    total = data.total or len(data.paths)
+    files = range(start[0], data.first + len(data.paths))
     if data.every is None:
-        for begin in range(start[0], count, BLOCK):
-            end = min(begin + BLOCK, count)
-            for i, pixels in enumerate(images.each(data.paths[begin:end], size, peak), begin):
-                yield Item(data.names[i], None, pixels, (i + 1, 0), (i + 1) / count)
+        for begin in files[::BLOCK]:
+            paths = data.paths[begin - data.first : begin - data.first + BLOCK]
+            for i, pixels in enumerate(images.each(paths, size, peak), begin):
+                yield Item(data.names[i - data.first], None, pixels, (i + 1, 0), (i + 1) / total)
         return
-    for i in range(start[0], count):
+    for i in files:
+        name, path = data.names[i - data.first], data.paths[i - data.first]
         frame: int | None = None
-        share = partial(_share, i, count)
+        share = partial(_share, i, total)
         try:
-            for frame, pixels, within in _frames(data.paths[i], data.every, start[1] if i == start[0] else 0, size):
-                yield Item(data.names[i], frame, pixels, (i, frame + data.every), share(within))
+            for frame, pixels, within in _frames(path, data.every, start[1] if i == start[0] else 0, size):
+                yield Item(name, frame, pixels, (i, frame + data.every), share(within))
             if frame is None and (i, 0) >= start:
-                yield Item(data.names[i], None, "it has no frame that can be decoded", (i + 1, 0), share(1))
+                yield Item(name, None, "it has no frame that can be decoded", (i + 1, 0), share(1))
         except ClipError as error:
             frame = None if frame is None else frame + data.every
-            yield Item(data.names[i], frame, str(error), (i + 1, 0), share(1))
+            yield Item(name, frame, str(error), (i + 1, 0), share(1))
 
 
 def again(data: Data, name: str, frame: int | None, size: int, peak: int = 0) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from infoaug.models.backbones import load_backbone
 from infoaug.orchestrator import cli
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.embedding import embed as embedding
-from infoaug.orchestrator.embedding import look
+from infoaug.orchestrator.embedding import filling, look, sources
 from infoaug.orchestrator.embedding.embed import embed
 from infoaug.orchestrator.embedding.network import Network
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -66,6 +66,44 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0)
+
+
+# ---- on other machines
+
+
+def test_some_files_of_data_give_the_items_that_they_give_among_all(
+    folder: Path, write_clip: Callable[[str, int], Path]
+) -> None:
+    for number in range(4):
+        clips = write_clip(f"{number}.avi", 3 + number).parent
+    for what, every, cut in ((folder, None, 9), (clips, 2, 2)):
+        data = sources.find(str(what), every)
+        every_item = [*sources.items(data, 32)]
+        first, rest = data.some(0, cut), data.some(cut, len(data.paths))
+        found = [*sources.items(first, 32), *sources.items(rest, 32, (cut, 0))]
+        assert len(found) == len(every_item) and all(path.is_absolute() for path in rest.paths)
+        for one, other in zip(found, every_item, strict=True):
+            assert (one.name, one.frame, one.after, one.share) == (other.name, other.frame, other.after, other.share)
+            assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_file_that_a_worker_does_not_see_is_an_error_and_not_unreadable(folder: Path) -> None:
+    data = sources.find(str(folder), None)
+    row = filling._files(data, (0, 0), (5, 0))
+    assert filling._data(row, None).paths == data.paths[:5]
+    data.paths[3].unlink()
+    with pytest.raises(StageError, match=r"does not see '.*03\.png': give data that lies under the same name"):
+        filling._data(row, None)
+
+
+def test_a_cluster_is_used_only_where_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    (tmp_path / "run.yaml").write_text("ray: {address: 'auto'}")
+    named = [embedding._ray(str(tmp_path / "run.yaml"), given, ()) for given in (None, "other:1")]
+    assert [ray.address for ray in named if ray] == ["auto", "other:1"]
+    assert embedding._ray(str(tmp_path), None, ()) is None
+    ray = embedding._ray(str(tmp_path), None, ["ray.address=a:1"])
+    assert ray and ray.address == "a:1"
 
 
 # ---- the numbers
