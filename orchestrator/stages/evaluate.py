@@ -179,6 +179,8 @@ def cpus(config: ExperimentConfig, available: int) -> int:
 def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, Any]:
     """Evaluate the trained backbone and its random-init baseline on one data set. The baseline is measured once.
 
+    Of the first labelled and the first propagated set, what the report shows is written beside the results.
+
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
         set's protocol measures (`probes.accuracies`, `domains.accuracies`, `propagation.measure`,
