@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,14 @@ class Measures:
 
     Attributes:
         path: of the results.
-        videos: folder as DAVIS; None: no J&F.
+        videos: sequences with masks; none: no J&F.
         propagation: its settings.
         scenes: with masks of classes; None: no mIoU.
         segmentation: its settings.
     """
 
     path: Path
-    videos: Path | None
+    videos: Sequence[davis.Video]
     propagation: PropagationSettings
     scenes: segmentation.Scenes | None
     segmentation: EvaluateConfig
@@ -107,10 +107,10 @@ class Measures:
         results: Results = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
         for each in sorted(every, key=lambda trained: trained.seed):
             own = results.setdefault(each.key, {"arm": each.arm, "seed": each.seed, "sequences": {}})
-            backbone, wanted = each.load(), self._sequences()
-            for name in wanted:
-                if name not in own["sequences"]:
-                    own["sequences"][name] = self._propagated(backbone, name)
+            backbone, wanted = each.load(), [video.name for video in self.videos]
+            for video in self.videos:
+                if video.name not in own["sequences"]:
+                    own["sequences"][video.name] = self._propagated(backbone, video)
                     self._save(results)
             if self.scenes and "miou" not in own:
                 started = time.perf_counter()
@@ -122,16 +122,9 @@ class Measures:
             print(f"{each.key}: {', '.join(told)}", flush=True)
         return results
 
-    def _sequences(self) -> list[str]:
-        if not self.videos:
-            return []
-        return [video.name for video in davis.videos(self.videos, self.propagation.sequences)]
-
-    def _propagated(self, backbone: nn.Module, name: str) -> dict[str, float]:
-        assert self.videos
+    def _propagated(self, backbone: nn.Module, video: davis.Video) -> dict[str, float]:
         started = time.perf_counter()
-        settings = replace(self.propagation, sequences=(name,))
-        values = propagation.measure(self.videos, backbone, settings, probes.fastest())
+        values = propagation.measure([video], backbone, self.propagation, probes.fastest())
         return {of: values[of] for of in MEASURES} | {"seconds": time.perf_counter() - started}
 
     def _save(self, results: Results) -> None:
@@ -197,10 +190,11 @@ def main() -> None:
     given = parser.parse_args()
     every = [each for arm in given.arms for each in backbones_of(arm, given.seeds)]
     config = EvaluateConfig(void=given.void, limit=given.limit)
+    wanted = [*filter(None, given.sequences.split(","))]
     measures = Measures(
         given.results,
-        given.propagation,
-        PropagationSettings(size=given.size, sequences=tuple(filter(None, given.sequences.split(",")))),
+        propagation.load(given.propagation, wanted)[0] if given.propagation else [],
+        PropagationSettings(size=given.size),
         segmentation.load(str(given.segmentation), config) if given.segmentation else None,
         config,
     )

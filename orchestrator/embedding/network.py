@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from infoaug.models import initial
 from infoaug.models.backbones import Recipe, short
-from infoaug.models.dense import DenseFeatures
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import probes
+from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.exporting import export
 from infoaug.orchestrator.runtime.store import digest_of
 from infoaug.orchestrator.settings import one_line
@@ -55,7 +55,7 @@ class Network:
         weights = initial.of_backbone(self._backbone, run).digest
         self.identity = digest_of({"weights": weights, "name": recipe.name, "kwargs": recipe.kwargs, **code}, 16)
         self._device = probes.fastest()
-        self._dense = _dense(self._backbone.to(self._device), stride) if stride else None
+        self._dense = dense_features(self._backbone.to(self._device), "--patches", stride=stride) if stride else None
         self.image_size = image_size or recipe.image_size
         if self.image_size != recipe.image_size:
             _fit(self._backbone, self.image_size)
@@ -103,10 +103,3 @@ def _fit(backbone: Any, size: int) -> None:
         recipe, why = backbone.recipe, short(error)
         remedy = f"give another --image-size, or none for the {recipe.image_size} pixels of its training"
         raise UsageError(one_line(f"{recipe.name!r} takes no images of {size} pixels ({why}): {remedy}")) from None
-
-
-def _dense(backbone: nn.Module, stride: int) -> DenseFeatures:
-    try:
-        return DenseFeatures(backbone, stride=stride)
-    except ValueError as error:
-        raise UsageError(one_line(f"--patches: {error}").rstrip(".")) from None

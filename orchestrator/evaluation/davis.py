@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.evaluation import index_masks
 from infoaug.orchestrator.evaluation.images import SUFFIXES, check_size
 from infoaug.orchestrator.settings import one_line
 
@@ -116,27 +117,11 @@ def objects(video: Video) -> Objects:
 
 
 def mask_values(path: Path) -> NDArray[np.uint8]:
-    """The values u8[H, W] of a mask: the indices of a palette, or grey values.
-
-    Raises:
-        StageError: the file cannot be read, or has colours.
-    """
+    """The values u8[H, W] of a mask. Raises StageError if `index_masks.read` cannot read it."""
     try:
-        with Image.open(path) as image:
-            check_size(*image.size[::-1])
-            bands = np.asarray(image.convert("L") if image.mode == "1" else image)
-    except Exception as error:  # Pillow raises errors of many kinds for a broken file
-        raise StageError(one_line(f"the mask '{path}' cannot be read ({error}): copy it again"), retry=False) from None
-    colours = bands.ndim == 3 and (bands[..., : 1 if bands.shape[2] == 2 else 3] != bands[..., :1]).any()
-    if colours or bands.dtype != np.uint8:
-        raise StageError(
-            one_line(
-                f"the mask '{path}' has colours or more than 8 bits: save it as a PNG with a palette, or in grey, with "
-                "the number of the object in every pixel"
-            ),
-            retry=False,
-        )
-    return np.ascontiguousarray(bands if bands.ndim == 2 else bands[..., 0])
+        return index_masks.read(path)
+    except ValueError as error:
+        raise StageError(str(error), retry=False) from None
 
 
 def frame(path: Path) -> NDArray[np.uint8]:
@@ -191,5 +176,5 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             check_size(*image.size[::-1])
             return image.size
-    except Exception as error:  # as in `mask_values`
+    except Exception as error:  # as in `index_masks.read`
         raise UsageError(one_line(f"'{path}' cannot be read ({error}): copy it again")) from None

@@ -35,6 +35,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_UPRIGHT[value] for value in (5, 6, 7, 8)}  # which swap the sides
 
 
 class _Picture(NamedTuple):
@@ -110,6 +111,13 @@ def original(path: Path) -> Tensor:
         if stored.mode.startswith("I"):
             raise ValueError("it has more than 8 bits a colour: save it with 8")
         return F.pil_to_tensor(_opaque(_upright(stored, stored)))
+
+
+def original_size(path: Path) -> tuple[int, int]:
+    """Height and width of `original`, from the header: pixels. Raises as it does."""
+    with _opened(path) as stored:
+        width, height = stored.size
+        return (width, height) if _turn(stored) in _SIDEWAYS else (height, width)
 
 
 def each(paths: Sequence[Path], size: int, peak: int = 0) -> Iterator[Tensor | str]:
@@ -227,11 +235,15 @@ def _deep_colour(path: Path) -> list[Image.Image]:
 
 def _upright(image: Image.Image, stored: Image.Image) -> Image.Image:
     """An image, turned as the EXIF orientation of the stored one says."""
-    try:
-        turn = _UPRIGHT.get(stored.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF says nothing about the pixels
-        turn = None
+    turn = _turn(stored)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(stored: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(stored.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return None
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@ trained: the features alone say which places of two frames belong together.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from infoaug.models.dense import DenseFeatures
-from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import davis, region_boundary
 from infoaug.orchestrator.evaluation.correspondence import Labelled, carry, unit
+from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.settings import one_line
 
 _RESNET_LAYER = 3  # of 0–4
@@ -41,7 +41,6 @@ class PropagationSettings:
         temperature: of their weights, exp(cosine / temperature).
         radius: cells; only cells at most so many rows and columns away are compared. 0: all cells.
         queue: last frames that labels are taken from, beside the first.
-        sequences: names of those that are measured; empty for all.
     """
 
     size: int = 480
@@ -51,7 +50,6 @@ class PropagationSettings:
     temperature: float = 0.1
     radius: int = 12
     queue: int = 7
-    sequences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value out of its range."""
@@ -63,22 +61,29 @@ class PropagationSettings:
             raise ValueError(f"temperature must be above 0, not {self.temperature}")
 
 
-def check(folder: Path, settings: PropagationSettings | None = None) -> list[str]:
-    """Check a folder as DAVIS lays it out, from the first masks and the headers of all images; give notes on it.
+def load(folder: Path, sequences: Sequence[str] = ()) -> tuple[list[davis.Video], list[str]]:
+    """The sequences of a folder as DAVIS lays it out, checked by their first masks and the headers of all images.
+
+    Args:
+        folder: of the sequences.
+        sequences: names of those that are wanted; empty for all.
+
+    Returns:
+        The sequences, and sentences on what is not measured.
 
     Raises:
         UsageError: as `davis.videos` and `davis.check`.
     """
     notes = []
-    for video in davis.videos(folder, (settings or PropagationSettings()).sequences):
+    for video in (videos := davis.videos(folder, sequences)):
         davis.check(video)
         if unmasked := len(video.frames) - len(video.masks):
             notes.append(one_line(f"sequence '{video.name}': {unmasked} frames have no mask and are not measured"))
-    return notes
+    return videos, notes
 
 
 def measure(
-    folder: Path,
+    videos: Sequence[davis.Video],
     backbone: nn.Module,
     settings: PropagationSettings | None = None,
     device: torch.device | str = "cpu",
@@ -86,14 +91,14 @@ def measure(
     done: Callable[[str, dict[str, Any]], None] | None = None,
     keep: Callable[[davis.Video, list[NDArray[np.uint8]]], None] | None = None,
 ) -> dict[str, Any]:
-    """J&F (shares, 0–1) of a backbone on the sequences of a folder.
+    """J&F (shares, 0–1) of a backbone on sequences.
 
     The first frame, whose mask is given, and the last are left out, as in DAVIS's own evaluation of this task. J and F
     are means over the other frames that have a mask, for every object of the first mask; `j` and `f` are means over the
     objects of all sequences, as there.
 
     Args:
-        folder: as `check` takes it.
+        videos: of `load`.
         backbone: stays as it is, but for its device.
         done: called with the name and the values of every sequence when it is measured.
         keep: called with every sequence and its propagated masks, one u8[H, W] a frame, 0 or the number of the object.
@@ -103,12 +108,10 @@ def measure(
         `f` of each) and `frames` (how many were measured); `stride` (pixels) and `layer`, which were used.
 
     Raises:
-        UsageError: as `check`; or the backbone has no dense features.
+        UsageError: the backbone has no dense features.
         StageError: an image cannot be read.
     """
     settings = settings or PropagationSettings()
-    check(folder, settings)
-    videos = davis.videos(folder, settings.sequences)
     dense = features_of(backbone, settings, device)
     result: dict[str, Any] = {}
     for video in videos:
@@ -125,10 +128,7 @@ def measure(
 def features_of(backbone: nn.Module, settings: PropagationSettings, device: torch.device | str) -> DenseFeatures:
     """The dense features that the settings ask for. Raises UsageError if the backbone has none."""
     layer = _RESNET_LAYER if settings.layer is None and isinstance(backbone, ResNet) else settings.layer
-    try:
-        return DenseFeatures(backbone.to(device), layer, settings.stride)
-    except ValueError as error:
-        raise UsageError(one_line(f"propagation: {error}")) from None
+    return dense_features(backbone.to(device), "propagation", layer, settings.stride)
 
 
 def propagated(video: davis.Video, dense: DenseFeatures, settings: PropagationSettings) -> Iterator[NDArray[np.uint8]]:

@@ -5,14 +5,13 @@ centre. For a test image its logits are resized to the image (bilinear) and the 
 (Oquab et al. 2023, section 7.4, evaluate the same way with a layer trained on whole maps).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,8 +19,9 @@ from infoaug.models.dense import DenseFeatures
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import image_folder, images
+from infoaug.orchestrator.evaluation import image_folder, images, index_masks
 from infoaug.orchestrator.evaluation.classifiers import Probe
+from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.evaluation.rows import Rows
 
 MOST_POSITIONS = 200_000  # of all training images, on which the convolution is fitted
@@ -80,10 +80,9 @@ def load(name: str, config: EvaluateConfig) -> Scenes:
     for split in pictures:
         for picture, mask in zip(pictures[split], masks[split], strict=True):
             found = _mask(mask)
-            with Image.open(picture) as image:
-                if image.size != found.shape[::-1]:
-                    sizes = f"{found.shape[1]}x{found.shape[0]} pixels, its image {image.size[0]}x{image.size[1]}"
-                    raise UsageError(settings.one_line(f"'{mask}' has {sizes}: make them the same"))
+            if (size := _read(picture, images.original_size)) != found.shape:
+                sizes = f"{found.shape[1]}x{found.shape[0]} pixels, its image {size[1]}x{size[0]}"
+                raise UsageError(settings.one_line(f"'{mask}' has {sizes}: make them the same"))
             if split == "train":
                 present[np.unique(found)] = True
     present[list(void)] = False
@@ -97,21 +96,21 @@ def load(name: str, config: EvaluateConfig) -> Scenes:
     return Scenes(name, pictures, masks, int(np.flatnonzero(present)[-1]) + 1, void, notes)
 
 
-def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device: str) -> dict[str, Any]:
+def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device: str = "cpu") -> dict[str, Any]:
     """Fit the convolution on the training images and segment the test images.
 
     Returns:
         `miou`: mean over the classes that a test image shows or is said to show. `pixel_accuracy`. `iou`: by class,
         None for those that are in neither. All are shares, 0–1.
     """
-    dense = dense_features(backbone, device)
+    dense = dense_features(backbone.to(device), "evaluate.segmentation")
     most = max(1, MOST_POSITIONS // len(scenes.images["train"]))
     features, classes = zip(*_positions(scenes, dense, most), strict=True)
     probe = Probe(Rows(np.concatenate(features), device), np.concatenate(classes), config)
     confusion = np.zeros((scenes.classes, scenes.classes), np.int64)
     for picture, mask in zip(scenes.images["test"], scenes.masks["test"], strict=True):
         known = _mask(mask)
-        found = _segmented(dense, probe, images.original(picture))
+        found = _segmented(dense, probe, _read(picture, images.original))
         counts = ~np.isin(known, scenes.void) & (known < scenes.classes)
         pairs = known[counts].astype(np.int64) * scenes.classes + found[counts]
         confusion += np.bincount(pairs, minlength=scenes.classes**2).reshape(confusion.shape)
@@ -136,7 +135,7 @@ def _positions(
     """Features f32[n, D] and classes int64[n] of at most so many positions of every training image, drawn evenly."""
     random = np.random.default_rng(0)
     for picture, mask in zip(scenes.images["train"], scenes.masks["train"], strict=True):
-        found = dense(images.original(picture)[None])[0].flatten(1).T.cpu().numpy()
+        found = dense(_read(picture, images.original)[None])[0].flatten(1).T.cpu().numpy()
         height, width = (known := _mask(mask)).shape
         rows, columns = (np.arange(dense.stride // 2, side + dense.stride // 2, dense.stride) for side in known.shape)
         at = known[np.minimum(rows, height - 1)][:, np.minimum(columns, width - 1)].ravel()
@@ -155,14 +154,6 @@ def _segmented(dense: DenseFeatures, probe: Probe, image: Tensor) -> NDArray[np.
     whole = F.interpolate(logits, sides, mode="bilinear", align_corners=False)[0, :, :height, :width]
     classes: NDArray[np.int64] = probe.classes[whole.argmax(dim=0).cpu().numpy()]
     return classes
-
-
-def dense_features(backbone: nn.Module, device: str = "cpu") -> DenseFeatures:
-    """The features that are segmented. Raises UsageError if the backbone has none."""
-    try:
-        return DenseFeatures(backbone.to(device))
-    except ValueError as error:
-        raise UsageError(settings.one_line(str(error)).rstrip(".")) from None
 
 
 def _layout(name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], list[str]]:
@@ -196,11 +187,16 @@ def _layout(name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], li
 
 
 def _mask(path: Path) -> NDArray[np.uint8]:
-    """The class indices of a mask, u8[H, W]. Raises UsageError for a file that has none."""
+    """The class indices of a mask, u8[H, W]; those of 1 bit are 0 and 1. Raises UsageError for a file that has none."""
     try:
-        with Image.open(path) as stored:
-            if stored.mode not in ("L", "P"):
-                raise ValueError(f"its mode is {stored.mode}: save class indices as grey or palette PNG of 8 bits")
-            return np.array(stored)
-    except (OSError, ValueError) as error:
-        raise UsageError(settings.one_line(f"mask '{path}' cannot be read: {error}")) from error
+        return index_masks.read(path, white=1)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _read(picture: Path, reader: Callable[[Path], Any]) -> Any:
+    """What a reader of `images` gives of an image. Raises UsageError if it cannot be read."""
+    try:
+        return reader(picture)
+    except Exception as error:  # as in `index_masks.read`
+        raise UsageError(settings.one_line(f"the image '{picture}' cannot be read ({error}): replace it")) from None

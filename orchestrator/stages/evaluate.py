@@ -23,6 +23,7 @@ from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfi
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, davis, domains, opening, probes, propagation, segmentation
 from infoaug.orchestrator.evaluation import look as features
+from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.runtime import cluster, console, scratch
 from infoaug.orchestrator.runtime.store import StageFolder, Store, file_name
@@ -31,6 +32,7 @@ from infoaug.orchestrator.stages import initial_weights, look, pretrain
 
 VERSION = 3  # raised when the same config would give other numbers
 MAX_CPUS = 8
+DENSE = ("propagation", "segmentation")  # protocols of dense features
 
 _log = logging.getLogger(__name__)
 
@@ -157,12 +159,12 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
     for name in settings.domains:
         _say(name, datasets.check_domains(name, settings))
     for name in settings.propagation:
-        _say(name, propagation.check(Path(name).expanduser()))
+        _say(name, propagation.load(Path(name).expanduser())[1])
     for name in settings.segmentation:
         _say(name, segmentation.check(name))
-    if settings.propagation or settings.segmentation:
-        with torch.random.fork_rng(devices=[]):
-            segmentation.dense_features(untrained_backbone(config))
+    if dense := [protocol for protocol in DENSE if getattr(settings, protocol)]:
+        with torch.random.fork_rng(devices=[]):  # a fraction of a second
+            dense_features(untrained_backbone(config), f"evaluate.{dense[0]}")
 
 
 def cpus(config: ExperimentConfig, available: int) -> int:
@@ -260,7 +262,7 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
 
 def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
-    folder = Path(name).expanduser()
+    videos, notes = propagation.load(Path(name).expanduser())
 
     def measured(backbone: nn.Module) -> dict[str, Any]:
         shown: dict[str, Any] = {}
@@ -269,9 +271,9 @@ def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[s
             if not shown and name in settings.propagation[:1]:
                 shown["look"] = look.masks(video, masks)
 
-        return propagation.measure(folder, backbone, device=probes.fastest(), keep=keep) | shown
+        return propagation.measure(videos, backbone, device=probes.fastest(), keep=keep) | shown
 
-    return _noted(propagation.check(folder)), measured
+    return _noted(notes), measured
 
 
 def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:

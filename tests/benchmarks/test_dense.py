@@ -89,6 +89,6 @@ def test_what_the_results_have_is_not_measured_again(dense, tmp_path, monkeypatc
     results.write_text(json.dumps(found))
     asked = []
     whole = dense.propagation.measure
-    monkeypatch.setattr(dense.propagation, "measure", lambda *given: asked.append(given[2].sequences) or whole(*given))
+    monkeypatch.setattr(dense.propagation, "measure", lambda *given: asked.append([video.name for video in given[0]]) or whole(*given))
     dense.main()
-    assert asked == [("bird",)]
+    assert asked == [["bird"]]

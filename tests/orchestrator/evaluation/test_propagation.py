@@ -54,8 +54,12 @@ def _render(folder: Path, squares: int, *, palette: bool = False, step: int = 4)
     return folder
 
 
+def _videos(folder: Path) -> list[davis.Video]:
+    return propagation.load(folder)[0]
+
+
 def test_the_mask_of_a_moving_square_is_carried_nearly_perfectly(tmp_path, backbone):
-    found = propagation.measure(_render(tmp_path, 1), backbone, SETTINGS)
+    found = propagation.measure(_videos(_render(tmp_path, 1)), backbone, SETTINGS)
     assert found["j"] > 0.9 and found["f"] > 0.95
     assert found["jf"] == pytest.approx((found["j"] + found["f"]) / 2)
     assert found["sequences"]["squares"]["frames"] == FRAMES - 2  # without the first and the last
@@ -63,7 +67,7 @@ def test_the_mask_of_a_moving_square_is_carried_nearly_perfectly(tmp_path, backb
 
 
 def test_several_objects_are_told_apart(tmp_path, backbone):
-    found = propagation.measure(_render(tmp_path, 2, palette=True), backbone, SETTINGS)
+    found = propagation.measure(_videos(_render(tmp_path, 2, palette=True)), backbone, SETTINGS)
     first, second = found["sequences"]["squares"]["objects"]
     assert min(first["j"], second["j"]) > 0.9
     assert found["j"] == pytest.approx((first["j"] + second["j"]) / 2)
@@ -71,9 +75,9 @@ def test_several_objects_are_told_apart(tmp_path, backbone):
 
 def test_a_mask_that_stays_where_it_was_is_worse(tmp_path, backbone):
     """With a radius that the square's steps exceed, its mask cannot follow."""
-    folder = _render(tmp_path, 1, step=12)
-    follows = propagation.measure(folder, backbone, SETTINGS)
-    stays = propagation.measure(folder, backbone, PropagationSettings(size=96, stride=4, layer=0, radius=1, queue=0))
+    videos = _videos(_render(tmp_path, 1, step=12))
+    follows = propagation.measure(videos, backbone, SETTINGS)
+    stays = propagation.measure(videos, backbone, PropagationSettings(size=96, stride=4, layer=0, radius=1, queue=0))
     assert stays["j"] < 0.5 < 0.8 < follows["j"]
 
 
@@ -90,7 +94,7 @@ def test_frames_are_resized_and_the_masks_have_the_size_that_they_had(tmp_path, 
 def test_a_vit_propagates_too(tmp_path):
     torch.manual_seed(0)
     vit = create_backbone("vit_tiny_patch16_224", 32, embed_dim=24, depth=1, num_heads=2)
-    found = propagation.measure(_render(tmp_path, 1), vit, PropagationSettings(size=96, stride=4, radius=4))
+    found = propagation.measure(_videos(_render(tmp_path, 1)), vit, PropagationSettings(size=96, stride=4, radius=4))
     assert found["j"] > 0.5
 
 
@@ -106,17 +110,17 @@ def test_means_are_over_frames_then_over_the_objects_of_all_sequences(tmp_path, 
             values = np.asarray(image) == 1
         Image.fromarray(np.uint8(255) * values).save(path)
     told: list[str] = []
-    found = propagation.measure(folder, backbone, SETTINGS, done=lambda name, values: told.append(name))
+    found = propagation.measure(_videos(folder), backbone, SETTINGS, done=lambda name, values: told.append(name))
     objects = [each["j"] for name in ("one", "squares") for each in found["sequences"][name]["objects"]]
     assert len(objects) == 3 and found["j"] == pytest.approx(np.mean(objects))
     assert told == ["one", "squares"]
-    only = PropagationSettings(size=96, stride=4, layer=0, radius=4, queue=3, sequences=("one",))
-    assert propagation.measure(folder, backbone, only)["sequences"] == {"one": found["sequences"]["one"]}
+    only, _ = propagation.load(folder, ["one"])
+    assert propagation.measure(only, backbone, SETTINGS)["sequences"] == {"one": found["sequences"]["one"]}
 
 
 def test_the_backbone_stays_as_it_is(tmp_path, backbone):
     before = copy.deepcopy(backbone.state_dict())
-    propagation.measure(_render(tmp_path, 1), backbone.train(), SETTINGS)
+    propagation.measure(_videos(_render(tmp_path, 1)), backbone.train(), SETTINGS)
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
@@ -124,20 +128,19 @@ def test_the_backbone_stays_as_it_is(tmp_path, backbone):
 def test_frames_without_a_mask_are_told_of_and_not_measured(tmp_path, backbone):
     folder = _render(tmp_path, 1)
     (folder / davis.MASKS / "squares" / "00002.png").unlink()
-    assert propagation.check(folder) == ["sequence 'squares': 1 frames have no mask and are not measured"]
-    assert propagation.measure(folder, backbone, SETTINGS)["sequences"]["squares"]["frames"] == FRAMES - 3
+    videos, notes = propagation.load(folder)
+    assert notes == ["sequence 'squares': 1 frames have no mask and are not measured"]
+    assert propagation.measure(videos, backbone, SETTINGS)["sequences"]["squares"]["frames"] == FRAMES - 3
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
     folder = _render(tmp_path, 1)
     own = create_backbone("tests.models.own_models:Tiny", 32)
     with pytest.raises(UsageError, match=r"propagation: 'tests\.models\.own_models:Tiny' has no dense features"):
-        propagation.measure(folder, own)
+        propagation.measure(_videos(folder), own)
     Image.new("L", SIZE[::-1]).save(folder / davis.MASKS / "squares" / "00000.png")
     with pytest.raises(UsageError, match="has no object"):
-        propagation.check(folder)
-    with pytest.raises(UsageError, match="has no object"):
-        propagation.measure(folder, own)
+        propagation.load(folder)
 
 
 def test_the_default_layer_is_a_resnets_third_stage_and_a_vits_last_block(backbone):
@@ -161,7 +164,7 @@ def test_a_video_of_the_propagated_masks(tmp_path, backbone, suffix):
     def keep(video: davis.Video, masks: list[NDArray[np.uint8]]) -> None:
         paths.append(mask_video.save(video, masks, tmp_path / "videos" / f"{video.name}{suffix}"))
 
-    propagation.measure(_render(tmp_path, 2, palette=True), backbone, SETTINGS, keep=keep)
+    propagation.measure(_videos(_render(tmp_path, 2, palette=True)), backbone, SETTINGS, keep=keep)
     assert paths[0].stat().st_size > 1000
 
 

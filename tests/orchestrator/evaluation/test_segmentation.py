@@ -47,7 +47,7 @@ def test_regions_of_one_colour_are_segmented(tmp_path: Path) -> None:
     scenes = segmentation.load(str(folder(tmp_path)), config())
     assert (scenes.classes, len(scenes.images["train"]), scenes.notes) == (3, 4, [])
     found = segmentation.measure(scenes, backbone(), config(), "cpu")
-    assert found["miou"] > 0.75 and found["pixel_accuracy"] > 0.9
+    assert found["miou"] > 0.75 and found["pixel_accuracy"] > 0.8
     assert found["miou"] == pytest.approx(np.mean(found["iou"])) and len(found["iou"]) == 3
     assert found == segmentation.measure(scenes, backbone(), config(), "cpu")
 
@@ -92,12 +92,45 @@ def broken(root: Path, what: str) -> None:
     elif what == "size":
         Image.fromarray(np.zeros((HEIGHT, WIDTH + 1), np.uint8)).save(mask)
     elif what == "colours":
-        Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(mask)
+        Image.new("RGB", (WIDTH, HEIGHT), "red").save(mask)
+    elif what == "16 bits":
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(mask)
+    elif what == "too large":  # for Pillow too
+        Image.new("1", (20_000, 10_000)).save(mask)
+    elif what == "no image":
+        (root / "images" / "test" / "0.jpg").write_bytes(b"nothing")
     elif what == "one class":
         for file in mask.parent.iterdir():
             Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(file)
     elif what == "no file":
         mask.write_bytes(b"nothing")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA"])
+def test_masks_are_read_from_every_kind_of_picture_whose_colours_are_equal(tmp_path: Path, mode: str) -> None:
+    folder(tmp_path)
+    for file in (tmp_path / "masks").glob("*/*.png"):
+        values = np.uint8(np.array(Image.open(file)) == 1)
+        if mode == "P":
+            stored = Image.fromarray(values)
+            stored.putpalette([0, 0, 0, 200, 10, 10])
+        else:
+            stored = Image.fromarray(values.astype(bool)) if mode == "1" else Image.fromarray(values).convert(mode)
+        stored.save(file)
+    scenes = segmentation.load(str(tmp_path), config())
+    assert scenes.classes == 2
+    assert segmentation.measure(scenes, backbone(), config(), "cpu")["pixel_accuracy"] > 0.8
+
+
+def test_masks_are_of_the_images_turned_upright(tmp_path: Path) -> None:
+    before = segmentation.measure(segmentation.load(str(folder(tmp_path)), config()), backbone(), config())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (tmp_path / "images").glob("*/*.jpg"):
+        with Image.open(file) as stored:
+            stored.transpose(Image.Transpose.ROTATE_90).save(file, exif=exif, quality=95)
+    after = segmentation.measure(segmentation.load(str(tmp_path), config()), backbone(), config())
+    assert after["miou"] == pytest.approx(before["miou"], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +139,10 @@ def broken(root: Path, what: str) -> None:
         ("no mask", "1.jpg' has no mask '"),
         ("no test", "must hold images/train and images/test"),
         ("size", f"has {WIDTH + 1}x{HEIGHT} pixels, its image {WIDTH}x{HEIGHT}: make them the same"),
-        ("colours", "its mode is RGB: save class indices"),
+        ("colours", "1.png' has colours or more than 8 bits: save it"),
+        ("16 bits", "1.png' has colours or more than 8 bits: save it"),
+        ("too large", "1.png' cannot be read"),
+        ("no image", "0.jpg' cannot be read"),
         ("one class", r"show 1 classes beside void \(7\)"),
         ("no file", "cannot be read"),
     ],
