@@ -463,11 +463,17 @@ class PretrainConfig(Section):
         return f"it is a setting of {', '.join(known)}" if section == "framework_settings" and known else ""
 
 
-PROTOCOLS = ("datasets", "domains", "propagation", "segmentation")  # settings of `evaluate` that name data sets
+PROTOCOLS = (
+    "datasets",
+    "domains",
+    "propagation",
+    "keypoints",
+    "segmentation",
+)  # settings of `evaluate` that name data sets
 
 
 class EvaluateConfig(Section):
-    """Evaluation of the frozen backbone, without heads: kNN, a linear probe, propagated masks, linear segmentation."""
+    """Evaluation of the frozen backbone, without heads: accuracy of classifiers, propagated labels, segmentation."""
 
     # What an accuracy is measured on and when is no part of the experiment's identity: results are stored by data set,
     # so that another data set can be added to a finished experiment.
@@ -479,6 +485,10 @@ class EvaluateConfig(Section):
     )
     propagation: Annotated[ListOfNames, Runtime] = Field(
         [], description="folders `JPEGImages/SEQUENCE` and `Annotations/SEQUENCE`, as DAVIS: masks are propagated"
+    )
+    keypoints: Annotated[ListOfNames, Runtime] = Field(
+        [],
+        description="folders as those of propagation, with `Keypoints/SEQUENCE.json`, as BADJA: joints are propagated",
     )
     segmentation: Annotated[ListOfNames, Runtime] = Field(
         [], description="folders `images/SPLIT` and `masks/SPLIT` (PNG, class indices): linear segmentation"

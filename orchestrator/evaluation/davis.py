@@ -60,7 +60,7 @@ def videos(folder: Path, names: Sequence[str] = ()) -> list[Video]:
             `Annotations/480p/SEQ`), there is no sequence of a name, or a sequence has no frames or no masks that can be
             compared: a mask of the first frame, and one of another frame before the last.
     """
-    frames, masks = (_below(folder, part) for part in (FRAMES, MASKS))
+    frames, masks = (below(folder, part) for part in (FRAMES, MASKS))
     found = [entry.name for entry in sorted(frames.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     if not found:
         raise UsageError(one_line(f"'{frames}' has no folders of frames: put the frames of a sequence into one each"))
@@ -78,15 +78,7 @@ def check(video: Video) -> None:
         UsageError: a file cannot be read, frames or masks have different sizes, or there is no object in the first
             mask.
     """
-    size = _size(video.frames[0])
-    for path in (*video.frames[1:], *video.masks.values()):
-        if (other := _size(path)) != size:
-            raise UsageError(
-                one_line(
-                    f"'{path}' has {other[0]}×{other[1]} pixels and '{video.frames[0].name}' of its sequence "
-                    f"{size[0]}×{size[1]}: all frames and masks of a sequence need one size"
-                )
-            )
+    one_size([*video.frames, *video.masks.values()])
     objects(video)
 
 
@@ -136,7 +128,8 @@ def frame(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(stored[..., ::-1], np.uint8)
 
 
-def _below(folder: Path, part: str) -> Path:
+def below(folder: Path, part: str) -> Path:
+    """The folder that holds those of the sequences. Raises UsageError if there is none."""
     found = folder / part
     if not found.is_dir():
         raise UsageError(
@@ -149,10 +142,10 @@ def _below(folder: Path, part: str) -> Path:
 
 
 def _video(name: str, frames: Path, masks: Path) -> Video:
-    files = tuple(_images(frames))
+    files = tuple(images_in(frames))
     if not masks.is_dir():
         raise UsageError(one_line(f"'{frames}' has no masks: put them into '{masks}', or remove the frames"))
-    by_stem = {path.stem: path for path in _images(masks)}
+    by_stem = {path.stem: path for path in images_in(masks)}
     found = {i: by_stem[path.stem] for i, path in enumerate(files) if path.stem in by_stem}
     if 0 not in found or not any(0 < i < len(files) - 1 for i in found):
         raise UsageError(
@@ -164,17 +157,33 @@ def _video(name: str, frames: Path, masks: Path) -> Video:
     return Video(name, files, found)
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def images_in(folder: Path) -> Iterator[Path]:
+    """The images of a folder, by name."""
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             yield path
 
 
+def one_size(files: Sequence[Path]) -> tuple[int, int]:
+    """Height and width, pixels, of the frames and masks of a sequence. Raises UsageError if they differ."""
+    height, width = _size(files[0])
+    for path in files[1:]:
+        if (other := _size(path)) != (height, width):
+            raise UsageError(
+                one_line(
+                    f"'{path}' has {other[1]}×{other[0]} pixels and '{files[0].name}' of its sequence "
+                    f"{width}×{height}: all frames and masks of a sequence need one size"
+                )
+            )
+    return height, width
+
+
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height, pixels."""
+    """Height and width, pixels."""
     try:
         with Image.open(path) as image:
-            check_size(*image.size[::-1])
-            return image.size
+            width, height = image.size
+            check_size(height, width)
+            return height, width
     except Exception as error:  # as in `index_masks.read`
         raise UsageError(one_line(f"'{path}' cannot be read ({error}): copy it again")) from None

@@ -33,5 +33,7 @@ METRICS = {
     "probe_10": Metric("linear probe, 10 % of labels"),
     "probe_1": Metric("linear probe, 1 % of labels"),
     "jf": Metric("J&F", "propagated masks", "of the clips of"),
+    "pck_20": Metric("PCK@0.2", "propagated joints", "of the clips of"),
+    "pck_10": Metric("PCK@0.1", "propagated joints", "of the clips of"),
     "miou": Metric("mIoU", "linear segmentation", "of the test images of"),
 }

@@ -125,10 +125,12 @@ def measure(
     return {**_means(objects), "sequences": result, "stride": dense.stride, "layer": dense.layer}
 
 
-def features_of(backbone: nn.Module, settings: PropagationSettings, device: torch.device | str) -> DenseFeatures:
+def features_of(
+    backbone: nn.Module, settings: PropagationSettings, device: torch.device | str, asked: str = "evaluate.propagation"
+) -> DenseFeatures:
     """The dense features that the settings ask for. Raises UsageError if the backbone has none."""
     layer = _RESNET_LAYER if settings.layer is None and isinstance(backbone, ResNet) else settings.layer
-    return dense_features(backbone.to(device), "propagation", layer, settings.stride)
+    return dense_features(backbone.to(device), asked, layer, settings.stride)
 
 
 def propagated(video: davis.Video, dense: DenseFeatures, settings: PropagationSettings) -> Iterator[NDArray[np.uint8]]:
@@ -139,11 +141,27 @@ def propagated(video: davis.Video, dense: DenseFeatures, settings: PropagationSe
     objects = davis.objects(video)
     first, _ = objects.read(video.masks[0])
     yield first
-    size = _resized(first.shape, settings.size)
+    size = resized(first.shape, settings.size)
+    for labels in carried(video.frames, _labels(first, len(objects.values), size, dense), size, dense, settings):
+        yield _mask(labels, size, first.shape, dense.stride)
+
+
+def carried(
+    frames: Sequence[Path], first: Tensor, size: tuple[int, int], dense: DenseFeatures, settings: PropagationSettings
+) -> Iterator[Tensor]:
+    """Labels f32[h, w, C] of all frames but the first, carried from the labels of the first.
+
+    Args:
+        frames: files.
+        first: f32[h, w, C] that sum to 1, on the device of the features.
+        size: height and width, pixels, that the frames are resized to.
+        dense: gives the features of h × w cells.
+        settings: of the propagation.
+    """
     sources = deque[Labelled](maxlen=settings.queue)
-    origin = Labelled.of(_features(video.frames[0], size, dense), _labels(first, len(objects.values), size, dense))
-    radius = settings.radius or max(origin.features.shape[:2])
-    for path in video.frames[1:]:
+    origin = Labelled.of(_features(frames[0], size, dense), first)
+    radius = settings.radius or max(first.shape[:2])
+    for path in frames[1:]:
         features = _features(path, size, dense)
         labels = carry(
             features,
@@ -153,7 +171,7 @@ def propagated(video: davis.Video, dense: DenseFeatures, settings: PropagationSe
             radius=radius,
         )
         sources.append(Labelled.of(features, labels))
-        yield _mask(labels, size, first.shape, dense.stride)
+        yield labels
 
 
 def _measured(
@@ -178,7 +196,7 @@ def _means(objects: list[dict[str, float]]) -> dict[str, float]:
     return {"j": j, "f": f, "jf": (j + f) / 2}
 
 
-def _resized(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+def resized(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     """Height and width of a frame whose shorter side is `size`."""
     height, width = shape[:2]
     scale = size / min(height, width)

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.evaluation import datasets, davis, domains, opening, probes, propagation, segmentation
+from infoaug.orchestrator.evaluation import (
+    datasets,
+    davis,
+    domains,
+    keypoint_files,
+    keypoints,
+    opening,
+    probes,
+    propagation,
+    segmentation,
+)
 from infoaug.orchestrator.evaluation import look as features
 from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.evaluation.metrics import METRICS
@@ -32,7 +42,7 @@ from infoaug.orchestrator.stages import initial_weights, look, pretrain
 
 VERSION = 3  # raised when the same config would give other numbers
 MAX_CPUS = 8
-DENSE = ("propagation", "segmentation")  # protocols of dense features
+DENSE = ("propagation", "keypoints", "segmentation")  # protocols of dense features
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +86,7 @@ def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) 
     """The path of the accuracies on one data set in the store."""
     protocol = settings.protocol(name)
     kind = [] if protocol == "datasets" else [protocol]
+    kind += [keypoint_files.fingerprint(Path(name).expanduser())] if protocol == "keypoints" else []
     return stage_folder.path(f"{file_name(name, opening.fingerprint(name), *kind)}.json")
 
 
@@ -160,6 +171,8 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
         _say(name, datasets.check_domains(name, settings))
     for name in settings.propagation:
         _say(name, propagation.load(Path(name).expanduser())[1])
+    for name in settings.keypoints:
+        _say(name, keypoint_files.load(Path(name).expanduser())[1])
     for name in settings.segmentation:
         _say(name, segmentation.check(name))
     if dense := [protocol for protocol in DENSE if getattr(settings, protocol)]:
@@ -185,10 +198,10 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
-        set's protocol measures (`probes.accuracies`, `domains.accuracies`, `propagation.measure`,
-        `segmentation.measure`) for the trained backbone, and with the prefix `floor_` for the baseline. Its name in
-        `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
-        `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
+        set's protocol measures (`accuracies` of `probes` and `domains`, `measure` of `propagation`, `keypoints` and
+        `segmentation`) for the trained backbone, and with the prefix `floor_` for the baseline. Its name in `baseline`,
+        if training does not start from random weights. For cross-domain data sets also the names in `domains` and
+        `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -276,6 +289,11 @@ def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[s
     return _noted(notes), measured
 
 
+def _keypoints(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    sequences, notes = keypoint_files.load(Path(name).expanduser())
+    return _noted(notes), lambda backbone: keypoints.measure(sequences, backbone, device=probes.fastest())
+
+
 def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     data = segmentation.load(name, settings)
     counts = {"train": len(data.images["train"]), "test": len(data.images["test"]), "classes": data.classes}
@@ -288,6 +306,7 @@ _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any],
     "datasets": _classification,
     "domains": _across_domains,
     "propagation": _propagation,
+    "keypoints": _keypoints,
     "segmentation": _segmentation,
 }
 

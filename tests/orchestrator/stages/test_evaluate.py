@@ -1,5 +1,6 @@
 """What is measured of a model and of its floor, without Ray, and what is found wrong before hours of training."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,25 +200,32 @@ def test_domains_are_measured_like_a_data_set_with_a_matrix_of_all_pairs(
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_masks_are_segmented_and_propagated_for_the_model_and_for_its_baseline(
+def test_masks_are_segmented_and_masks_and_joints_are_propagated_for_the_model_and_for_its_baseline(
     config: ExperimentConfig, store: Store, tmp_path: Path
 ) -> None:
     write_masks(tmp_path / "roads")
     write_sequences(tmp_path / "davis")
+    write_sequences(tmp_path / "badja")
+    write_joints(tmp_path / "badja")
     names = {"domains": [], "segmentation": [str(tmp_path / "roads")], "propagation": [str(tmp_path / "davis")]}
+    names["keypoints"] = [str(tmp_path / "badja")]
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
     check(config)
     model = pretrained(store, seed=3)
-    roads, davis = (measure(config, model, str(tmp_path / name)) for name in ("roads", "davis"))
+    roads, davis, badja = (measure(config, model, str(tmp_path / name)) for name in ("roads", "davis", "badja"))
     assert {"train", "test", "classes", "miou", "floor_miou"} <= roads.keys() and roads["classes"] == 2
     assert roads["miou"] != roads["floor_miou"] and 0.5 < roads["miou"] <= 1
     assert {"jf", "j", "f", "floor_jf", "sequences"} <= davis.keys() and davis["sequences"].keys() == {"one"}
     assert 0.5 < davis["jf"] <= 1
-    assert len(floors(store)) == 2
+    assert {"pck_10", "pck_20", "floor_pck_20", "sequences"} <= badja.keys() and badja["sequences"].keys() == {"one"}
+    assert len(floors(store)) == 3
     shown = {whose: of for found in evaluate.pictured(config, model, NOTHING) for whose, of in found.items()}
     for whose, arrays in shown.items():
         assert arrays["mask_names"].tolist() == [f"one, frame {n}" for n in range(4)], whose
         assert arrays["mask_0"].sum() == 24 * 24 and arrays["mask_3"].any()
+    measured = set(evaluate._paths(config, evaluate.stage(config, model)).values())
+    write_joints(tmp_path / "badja", column=40)
+    assert len(measured ^ set(evaluate._paths(config, evaluate.stage(config, model)).values())) == 2
 
 
 def write_masks(root: Path) -> None:
@@ -244,6 +252,16 @@ def write_sequences(root: Path) -> None:
         picture[20:44, 20 + 8 * number : 44 + 8 * number], mask[20:44, 20 + 8 * number : 44 + 8 * number] = square, 255
         Image.fromarray(picture.astype(np.uint8)).save(root / "JPEGImages" / "one" / f"{number:05d}.jpg", quality=95)
         Image.fromarray(mask).save(root / "Annotations" / "one" / f"{number:05d}.png")
+
+
+def write_joints(root: Path, column: int = 32) -> None:
+    """A joint of the square that `write_sequences` draws."""
+    joints = [
+        {"image_path": f"{number:05d}.jpg", "joints": [[32, column + 8 * number]], "visibility": [True]}
+        for number in range(4)
+    ]
+    (root / "Keypoints").mkdir(exist_ok=True)
+    (root / "Keypoints" / "one.json").write_text(json.dumps(joints))
 
 
 def test_a_data_set_is_named_by_one_protocol_only() -> None:
