@@ -89,6 +89,11 @@ def test_what_the_results_have_is_not_measured_again(dense, tmp_path, monkeypatc
     results.write_text(json.dumps(found))
     asked = []
     whole = dense.propagation.measure
-    monkeypatch.setattr(dense.propagation, "measure", lambda *given: asked.append([video.name for video in given[0]]) or whole(*given))
+
+    def measure(videos, *given):
+        asked.append([video.name for video in videos])
+        return whole(videos, *given)
+
+    monkeypatch.setattr(dense.propagation, "measure", measure)
     dense.main()
     assert asked == [["bird"]]
