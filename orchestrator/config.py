@@ -504,7 +504,22 @@ class EvaluateConfig(Section):
     low_shot: Annotated[list[Literal[1, 10]], ONE_OR_SEVERAL] = Field(
         [],
         exclude_if=lambda value: value == [],
-        description="percentages of the training labels, 1 or 10, by which further linear probes are fitted",
+        description="percentages of the training labels, 1 or 10, by which further linear probes are fitted, "
+        "and backbones fine-tuned",
+    )
+    fine_tune: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="epochs of fine-tuning the backbone with a linear head, on all training labels and those of "
+        "low_shot; null: no fine-tuning",
+    )
+    fine_tune_rate: Annotated[float, Field(gt=0)] = Field(
+        0.05,
+        exclude_if=lambda value: value == 0.05,
+        description="learning rate of fine-tuning at a batch of 256; scaled linearly",
+    )
+    fine_tune_batch: Annotated[int, Field(ge=2)] = Field(
+        256, exclude_if=lambda value: value == 256, description="batch size of fine-tuning"
     )
     void: Annotated[list[Annotated[int, Field(ge=0, le=255)]], ONE_OR_SEVERAL] = Field(
         [255],

@@ -41,6 +41,9 @@ def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:
         yield of_twins, "by score.policy later a patch is its own twin"
     elif pretrain.twins == 1:
         yield _changed("pretrain", pretrain, "twin_choice"), "pretrain.twins is 1, so there is no choice"
+    if not config.evaluate.fine_tune:
+        rate = _changed("evaluate", config.evaluate, "fine_tune_rate", "fine_tune_batch")
+        yield rate, "evaluate.fine_tune is null, so nothing is fine-tuned"
 
 
 def _changed(section: str, settings: BaseModel, *names: str) -> list[str]:

@@ -25,6 +25,7 @@ from infoaug.orchestrator.evaluation import (
     datasets,
     davis,
     domains,
+    fine_tuning,
     keypoint_files,
     keypoints,
     opening,
@@ -198,10 +199,10 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
-        set's protocol measures (`accuracies` of `probes` and `domains`, `measure` of `propagation`, `keypoints` and
-        `segmentation`) for the trained backbone, and with the prefix `floor_` for the baseline. Its name in `baseline`,
-        if training does not start from random weights. For cross-domain data sets also the names in `domains` and
-        `left_out`. If something of the data set was not used, sentences in `notes`.
+        set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `measure` of `propagation`,
+        `keypoints` and `segmentation`) for the trained backbone, and with the prefix `floor_` for the baseline. Its
+        name in `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
+        `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -259,6 +260,9 @@ def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
         extract = _extract(backbone, settings)
         found = probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares, keep=keep)
+        if settings.fine_tune:
+            splits, device = (loaded.train, loaded.test), probes.fastest()
+            found |= fine_tuning.accuracies(*splits, backbone, settings, device, label_shares=shares)
         return found | shown
 
     return counts | _noted(loaded.notes), accuracies

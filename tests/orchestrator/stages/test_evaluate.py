@@ -67,6 +67,14 @@ def test_a_model_that_was_not_trained_is_the_floor_in_every_number(config: Exper
     assert any(other[metric] != other[f"floor_{metric}"] for metric in METRICS)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_the_model_and_its_floor_are_fine_tuned_where_it_is_asked_for(config: ExperimentConfig, store: Store) -> None:
+    asked = config.evaluate.model_copy(update={"fine_tune": 1, "low_shot": [10]})
+    found = measure(config.model_copy(update={"evaluate": asked}), pretrained(store, seed=config.seed), "scenes")
+    for metric in ("fine_tuned", "fine_tuned_10", "probe_10"):
+        assert 0 <= found[metric] == found[f"floor_{metric}"] <= 1
+
+
 def test_models_of_one_backbone_seed_and_evaluation_share_a_floor_that_is_measured_once(
     config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
