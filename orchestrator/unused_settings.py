@@ -1,4 +1,4 @@
-"""Settings of an experiment that have no effect beside its others.
+"""Settings of an experiment that have no effect beside its others, or not the one that their name promises.
 
 None of them is an error: an arm of a comparison shares its settings with arms that use them. A command that runs a
 single experiment says so in a line.
@@ -14,11 +14,19 @@ from infoaug.orchestrator.config import ExperimentConfig
 
 def notes(config: ExperimentConfig) -> list[str]:
     """A sentence for each cause, about settings that are not at their defaults."""
-    return [
+    unused = [
         f"{' and '.join(named)} {'have' if len(named) > 1 else 'has'} no effect: {why}"
         for named, why in _unused(config)
         if named
     ]
+    extract = config.extract
+    if extract.image_size <= extract.patch_size:
+        return unused
+    enlarged = (
+        f"crops of {extract.patch_size} pixels (extract.patch_size) are enlarged to {extract.image_size} "
+        f"(extract.image_size), which shows nothing more: set extract.patch_size to {extract.image_size} or more"
+    )
+    return [*unused, enlarged]
 
 
 def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:

@@ -24,6 +24,7 @@ from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import extract, pretrain, score
 from infoaug.orchestrator.sweep import config as sweep_config
 from infoaug.orchestrator.sweep import trials
+from infoaug.orchestrator.unused_settings import notes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
@@ -108,6 +109,15 @@ def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(fr
     assert settings.framework_settings.written() and settings.augment.written(), (
         "named, so that a new default does not change a recipe"
     )
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*/*.yaml")), ids=lambda path: path.parent.name)
+def test_recipes_of_larger_images_can_be_built_and_show_the_pixels_of_the_clip(path: Path) -> None:
+    config = load(path, ["pretrain.batch_size=64"])
+    assert f"{config.extract.image_size}px" == path.parent.name and config.pretrain.framework == path.stem
+    assert config.extract.patch_size == config.extract.image_size and notes(config) == []
+    pretrain.check(config)
+    assert config.pretrain.framework_settings.written() and config.pretrain.augment.written()
 
 
 @pytest.mark.parametrize(("framework", "encoder"), [("byol", "trained"), ("dino", "momentum"), ("moco", "trained")])

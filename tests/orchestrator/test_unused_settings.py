@@ -29,6 +29,8 @@ LATER = "score.policy=later"
         ([LATER, "pretrain.twin_time=same"], "pretrain.twin_time has no effect: by score.policy later"),
         ([LATER, "pretrain.twins=2"], "pretrain.twins has no effect: by score.policy later"),
         (["pretrain.twin_choice=all"], "pretrain.twin_choice has no effect: pretrain.twins is 1"),
+        (["evaluate.fine_tune_rate=0.1"], "evaluate.fine_tune_rate has no effect: evaluate.fine_tune is null"),
+        (["extract.image_size=96"], "crops of 64 pixels (extract.patch_size) are enlarged to 96 (extract.image_size)"),
         (["extract.tracker_weights=a.pt"], "extract.tracker_weights has no effect: extract.tracker 'auto'"),
     ],
 )
@@ -48,6 +50,8 @@ def test_settings_without_an_effect_are_named_with_the_cause(overrides: list[str
         ["pretrain.twin_time=same", "pretrain.twin_weight=1"],
         ["pretrain.twins=3", "pretrain.twin_choice=strength"],
         ["extract.tracker=cotracker", "extract.tracker_weights=a.pt"],
+        ["extract.image_size=96", "extract.patch_size=96"],
+        ["evaluate.fine_tune_rate=0.1", "evaluate.fine_tune=2"],
     ],
 )
 def test_nothing_is_said_about_settings_that_are_used_or_at_their_defaults(overrides: list[str]) -> None:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from infoaug.models.backbones import create_backbone
-from infoaug.orchestrator.config import EvaluateConfig, load
+from infoaug.orchestrator.config import EvaluateConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import fine_tuning
 from infoaug.orchestrator.evaluation.datasets import Labelled
-from infoaug.orchestrator.unused_settings import notes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,10 +97,3 @@ def test_the_learning_rate_is_of_a_batch_of_256(train: Labelled, monkeypatch: py
 def test_a_training_that_diverges_is_refused(train: Labelled) -> None:
     with pytest.raises(StageError, match=r"diverged in epoch \d+: set evaluate\.fine_tune_rate lower"):
         fine_tuning.fine_tuned(_backbone(), train, torch.arange(96), _config(fine_tune=1, fine_tune_rate=1e39))
-
-
-def test_settings_without_effect_are_told() -> None:
-    assert notes(load(None, ["evaluate.fine_tune_rate=0.1"])) == [
-        "evaluate.fine_tune_rate has no effect: evaluate.fine_tune is null, so nothing is fine-tuned"
-    ]
-    assert notes(load(None, ["evaluate.fine_tune_rate=0.1", "evaluate.fine_tune=2"])) == []
