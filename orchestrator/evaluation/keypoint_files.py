@@ -152,24 +152,25 @@ def _read(file: Path, shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
         try:
             path, own = _entry(entry)
             rows, columns = size or (FULL_SIZE if FULL_RESOLUTION in path else shape)
-            scale = np.array([shape[0] / float(rows), shape[1] / float(columns)])
-        except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+            whole = np.array([rows, columns], np.float64)
+            if not (whole > 0).all():
+                raise ValueError(f"its size is {rows} rows and {columns} columns")
+        except (TypeError, ValueError, KeyError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(one_line(f"'{file}', frame {number}: {why}; it must hold {_FORM}")) from None
-        scaled = (own + 0.5) * scale
         if found and len(own) != len(next(iter(found.values()))):
             raise UsageError(one_line(f"'{file}', '{path}': {len(own)} joints, the frames before have other numbers"))
-        outside = np.flatnonzero(((scaled < 0) | (scaled > shape)).any(axis=1))
+        outside = np.flatnonzero(((own < 0) | (own > whole)).any(axis=1))  # some lie on the border itself
         if len(outside):
             at = ", ".join(f"{value:g}" for value in own[outside[0]])
             raise UsageError(
                 one_line(
                     f"'{file}', '{path}': joint {outside[0]} at (row, column) {at} lies outside the image of "
-                    f"{float(columns):g}×{float(rows):g} pixels: if its pixels are of another size, write "
+                    f"{whole[1]:g}×{whole[0]:g} pixels: if its pixels are of another size, write "
                     '{"size": [rows, columns], "frames": the list} into the file'
                 )
             )
-        found[Path(path).stem] = scaled
+        found[Path(path).stem] = (own + 0.5) * (shape / whole)
     return found
 
 

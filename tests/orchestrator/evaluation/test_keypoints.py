@@ -170,6 +170,15 @@ def test_joints_of_badja_are_those_of_davis_in_full_resolution(tmp_path: Path) -
     np.testing.assert_allclose(square.points[0], [[48.04, 64.03]] * 3, atol=0.01)  # the middle
 
 
+def test_a_joint_on_the_border_is_in_the_frame(tmp_path: Path) -> None:
+    folder = _render(tmp_path)
+    entries = _stored(folder)
+    entries[0]["joints"] = [[96, 128], [0, 0], [5, 5]]
+    _write(folder, entries)
+    (square,), _ = keypoint_files.load(folder)
+    assert square.points[0].tolist() == [[96.5, 128.5], [0.5, 0.5], [5.5, 5.5]]
+
+
 def test_without_masks_the_box_around_the_joints_is_the_measure(tmp_path: Path) -> None:
     folder = _render(tmp_path)
     (folder / davis.MASKS).rename(tmp_path / "other")
@@ -225,7 +234,7 @@ WRONG = [
     (_with(1, joints=[[1, "x"], [1, 2], [1, 2]]), "frame 1: could not convert"),
     (_with(1, joints=[[1, float("nan")], [1, 2], [1, 2]]), "frame 1: joint 0 is no finite number"),
     (_with(1, joints=[[1, 300], [1, 2], [1, 2]]), r"joint 0 at \(row, column\) 1, 300 lies outside .* 128×96 pixels"),
-    (lambda entries: {"size": [0, 5], "frames": entries}, "frame 0: float division by zero"),
+    (lambda entries: {"size": [0, 5], "frames": entries}, "frame 0: its size is 0 rows and 5 columns"),
     (lambda entries: entries[:1], "has no joint to follow"),
     (_with(0, visibility=[False] * 3), "has no joint to follow"),
 ]
