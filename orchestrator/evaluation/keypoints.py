@@ -18,7 +18,7 @@ from infoaug.orchestrator.evaluation.keypoint_files import Joints
 from infoaug.orchestrator.evaluation.propagation import PropagationSettings
 
 THRESHOLDS = {"pck_10": 0.1, "pck_20": 0.2}  # largest distance of a correct joint, as a share of `Joints.lengths`
-SIGMA = 1.0  # cells: width of a joint's first heat
+SIGMA = 0.5  # cells: width of a joint's first heat
 PEAK = 3  # cells with most heat, whose mean is a joint's place
 
 
