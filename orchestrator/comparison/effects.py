@@ -77,7 +77,7 @@ class EffectTable:
         baseline: accuracy of the backbone before training, over seeds; None if unknown, or if some trials start from
             random weights and some from others.
         initial: whether these are no random weights.
-        chance: 1 / number of classes, None if unknown.
+        chance: see `Metric.chance`.
         seeds: the smallest and the largest number of seeds of an arm.
         choices: one for each setting; empty unless some setting has validation accuracies at two weights or more.
     """
@@ -178,7 +178,7 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
         all_rows[-1] if total else None,
         baseline(trials, dataset, metric) if len(starts) == 1 else None,
         starts == {True},
-        1 / classes.pop() if len(classes) == 1 else None,
+        METRICS[metric].chance(classes.pop() if len(classes) == 1 else None),
         (min(counts), max(counts)) if counts else (0, 0),
         _choices(trials, list(rows), names, dataset, metric),
     )

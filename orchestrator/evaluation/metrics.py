@@ -11,11 +11,17 @@ class Metric:
         name: in tables.
         axis: on the axes of figures.
         of: what it is measured on, before a data set's name.
+        backbone: what is done with it.
     """
 
     name: str
     axis: str = "top-1 accuracy"
     of: str = "on the test images of"
+    backbone: str = "frozen backbone"
+
+    def chance(self, classes: int | None) -> float | None:
+        """What guessing has among so many classes; None where that is not known."""
+        return 1 / classes if classes and self.axis == Metric.axis else None
 
     def of_data(self, title: str) -> str:
         """The metric on one data set, in a caption."""
@@ -32,9 +38,9 @@ METRICS = {
     "knn": Metric("kNN"),
     "probe_10": Metric("linear probe, 10 % of labels"),
     "probe_1": Metric("linear probe, 1 % of labels"),
-    "fine_tuned": Metric("fine-tuning"),
-    "fine_tuned_10": Metric("fine-tuning, 10 % of labels"),
-    "fine_tuned_1": Metric("fine-tuning, 1 % of labels"),
+    "fine_tuned": Metric("fine-tuning", backbone="fine-tuned backbone"),
+    "fine_tuned_10": Metric("fine-tuning, 10 % of labels", backbone="fine-tuned backbone"),
+    "fine_tuned_1": Metric("fine-tuning, 1 % of labels", backbone="fine-tuned backbone"),
     "jf": Metric("J&F", "propagated masks", "of the clips of"),
     "pck_20": Metric("PCK@0.2", "propagated joints", "of the clips of"),
     "pck_10": Metric("PCK@0.1", "propagated joints", "of the clips of"),

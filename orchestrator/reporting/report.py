@@ -91,7 +91,7 @@ class Accuracy:
         trained: of the trained backbone, a share, 0–1.
         baseline: of the same backbone with random weights.
         difference: trained − baseline, paired within seeds.
-        chance: 1 / number of classes, None if unknown.
+        chance: see `Metric.chance`.
     """
 
     dataset: str
@@ -118,9 +118,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         for key in (key for key in METRICS if key in of_dataset[0]):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
             summaries = (summary(trained), summary(baseline), summary(trained - baseline))
-            rows.append(
-                Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, 1 / classes if classes else None)
-            )
+            rows.append(Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, METRICS[key].chance(classes)))
     return rows
 
 

@@ -213,10 +213,23 @@ def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_
 def test_every_metric_that_was_measured_has_its_row_and_its_place_in_the_caption() -> None:
     masks = {"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {"j": 0.4}, "cows": {"j": 0.42}}}
     roads = {"dataset": "camvid", "train": 367, "test": 233, "classes": 11, "miou": 0.35, "floor_miou": 0.25}
-    made = made_up(results=[result(), masks, roads])
-    assert [row.metric for row in report.accuracies(made.results)] == ["linear probe", "kNN", "J&F", "mIoU"]
+    joints = {
+        "dataset": "badja",
+        "sequences": {"dog": {}},
+        "pck_10": 0.2,
+        "pck_20": 0.45,
+        "floor_pck_10": 0.1,
+        "floor_pck_20": 0.3,
+    }
+    tuned = result() | {"fine_tuned": 0.9, "floor_fine_tuned": 0.8}
+    made = made_up(results=[tuned, masks, joints, roads])
+    rows = report.accuracies(made.results)
+    named = ["linear probe", "kNN", "fine-tuning", "J&F", "PCK@0.2", "PCK@0.1", "mIoU"]
+    assert [row.metric for row in rows] == named
+    assert [row.chance is not None for row in rows] == [True] * 3 + [False] * 4, "guessing has no known mIoU"
     page = report.page(made)
     assert "J&amp;F of masks propagated through clips" in page and "mIoU of linear segmentation" in page
+    assert "PCK of joints propagated through clips" in page and "after fine-tuning it" in page
     assert "davis: 2 sequences" in page and "camvid: 367 images to train" in page
     assert "+11.0" in page and "+10.0" in page
     assert "J&amp;F" not in report.page(made_up(results=[result()]))
