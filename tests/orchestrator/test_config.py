@@ -111,6 +111,7 @@ def test_every_framework_has_a_recipe_that_can_be_built_and_can_be_overridden(fr
     )
 
 
+@pytest.mark.slow  # networks of 224 pixels
 @pytest.mark.parametrize("path", sorted((CONFIGS / "recipes").glob("*/*.yaml")), ids=lambda path: path.parent.name)
 def test_recipes_of_larger_images_can_be_built_and_show_the_pixels_of_the_clip(path: Path) -> None:
     config = load(path, ["pretrain.batch_size=64", "pretrain.framework_settings.output_dim=64"])  # else it takes longer
