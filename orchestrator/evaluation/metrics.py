@@ -11,11 +11,13 @@ class Metric:
         name: in tables.
         axis: on the axes of figures.
         of: what it is measured on, before a data set's name.
+        network: what is measured.
     """
 
     name: str
     axis: str = "top-1 accuracy"
     of: str = "on the test images of"
+    network: str = "frozen backbone"
 
     def of_data(self, title: str) -> str:
         """The metric on one data set, in a caption."""
@@ -26,6 +28,8 @@ class Metric:
         return f"{self.name} accuracy on {title}" if self.axis == Metric.axis else f"{self.name} on {title}"
 
 
+_OF_DETECTORS = ("of the test images of", "detector on the backbone")
+
 # In the order of the tables, by the keys of the results.
 METRICS = {
     "probe": Metric("linear probe"),
@@ -34,4 +38,8 @@ METRICS = {
     "probe_1": Metric("linear probe, 1 % of labels"),
     "jf": Metric("J&F", "propagated masks", "of the clips of"),
     "miou": Metric("mIoU", "linear segmentation", "of the test images of"),
+    "map": Metric("mAP", "detection", *_OF_DETECTORS),
+    "map_50": Metric("mAP50", "detection", *_OF_DETECTORS),
+    "mask_map": Metric("mask mAP", "instance segmentation", *_OF_DETECTORS),
+    "mask_map_50": Metric("mask mAP50", "instance segmentation", *_OF_DETECTORS),
 }

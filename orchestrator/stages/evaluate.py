@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from infoaug.models.backbones import create_backbone, load_backbone
 from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.evaluation import datasets, davis, domains, opening, probes, propagation, segmentation
+from infoaug.orchestrator.evaluation import (
+    datasets,
+    davis,
+    detection,
+    domains,
+    objects,
+    opening,
+    probes,
+    propagation,
+    segmentation,
+)
 from infoaug.orchestrator.evaluation import look as features
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.runtime import cluster, console, scratch
@@ -74,7 +84,8 @@ def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) 
     """The path of the accuracies on one data set in the store."""
     protocol = settings.protocol(name)
     kind = [] if protocol == "datasets" else [protocol]
-    return stage_folder.path(f"{file_name(name, opening.fingerprint(name), *kind)}.json")
+    identity = objects.fingerprint if protocol == "detection" else opening.fingerprint
+    return stage_folder.path(f"{file_name(name, identity(name), *kind)}.json")
 
 
 def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
@@ -160,9 +171,14 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
         _say(name, propagation.check(Path(name).expanduser()))
     for name in settings.segmentation:
         _say(name, segmentation.check(name))
+    for name in settings.detection:
+        _say(name, detection.check(name, settings.limit))
     if settings.propagation or settings.segmentation:
         with torch.random.fork_rng(devices=[]):
             segmentation.dense_features(untrained_backbone(config))
+    if settings.detection:
+        with torch.random.fork_rng(devices=[]):
+            detection.check_backbone(untrained_backbone(config))
 
 
 def cpus(config: ExperimentConfig, available: int) -> int:
@@ -184,9 +200,9 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
         set's protocol measures (`probes.accuracies`, `domains.accuracies`, `propagation.measure`,
-        `segmentation.measure`) for the trained backbone, and with the prefix `floor_` for the baseline. Its name in
-        `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
-        `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
+        `segmentation.measure`, `detection.measure`) for the trained backbone, and with the prefix `floor_` for the
+        baseline. Its name in `baseline`, if training does not start from random weights. For cross-domain data sets
+        also the names in `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -282,11 +298,20 @@ def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[
     )
 
 
+def _detection(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    data = objects.load(name, settings.limit)
+    counts = {split: len(of) for split, of in data.pictures.items()} | {"categories": len(data.classes)}
+    return counts | _noted(data.notes), lambda backbone: detection.measure(
+        data, backbone, settings.detector, probes.fastest()
+    )
+
+
 _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any], Measure]]] = {
     "datasets": _classification,
     "domains": _across_domains,
     "propagation": _propagation,
     "segmentation": _segmentation,
+    "detection": _detection,
 }
 
 
