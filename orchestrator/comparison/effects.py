@@ -178,7 +178,7 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
         all_rows[-1] if total else None,
         baseline(trials, dataset, metric) if len(starts) == 1 else None,
         starts == {True},
-        1 / classes.pop() if len(classes) == 1 else None,
+        METRICS[metric].chance(classes.pop()) if len(classes) == 1 else None,
         (min(counts), max(counts)) if counts else (0, 0),
         _choices(trials, list(rows), names, dataset, metric),
     )

@@ -27,6 +27,10 @@ class Metric:
         """The metric on one data set, in the middle of a sentence."""
         return f"{self.name} accuracy on {title}" if self.axis == Metric.axis else f"{self.name} on {title}"
 
+    def chance(self, classes: int | None) -> float | None:
+        """What guessing gives with so many classes; None if it is not known."""
+        return 1 / classes if classes and self.axis == Metric.axis else None
+
 
 _OF_DETECTORS = ("of the test images of", "detector on the backbone")
 

@@ -118,9 +118,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         for key in (key for key in METRICS if key in of_dataset[0]):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
             summaries = (summary(trained), summary(baseline), summary(trained - baseline))
-            rows.append(
-                Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, 1 / classes if classes else None)
-            )
+            rows.append(Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, METRICS[key].chance(classes)))
     return rows
 
 
@@ -167,7 +165,7 @@ def page(report: Report) -> str:
 def terminal_table(report: Report) -> Table:
     """The table of accuracies, for the terminal."""
     caption = f"difference in percentage points; {seeds_in_words(report.results)}"
-    table = Table(title=Text(f"{report.name}: frozen backbone"), caption=caption)
+    table = Table(title=Text(f"{report.name}: backbone"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", baseline_name(report.results), "difference"):

@@ -300,7 +300,7 @@ def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[
 
 def _detection(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     data = objects.load(name, settings.limit)
-    counts = {split: len(of) for split, of in data.pictures.items()} | {"categories": len(data.classes)}
+    counts = {split: len(of) for split, of in data.pictures.items()} | {"classes": len(data.classes)}
     return counts | _noted(data.notes), lambda backbone: detection.measure(
         data, backbone, settings.detector, probes.fastest()
     )

@@ -213,9 +213,14 @@ def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_
 def test_every_metric_that_was_measured_has_its_row_and_its_place_in_the_caption() -> None:
     masks = {"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {"j": 0.4}, "cows": {"j": 0.42}}}
     roads = {"dataset": "camvid", "train": 367, "test": 233, "classes": 11, "miou": 0.35, "floor_miou": 0.25}
-    made = made_up(results=[result(), masks, roads])
-    assert [row.metric for row in report.accuracies(made.results)] == ["linear probe", "kNN", "J&F", "mIoU"]
+    boxes = {"dataset": "coco", "train": 98, "test": 100, "classes": 76, "map": 0.1, "floor_map": 0.05}
+    boxes |= {"mask_map": 0.08, "floor_mask_map": 0.04}
+    made = made_up(results=[result(), masks, roads, boxes])
+    rows = report.accuracies(made.results)
+    assert [row.metric for row in rows] == ["linear probe", "kNN", "J&F", "mIoU", "mAP", "mask mAP"]
+    assert [row.chance is None for row in rows] == [False, False, True, True, True, True]
     page = report.page(made)
+    assert "mAP of detectors fine-tuned from it" in page and "100 to test, 76 classes" in page
     assert "J&amp;F of masks propagated through clips" in page and "mIoU of linear segmentation" in page
     assert "davis: 2 sequences" in page and "camvid: 367 images to train" in page
     assert "+11.0" in page and "+10.0" in page

@@ -231,7 +231,7 @@ def test_objects_are_detected_by_the_model_and_by_its_baseline(
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
     check(config)
     found = measure(config, pretrained(store, seed=3), str(folder))
-    assert (found["train"], found["test"], found["categories"], len(found["notes"])) == (2, 2, 2, 1)
+    assert (found["train"], found["test"], found["classes"], len(found["notes"])) == (2, 2, 2, 1)
     metrics = {"map", "map_50", "mask_map", "mask_map_50"}
     assert {*metrics, *(f"floor_{metric}" for metric in metrics)} <= found.keys()
     assert found["loss"] != found["floor_loss"]
