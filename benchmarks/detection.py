@@ -1,6 +1,6 @@
 """Detection on a folder by backbones, frozen and fine-tuned, over arms and seeds; by default on rendered scenes.
 
-    python benchmarks/detection.py ARM=FOLDER[,FOLDER…] … [ARM=untrained:FOLDER] … [--data FOLDER]
+    python benchmarks/detection.py ARM=FOLDER[,FOLDER…] … [ARM=untrained:FOLDER] … [--data FOLDER] [--boxes]
         [--set SETTING=VALUE …] --results FILE.json [--markdown FILE]
 
 Arms are those of benchmarks/dense.py. The seed of a backbone is that of its detector too. An untrained backbone that is
@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="+", metavar="ARM=BACKBONES")
     parser.add_argument("--data", type=Path, metavar="FOLDER")
     parser.add_argument("--limit", type=int, help="of each split")
+    parser.add_argument("--boxes", action="store_true", help="without masks, which take longer")
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="of evaluate.detector")
     parser.add_argument("--seeds", type=int, default=3, help="of untrained backbones")
     parser.add_argument("--results", type=Path, required=True)
@@ -96,6 +98,7 @@ def main() -> None:
     data = objects.load(str(folder), given.limit)
     for note in data.notes:
         print(note)
+    data = replace(data, masks=data.masks and not given.boxes)
     settings = load(None, [f"evaluate.detector.{each}" for each in given.set]).evaluate.detector
     every = [each for arm in given.arms for each in backbones_of(arm, given.seeds)]
     results = run(every, data, settings, given.results)

@@ -71,8 +71,21 @@ def measure(data: Objects, backbone: nn.Module, settings: DetectorConfig, device
 
     Raises:
         UsageError: an image cannot be read, or the backbone has no maps.
-        StageError: the loss is not finite.
+        StageError: the loss is not finite, or the GPU's memory is too small.
     """
+    try:
+        return _measured(data, backbone, settings, device)
+    except torch.OutOfMemoryError:
+        raise StageError(
+            one_line(
+                f"the memory of the GPU is too small for the detector on '{data.name}': lower "
+                "evaluate.detector.batch_size or evaluate.detector.size"
+            ),
+            retry=False,
+        ) from None
+
+
+def _measured(data: Objects, backbone: nn.Module, settings: DetectorConfig, device: str) -> dict[str, Any]:
     of_device = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=of_device):
         check_backbone(backbone)
@@ -104,6 +117,7 @@ def mean_average_precision(pairs: Iterable[tuple[Found, Found]], masks: bool) ->
     """
     from torchmetrics.detection import MeanAveragePrecision  # an extra
 
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it logs its whole table
     metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox", backend="faster_coco_eval")
     for found, known in pairs:
         metric.update([found], [known])
@@ -133,11 +147,8 @@ def _train(model: Any, data: Objects, settings: DetectorConfig, device: str) -> 
             chosen = [_to_train(*each, bool(flip)) for each, flip in zip(batch, flips, strict=True)]
             loss = sum(model(*_on_device(chosen, device)).values())
             if not math.isfinite(value := float(loss.detach())):
-                raise StageError(
-                    f"the loss of the detector on '{data.name}' is {value} after {step} steps: lower "
-                    "evaluate.detector.learning_rate",
-                    retry=False,
-                )
+                what = f"the loss of the detector on '{data.name}' is {value} after {step} steps"
+                raise StageError(one_line(f"{what}: lower evaluate.detector.learning_rate"), retry=False)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

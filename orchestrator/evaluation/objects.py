@@ -98,7 +98,7 @@ class Objects:
         try:
             pixels = images.original(picture.path)
         except (OSError, ValueError) as error:
-            raise UsageError(one_line(f"image '{picture.path}' cannot be read: {error}: copy it again")) from None
+            raise UsageError(one_line(f"image '{picture.path}' cannot be read: {error}")) from None
         height, width = pixels.shape[1:]
         if picture.size not in (None, (height, width)):
             raise UsageError(

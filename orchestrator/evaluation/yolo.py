@@ -107,7 +107,7 @@ def _things(file: Path) -> Iterator[Thing]:
     """The objects of a file. Raises UsageError for a line that is no box and no polygon."""
     if file.stat().st_size > _LONGEST_FILE:
         raise UsageError(one_line(f"evaluate.detection: '{file}' has more than {_LONGEST_FILE >> 20} MiB"))
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         if line.strip():
             try:
                 yield _thing(line.split())

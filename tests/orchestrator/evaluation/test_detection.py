@@ -118,6 +118,18 @@ def test_a_loss_that_is_not_finite_is_said(tmp_path: Path) -> None:
         detection.measure(data, backbone(), DetectorConfig(**SMALL | {"epochs": 20}, learning_rate=1e12), "cpu")
 
 
+def test_too_little_memory_is_said_with_the_settings_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detection, "_train", out_of_memory)
+    with pytest.raises(StageError, match=r"lower evaluate\.detector\.batch_size") as caught:
+        detection.measure(objects.load(str(yolo(tmp_path))), backbone(), DetectorConfig(**SMALL), "cpu")
+    assert not caught.value.retry
+
+
 # ---- before it
 
 
