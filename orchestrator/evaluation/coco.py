@@ -10,7 +10,7 @@ import numpy as np
 
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import image_folder
-from infoaug.orchestrator.evaluation.objects import Found, Picture, Shape, Thing
+from infoaug.orchestrator.evaluation.annotated import Found, Picture, Shape, Thing
 from infoaug.orchestrator.settings import one_line
 
 _BESIDE_IMAGES = "_annotations.coco.json"  # as some tools name it

@@ -20,7 +20,8 @@ from infoaug.models.detection import Pyramid, detector
 from infoaug.orchestrator.config import DetectorConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import images, objects
-from infoaug.orchestrator.evaluation.objects import Objects, Picture
+from infoaug.orchestrator.evaluation.annotated import Picture
+from infoaug.orchestrator.evaluation.objects import Objects
 from infoaug.orchestrator.settings import one_line
 
 REFERENCE_BATCH = 16  # images a step, at which the learning rate is `learning_rate`

@@ -1,70 +1,19 @@
-"""Images with objects, to detect them: boxes, classes and masks, as COCO's JSON or YOLO's text files give them."""
+"""Data sets to detect objects in, of COCO's JSON or YOLO's text files: splits, classes, and what of them is used."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import image_folder, images
+from infoaug.orchestrator.evaluation import coco, image_folder, images, yolo
+from infoaug.orchestrator.evaluation.annotated import Picture, Thing, mask
 from infoaug.orchestrator.settings import one_line
 
-Shape = dict[str, Any] | list[NDArray[np.float64]]  # run lengths as COCO has them, or polygons f64[2 n]: x, y, x, y …
-
 _SLACK = 0.01  # share of an image's side that a box may reach beyond it, by rounding: it is cut off
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An object in an image.
-
-    Attributes:
-        box: x0, y0, x1, y1, in the image's unit.
-        category: as the file has it.
-        shape: its mask, polygons in the image's unit; None if it has none.
-        crowd: whether it stands for several objects that are neither trained on nor counted, as in COCO.
-    """
-
-    box: tuple[float, float, float, float]
-    category: int
-    shape: Shape | None = None
-    crowd: bool = False
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image file and its objects.
-
-    Attributes:
-        path: of the file.
-        things: in it.
-        size: height and width that the annotations are for, pixels, which are their unit; None if the unit is the
-            height and the width of the image.
-    """
-
-    path: Path
-    things: list[Thing]
-    size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a reader of a layout found.
-
-    Attributes:
-        pictures: by split, `train` and `test`.
-        names: of the classes by category, where they have names.
-        notes: sentences on what is not used.
-    """
-
-    pictures: dict[str, list[Picture]]
-    names: dict[int, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,7 +42,7 @@ class Objects:
             set has masks `masks` u8[n, H, W], of 0 and 1.
 
         Raises:
-            UsageError: the image cannot be read, or has another size than its annotations.
+            UsageError: the image cannot be read, or has another size than its annotations or a mask.
         """
         try:
             pixels = images.original(picture.path)
@@ -116,7 +65,10 @@ class Objects:
             "iscrowd": torch.tensor([int(thing.crowd) for thing in picture.things], dtype=torch.int64),
         }
         if self.masks:
-            masks = [mask(thing.shape, height, width, unit) for thing in picture.things]
+            try:
+                masks = [mask(thing.shape, height, width, unit) for thing in picture.things]
+            except ValueError as error:
+                raise UsageError(one_line(f"evaluate.detection: of '{picture.path}', {error}: correct it")) from None
             found["masks"] = torch.from_numpy(np.array(masks, np.uint8).reshape(-1, height, width))
         return pixels, found
 
@@ -134,8 +86,6 @@ def load(name: str, limit: int | None = None) -> Objects:
         UsageError: it has neither layout, files are missing or cannot be read, a box lies outside of its image, or a
             split has no objects.
     """
-    from infoaug.orchestrator.evaluation import coco, yolo  # both give what is defined here
-
     root = Path(name).expanduser()
     try:
         found = coco.read(root, limit) if coco.is_coco(root) else yolo.read(root, limit)
@@ -174,19 +124,6 @@ def fingerprint(name: str) -> str:
     if root.is_file():
         root = root.parent.parent if root.parent.name == "annotations" else root.parent
     return image_folder.fingerprint(root, (".txt", ".json")) if root.is_dir() else "0:0"
-
-
-def mask(shape: Shape | None, height: int, width: int, unit: tuple[int, int] = (1, 1)) -> NDArray[np.uint8]:
-    """The mask of a shape, u8[H, W] of 0 and 1, by COCO's own rule; `unit` (x, y): of its polygons, pixels."""
-    from faster_coco_eval.core import mask as coco_masks  # an extra
-
-    if isinstance(shape, dict):
-        packed = shape if isinstance(shape["counts"], str | bytes) else coco_masks.frPyObjects(shape, height, width)
-    else:
-        polygons = [(polygon.reshape(-1, 2) * unit).ravel().tolist() for polygon in shape or ()]
-        packed = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
-    decoded: NDArray[np.uint8] = coco_masks.decode(packed)
-    return decoded
 
 
 def _cut(picture: Picture) -> Picture:

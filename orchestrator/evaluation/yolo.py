@@ -8,7 +8,7 @@ import numpy as np
 
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import image_folder, images
-from infoaug.orchestrator.evaluation.objects import Found, Picture, Thing
+from infoaug.orchestrator.evaluation.annotated import Found, Picture, Thing
 from infoaug.orchestrator.settings import one_line
 
 _LONGEST_FILE = 16 << 20  # bytes

@@ -259,6 +259,13 @@ def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path: Path
         data.read(data.pictures["train"][1])
 
 
+def test_run_lengths_of_another_size_than_the_image_are_refused(tmp_path: Path) -> None:
+    entry("segmentation", {"counts": [100, 500], "size": [20, 30]})(coco(tmp_path))
+    data = objects.load(str(tmp_path))
+    with pytest.raises(UsageError, match=r"train0\.png', a mask in run lengths has 30x20 pixels, not 60x40"):
+        data.read(data.pictures["train"][0])
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     for name in ("absent", "absent.json"):
         with pytest.raises(UsageError, match="is neither COCO's JSON, nor a folder"):
