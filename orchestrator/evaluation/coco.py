@@ -19,7 +19,9 @@ _ATTRIBUTES = ("images", "annotations", "categories")
 
 def is_coco(root: Path) -> bool:
     """Whether a path is a JSON file, or a folder with those of splits."""
-    return (root.suffix == ".json" and root.is_file()) or bool(_files(root))
+    if root.suffix == ".json" and root.is_file():
+        return True
+    return bool(_by_role(_written(root)) or (_written(root) and not (root / "labels").is_dir()))
 
 
 def read(root: Path, limit: int | None = None) -> Found:
@@ -42,14 +44,15 @@ def read(root: Path, limit: int | None = None) -> Found:
         del pictures[held]
         notes = [f"every fifth image is for testing: {len(test)}"]
         return Found({"train": pictures[:limit], "test": test[:limit]}, names, notes)
-    files = _files(root)
+    files = _by_role(_written(root))
     held_out = next((role for role in ("test", "val") if role in files), None)
     if "train" not in files or held_out is None:
-        names_found = ", ".join(file.name for of in files.values() for file in of)
+        names_found = ", ".join(file.name for file in _written(root))
         raise UsageError(
             one_line(
                 f"evaluate.detection: '{root}' needs annotations of a training and of a test or validation split, such "
-                f"as annotations/instances_train2017.json and instances_val2017.json; it has {names_found}"
+                "as annotations/instances_train2017.json and instances_val2017.json, or name one file, of whose images "
+                f"every fifth is then for testing; it has {names_found}"
             )
         )
     found, names, notes = {}, dict[int, str](), []
@@ -75,12 +78,16 @@ def read(root: Path, limit: int | None = None) -> Found:
     return Found(found, names, notes)
 
 
-def _files(root: Path) -> dict[str, list[Path]]:
-    """The JSON files of splits in a folder, by role: those of instances, where any are named so."""
+def _written(root: Path) -> list[Path]:
+    """The JSON files in a folder that may be annotations: those of instances, where any are named so."""
     every = [*sorted(root.glob("annotations/*.json")), *sorted(root.glob(f"*/{_BESIDE_IMAGES}"))]
-    named = [file for file in every if file.name.startswith("instances")] or every
+    return [file for file in every if file.name.startswith("instances")] or every
+
+
+def _by_role(files: list[Path]) -> dict[str, list[Path]]:
+    """Files whose name has that of a split, by role."""
     found: dict[str, list[Path]] = {}
-    for file in named:
+    for file in files:
         words = [file.parent.name] if file.name == _BESIDE_IMAGES else re.split(r"[_.-]", file.stem)
         if role := next(filter(None, map(image_folder.split_role, words)), ""):
             found.setdefault(role, []).append(file)
@@ -141,8 +148,9 @@ def _paths(file: Path, root: Path, names: list[str]) -> list[Path]:
     """The images, in the first of the usual folders that has the first one. UsageError if one is missing."""
     words = [*re.split(r"[_.-]", file.stem), file.parent.name]
     splits = [word for word in words if image_folder.split_role(word)]
-    folders = [file.parent, *(root / above / split for split in splits for above in ("", "images")), root / "images"]
-    folders += [root, *([root.parent, root.parent / "images"] if root.name == "annotations" else [])]
+    roots = [root, *([root.parent] if root.name == "annotations" else [])]
+    below = [*(Path(above, split) for split in splits for above in ("", "images")), Path("images"), Path()]
+    folders = [file.parent, *(each / inner for each in roots for inner in below)]
     if not names:
         raise UsageError(one_line(f"evaluate.detection: '{file}' names no image"))
     folder = next((folder for folder in folders if (folder / names[0]).is_file()), None)

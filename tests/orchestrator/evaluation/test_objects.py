@@ -94,6 +94,13 @@ def test_of_one_file_every_fifth_image_is_for_testing(tmp_path: Path) -> None:
     assert [p.path.stem for p in data.pictures["train"]] == ["train1", "train2", "train3", "train4"]
     assert data.notes == ["every fifth image is for testing: 2"]
 
+    image(tmp_path / "train2017" / "train0.png", rectangles(0))
+    named = write(tmp_path / "annotations" / "instances_train2017.json", annotations("train", 0, 1))
+    with pytest.raises(UsageError, match="or name one file, of whose images every fifth is then for testing; it has"):
+        objects.load(str(tmp_path))
+    with pytest.raises(UsageError, match="has no object in its train images"):
+        objects.load(str(named))
+
 
 def test_only_annotations_of_instances_count_where_they_are_named(tmp_path: Path) -> None:
     coco(tmp_path)
