@@ -1,6 +1,7 @@
 """Dense features: a frozen backbone's feature map of images of any size, one vector a cell of some pixels."""
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -17,6 +18,7 @@ from infoaug.models.backbones import Recipe, create_backbone, short, stem_reduct
 # Pixels that a network sees at once, which bounds its activations. A frame of 854×480 has 0.4 million.
 _PIXELS_AT_ONCE = {"cpu": 1 << 19}
 _PIXELS_ON_ACCELERATOR = 1 << 22
+_REMEDY = "choose a ResNet or a ViT of timm."
 _ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}  # how timm's families are told to take any size
 
 
@@ -46,21 +48,16 @@ class DenseFeatures:
         Raises ValueError for a backbone of an own class or a family that has no dense features, for a layer that it
         lacks, and for a stride below 1.
         """
-        recipe = getattr(backbone, "recipe", None)
-        if not isinstance(recipe, Recipe):
-            raise ValueError("Dense features need a backbone of create_backbone or load_backbone, unwrapped.")
-        if own_code.is_own(recipe.name):
-            raise ValueError(
-                f"{recipe.name[:100]!r} has no dense features: its class gives one vector an image. Choose a ResNet or "
-                "a ViT of timm."
-            )
         if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
             raise ValueError(f"stride must be an integer of at least 1 pixel, not {stride!r}.")
+        network, name = any_size(backbone), _recipe(backbone).name
+        if isinstance(network, ResNet):
+            _dilate(network, stem_reduction(_recipe(backbone).image_size, _recipe(backbone).kwargs), stride)
         self.device = next(backbone.parameters()).device
-        self._network = _copied(backbone, recipe, stride).to(self.device).eval().requires_grad_(False)
+        self._network = network.eval().requires_grad_(False)
         self._network.to(memory_format=torch.channels_last)
         self._augment = Augment.of(backbone).to(self.device)
-        self._own_stride, self.num_features, self.layer = _probe(self._network, recipe.name, layer)
+        self._own_stride, self.num_features, self.layer = _chosen(layer_maps(self._network, name), name, layer)
         self._pool = max(1, stride // self._own_stride)
         self.stride = self._own_stride * self._pool
 
@@ -84,31 +81,85 @@ class DenseFeatures:
         lacking = (0, -width % self.stride, 0, -height % self.stride)
         if any(lacking):
             normalised = F.pad(normalised, lacking, mode="replicate")
-        found = _layer(self._network, normalised.contiguous(memory_format=torch.channels_last), self.layer)
+        found = maps(self._network, normalised.contiguous(memory_format=torch.channels_last), [self.layer])[0]
         return (F.avg_pool2d(found, self._pool) if self._pool > 1 else found).float().contiguous()
 
 
-def _layer(network: Any, images: Tensor, layer: int) -> Tensor:
-    """The map of one layer."""
-    found: Tensor = network.forward_intermediates(
-        images, indices=[layer], norm=True, stop_early=True, intermediates_only=True
-    )[0]
-    return found
+def any_size(backbone: nn.Module) -> nn.Module:
+    """A copy of a backbone on its device that takes images of any size: a ViT interpolates its position embeddings.
 
-
-def _copied(backbone: nn.Module, recipe: Recipe, stride: int) -> nn.Module:
-    """A copy that takes images of other sizes, and of a ResNet one whose stride is at most the asked one."""
-    if isinstance(backbone, ResNet):
-        copy = deepcopy(backbone)
-        _dilate(copy, stem_reduction(recipe.image_size, recipe.kwargs), stride)
-        return copy
+    Raises ValueError for a backbone that is not of `create_backbone` or `load_backbone`, or of an own class.
+    """
+    recipe = _recipe(backbone)
     option = next(({name: value} for name, value in _ANY_SIZE.items() if takes(backbone, name)), None)
-    if option is None or option.items() <= recipe.kwargs.items():
+    if isinstance(backbone, ResNet) or option is None or option.items() <= recipe.kwargs.items():
         return deepcopy(backbone)
     with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
         rebuilt = create_backbone(recipe.name, recipe.image_size, **{**recipe.kwargs, **option})
     rebuilt.load_state_dict(backbone.state_dict())
-    return rebuilt
+    return rebuilt.to(next(backbone.parameters()).device)
+
+
+def maps(network: Any, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """The maps of some layers, f32[B, D, h, w] each, of normalised images; see `DenseFeatures.layer`."""
+    found: list[Tensor] = network.forward_intermediates(
+        images, indices=[*layers], norm=True, stop_early=True, intermediates_only=True
+    )
+    return found
+
+
+def layer_maps(network: Any, name: str) -> list[tuple[int, int]]:
+    """Stride (pixels) and length D of the vectors of each layer's map; stride 0 where a layer has no regular map.
+
+    They are read from the shapes of an image that is not square. Raises ValueError for a network without maps.
+    """
+    if not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"{_none(name)}; {_REMEDY}")
+    shapes = deepcopy(network).to("meta")  # shapes only: no memory and no arithmetic
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    unit = math.lcm(64, *(patch if isinstance(patch, tuple) else (patch,)))
+    with torch.no_grad():
+        try:
+            found = shapes.forward_intermediates(
+                torch.empty(1, 3, unit, 2 * unit, device="meta"), norm=True, intermediates_only=True
+            )
+        except Exception as error:  # any error that a network raises for a size that it does not expect
+            raise ValueError(f"{_none(name)} ({short(error)}); {_REMEDY}") from error
+    return [(_stride(each.shape, unit), each.shape[1]) for each in found]
+
+
+def _recipe(backbone: nn.Module) -> Recipe:
+    recipe = getattr(backbone, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError("Dense features need a backbone of create_backbone or load_backbone, unwrapped.")
+    if own_code.is_own(recipe.name):
+        raise ValueError(
+            f"{recipe.name[:100]!r} has no dense features: its class gives one vector an image. Choose a ResNet or "
+            "a ViT of timm."
+        )
+    return recipe
+
+
+def _none(name: str) -> str:
+    return f"{name!r} has no dense features that infoaug can read"
+
+
+def _stride(shape: torch.Size, unit: int) -> int:
+    """The stride of a map of an image of `unit` × 2 `unit` pixels; 0 if it is no map of both sides alike."""
+    stride = unit // shape[-2] if len(shape) == 4 and shape[-2] else 0
+    return stride if stride and shape[-2] * stride == unit and shape[-1] * stride == 2 * unit else 0
+
+
+def _chosen(layers: list[tuple[int, int]], name: str, layer: int | None) -> tuple[int, int, int]:
+    """Stride (pixels), length of the vectors and index of a layer."""
+    index = len(layers) - 1 if layer is None else layer + len(layers) if layer < 0 else layer
+    if not 0 <= index < len(layers):
+        raise ValueError(
+            f"{name!r} has no layer {layer}: its layers are 0 to {len(layers) - 1}, or -{len(layers)} to -1."
+        )
+    if not layers[index][0]:
+        raise ValueError(f"{_none(name)}: layer {index} has no regular map; {_REMEDY}")
+    return *layers[index], index
 
 
 def _dilate(network: Any, stem: int, stride: int) -> None:
@@ -147,33 +198,3 @@ def _keep_size(stage: nn.Module) -> None:
         for name, layer in parent.named_children():
             if isinstance(layer, nn.AvgPool2d) and layer.kernel_size == 2:
                 setattr(parent, name, AvgPool2dSame(2, stride=1, count_include_pad=False))
-
-
-def _probe(network: Any, name: str, layer: int | None) -> tuple[int, int, int]:
-    """Stride (pixels), length of the vectors and index of a layer, from the shapes of an image that is not square."""
-    none = f"{name!r} has no dense features that infoaug can read"
-    remedy = "choose a ResNet or a ViT of timm."
-    if not hasattr(network, "forward_intermediates"):
-        raise ValueError(f"{none}; {remedy}")
-    shapes = deepcopy(network).to("meta")  # shapes only: no memory and no arithmetic
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
-    unit = math.lcm(64, *(patch if isinstance(patch, tuple) else (patch,)))
-    image = torch.empty(1, 3, unit, 2 * unit, device="meta")
-    layers = _count(shapes, image, none, remedy)
-    index = layers - 1 if layer is None else layer + layers if layer < 0 else layer
-    if not 0 <= index < layers:
-        raise ValueError(f"{name!r} has no layer {layer}: its layers are 0 to {layers - 1}, or -{layers} to -1.")
-    found = _layer(shapes, image, index)
-    stride = unit // found.shape[-2] if found.ndim == 4 and found.shape[-2] else 0
-    if not stride or found.shape[-2] * stride != unit or found.shape[-1] * stride != 2 * unit:
-        raise ValueError(f"{none}: an image of {2 * unit}×{unit} gives {list(found.shape)}; {remedy}")
-    return stride, found.shape[1], index
-
-
-def _count(network: Any, image: Tensor, none: str, remedy: str) -> int:
-    """How many layers a network tells of."""
-    with torch.no_grad():
-        try:
-            return len(network.forward_intermediates(image, intermediates_only=True))
-        except Exception as error:  # any error that a network raises for a size that it does not expect
-            raise ValueError(f"{none} ({short(error)}); {remedy}") from error

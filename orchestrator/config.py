@@ -463,17 +463,42 @@ class PretrainConfig(Section):
         return f"it is a setting of {', '.join(known)}" if section == "framework_settings" and known else ""
 
 
-PROTOCOLS = (
-    "datasets",
-    "domains",
-    "propagation",
-    "keypoints",
-    "segmentation",
-)  # settings of `evaluate` that name data sets
+# Settings of `evaluate` that name data sets.
+PROTOCOLS = ("datasets", "domains", "propagation", "keypoints", "segmentation", "detection")
+
+
+class DetectorConfig(Section):
+    """The detectors of `evaluate.detection` and their training (docs/evaluation.md, Detection)."""
+
+    frozen: bool = Field(False, description="train the pyramid and the heads on the frozen backbone; false: all of it")
+    batch_norm: Literal["train", "frozen"] = Field(
+        "train",
+        description="batch norm of a fine-tuned backbone: with the statistics of the batch, or with its own, for "
+        "batches of fewer than 8 images",
+    )
+    size: Annotated[int, Field(ge=16, le=4096)] | None = Field(
+        None,
+        description="shorter side to which images are resized, pixels; null: 800, or, where the network's last stage "
+        "has another stride than 32, in proportion to it",
+    )
+    epochs: Positive = Field(12, description="epochs of training; the learning rate falls tenfold at 2/3 and at 11/12")
+    batch_size: Positive = Field(8, description="images of a step")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="learning rate at 16 images a step, scaled linearly; null: 0.02 (SGD) on networks of stages, "
+        "0.0001 (AdamW) on plain ones such as ViTs",
+    )
+    width: Annotated[int, Field(ge=8, le=1024)] = Field(
+        256, description="channels of the pyramid and of the mask head; the box head has four times as many"
+    )
+    proposals: Annotated[int, Field(ge=8)] = Field(512, description="regions of an image that the heads are trained on")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="seed of the heads and of the order of the images, the same for all backbones"
+    )
 
 
 class EvaluateConfig(Section):
-    """Evaluation of the frozen backbone, without heads: accuracy of classifiers, propagated labels, segmentation."""
+    """Evaluation of the backbone: accuracy of classifiers, propagated labels, linear segmentation, detection."""
 
     # What an accuracy is measured on and when is no part of the experiment's identity: results are stored by data set,
     # so that another data set can be added to a finished experiment.
@@ -492,6 +517,11 @@ class EvaluateConfig(Section):
     )
     segmentation: Annotated[ListOfNames, Runtime] = Field(
         [], description="folders `images/SPLIT` and `masks/SPLIT` (PNG, class indices): linear segmentation"
+    )
+    detection: Annotated[ListOfNames, Runtime] = Field(
+        [],
+        description="COCO's JSON, or folders with annotations/*.json or with `images/SPLIT` and `labels/SPLIT` (YOLO): "
+        "Faster R-CNN, or with masks Mask R-CNN",
     )
     every: Annotated[Positive | None, Runtime] = Field(
         None,
@@ -525,6 +555,11 @@ class EvaluateConfig(Section):
         [255],
         exclude_if=lambda value: value == [255],
         description="class indices in the masks of segmentation that do not count",
+    )
+    detector: DetectorConfig = Field(
+        DetectorConfig(),
+        exclude_if=lambda value: value == DetectorConfig(),
+        description="the detectors of detection and their training",
     )
     batch_size: Annotated[Positive, Runtime] = Field(512, description="batch size on a GPU; smaller on a CPU")
     neighbours: Positive = Field(200, description="k of the kNN classifier")

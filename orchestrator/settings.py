@@ -279,7 +279,8 @@ def _suggestion(model: type[BaseModel], values: Any, key: str, prefix: str) -> s
         return f"; {owners}"
     known = list(_known_keys(model, values))
     section, _, last = key.rpartition(".")
-    anywhere = {name.rpartition(".")[2]: name for name in known}
+    # Of several settings of one name, the one that is the least deep.
+    anywhere = {name.rpartition(".")[2]: name for name in sorted(known, key=lambda name: -name.count("."))}
     inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     for names in (inside, anywhere):  # a misspelt name is more likely than a name in the wrong section
         if near := difflib.get_close_matches(last, names, n=1):

@@ -73,7 +73,7 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
     """What the numbers of one table are; `how_to_read` explains what all tables share."""
     fewest, most = table.seeds
     sentences = [
-        f"{METRICS[table.metric].of_data(table.title)}, {METRICS[table.metric].backbone}, in %, "
+        f"{METRICS[table.metric].of_data(table.title)}, {METRICS[table.metric].network}, in %, "
         "after the last epoch of training; "
         + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
         + (f"; n is given where it is not {most}" if fewest != most else ""),

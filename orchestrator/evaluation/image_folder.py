@@ -85,8 +85,8 @@ def unlabelled(root: Path) -> Layout:
         UsageError: there are no such images, or only test images.
     """
     found = _Finder(root)
-    named = [name for name in found.folders(root) if _role(name)]
-    training = [name for name in named if _role(name) == "train"]
+    named = [name for name in found.folders(root) if split_role(name)]
+    training = [name for name in named if split_role(name) == "train"]
     if named and not training:
         raise UsageError(
             settings.one_line(
@@ -121,6 +121,14 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {role: _only(root, names) for role, names in named.items()}
 
 
+def split_role(name: str) -> str:
+    """`train`, `test` or `val` for the name of a split, else empty."""
+    low = name.lower()
+    if not _SPLIT.fullmatch(low):
+        return ""
+    return next(role for role, pattern in _ROLES.items() if re.match(pattern, low))
+
+
 def every(root: Path) -> Layout:
     """All images of a folder at any depth, whatever its folders stand for, as one class of the group `all`."""
     found = _Finder(root)
@@ -153,9 +161,12 @@ def domains(root: Path) -> Layout:
     return Layout(kept, sorted(set().union(*every.values()) - common), found.notes())
 
 
-def fingerprint(root: Path) -> str:
-    """Identifies the images of a folder: names and bytes, of a large folder names, sizes and times of change."""
-    files = sorted(_images_with_stat(root))
+def fingerprint(root: Path, also: tuple[str, ...] = ()) -> str:
+    """Identifies the images of a folder: names and bytes, of a large folder names, sizes and times of change.
+
+    `also`: further suffixes of files that count, such as those of annotations.
+    """
+    files = sorted(_files_with_stat(root, (_TABLE, *also)))
     hashed = len(files) <= MOST_HASHED and sum(size for _, _, size, *_ in files) <= MOST_HASHED_BYTES
     whole = hashlib.sha256()
     for name, path, size, changed, *state in files:
@@ -265,7 +276,7 @@ def _check_classes(folder: Path, classes: Classes) -> None:
     """Raise UsageError for classes that are splits or domains."""
     depth = len(folder.parts) + 1
     direct = {name for name, files in classes.items() if any(len(file.parts) == depth + 1 for file in files)}
-    split = [name for name in classes if _role(name)]
+    split = [name for name in classes if split_role(name)]
     if split and (len(split) == len(classes) or not direct.issuperset(split)):
         raise UsageError(
             settings.one_line(
@@ -307,17 +318,9 @@ def _by_role(names: Iterable[str]) -> dict[str, list[str]]:
     """The names that are those of splits, by role."""
     named: dict[str, list[str]] = {}
     for name in names:
-        if role := _role(name):
+        if role := split_role(name):
             named.setdefault(role, []).append(name)
     return named
-
-
-def _role(name: str) -> str:
-    """`train`, `test` or `val` for the name of a split, else empty."""
-    low = name.lower()
-    if not _SPLIT.fullmatch(low):
-        return ""
-    return next(role for role, pattern in _ROLES.items() if re.match(pattern, low))
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -342,8 +345,10 @@ def _is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in SUFFIXES  # a million times: `Path` takes five times as long
 
 
-def _images_with_stat(root: Path) -> Iterator[tuple[str, str, int, int, int, int]]:
-    """(name below the root, path, size, times of change of content and inode, inode) of all images and tables.
+def _files_with_stat(root: Path, also: tuple[str, ...]) -> Iterator[tuple[str, str, int, int, int, int]]:
+    """(name below the root, path, size, times of change of content and inode, inode) of images and others.
+
+    `also`: what the names of other files end with.
 
     Links to folders are followed in the first two levels, where splits and classes lie.
     """
@@ -355,7 +360,7 @@ def _images_with_stat(root: Path) -> Iterator[tuple[str, str, int, int, int, int
             if _is_folder(entry):
                 if depth < 2 or not entry.is_symlink():
                     folders.append((entry.path, f"{name}/", depth + 1))
-            elif _is_image(entry.name) or entry.name.endswith(_TABLE):
+            elif _is_image(entry.name) or entry.name.endswith(also):
                 try:
                     found = entry.stat()
                 except OSError:  # a link to nothing

@@ -11,17 +11,13 @@ class Metric:
         name: in tables.
         axis: on the axes of figures.
         of: what it is measured on, before a data set's name.
-        backbone: what is done with it.
+        network: what is measured.
     """
 
     name: str
     axis: str = "top-1 accuracy"
     of: str = "on the test images of"
-    backbone: str = "frozen backbone"
-
-    def chance(self, classes: int | None) -> float | None:
-        """What guessing has among so many classes; None where that is not known."""
-        return 1 / classes if classes and self.axis == Metric.axis else None
+    network: str = "frozen backbone"
 
     def of_data(self, title: str) -> str:
         """The metric on one data set, in a caption."""
@@ -31,6 +27,12 @@ class Metric:
         """The metric on one data set, in the middle of a sentence."""
         return f"{self.name} accuracy on {title}" if self.axis == Metric.axis else f"{self.name} on {title}"
 
+    def chance(self, classes: int | None) -> float | None:
+        """What guessing gives with so many classes; None if it is not known."""
+        return 1 / classes if classes and self.axis == Metric.axis else None
+
+
+_OF_DETECTORS = ("of the test images of", "detector on the backbone")
 
 # In the order of the tables, by the keys of the results.
 METRICS = {
@@ -38,11 +40,15 @@ METRICS = {
     "knn": Metric("kNN"),
     "probe_10": Metric("linear probe, 10 % of labels"),
     "probe_1": Metric("linear probe, 1 % of labels"),
-    "fine_tuned": Metric("fine-tuning", backbone="fine-tuned backbone"),
-    "fine_tuned_10": Metric("fine-tuning, 10 % of labels", backbone="fine-tuned backbone"),
-    "fine_tuned_1": Metric("fine-tuning, 1 % of labels", backbone="fine-tuned backbone"),
+    "fine_tuned": Metric("fine-tuning", network="fine-tuned backbone"),
+    "fine_tuned_10": Metric("fine-tuning, 10 % of labels", network="fine-tuned backbone"),
+    "fine_tuned_1": Metric("fine-tuning, 1 % of labels", network="fine-tuned backbone"),
     "jf": Metric("J&F", "propagated masks", "of the clips of"),
     "pck_20": Metric("PCK@0.2", "propagated joints", "of the clips of"),
     "pck_10": Metric("PCK@0.1", "propagated joints", "of the clips of"),
     "miou": Metric("mIoU", "linear segmentation", "of the test images of"),
+    "map": Metric("mAP", "detection", *_OF_DETECTORS),
+    "map_50": Metric("mAP50", "detection", *_OF_DETECTORS),
+    "mask_map": Metric("mask mAP", "instance segmentation", *_OF_DETECTORS),
+    "mask_map_50": Metric("mask mAP50", "instance segmentation", *_OF_DETECTORS),
 }

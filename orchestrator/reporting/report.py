@@ -165,7 +165,7 @@ def page(report: Report) -> str:
 def terminal_table(report: Report) -> Table:
     """The table of accuracies, for the terminal."""
     caption = f"difference in percentage points; {seeds_in_words(report.results)}"
-    table = Table(title=Text(f"{report.name}: frozen backbone"), caption=caption)
+    table = Table(title=Text(f"{report.name}: backbone"), caption=caption)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", baseline_name(report.results), "difference"):

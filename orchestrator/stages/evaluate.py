@@ -24,10 +24,12 @@ from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_re
 from infoaug.orchestrator.evaluation import (
     datasets,
     davis,
+    detection,
     domains,
     fine_tuning,
     keypoint_files,
     keypoints,
+    objects,
     opening,
     probes,
     propagation,
@@ -88,7 +90,8 @@ def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) 
     protocol = settings.protocol(name)
     kind = [] if protocol == "datasets" else [protocol]
     kind += [keypoint_files.fingerprint(Path(name).expanduser())] if protocol == "keypoints" else []
-    return stage_folder.path(f"{file_name(name, opening.fingerprint(name), *kind)}.json")
+    identity = objects.fingerprint if protocol == "detection" else opening.fingerprint
+    return stage_folder.path(f"{file_name(name, identity(name), *kind)}.json")
 
 
 def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
@@ -176,9 +179,16 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
         _say(name, keypoint_files.load(Path(name).expanduser())[1])
     for name in settings.segmentation:
         _say(name, segmentation.check(name))
-    if dense := [protocol for protocol in DENSE if getattr(settings, protocol)]:
+    for name in settings.detection:
+        _say(name, detection.check(name, settings.limit))
+    dense = [protocol for protocol in DENSE if getattr(settings, protocol)]
+    if dense or settings.detection:
         with torch.random.fork_rng(devices=[]):  # a fraction of a second
-            dense_features(untrained_backbone(config), f"evaluate.{dense[0]}")
+            backbone = untrained_backbone(config)
+        if dense:
+            dense_features(backbone, f"evaluate.{dense[0]}")
+        if settings.detection:
+            detection.check_backbone(backbone)
 
 
 def cpus(config: ExperimentConfig, available: int) -> int:
@@ -200,9 +210,9 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
         set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `measure` of `propagation`,
-        `keypoints` and `segmentation`) for the trained backbone, and with the prefix `floor_` for the baseline. Its
-        name in `baseline`, if training does not start from random weights. For cross-domain data sets also the names in
-        `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
+        `keypoints`, `segmentation` and `detection`) for the trained backbone, and with the prefix `floor_` for the
+        baseline. Its name in `baseline`, if training does not start from random weights. For cross-domain data sets
+        also the names in `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -306,12 +316,21 @@ def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[
     )
 
 
+def _detection(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
+    data = objects.load(name, settings.limit)
+    counts = {split: len(of) for split, of in data.pictures.items()} | {"classes": len(data.classes)}
+    return counts | _noted(data.notes), lambda backbone: detection.measure(
+        data, backbone, settings.detector, probes.fastest()
+    )
+
+
 _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any], Measure]]] = {
     "datasets": _classification,
     "domains": _across_domains,
     "propagation": _propagation,
     "keypoints": _keypoints,
     "segmentation": _segmentation,
+    "detection": _detection,
 }
 
 

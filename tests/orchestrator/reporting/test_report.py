@@ -222,12 +222,15 @@ def test_every_metric_that_was_measured_has_its_row_and_its_place_in_the_caption
         "floor_pck_20": 0.3,
     }
     tuned = result() | {"fine_tuned": 0.9, "floor_fine_tuned": 0.8}
-    made = made_up(results=[tuned, masks, joints, roads])
+    boxes = {"dataset": "coco", "train": 98, "test": 100, "classes": 76, "map": 0.1, "floor_map": 0.05}
+    boxes |= {"mask_map": 0.08, "floor_mask_map": 0.04}
+    made = made_up(results=[tuned, masks, joints, roads, boxes])
     rows = report.accuracies(made.results)
-    named = ["linear probe", "kNN", "fine-tuning", "J&F", "PCK@0.2", "PCK@0.1", "mIoU"]
+    named = ["linear probe", "kNN", "fine-tuning", "J&F", "PCK@0.2", "PCK@0.1", "mIoU", "mAP", "mask mAP"]
     assert [row.metric for row in rows] == named
-    assert [row.chance is not None for row in rows] == [True] * 3 + [False] * 4, "guessing has no known mIoU"
+    assert [row.chance is not None for row in rows] == [True] * 3 + [False] * 6, "guessing has no known mIoU"
     page = report.page(made)
+    assert "mAP of detectors fine-tuned from it" in page and "100 to test, 76 classes" in page
     assert "J&amp;F of masks propagated through clips" in page and "mIoU of linear segmentation" in page
     assert "PCK of joints propagated through clips" in page and "after fine-tuning it" in page
     assert "davis: 2 sequences" in page and "camvid: 367 images to train" in page

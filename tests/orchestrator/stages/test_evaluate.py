@@ -11,7 +11,7 @@ from PIL import Image
 
 from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone, save_backbone
-from infoaug.orchestrator.config import ExperimentConfig, load
+from infoaug.orchestrator.config import DetectorConfig, ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime.store import StageFolder, Store
@@ -19,6 +19,7 @@ from infoaug.orchestrator.stages import evaluate, look
 from infoaug.orchestrator.stages.evaluate import check, measure
 from infoaug.orchestrator.synthetic import textures
 from tests.orchestrator.conftest import write_domains
+from tests.orchestrator.evaluation import boxes
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
@@ -234,6 +235,26 @@ def test_masks_are_segmented_and_masks_and_joints_are_propagated_for_the_model_a
     measured = set(evaluate._paths(config, evaluate.stage(config, model)).values())
     write_joints(tmp_path / "badja", column=40)
     assert len(measured ^ set(evaluate._paths(config, evaluate.stage(config, model)).values())) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_objects_are_detected_by_the_model_and_by_its_baseline(
+    config: ExperimentConfig, store: Store, tmp_path: Path
+) -> None:
+    folder = boxes.yolo(tmp_path / "boxes", count=2, polygons=True)
+    detector = DetectorConfig(size=32, epochs=1, batch_size=2, width=8, proposals=16)
+    names = {"domains": [], "detection": [str(folder)], "detector": detector}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
+    check(config)
+    found = measure(config, pretrained(store, seed=3), str(folder))
+    assert (found["train"], found["test"], found["classes"], len(found["notes"])) == (2, 2, 2, 1)
+    metrics = {"map", "map_50", "mask_map", "mask_map_50"}
+    assert {*metrics, *(f"floor_{metric}" for metric in metrics)} <= found.keys()
+    assert found["loss"] != found["floor_loss"]
+    assert len(floors(store)) == 1
+    before = evaluate.result_path(evaluate.stage(config, pretrained(store, 3)), str(folder), config.evaluate)
+    (folder / "segments" / "val" / "val0.txt").write_text("0 .1 .1 .5 .1 .5 .5", encoding="utf-8")
+    assert evaluate.result_path(evaluate.stage(config, pretrained(store, 3)), str(folder), config.evaluate) != before
 
 
 def write_masks(root: Path) -> None:
