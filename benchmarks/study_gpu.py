@@ -46,7 +46,7 @@ from infoaug.models.backbones import create_backbone, load_backbone, save_backbo
 from infoaug.models.training import Pairs, Training, TrainingSettings  # noqa: E402
 from infoaug.models.training.draws import draw  # noqa: E402
 from infoaug.models.training.pairs import Batch, Window  # noqa: E402
-from infoaug.models.training.sampling import generator, seed_of  # noqa: E402
+from infoaug.models.training.sampling import Sampler, generator, seed_of  # noqa: E402
 from infoaug.orchestrator.config import EvaluateConfig  # noqa: E402
 from infoaug.orchestrator.evaluation import probes  # noqa: E402
 
@@ -141,7 +141,8 @@ class Replayed:
         training, settings, started = self.training, self.training.settings, time.perf_counter()
         number, steps = len(training.history), min(training.steps, most or training.steps)
         training._prepare(number)
-        rows = training.sampler.epoch(number).view(training.steps, settings.batch_size)
+        sampler = Sampler(settings, training.data.is_paired, training.data.stills)
+        rows = sampler.epoch(number).view(training.steps, settings.batch_size)
         drawn = draw(training.data, rows, settings, generator(settings.seed, number, 0, 2))
         if drawn.twin.shape[-1] > 1 or not torch.equal(drawn.first, drawn.second):
             raise ValueError("steps are replayed with one crop and one twin of a row only")

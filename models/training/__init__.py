@@ -18,8 +18,10 @@ they are u8[N, K, S, S, 3] or u8[N, K, 3, S, S], and `TrainingSettings.views` sa
 Under `torch.distributed`, every rank makes the same `Training`; `batch_size` is that of all ranks together.
 """
 
-from infoaug.models.training.loop import Epoch, Training
+from infoaug.models.training.loop import Training
 from infoaug.models.training.pairs import Pairs
 from infoaug.models.training.settings import TrainingSettings
+from infoaug.models.training.stream import Stream
+from infoaug.models.training.sums import Epoch
 
-__all__ = ["Epoch", "Pairs", "Training", "TrainingSettings"]
+__all__ = ["Epoch", "Pairs", "Stream", "Training", "TrainingSettings"]

@@ -21,13 +21,13 @@ from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.draws import draw
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
 from infoaug.models.training.pairs import Batch, Batches, Pairs
-from infoaug.models.training.sampling import Sampler, generator, paired_rows, seed_of, still_rows
+from infoaug.models.training.sampling import Part, Sampler, generator, paired_rows, seed_of, spread, still_rows
 from infoaug.models.training.settings import TrainingSettings
+from infoaug.models.training.stream import Stream
+from infoaug.models.training.sums import Epoch, EpochSums
 from infoaug.models.two_branch import TwoBranch
 
 _log = logging.getLogger(__name__)
-
-Epoch = dict[str, float]  # the metrics of an epoch
 
 
 class Training:
@@ -44,7 +44,7 @@ class Training:
     def __init__(
         self,
         settings: TrainingSettings,
-        data: Pairs,
+        data: Pairs | Stream,
         device: torch.device | None = None,
         validate: Callable[[nn.Module], Epoch] | None = None,
         backbone: nn.Module | None = None,
@@ -53,7 +53,7 @@ class Training:
 
         Args:
             settings: of the training.
-            data: all patches and still images, the same on every rank.
+            data: all patches and still images, the same on every rank; or a stream of them.
             device: where to train; None: the GPU if there is one, else the CPU.
             validate: maps the kept backbone to further metrics, every `settings.validate_every` epochs; it must leave
                 the backbone as it was. Ranks may differ in it.
@@ -65,23 +65,26 @@ class Training:
                 ranks cannot share, or settings that do not fit the framework or the backbone.
         """
         self.world, self.rank = world()
-        if data.images.shape[-1] != settings.image_size:
-            raise ValueError(f"images are of {data.images.shape[-1]} pixels, image_size is {settings.image_size}")
+        if data.size != settings.image_size:
+            raise ValueError(f"images are of {data.size} pixels, image_size is {settings.image_size}")
         if data.patches < settings.batch_size:
             raise ValueError(f"{data.patches} patches are fewer than a batch of {settings.batch_size}")
         if settings.batch_size % self.world or settings.batch_size // self.world < 2:
             raise ValueError(f"{self.world} ranks cannot share a batch of {settings.batch_size}")
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings, self.device, self.validate = settings, device, validate
-        data = data.with_partners(settings.twins)
-        self.data = data.to(device) if data.on_device else data
         stills = still_rows(settings, self.world, twins=settings.twin_weight > 0) if data.stills else 0
         paired_rows(settings, self.world, stills)  # which the ranks must be able to share
-        self.sampler = Sampler(settings, data.is_paired, data.stills)
-        self.steps = self.sampler.steps  # of an epoch
-        is_video = ~self.sampler.is_still.view(self.world, -1)[self.rank]
+        if isinstance(data, Pairs):
+            data = data.with_partners(settings.twins).to(device)
+            Sampler(settings, data.is_paired, data.stills)  # which refuses too few patches
+        self.data = data
+        self.steps = data.steps(settings.batch_size)  # of an epoch
+        self.is_still = spread(stills, settings.batch_size)
+        is_video = ~self.is_still.view(self.world, -1)[self.rank]
         self.video_rows = is_video.nonzero()[:, 0].to(device) if stills else None
         self.history: list[Epoch] = []
+        self.sums: EpochSums | None = None  # of an epoch that is not complete
         torch.manual_seed(settings.seed)
         model = build_model(settings, backbone).to(device)
         self.layout = memory_format(model, device)
@@ -122,13 +125,15 @@ class Training:
             )
 
         _log.info(
-            "%s on %s: %d patches, %d with a twin, %d still images, %d steps an epoch; rank %d of %d on %s",
-            settings.framework, settings.backbone, data.patches, int((data.twin >= 0).sum()), data.stills, self.steps,
-            self.rank, self.world, device,
+            "%s on %s: %d patches, %d still images, %d steps an epoch; rank %d of %d on %s",
+            settings.framework, settings.backbone, data.patches, data.stills, self.steps, self.rank, self.world, device,
         )  # fmt: skip
 
-    def epoch(self) -> Epoch:
-        """Train for one epoch.
+    def epoch(self, between: Callable[[], None] | None = None) -> Epoch:
+        """Train for one epoch, or for what is left of one that was interrupted.
+
+        Args:
+            between: called after every block of a stream but the last, when `state` can be saved.
 
         Returns:
             Metrics, which also join `history`. Losses are means over steps and ranks.
@@ -159,64 +164,95 @@ class Training:
         Raises:
             FloatingPointError: the mean loss is not finite.
         """
-        number, started, settings = len(self.history), time.perf_counter(), self.settings
-        self._prepare(number)
-        local = settings.batch_size // self.world
-        rows = self.sampler.epoch(number).view(self.steps, self.world, local)
-        # Every rank draws the same rows and pictures, and takes its own part of every global batch.
-        drawn = draw(self.data, rows, settings, generator(settings.seed, number, 0, 2))
-        parts = [drawn[step, self.rank] for step in range(self.steps)]
-        batches = Batches(self.data, parts, self.device, twins=self.model.twin_branch is not None)
-        random = generator(settings.seed, number, self.rank + 1, device=self.device)
-        totals: dict[str, Tensor] = {}
-        twin_losses: list[Tensor] = []
-        rate = 0.0
-        for step, batch in enumerate(batches):
-            rate = max(group["lr"] for group in self.optimizer.param_groups)  # before the step sets that of the next
-            losses = self.step(batch, random, progress=(number + (step + 1) / self.steps) / settings.epochs)
-            totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
-            twin_losses.append(losses["twin_loss"])
-        means = self._means(totals)
-        if not math.isfinite(means["loss"]):
-            raise FloatingPointError(f"the loss is {means['loss']} in epoch {number + 1}: set learning_rate lower")
-        seconds, count = time.perf_counter() - started, self.steps * settings.batch_size
-        features = gather_rows(self.features[:local].float())  # first views come first
+        number, settings, started = len(self.history), self.settings, time.perf_counter()
+        sums = self.sums = self.sums or EpochSums()
+        for block, data in self.data.epoch(number, settings.seed, first=sums.blocks):
+            sums.waited += time.perf_counter() - started
+            self._train_on(data.with_partners(settings.twins), number, block, sums)
+            sums.seconds += time.perf_counter() - started
+            if sums.steps == self.steps:
+                break
+            if between:
+                between()
+            started = time.perf_counter()
+        means = sums.means(self.steps * self.world)
+        features = gather_rows(self.features[: settings.batch_size // self.world].float())  # first views come first
         metrics = {
             "epoch": number + 1,
             **means,
-            "learning_rate": rate,
-            "seconds": seconds,
-            "images_per_second": count / seconds,
-            "data_wait_fraction": batches.waited / seconds,
+            "learning_rate": sums.learning_rate,
+            "seconds": sums.seconds,
+            "images_per_second": sums.rows / sums.seconds,
+            "data_wait_fraction": sums.waited / sums.seconds,
             "peak_memory_mb": self._peak_memory() / 2**20,
-            "share_with_twin": (drawn.twin >= 0).any(dim=-1).double().mean().item(),
+            "share_with_twin": sums.with_twin / sums.rows,
             "feature_std": feature_std(features).item(),
             "rank_me": rank_me(features).item(),
         }
         first_rank = (self.history or [metrics])[0]["rank_me"]
         metrics["collapsed"] = float(collapsed(metrics["feature_std"], metrics["rank_me"], first_rank))
         if self.data.stills:
-            metrics["share_of_images"] = self.sampler.is_still.double().mean().item()
-        patches = rows[rows < self.data.patches]
-        other_times = (
-            settings.views != "augmented" or settings.later_share or bool((drawn.shown == rows[..., None]).any())
-        )
-        if other_times and len(patches):
-            metrics["share_with_one_crop"] = (self.data.counts[patches] == 1).double().mean().item()
-        if settings.twins > 1 and (known := (self.data.partners[rows] >= 0).sum(dim=-1)).any():
-            metrics["partners"] = known[known > 0].double().mean().item()
-        if drawn.twin.shape[-1] > 1:
-            metrics["twins_of_a_row"] = (drawn.twin >= 0).sum(dim=-1).double().mean().item()
+            metrics["share_of_images"] = self.is_still.double().mean().item()
+        if sums.other_times and sums.patches:
+            metrics["share_with_one_crop"] = sums.with_one_crop / sums.patches
+        if settings.twins > 1 and sums.partners:
+            metrics["partners"] = sums.partners / sums.with_partners
+        if sums.several:
+            metrics["twins_of_a_row"] = sums.twins / sums.rows
         if self.model.twin_branch is not None:
-            metrics["steps_without_twin_loss"] = self._share_of_zeros(twin_losses)
-        if settings.twin_time == "same" and (partners := self.data.twin[rows] >= 0).any():
-            metrics["twins_without_frame"] = (drawn.twin[partners] < 0).all(dim=-1).double().mean().item()
+            metrics["steps_without_twin_loss"] = sums.without_twin_loss / self.steps
+        if settings.twin_time == "same" and sums.with_partners:
+            metrics["twins_without_frame"] = sums.without_frame / sums.with_partners
         done = number + 1
         if self.validate and (done % settings.validate_every == 0 or done == settings.epochs):
             metrics |= self.validate(self.model.kept_backbone)
-        self.history = [*self.history, metrics]
+        self.history, self.sums = [*self.history, metrics], None
         _log.debug("epoch %d: %s", done, metrics)
         return metrics
+
+    def _train_on(self, data: Pairs, number: int, block: int, sums: "EpochSums") -> None:
+        """Train on one block of an epoch, for as many steps as the epoch has left, and add up what its metrics need.
+
+        Raises:
+            FloatingPointError: the mean loss is not finite.
+        """
+        settings, local = self.settings, self.settings.batch_size // self.world
+        # A training that is not streamed draws what it drew before there were streams.
+        part = (
+            Part(number * self.data.blocks + block, number * self.steps + sums.steps) if self.data.blocks > 1 else None
+        )
+        words = () if part is None else (part.word,)
+        self._prepare(number, words)
+        sums.blocks = block + 1
+        if data.patches < settings.batch_size:
+            return
+        sampler = Sampler(settings, data.is_paired, data.stills)
+        rows = sampler.epoch(number, part)[: self.steps - sums.steps]
+        # Every rank draws the same rows and pictures, and takes its own part of every global batch.
+        drawn = draw(
+            data, rows.view(len(rows), self.world, local), settings, generator(settings.seed, number, 0, 2, *words)
+        )
+        parts = [drawn[step, self.rank] for step in range(len(rows))]
+        batches = Batches(data, parts, self.device, twins=self.model.twin_branch is not None)
+        own = (number, self.rank + 1, *((0, *words) if words else ()))
+        random = generator(settings.seed, *own, device=self.device)
+        totals: dict[str, Tensor] = {}
+        twin_losses: list[Tensor] = []
+        for step, batch in enumerate(batches, start=sums.steps + 1):
+            # Before the step sets the rate of the next.
+            sums.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+            losses = self.step(batch, random, progress=(number + step / self.steps) / settings.epochs)
+            totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
+            twin_losses.append(losses["twin_loss"])
+        sums.waited += batches.waited
+        sums.steps += len(rows)
+        sums.add_losses(self._over_ranks(totals))
+        if not math.isfinite(sums.losses["loss"].item()):
+            mean = sums.means(sums.steps * self.world)["loss"]
+            raise FloatingPointError(f"the loss is {mean} in epoch {number + 1}: set learning_rate lower")
+        if self.model.twin_branch is not None:
+            sums.without_twin_loss += self._zeros(twin_losses)
+        sums.add_rows(data, drawn, settings)
 
     def step(self, batch: Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Take one step of the optimiser and of what follows it, without waiting for the device.
@@ -270,13 +306,14 @@ class Training:
         return self.augment_small(pictures, generator=random).contiguous(memory_format=self.layout)
 
     def state(self) -> dict[str, Any]:
-        """All that `load_state` needs to resume after the last completed epoch; `torch.save` writes it."""
-        return {
+        """All that `load_state` needs to resume after the last epoch or block; `torch.save` writes it."""
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
         }
+        return state | ({"sums": vars(self.sums)} if self.sums else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Resume from the `state` of a training with the same settings and patches."""
@@ -284,14 +321,15 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = state["history"]
+        self.sums = EpochSums(**state["sums"]) if "sums" in state else None
 
-    def _prepare(self, epoch: int) -> None:
+    def _prepare(self, epoch: int, words: tuple[int, ...] = ()) -> None:
         self.model.train()
         for backbone in filter(None, (self.model.backbone, self.model.momentum_backbone)):
             for name in self.frozen:
                 backbone.get_submodule(name).eval()
         # Dropout, where a backbone has it, draws from torch's global random state.
-        torch.manual_seed(seed_of(self.settings.seed, epoch, self.rank + 1, 1))
+        torch.manual_seed(seed_of(self.settings.seed, epoch, self.rank + 1, 1, *words))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -301,18 +339,19 @@ class Training:
         if inputs[0].shape[-1] == self.settings.image_size:  # not of small views
             self.features = features.detach()
 
-    def _means(self, totals: dict[str, Tensor]) -> Epoch:
+    def _over_ranks(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over all ranks of numbers that each has added up."""
         sums = torch.stack([*totals.values()])
         if self.world > 1:
             dist.all_reduce(sums)
-        return dict(zip(totals, (sums / (self.steps * self.world)).tolist(), strict=True))
+        return dict(zip(totals, sums, strict=True))
 
-    def _share_of_zeros(self, losses: list[Tensor]) -> float:
-        """Share of the steps in which the loss is exactly 0 on all ranks."""
+    def _zeros(self, losses: list[Tensor]) -> int:
+        """Number of steps in which the loss is exactly 0 on all ranks."""
         sums = torch.stack(losses)
         if self.world > 1:
             dist.all_reduce(sums)
-        return (sums == 0).double().mean().item()
+        return int((sums == 0).sum())
 
     def _peak_memory(self) -> float:
         """Bytes, the largest of any rank."""

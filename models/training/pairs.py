@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infoaug.models import memory
+from infoaug.models.training.encoded import EncodedImages
 
 MEMORY_SHARE = 0.25  # of the memory, which images may take
 ROWS = ("twin", "frames", "paired", "others", "strength")  # what a mapped folder holds of every row, beside the images
@@ -104,11 +105,11 @@ class Pairs:
     """All patches, their pictures, which patch is whose twin, and still images from no video.
 
     Attributes:
-        images: u8[P, 3, S, S], in memory or in a mapped file: the crops of all patches one after the other, then still
-            images.
+        images: u8[P, 3, S, S], in memory, in a mapped file, or compressed in files: the crops of all patches one after
+            the other, then still images.
         twin: int64[N] in the host's memory, the row of each patch's twin, −1 where it has none, as for still images. A
             patch that is its own twin is shown at another time.
-        on_device: whether `images` belong in the memory of the device that trains, rather than in a mapped file.
+        on_device: whether `images` belong in the memory of the device that trains, rather than in files.
         stills: number of still images, the last rows.
         frames: int32[N, K] in the host's memory, the frames of each row's crops, −1 after the last; None: one each.
         paired: bool[N] in the host's memory, the patches of which `twin_share` sets the share of a batch. In trainings
@@ -117,9 +118,11 @@ class Pairs:
             none; None: no patch has any.
         strength: float32[N, k] in the host's memory, how strong the dependence on the twin and on each of the others
             is, at least 0, in any unit; None: all alike.
+        ids: int64[N] in the host's memory, the number of each row among all patches and still images, where these are
+            only some of them; None: the rows themselves.
     """
 
-    images: Tensor
+    images: Tensor | EncodedImages
     twin: Tensor
     on_device: bool = True
     stills: int = 0
@@ -127,11 +130,28 @@ class Pairs:
     paired: Tensor | None = None
     others: Tensor | None = None
     strength: Tensor | None = None
+    ids: Tensor | None = None
+
+    blocks: ClassVar[int] = 1  # of an epoch, see `Stream`
 
     @property
     def patches(self) -> int:
         """Number of patches."""
         return len(self.twin) - self.stills
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels."""
+        return self.images.shape[-1]
+
+    def steps(self, batch: int) -> int:
+        """Steps of an epoch with batches of so many rows."""
+        return self.patches // batch
+
+    def epoch(self, number: int, seed: int, first: int = 0) -> Iterator[tuple[int, "Pairs"]]:
+        """The blocks of an epoch from the block `first` on, as of a `Stream`: one, of all patches."""
+        if not first:
+            yield 0, self
 
     @property
     def is_paired(self) -> Tensor:
@@ -262,7 +282,9 @@ class Pairs:
         return replace(self, others=self.others[:, : count - 1], strength=strength)
 
     def to(self, device: torch.device) -> "Pairs":
-        """Copy the images into a device's memory."""
+        """Copy the images into a device's memory; those in files stay there."""
+        if isinstance(self.images, EncodedImages) or not self.on_device:
+            return self
         return replace(self, images=self.images.to(device))
 
     def batch(self, drawn: Draws, device: torch.device, twins: bool = True) -> Batch:
@@ -282,12 +304,15 @@ class Pairs:
             images, twin_images, *second = (self.images[_send(part, device)] for part in pictures)
         else:
             images, twin_images, *second = (_send(self.images[part], device) for part in pictures)
-        twin_at, image, known, shown, same = (
-            _send(part, device) for part in (twin_rows, drawn.rows, self.partners[drawn.rows], drawn.shown, alone)
-        )
+        of_all = (self._ids_of(rows) for rows in (drawn.rows, self.partners[drawn.rows], drawn.shown))
+        twin_at, same, image, known, shown = (_send(part, device) for part in (twin_rows, alone, *of_all))
         weight = _send(drawn.weight, device) if drawn.weight.shape[1] > 1 else None
         others = second[0] if second else images
         return Batch(images, others, twin_images, twin_at, image, known, shown, same, weight)
+
+    def _ids_of(self, rows: Tensor) -> Tensor:
+        """The numbers of rows among all patches; −1 stays."""
+        return rows if self.ids is None else torch.where(rows >= 0, self.ids[rows], rows)
 
 
 class Batches:

@@ -1,5 +1,7 @@
 """Which rows every step takes: patches with and without a twin, and still images; the same for any number of ranks."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,23 @@ from torch import Tensor
 from infoaug.models.training.settings import TrainingSettings
 
 _STILLS, _PAIRED, _OTHERS = 1, 3, 4  # which cycle a generator shuffles
+
+
+class Part(NamedTuple):
+    """A block of an epoch of a streamed training.
+
+    Attributes:
+        block: its number within the training, from 0.
+        before: steps that the training has taken before it.
+    """
+
+    block: int
+    before: int
+
+    @property
+    def word(self) -> int:
+        """What its random numbers are seeded with, beside what an epoch's are: not 0, which would change nothing."""
+        return 1 + self.block
 
 
 class Sampler:
@@ -19,6 +38,9 @@ class Sampler:
 
     With `twin_share`, patches with a twin and those without are cycled too, each among themselves, in whole batches:
     what is left of a cycle and too little for a batch is left out of it, so that no batch holds a patch twice.
+
+    A streamed training has a sampler for each block of an epoch. Patches are drawn among those of the block; still
+    images go on from where the block before has ended.
 
     Attributes:
         steps: of an epoch.
@@ -42,39 +64,44 @@ class Sampler:
         self._seed, self._patches, self._stills = settings.seed, len(paired), stills
         self.steps = len(paired) // batch
         count = still_rows(settings) if stills else 0
-        self.is_still = _evenly(count, batch)
+        self.is_still = spread(count, batch)
         self.is_paired: Tensor | None = None
         if settings.twin_share is not None:
             wanted = paired_rows(settings, stills=count)
             self._paired, self._others = paired.nonzero()[:, 0], (~paired).nonzero()[:, 0]
             check_paired(settings, len(self._paired), len(paired), stills=count)
             self.is_paired = torch.zeros(batch, dtype=torch.bool)
-            self.is_paired[~self.is_still] = _evenly(wanted, batch - count)
+            self.is_paired[~self.is_still] = spread(wanted, batch - count)
 
-    def epoch(self, number: int) -> Tensor:
+    def epoch(self, number: int, part: Part | None = None) -> Tensor:
         """The rows of every global batch, int64[steps, B]: patches are 0 to `patches` − 1, still images follow.
 
         Args:
             number: of the epoch, from 0.
+            part: what the rows are of the training, if they are one of several blocks of the epoch.
         """
         steps, batch, stills = self.steps, len(self.is_still), int(self.is_still.sum())
         rows = torch.empty(steps, batch, dtype=torch.int64)
+        words = () if part is None else (part.word,)
         if self.is_paired is None:
-            shuffled = torch.randperm(self._patches, generator=generator(self._seed, number))
+            seed = (self._seed, number, *((0, 0, *words) if words else ()))
+            shuffled = torch.randperm(self._patches, generator=generator(*seed))
             rows[:, ~self.is_still] = shuffled[: steps * (batch - stills)].view(steps, batch - stills)
         else:
             rest = ~(self.is_still | self.is_paired)
+            before = 0 if part else number * steps
             for kind, which, pool in ((_PAIRED, self.is_paired, self._paired), (_OTHERS, rest, self._others)):
-                rows[:, which] = pool[self._cycled(kind, number, which, len(pool), whole=True)]
-        rows[:, self.is_still] = self._patches + self._cycled(_STILLS, number, self.is_still, self._stills)
+                rows[:, which] = pool[self._cycled((kind, *words), before, which, len(pool), whole=True)]
+        before = number * steps if part is None else part.before
+        rows[:, self.is_still] = self._patches + self._cycled((_STILLS,), before, self.is_still, self._stills)
         return rows
 
-    def _cycled(self, kind: int, epoch: int, where: Tensor, among: int, whole: bool = False) -> Tensor:
-        """An epoch's part of an endless sequence of shuffles of the numbers below `among`.
+    def _cycled(self, kind: tuple[int, ...], before: int, where: Tensor, among: int, whole: bool = False) -> Tensor:
+        """A part of an endless sequence of shuffles of the numbers below `among`.
 
         Args:
             kind: of the rows; each has shuffles of its own.
-            epoch: its number.
+            before: steps that the sequence has served before these.
             where: bool[B], the n rows of a batch that are drawn.
             among: how many there are to draw from; at least n if `whole`.
             whole: every shuffle gives whole batches, and leaves out a rest.
@@ -87,10 +114,10 @@ class Sampler:
         if not count:
             return torch.empty(self.steps, each, dtype=torch.int64)
         length = among // each * each if whole else among
-        start = epoch * count
+        start = before * each
         first, last = start // length, (start + count - 1) // length
         shuffles = [
-            torch.randperm(among, generator=generator(self._seed, cycle, 0, kind))[:length]
+            torch.randperm(among, generator=generator(self._seed, cycle, 0, *kind))[:length]
             for cycle in range(first, last + 1)
         ]
         return torch.cat(shuffles)[start - first * length :][:count].view(self.steps, each)
@@ -173,7 +200,7 @@ def _rows(name: str, share: float, batch: int, ranks: int, of: str) -> tuple[int
     return count, what
 
 
-def _evenly(count: int, among: int) -> Tensor:
+def spread(count: int, among: int) -> Tensor:
     """Mark `count` of so many places, spread evenly: bool[among]."""
     return (torch.arange(among + 1) * count // max(1, among)).diff().bool()
 

@@ -97,7 +97,7 @@ def train(job: Job) -> str:
             for name in (WEIGHTS_FILE, RECIPE_FILE):
                 stage.store.write_bytes(stage.path(name), (folder / name).read_bytes())
         if images := config.pretrain.stills:
-            shown = settings.epochs * training.steps * int(training.sampler.is_still.sum())
+            shown = settings.epochs * training.steps * int(training.is_still.sum())
             share = config.pretrain.image_share
             read = {"images": images, "count": data.stills, "share": share, "shown": shown}
             stage.store.write_json(stage.path(IMAGES), read)

@@ -120,7 +120,7 @@ def test_trainings_of_all_policies_see_the_same_rows() -> None:
     seen = []
     for twin in (random_pairs().twin, torch.full((28,), -1), torch.where(paired, torch.arange(28), -1)):
         data = Pairs.from_arrays(random_pairs().images, twin, paired=paired)
-        seen.append(Training(settings, data, CPU).sampler.epoch(2))
+        seen.append(Sampler(settings, data.is_paired).epoch(2))
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
 
 
