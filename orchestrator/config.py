@@ -392,11 +392,23 @@ class PretrainConfig(Section):
         description="share of each batch that is patches with a twin by mutual information, the same rows for all "
         "policies, `none` included; null: patches as they come",
     )
+    # No part of the identity: where patches are streamed, the stage's key says how many are shuffled together.
+    shuffle: Annotated[Literal["auto", "all"] | Annotated[int, Field(ge=1)], Runtime] = Field(
+        "auto",
+        description="patches that an epoch shuffles together: `all`, held in memory or in a mapped file; or a number, "
+        "for which training streams shards from the store; auto: all up to 32 GiB of pixels, else 262,144 patches",
+    )
     compile: bool = Field(False, description="compile the backbone with torch.compile")
     images_on_device: Annotated[bool | Literal["auto"], Runtime] = Field(
         "auto", description="keep images in device memory instead of a memory-mapped file; auto: if they fit"
     )
     checkpoint_every: Annotated[Positive, Runtime] = Field(1, description="epochs between checkpoints")
+    checkpoint_minutes: Annotated[float, Field(ge=0), Runtime] = Field(
+        10, description="minutes between checkpoints within an epoch, of a streamed training"
+    )
+    cache: Annotated[float, Field(gt=0), Runtime] = Field(
+        100, description="GiB of a node's disk (TMPDIR) that shards from an object storage may take"
+    )
     workers: Annotated[Positive, Runtime] = Field(1, description="training processes")
     cpus_per_worker: Annotated[Positive | None, Runtime] = Field(
         None, description="CPUs of a worker; null: an equal share of the cluster's CPUs"

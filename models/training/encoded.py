@@ -1,30 +1,19 @@
-"""Images that are compressed one by one, and decompressed when a step needs them.
+"""Images that are compressed one by one (`models.pixels`), and decompressed when a step needs them."""
 
-The codec is Zstandard on the pixels of one image, plane by plane: without loss, and several times as fast to read as
-PNG (docs/scaling.md).
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CODEC = "zstd"
-LEVEL = 1  # higher ones gain little on small images
+from infoaug.models.pixels import decompress
+
 MOST_THREADS = 8
 _AT_LEAST = 64  # images that are worth a thread
-
-
-def compress(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
-    """Compress images u8[3, S, S], each for itself."""
-    codec = pa.Codec(CODEC, LEVEL)
-    return [codec.compress(np.ascontiguousarray(image), asbytes=True) for image in images]
 
 
 @dataclass(frozen=True)
@@ -93,15 +82,9 @@ class EncodedImages:
                 pass  # errors are raised here
 
     def _decompress_some(self, wanted: Sequence[tuple[int, Compressed, int]], into: NDArray[np.uint8]) -> None:
-        codec, length = pa.Codec(CODEC), 3 * self.size**2
-        flat = into.reshape(len(into), length)
+        flat = into.reshape(len(into), 3 * self.size**2)
         for i, source, row in wanted:
-            begin, end = source.offsets[row], source.offsets[row + 1]
-            try:
-                found = codec.decompress(pa.py_buffer(source.content[begin:end]), length)
-            except OSError as error:
-                raise ValueError(f"an image cannot be decompressed: {error}") from error
-            flat[i] = np.frombuffer(found, np.uint8)
+            flat[i] = decompress(source.content[source.offsets[row] : source.offsets[row + 1]], flat.shape[1])
 
     @property
     def _threads(self) -> int:

@@ -25,7 +25,12 @@ class EpochQueue(UserCallback):
         self.queue, self.training = queue, uuid.uuid4().hex
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Called by Ray Train with the metrics of all workers; those of the first are put into the queue."""
+        """Called by Ray Train with the metrics of all workers; those of the first are put into the queue.
+
+        A report within an epoch has none.
+        """
+        if not metrics[0]:
+            return
         with suppress(RayActorError):  # training continues without a driver that listens
             self.queue.put((self.training, metrics[0]))
 

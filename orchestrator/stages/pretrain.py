@@ -29,7 +29,7 @@ from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
-from infoaug.orchestrator.stages import initial_weights, ray_training, score, user_code
+from infoaug.orchestrator.stages import initial_weights, ray_training, score, shards, user_code
 
 VERSION = 3  # raised when the same config would give other numbers
 
@@ -68,6 +68,8 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
         key["encoder"] = "momentum"
     if images := config.pretrain.stills:
         key |= {"images": opening.identity(images), "image_share": config.pretrain.image_share}
+    if (shuffled := shards.block(config, scored)) is not None:
+        key |= {"shuffle": shuffled, "shards": shards.VERSION}
     return StageFolder(scored.stage.store, "pretrain", key)
 
 
@@ -149,8 +151,12 @@ def _run(
         computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
 
+    if (shuffled := shards.block(config, scored)) is None:
+        job = ray_training.Job(config, training_settings(config), trained, scored)
+    else:
+        sharded = shards.run(config, scored)
+        job = ray_training.Job(config, training_settings(config), trained, sharded, sharded.together(shuffled))
     epochs = epoch_queue.create()
-    job = ray_training.Job(config, training_settings(config), trained, scored)
     trainer = ray.train.torch.TorchTrainer(
         # Bound by `partial` rather than passed as `train_loop_config`: the controller would unpickle that too, and
         # would import PyTorch to do so.

@@ -5,6 +5,7 @@ The training itself is `infoaug.models.training`.
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +23,16 @@ from ray.train import Checkpoint
 from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
-from infoaug.models.training import Epoch, Pairs, Training, TrainingSettings
+from infoaug.models.training import Epoch, Pairs, Stream, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
+from infoaug.orchestrator.runtime.cache import Cache
 from infoaug.orchestrator.runtime.store import StageFolder, Store
-from infoaug.orchestrator.stages import extract, initial_weights, score
+from infoaug.orchestrator.stages import extract, initial_weights, score, shards
+from infoaug.orchestrator.stages.shards import Sharded
 
 READERS = 8  # threads that read windows
 IMAGES = "images.json"  # what was trained on beside the video
@@ -44,13 +47,15 @@ class Job:
         config: the experiment.
         settings: its training.
         stage: where the trained backbone is written.
-        scored: the patches and their twins.
+        scored: the patches and their twins; or the shards that they are streamed from.
+        together: shards of a block; see `Stream`.
     """
 
     config: ExperimentConfig
     settings: TrainingSettings
     stage: StageFolder
-    scored: score.Scored
+    scored: score.Scored | Sharded
+    together: int = 1
 
 
 def train(job: Job) -> str:
@@ -66,7 +71,10 @@ def train(job: Job) -> str:
         torch.cuda.set_device(device)
     first = ray.train.get_context().get_world_rank() == 0
     validate = _validation(config, device) if config.evaluate.every and first else None
-    data = _read(config, job.scored, stage, device)
+    if isinstance(job.scored, Sharded):
+        data: Pairs | Stream = _stream(config, job.scored, job.together, device)
+    else:
+        data = _read(config, job.scored, stage, device)
     training = Training(settings, data, device, validate, initial_weights.stored(config, stage))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -76,19 +84,32 @@ def train(job: Job) -> str:
         training.history = current(training.history, config, stage)
         stage.store.write_json(stage.path(VALIDATED_ON), _validated_on(config))
 
+    saved = time.monotonic()
+
+    def report(metrics: Epoch, checkpoint: bool) -> None:
+        """Report to Ray Train, which all workers do at the same time, with the state if it is to be saved."""
+        nonlocal saved
+        with scratch.folder() as folder:
+            if checkpoint:
+                saved = time.monotonic()
+            if checkpoint and first:
+                torch.save(training.state(), folder / "state.pt")
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if checkpoint and first else None)
+
+    def between_blocks() -> None:
+        due = torch.tensor(time.monotonic() - saved >= 60 * config.pretrain.checkpoint_minutes, device=device).int()
+        if dist.is_initialized():
+            dist.broadcast(due, 0)  # clocks differ
+        if due:
+            report({}, checkpoint=True)
+
     while len(training.history) < settings.epochs:
         try:
-            metrics = training.epoch()
+            metrics = training.epoch(between_blocks)
         except FloatingPointError as error:  # the loss is the mean of all workers, so all of them return
             return str(error).replace("learning_rate", "pretrain.learning_rate")
         done = len(training.history)
-        due = done % config.pretrain.checkpoint_every == 0 or done == settings.epochs
-        with scratch.folder() as folder:
-            saved = None
-            if due and first:
-                torch.save(training.state(), folder / "state.pt")
-                saved = Checkpoint.from_directory(folder)
-            ray.train.report(dict(metrics), checkpoint=saved)
+        report(dict(metrics), done % config.pretrain.checkpoint_every == 0 or done == settings.epochs)
 
     if first:
         with scratch.folder() as folder:
@@ -145,41 +166,68 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
                 start += len(window.twin)
 
 
-def read_pairs(scored: score.Scored, store: Store, images: Iterable[NDArray[np.uint8]] = ()) -> Pairs:
-    """Read every patch of the scored windows, and the row of its twin, into memory; images from no video follow."""
-    return Pairs.from_windows(windows(scored, store), images)
-
-
 def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, device: torch.device) -> Pairs:
-    """Read patches and images into the device's memory if asked to or if they fit, else into a file of this node.
-
-    The file lies where TMPDIR says. It is deleted as soon as all workers have mapped it, so none is left behind.
-    """
+    """Read patches and images into the device's memory if asked to or if they fit, else into a file of this node."""
     context, on_device, size = ray.train.get_context(), config.pretrain.images_on_device, config.extract.image_size
     opened = _open_images(config)
     images = (block.numpy() for block in (datasets.image_blocks(opened, size) if opened else ()))
     if on_device == "auto":
         count, workers = scored.counts["patches"], context.get_local_world_size()
         count = count * config.extract.crops + (len(opened.labels["train"]) if opened else 0)  # at most
-        room = torch.tensor(fits(count, size, device, workers), device=device).int()
-        if dist.is_initialized():
-            # All workers must decide alike, or some would wait at the barriers below for ever.
-            dist.all_reduce(room, dist.ReduceOp.MIN)
-        on_device = bool(room)
-    if on_device:
-        return read_pairs(scored, stage.store, images)
+        on_device = _alike(fits(count, size, device, workers), device)
+    return _on_node(lambda: windows(scored, stage.store), images, bool(on_device))
+
+
+def _alike(yes: bool, device: torch.device) -> bool:
+    """Whether all workers say yes: unless they decide alike, some would wait at a barrier for ever."""
+    answer = torch.tensor(yes, device=device).int()
+    if dist.is_initialized():
+        dist.all_reduce(answer, dist.ReduceOp.MIN)
+    return bool(answer)
+
+
+def _on_node(read: Callable[[], Iterator[Window]], images: Iterable[NDArray[np.uint8]], in_memory: bool) -> Pairs:
+    """Read windows and images into memory, or into a file that the workers of this node share.
+
+    The file lies where TMPDIR says. It is deleted as soon as all workers have mapped it, so none is left behind.
+    """
+    if in_memory:
+        return Pairs.from_windows(read(), images)
     name = [uuid.uuid4().hex]
     if dist.is_initialized():
         dist.broadcast_object_list(name)
-    if context.get_local_rank() > 0:
+    if ray.train.get_context().get_local_rank() > 0:
         return _mapped(scratch.path_of(name[0]))
     with scratch.folder(name[0]) as folder:
         try:
-            write_mapped(folder, windows(scored, stage.store), images)
+            write_mapped(folder, read(), images)
         except OSError as error:
             where = f"TMPDIR, {tempfile.gettempdir()}, does not take the images of this training"
             raise OSError(error.errno, f"{where}: {os.strerror(error.errno or 0)}") from error
         return _mapped(folder)
+
+
+def _stream(config: ExperimentConfig, sharded: Sharded, together: int, device: torch.device) -> Stream:
+    """Open the shards for streaming, and read the still images that are shown beside them."""
+    cache = Cache(sharded.stage.store, int(config.pretrain.cache * 2**30))
+
+    def open_shard(number: int) -> Pairs:
+        return shards.open_shard(sharded, cache.fetch(sharded.path(number)))
+
+    stills = _still_images(config, device)
+    return Stream(sharded.counts, open_shard, together, config.extract.image_size, stills)
+
+
+def _still_images(config: ExperimentConfig, device: torch.device) -> torch.Tensor | None:
+    """The images from no video u8[n, 3, S, S], in the host's memory or in a file of this node; None: there are none."""
+    if not (opened := _open_images(config)):
+        return None
+    size = config.extract.image_size
+    images = (block.numpy() for block in datasets.image_blocks(opened, size))
+    count, workers = len(opened.labels["train"]), ray.train.get_context().get_local_world_size()
+    found = _on_node(lambda: iter(()), images, _alike(fits(count, size, torch.device("cpu"), workers), device))
+    assert isinstance(found.images, torch.Tensor)
+    return found.images
 
 
 def _open_images(config: ExperimentConfig) -> opening.Opened | None:

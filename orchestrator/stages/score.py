@@ -89,6 +89,11 @@ class Scored:
         return counts
 
     @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self._total("patches")
+
+    @property
     def paired(self) -> int:
         """Number of patches with a twin by mutual information, whatever the policy."""
         return self._total("twin")
@@ -96,7 +101,7 @@ class Scored:
     @property
     def share_with_twin(self) -> float:
         """Share of the patches that have a twin, 0–1; the same for all policies but `none`, and `oracle` at most."""
-        return self.paired / max(1, self._total("patches"))
+        return self.paired / max(1, self.patches)
 
     def for_training(self, config: ExperimentConfig) -> "Scored":
         """The same scoring with the policy, the random draw and the number of twins of another config."""

@@ -14,11 +14,12 @@ import ray
 # isort: split
 import psutil
 
+from infoaug.models.training import Pairs
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, epoch_queue
 from infoaug.orchestrator.runtime.store import Store, arrays
-from infoaug.orchestrator.stages import extract, pretrain, ray_training, score
+from infoaug.orchestrator.stages import extract, pretrain, ray_training, score, shards
 from infoaug.orchestrator.synthetic import scenes
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -215,7 +216,7 @@ def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
         bad[0]: "failed",
         good[0]: "ok",
     }
-    assert scored.counts["patches"] == len(ray_training.read_pairs(scored, store).twin) == len(table)
+    assert scored.counts["patches"] == len(Pairs.from_windows(ray_training.windows(scored, store)).twin) == len(table)
     again = score.load(tiny, extract.load(tiny, store))
     assert again.extracted.ledger.equals(scored.extracted.ledger) and again.resumed == 1
     left_out = pretrain.stage(tiny, scored).hash
@@ -308,7 +309,7 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny_scor
     controls = ("random", "nearest", "correlation", "shuffled", "same-clip", "other-clip")
     for policy in ("mutual-information", "none", *controls):
         scored[policy] = score.run(config_of(tiny, policy), extracted)
-        twins[policy] = ray_training.read_pairs(scored[policy], store).twin.numpy()
+        twins[policy] = Pairs.from_windows(ray_training.windows(scored[policy], store)).twin.numpy()
     assert [done.resumed for done in scored.values()] == [2] * 8, "all policies share one scoring"
     assert len({pretrain.stage(tiny, done).hash for done in scored.values()}) == 8
     assert scored["none"].counts["twin"] == 0 < scored["random"].counts["twin"]
@@ -317,7 +318,9 @@ def test_policies_give_the_same_patches_a_twin_and_differ_in_who_it_is(tiny_scor
     for control in controls:
         np.testing.assert_array_equal(twins["mutual-information"] >= 0, twins[control] >= 0)
         assert (twins["mutual-information"] != twins[control]).any()
-    other = ray_training.read_pairs(score.load(config_of(tiny, "random", seed=1), extracted), store).twin.numpy()
+    other = Pairs.from_windows(
+        ray_training.windows(score.load(config_of(tiny, "random", seed=1), extracted), store)
+    ).twin.numpy()
     np.testing.assert_array_equal(other >= 0, twins["random"] >= 0)
     assert (other != twins["random"]).any(), "every seed of the training has random twins of its own"
 
@@ -360,6 +363,34 @@ def test_training_resumes_finished_epochs_and_two_workers_split_the_global_batch
 
     again = pretrain.run(config, scored, seen.append)
     assert (again.computed, again.resumed, len(seen)) == (0, 2, 2)
+
+
+def test_a_streamed_training_whose_worker_dies_goes_on_within_the_epoch_and_ends_with_the_same_weights(
+    tiny_scored: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = score.load(tiny_scored, extract.load(tiny_scored, Store(tiny_scored.store)))
+    # Shards of a single window, and blocks of a shard.
+    monkeypatch.setattr(shards, "BYTES", 1)
+    shuffle = scored.patches // 2
+    streamed = {"shuffle": shuffle, "checkpoint_minutes": 0.0, "checkpoint_every": 100, "epochs": 3, "batch_size": 4}
+    weights, histories, steps = [], [], 2 * (scored.patches - 3) // 4
+    for name in ("undisturbed", "dies"):
+        marker = tmp_path / name
+        settings = {"backbone": "tests.integration.own_backbones:Dying", "precision": "float32", **streamed}
+        # The first block of the second epoch is complete, and the second begun.
+        settings["backbone_settings"] = {"marker": str(marker), "at": steps * 3 // 4}
+        if name == "undisturbed":
+            marker.touch()
+        config = tiny_scored.model_copy(update={"pretrain": tiny_scored.pretrain.model_copy(update=settings)})
+        trained = pretrain.run(config, scored, lambda epoch: None)
+        assert marker.exists()
+        store, folder = trained.stage.store, trained.stage
+        weights.append(store.read_bytes(folder.path("backbone.safetensors")))
+        histories.append([(epoch["loss"], epoch["share_with_twin"]) for epoch in trained.history])
+        assert [epoch["epoch"] for epoch in trained.history] == [1, 2, 3]
+    assert histories[0] == histories[1]
+    assert weights[0] == weights[1]
+    assert len([*(tmp_path / "store" / "shards").iterdir()]) == 1, "both trainings read the same shards"
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def test_an_experiments_stages_have_the_names_that_they_had(name: str) -> None:
     ledger = pa.table({"clip_id": ["a"], "folder": ["a-1"], "windows": [[0, 1]]})
     extracted = extract.Extracted(extract.stage(settings, store), ledger, 0, 0)
     scored_stage = score.stage(settings, extracted)
-    scored = score.Scored(scored_stage, extracted, pa.table({}), 0, 0, settings.score.policy, 0)
+    counted = pa.table({"patches": [0, 0]})
+    scored = score.Scored(scored_stage, extracted, counted, 0, 0, settings.score.policy, 0)
     trained = pretrain.stage(settings, scored)
     assert {
         "source": extract.clips_digest(settings),

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infoaug.models.pixels import compress
 from infoaug.models.training import Pairs, Stream, Training
-from infoaug.models.training.encoded import Compressed, EncodedImages, compress
+from infoaug.models.training.encoded import Compressed, EncodedImages
 from tests.models.training.trainings import (
     CPU,
     PARTS,

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from infoaug.models.backbones import WEIGHTS_FILE
-from infoaug.models.training import Training
+from infoaug.models.training import Pairs, Training
 from infoaug.orchestrator.config import EvaluateConfig, ExperimentConfig, PretrainConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import probes
@@ -39,7 +39,7 @@ def scored(tmp_path: Path) -> score.Scored:
 def test_patches_are_in_the_order_of_clips_windows_and_patches_with_the_rows_of_their_twins(
     scored: score.Scored,
 ) -> None:
-    loaded = ray_training.read_pairs(scored, scored.stage.store)
+    loaded = Pairs.from_windows(ray_training.windows(scored, scored.stage.store))
     assert (loaded.images.shape, loaded.images.dtype) == ((9, 3, 4, 4), torch.uint8)
     assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
     assert (loaded.images[:, 0] == loaded.images[:, 1] + 100).all()
@@ -51,13 +51,16 @@ def test_patches_are_in_the_order_of_clips_windows_and_patches_with_the_rows_of_
     [("later", [0, -1, 2, 3, 4, -1, -1, -1, 8]), ("later+mutual-information", [1, -1, 0, 5, 3, -1, -1, -1, 7])],
 )
 def test_a_patch_is_its_own_twin_by_the_policy_later(scored: score.Scored, policy: str, twins: list[int]) -> None:
-    assert ray_training.read_pairs(replace(scored, policy=policy), scored.stage.store).twin.tolist() == twins
+    assert (
+        Pairs.from_windows(ray_training.windows(replace(scored, policy=policy), scored.stage.store)).twin.tolist()
+        == twins
+    )
 
 
 def test_all_crops_of_a_track_are_read_with_their_frames(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
     given = scored_windows(tmp_path / "store", {"a": [(images, [1, 0])], "b": [(images[:, 0], [-1, -1])]})
-    loaded = ray_training.read_pairs(given, given.stage.store)
+    loaded = Pairs.from_windows(ray_training.windows(given, given.stage.store))
     expected = np.concatenate([images.reshape(6, 4, 4, 3), images[:, 0]]).transpose(0, 3, 1, 2)
     assert np.array_equal(loaded.images.numpy(), expected)
     assert loaded.crop_frames.tolist() == [[0, 1, 2], [0, 1, 2], [0, -1, -1], [0, -1, -1]]
@@ -81,7 +84,7 @@ def test_the_best_partners_are_read_with_the_strength_of_the_dependence(scored: 
         scored.stage.store.write_table(score.twins_path(scored.stage, folder, window), pa.table(columns))
     scored.stage.key.update(alpha=0.05, mutual=0, surrogates=9)
     config = ExperimentConfig.model_validate({"pretrain": {"twins": 3}})
-    loaded = ray_training.read_pairs(scored.for_training(config), scored.stage.store)
+    loaded = Pairs.from_windows(ray_training.windows(scored.for_training(config), scored.stage.store))
     assert loaded.partners.tolist() == [
         [row + start if row >= 0 else -1 for row in rows]
         for start in (0, 3, 6)
@@ -90,7 +93,7 @@ def test_the_best_partners_are_read_with_the_strength_of_the_dependence(scored: 
     assert loaded.strengths[:3].tolist() == [[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]
     assert loaded.twin.tolist() == loaded.partners[:, 0].tolist()
     later = config.model_copy(update={"score": config.score.model_copy(update={"policy": "later"})})
-    loaded = ray_training.read_pairs(scored.for_training(later), scored.stage.store)
+    loaded = Pairs.from_windows(ray_training.windows(scored.for_training(later), scored.stage.store))
     assert loaded.partners.tolist() == [[0], [1], [-1], [3], [4], [-1], [6], [7], [-1]]
 
 
@@ -99,7 +102,7 @@ def test_crops_that_cannot_be_decoded_name_their_file(scored: score.Scored) -> N
     table = store.read_table(path)
     store.write_table(path, table.set_column(table.column_names.index("crops"), "crops", pa.array([b"junk"] * 3)))
     with pytest.raises(StageError, match=r"b/00000\.parquet' of the store: no crops can be decoded; delete it"):
-        ray_training.read_pairs(scored, store)
+        Pairs.from_windows(ray_training.windows(scored, store))
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("same-clip", {0, 1, 2, 3, 4, 5}), ("other-clip", {6, 7, 8})])
@@ -111,7 +114,7 @@ def test_twins_of_other_windows_are_drawn_for_the_same_patches(
         reason = ["" if twin >= 0 else "not significant" for twin in twins]
         store.write_table(score.twins_path(stage, folder, window), pa.table({"reason": reason}))
     for draw in range(30):
-        loaded = ray_training.read_pairs(replace(scored, policy=policy, draw=draw), store)
+        loaded = Pairs.from_windows(ray_training.windows(replace(scored, policy=policy, draw=draw), store))
         assert loaded.images[:, 1, 0, 0].tolist() == list(range(9))
         assert (loaded.twin >= 0).tolist() == [twin >= 0 for window in TWINS for twin in window]
         found.append(loaded.twin)
@@ -129,7 +132,7 @@ def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
         config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=asked))
         data = ray_training._read(config, scored, stage, CPU)
         assert data.on_device == on_device
-        assert torch.equal(data.images, ray_training.read_pairs(scored, scored.stage.store).images)
+        assert torch.equal(data.images, Pairs.from_windows(ray_training.windows(scored, scored.stage.store)).images)
         assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
     assert not list((tmp_path / "temporary").iterdir())
 
@@ -179,7 +182,7 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     monkeypatch.setattr("ray.train.report", lambda metrics, checkpoint: reported.append(metrics))
     made: list[Training] = []
     real = Training.epoch
-    monkeypatch.setattr(Training, "epoch", lambda training: made.append(training) or real(training))
+    monkeypatch.setattr(Training, "epoch", lambda training, between: made.append(training) or real(training))
     stage = StageFolder(scored.stage.store, "pretrain", {})
     np.savez(tmp_path / "set.npz", images=random.integers(0, 256, (5, 20, 20, 3), np.uint8))
     config = ExperimentConfig.model_validate(
