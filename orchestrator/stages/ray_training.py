@@ -100,7 +100,7 @@ def train(job: Job) -> str:
         due = torch.tensor(time.monotonic() - saved >= 60 * config.pretrain.checkpoint_minutes, device=device).int()
         if dist.is_initialized():
             dist.broadcast(due, 0)  # clocks differ
-        if due:
+        if due or ray.train.get_preemption_info():
             report({}, checkpoint=True)
 
     while len(training.history) < settings.epochs:
@@ -109,7 +109,8 @@ def train(job: Job) -> str:
         except FloatingPointError as error:  # the loss is the mean of all workers, so all of them return
             return str(error).replace("learning_rate", "pretrain.learning_rate")
         done = len(training.history)
-        report(dict(metrics), done % config.pretrain.checkpoint_every == 0 or done == settings.epochs)
+        due = done % config.pretrain.checkpoint_every == 0 or done == settings.epochs
+        report(dict(metrics), due or ray.train.get_preemption_info() is not None)
 
     if first:
         with scratch.folder() as folder:

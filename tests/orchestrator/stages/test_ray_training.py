@@ -176,7 +176,12 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
         tmp_path / "store", {"a": [(random.integers(0, 256, (16, 16, 16, 3), np.uint8), [-1] * 16)]}
     )
     alone = SimpleNamespace(get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_local_world_size=lambda: 1)
-    for name, value in (("get_context", alone), ("get_checkpoint", None), ("torch.get_device", CPU)):
+    for name, value in (
+        ("get_context", alone),
+        ("get_checkpoint", None),
+        ("get_preemption_info", None),
+        ("torch.get_device", CPU),
+    ):
         monkeypatch.setattr(f"ray.train.{name}", lambda value=value: value)
     reported: list[dict[str, float]] = []
     monkeypatch.setattr("ray.train.report", lambda metrics, checkpoint: reported.append(metrics))

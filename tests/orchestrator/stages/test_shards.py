@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from infoaug.models.training import Pairs, Stream
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import pretrain, ray_training, score, shards
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, column
+from tests.models.training.trainings import small_settings
 from tests.orchestrator.conftest import scored_windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,3 +165,41 @@ def test_a_shard_whose_windows_cannot_be_read_says_why(scored: score.Scored) -> 
     work = {"number": 0, "windows": [("a", 0)]}
     with pytest.raises(StageError, match="is broken, delete it"):
         list(shards._write(found, scored.extracted.stage, scored.stage, [work]))
+
+
+@pytest.mark.parametrize(("minutes", "news", "saved"), [(0.0, 0, 4), (60.0, 0, 0), (60.0, 2, 1)])
+def test_a_worker_saves_between_blocks_when_it_is_due_and_when_its_node_will_go(
+    scored: score.Scored, monkeypatch: pytest.MonkeyPatch, minutes: float, news: int, saved: int
+) -> None:
+    monkeypatch.setattr(shards, "BYTES", 1)  # a window a shard
+    config = _config(shuffle=PATCHES, checkpoint_minutes=minutes, epochs=1, warmup_epochs=0)
+    found, windows = shards.sharded(config, scored)
+    for number in range(len(windows)):
+        _written(config, scored, number)
+    asked: list[int] = []
+    reported: list[tuple[bool, dict[str, Any] | None]] = []
+
+    def report(metrics: dict[str, float], checkpoint: Any) -> None:
+        state = None
+        if checkpoint:
+            with checkpoint.as_directory() as folder:
+                state = torch.load(Path(folder) / "state.pt", weights_only=True)
+        reported.append(("epoch" in metrics, state))
+
+    def preemption() -> object | None:
+        asked.append(1)
+        return object() if len(asked) == news else None
+
+    alone = SimpleNamespace(get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_local_world_size=lambda: 1)
+    for name, value in (("get_context", alone), ("get_checkpoint", None), ("torch.get_device", torch.device("cpu"))):
+        monkeypatch.setattr(f"ray.train.{name}", lambda value=value: value)
+    monkeypatch.setattr("ray.train.report", report)
+    monkeypatch.setattr("ray.train.get_preemption_info", preemption)
+    settings = small_settings(epochs=1, warmup_epochs=0, batch_size=2)
+    stage = StageFolder(scored.stage.store, "pretrain", {})
+    job = ray_training.Job(config, settings, stage, found, found.together(PATCHES))
+    assert ray_training.train(job) == ""
+    assert [ended for ended, _ in reported] == [False] * saved + [True]
+    states = [state for _, state in reported if state]
+    assert len(states) == saved + 1 and "sums" not in states[-1]
+    assert [state["sums"]["blocks"] for state in states[:-1]] == ([1, 2, 3, 4] if not minutes else [news] * saved)
