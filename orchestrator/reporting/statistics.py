@@ -67,7 +67,8 @@ def paired(treatment: Mapping[Unit, float], reference: Mapping[Unit, float]) -> 
     scale = max(np.abs(treated).max(), np.abs(control).max())
     # Without variance t is infinite: p = 0 would claim certainty that two equal differences do not give.
     varies = np.ptp(differences) > ROUNDING * scale
-    return Paired(summary(differences), float(ttest_rel(treated, control).pvalue) if varies else None)
+    p = float(ttest_rel(treated, control).pvalue) if varies else np.nan  # also NaN where squares are too small for f64
+    return Paired(summary(differences), None if np.isnan(p) else p)
 
 
 def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:

@@ -64,7 +64,8 @@ def scored_windows(folder: Path, clips: dict[str, Sequence[tuple[NDArray[np.uint
     )
     count = sum(map(len, clips.values()))
     extracted = extract.Extracted(StageFolder(store, "extract", {}), table, resumed=0, computed=count)
-    found = score.Scored(StageFolder(store, "score", {}), extracted, pa.table({}), resumed=0, computed=count)
+    ledger = pa.table({"patches": [len(twin) for windows in clips.values() for _, twin in windows]})
+    found = score.Scored(StageFolder(store, "score", {}), extracted, ledger, resumed=0, computed=count)
     for clip, windows in clips.items():
         for number, (images, twin) in enumerate(windows):
             shown = images if images.ndim == 5 else images[:, None]
