@@ -61,8 +61,9 @@ class Training:
                 Images are normalised as its recipe says.
 
         Raises:
-            ValueError: images of another size than `settings.image_size`, fewer patches than a batch, a batch that the
-                ranks cannot share, or settings that do not fit the framework or the backbone.
+            ValueError: images of another size than `settings.image_size`, fewer patches than a batch, blocks of a
+                stream that have no batch, a batch that the ranks cannot share, or settings that do not fit the
+                framework or the backbone.
         """
         self.world, self.rank = world()
         if data.size != settings.image_size:
@@ -80,6 +81,10 @@ class Training:
             Sampler(settings, data.is_paired, data.stills)  # which refuses too few patches
         self.data = data
         self.steps = data.steps(settings.batch_size)  # of an epoch
+        if not self.steps:
+            raise ValueError(
+                f"blocks of {data.patches} patches in all are too small for batches of {settings.batch_size}"
+            )
         self.is_still = spread(stills, settings.batch_size)
         is_video = ~self.is_still.view(self.world, -1)[self.rank]
         self.video_rows = is_video.nonzero()[:, 0].to(device) if stills else None

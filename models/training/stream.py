@@ -15,7 +15,8 @@ from torch import Tensor
 
 from infoaug.models.training.encoded import Compressed, EncodedImages
 from infoaug.models.training.pairs import Pairs
-from infoaug.models.training.sampling import generator
+from infoaug.models.training.sampling import check_paired, generator
+from infoaug.models.training.settings import TrainingSettings
 
 _ORDER = 6  # which purpose a generator has, beside those of `sampling`
 
@@ -62,6 +63,38 @@ class Stream:
         order = torch.randperm(len(self.counts), generator=generator(seed, epoch, 0, _ORDER)).tolist()
         starts = range(0, len(order), self.together)
         return [sorted(order[start : start + self.together]) for start in starts]
+
+    def check_blocks(self, settings: TrainingSettings, paired: Sequence[int], stills: int = 0) -> None:
+        """Check that blocks have batches, and that each has the patches that `twin_share` asks for.
+
+        Args:
+            settings: of the training.
+            paired: number of patches with a twin in each shard.
+            stills: rows of a batch that hold still images.
+
+        Raises:
+            ValueError: an epoch may have no step, or a block of some epoch lacks such patches.
+        """
+        batch = settings.batch_size
+        if not self.steps(batch):
+            raise ValueError(
+                f"{self.patches} patches in {self.blocks} blocks may give no batch of {batch}, because none takes "
+                "patches of two blocks: set shuffle higher or batch_size lower"
+            )
+        if settings.twin_share is None:
+            return
+        for epoch in range(settings.epochs):
+            for shards in self.shards_of(epoch, settings.seed):
+                with_twin, every = (sum(of[shard] for shard in shards) for of in (paired, self.counts))
+                if every < batch:  # not trained on
+                    continue
+                try:
+                    check_paired(settings, with_twin, every, stills)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error}; that is a block of {every} patches, of {self.blocks} in epoch {epoch + 1}: set "
+                        "shuffle higher, or to all"
+                    ) from None
 
     def epoch(self, number: int, seed: int, first: int = 0) -> Iterator[tuple[int, Pairs]]:
         """The blocks of an epoch from the block `first` on, with their numbers: patches that are shuffled together.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from infoaug.estimators.options import RANKED
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
 from infoaug.models.settings import AugmentSettings
-from infoaug.models.training import Epoch, TrainingSettings
+from infoaug.models.training import Epoch, Stream, TrainingSettings
 from infoaug.models.training.loop import check_model
 from infoaug.models.training.optimisation import create_optimizer
 from infoaug.models.training.sampling import check_paired, paired_rows, still_rows
@@ -141,6 +142,7 @@ def _run(
         )
     doing = "resuming" if resumed else "starting"
     beside = _paired(config, scored) + _beside(config, patches)
+    _check_blocks(config, scored)
     console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
 
     computed: dict[float, Epoch] = {}
@@ -204,6 +206,20 @@ def _paired(config: ExperimentConfig, scored: score.Scored) -> str:
     return (
         f"; {scored.paired} paired patches, {rows} of {batch} rows of a batch, each shown {times:.2g} times on average"
     )
+
+
+def _check_blocks(config: ExperimentConfig, scored: score.Scored) -> None:
+    """Check that the blocks of a streamed training can be trained on, before hours of it. Raises UsageError."""
+    if (shuffled := shards.block(config, scored)) is None:
+        return
+    shards.check(config, scored)
+    found, windows = shards.sharded(config, scored)
+    made, size = training_settings(config), config.extract.image_size
+    stream = Stream(found.counts, lambda number: shards.open_shard(found, Path()), found.together(shuffled), size)
+    try:
+        stream.check_blocks(made, shards.paired(scored, windows), still_rows(made) if config.pretrain.stills else 0)
+    except ValueError as error:
+        raise UsageError(re.sub(r"\b(twin_share|shuffle|batch_size)\b", r"pretrain.\1", str(error))) from None
 
 
 def _beside(config: ExperimentConfig, patches: int) -> str:

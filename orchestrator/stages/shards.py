@@ -113,6 +113,14 @@ def sharded(config: ExperimentConfig, scored: score.Scored) -> tuple[Sharded, li
     return Sharded(stage, counts, scored.policy, scored.draw, scored.twins), windows
 
 
+def paired(scored: score.Scored, windows: Sequence[Sequence[int]]) -> list[int]:
+    """Patches with a twin in each shard, by the windows of each."""
+    rows = scored.ledger.select(["folder", "window", "twin"]).to_pylist()
+    by_window = {(row["folder"], row["window"]): row["twin"] for row in rows}
+    units = scored.extracted.windows
+    return [sum(by_window[units[window][1:]] for window in own) for own in windows]
+
+
 def planned(patches: NDArray[np.integer], each: int) -> list[list[int]]:
     """Deal windows with these numbers of patches, int[W], out to shards of about `each` patches, at random."""
     order = np.random.default_rng(0).permutation(len(patches))

@@ -232,3 +232,8 @@ def _rows_seen(training: Training) -> list[int]:
 
     training.step = step  # type: ignore[method-assign]
     return seen
+
+
+def test_blocks_without_a_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="too small for batches of 8"):
+        Training(small_settings(batch_size=8), streamed(within_windows(random_pairs()), together=1), CPU)
