@@ -222,13 +222,15 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
     result, measured = _PROTOCOLS[settings.protocol(name)](name, settings, config.extract.image_size)
     result = {"dataset": name} | result
     result |= {"baseline": "initial weights"} if config.pretrain.init else {}
-    path = result_path(stage(config, pretrained), name, settings)
-    result |= _numbers(measured(trained_backbone(pretrained, config.pretrain.backbone)), store, path)
+    trained = trained_backbone(pretrained, config.pretrain.backbone)
     baseline = floor_stage(config, store)
     path = result_path(baseline, name, settings)
+    # First, because it is kept where the trained backbone's is interrupted.
     if not store.exists(path):  # two trials may measure it at the same time: they get and write the same numbers
         baseline.record(config.to_yaml())
         store.write_json(path, _numbers(measured(_baseline_backbone(config, pretrained)), store, path))
+    own = result_path(stage(config, pretrained), name, settings)
+    result |= _numbers(measured(trained), store, own)
     return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
 
 

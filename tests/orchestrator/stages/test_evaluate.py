@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,24 @@ def test_the_model_and_its_floor_are_fine_tuned_where_it_is_asked_for(config: Ex
     found = measure(config.model_copy(update={"evaluate": asked}), pretrained(store, seed=config.seed), "scenes")
     for metric in ("fine_tuned", "fine_tuned_10", "probe_10"):
         assert 0 <= found[metric] == found[f"floor_{metric}"] <= 1
+
+
+def test_an_interrupted_evaluation_keeps_the_baseline_that_it_measured(
+    config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, measured = evaluate.probes.accuracies, []
+
+    def interrupted(*arguments: Any, **settings: Any) -> dict[str, float]:
+        measured.append(1)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(evaluate.probes, "accuracies", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(config, pretrained(store, 1), "scenes")
+    measure(config, pretrained(store, 1), "scenes")
+    assert (len(measured), len(floors(store))) == (3, 1)
 
 
 def test_models_of_one_backbone_seed_and_evaluation_share_a_floor_that_is_measured_once(
