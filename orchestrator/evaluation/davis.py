@@ -1,7 +1,7 @@
 """Folders of videos with masks, as DAVIS lays them out: what is in them, and how a mask is read."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from infoaug.estimators.video.frame_folders import in_order
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import index_masks
 from infoaug.orchestrator.evaluation.images import SUFFIXES, check_size
@@ -157,11 +158,14 @@ def _video(name: str, frames: Path, masks: Path) -> Video:
     return Video(name, files, found)
 
 
-def images_in(folder: Path) -> Iterator[Path]:
-    """The images of a folder, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            yield path
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, in the order of the numbers in their names. Raises UsageError if two have one name."""
+    found = {}
+    for path in in_order(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."):
+        if other := found.get(path.stem):
+            raise UsageError(one_line(f"'{path}' and '{other.name}' are the same frame: remove one"))
+        found[path.stem] = path
+    return [*found.values()]
 
 
 def one_size(files: Sequence[Path]) -> tuple[int, int]:

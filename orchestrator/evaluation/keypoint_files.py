@@ -62,7 +62,7 @@ def load(folder: Path) -> tuple[list[Joints], list[str]]:
     found, notes = list[Joints](), list[str]()
     for file in files:
         name = file.stem
-        images = [*davis.images_in(frames / name)] if (frames / name).is_dir() else []
+        images = davis.images_in(frames / name) if (frames / name).is_dir() else []
         own = {path.stem: path for path in davis.images_in(masks / name)} if masks and (masks / name).is_dir() else None
         if images:
             joints, said = _sequence(name, images, own, file)

@@ -167,3 +167,22 @@ def test_broken_files_are_refused(tmp_path):
     _mask(tmp_path).write_bytes(_mask(tmp_path).read_bytes()[:60])
     with pytest.raises(UsageError, match=r"00000\.png' cannot be read"):
         davis.objects(davis.videos(tmp_path)[0])
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    _write(tmp_path)
+    for part in (davis.FRAMES, davis.MASKS):
+        for path in sorted((tmp_path / part / "bird").iterdir()):
+            path.rename(path.with_name(f"{(1, 2, 10, 11)[int(path.stem)]}{path.suffix}"))
+    (video,) = davis.videos(tmp_path)
+    assert [path.name for path in video.frames] == ["1.jpg", "2.jpg", "10.jpg", "11.jpg"]
+    assert [video.masks[i].name for i in range(4)] == ["1.png", "2.png", "10.png", "11.png"]
+
+
+def test_a_frame_that_is_there_twice_is_refused(tmp_path):
+    _write(tmp_path)
+    Image.new("RGB", (20, 16)).save(tmp_path / davis.FRAMES / "bird" / "00001.png")
+    with pytest.raises(
+        UsageError, match=r"00001\.png' and '00001\.jpg' are the same frame|00001\.jpg' and '00001\.png'"
+    ):
+        davis.videos(tmp_path)
