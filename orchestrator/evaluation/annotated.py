@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_FAR = 4  # sides of an image, beyond which no polygon of it reaches
 Shape = dict[str, Any] | list[NDArray[np.float64]]  # run lengths as COCO has them, or polygons f64[2 n]: x, y, x, y …
 
 
@@ -61,16 +62,24 @@ class Found:
 def mask(shape: Shape | None, height: int, width: int, unit: tuple[int, int] = (1, 1)) -> NDArray[np.uint8]:
     """The mask of a shape, u8[H, W] of 0 and 1, by COCO's own rule; `unit` (x, y): of its polygons, pixels.
 
-    Raises ValueError for run lengths of another size.
+    Raises ValueError for run lengths that cannot be read or are of another size, and for polygons that reach so far
+    out of the image that they are of another one.
     """
     from faster_coco_eval.core import mask as coco_masks  # an extra
 
     if isinstance(shape, dict):
-        packed = shape if isinstance(shape["counts"], str | bytes) else coco_masks.frPyObjects(shape, height, width)
+        try:
+            packed = shape if isinstance(shape["counts"], str | bytes) else coco_masks.frPyObjects(shape, height, width)
+            decoded: NDArray[np.uint8] = coco_masks.decode(packed)
+        except (RuntimeError, ValueError, TypeError) as error:  # a RuntimeError names types of C++
+            raise ValueError("a mask has run lengths that cannot be read") from error
     else:
-        polygons = [(polygon.reshape(-1, 2) * unit).ravel().tolist() for polygon in shape or ()]
-        packed = coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))
-    decoded: NDArray[np.uint8] = coco_masks.decode(packed)
+        corners = [polygon.reshape(-1, 2) * unit for polygon in shape or ()]
+        # Every pixel of an outline takes memory, also of one that is out of the image.
+        if any((np.abs(own) > _FAR * np.array([width, height])).any() for own in corners):
+            raise ValueError(f"a polygon reaches far out of the image of {width}x{height} pixels")
+        packed = coco_masks.merge(coco_masks.frPyObjects([own.ravel().tolist() for own in corners], height, width))
+        decoded = coco_masks.decode(packed)
     if decoded.shape != (height, width):
         raise ValueError(
             f"a mask in run lengths has {decoded.shape[1]}x{decoded.shape[0]} pixels, not {width}x{height}"

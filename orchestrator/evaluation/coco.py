@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,10 @@ def _split(file: Path, root: Path, limit: int | None) -> tuple[list[Picture], di
             raise ValueError(f"it needs lists of {', '.join(_ATTRIBUTES)}")
         names = {int(each["id"]): str(each["name"]) for each in content["categories"]}
         rows = sorted(content["images"], key=lambda row: str(row["file_name"]))[:limit]
+        for key in ("id", "file_name"):
+            values = Counter(str(row[key]) for row in content["images"])
+            if (most := values.most_common(1)) and most[0][1] > 1:
+                raise ValueError(f"{most[0][1]} images have the {key} {most[0][0]:.100}, so list each once")
         things: dict[Any, list[Thing]] = {row["id"]: [] for row in rows}
         known = {row["id"] for row in content["images"]}
         for number, row in enumerate(content["annotations"]):
@@ -141,6 +146,8 @@ def _shape(segmentation: Any) -> Shape | None:
     polygons = [np.array(polygon, np.float64) for polygon in segmentation or () if len(polygon) >= 6]
     if any(polygon.ndim != 1 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon has no pairs of coordinates")
+    if not all(np.isfinite(polygon).all() for polygon in polygons):
+        raise ValueError("a polygon has coordinates that are not finite")
     return polygons or None
 
 

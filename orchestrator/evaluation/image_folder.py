@@ -258,6 +258,30 @@ def _held_out(found: _Finder, named: Mapping[str, list[str]], train: Classes) ->
     )
 
 
+def by_stem(folder: Path, asked: str, beside: str) -> dict[str, Path]:
+    """The images of a folder by their names without the suffix, by which files beside them are named.
+
+    Args:
+        folder: of the images.
+        asked: the setting that names the data set, for messages.
+        beside: what such a file is, for messages.
+
+    Raises:
+        UsageError: there are no images, or two have one name.
+    """
+    found: dict[str, Path] = {}
+    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    for file in files:
+        if found.setdefault(file.stem, file) is not file:
+            other = found[file.stem].name
+            raise UsageError(
+                settings.one_line(f"{asked}: '{file}' and '{other}' have one {beside}: rename or remove one")
+            )
+    if not found:
+        raise UsageError(settings.one_line(f"{asked}: '{folder}' has no images: put them there"))
+    return found
+
+
 def _annotated(folder: Path) -> Classes:
     """The images of a split by the classes in its table; nothing if it has no table."""
     table, labels, found = folder / f"{folder.name}{_TABLE}", dict[str, str](), dict[str, list[Path]]()

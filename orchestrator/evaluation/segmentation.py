@@ -35,7 +35,7 @@ class Scenes:
         name: of the folder, for messages.
         images: files by split, `train` and `test`.
         masks: files of the same images.
-        classes: number of classes, one more than the largest index in a training mask that is not void.
+        classes: number of classes, one more than the largest index in a mask that is not void.
         void: indices of pixels that do not count.
         notes: sentences on what is not used.
     """
@@ -76,24 +76,27 @@ def load(name: str, config: EvaluateConfig) -> Scenes:
     pictures, masks, notes = _layout(name)
     pictures, masks = ({split: files[: config.limit] for split, files in of.items()} for of in (pictures, masks))
     void = tuple(config.void)
-    present = np.zeros(256, bool)
+    present = {split: np.zeros(256, bool) for split in pictures}
     for split in pictures:
         for picture, mask in zip(pictures[split], masks[split], strict=True):
             found = _mask(mask)
             if (size := _read(picture, images.original_size)) != found.shape:
                 sizes = f"{found.shape[1]}x{found.shape[0]} pixels, its image {size[1]}x{size[0]}"
                 raise UsageError(settings.one_line(f"'{mask}' has {sizes}: make them the same"))
-            if split == "train":
-                present[np.unique(found)] = True
-    present[list(void)] = False
-    if present.sum() < 2:
-        raise UsageError(
-            settings.one_line(
-                f"the masks in '{name}' show {present.sum()} classes beside void ({', '.join(map(str, void))}): give "
-                "PNG files whose pixels are class indices, and set evaluate.void to those that do not count"
+            present[split][np.unique(found)] = True
+    for split, least in (("train", 2), ("test", 1)):
+        present[split][list(void)] = False
+        if (count := present[split].sum()) < least:
+            raise UsageError(
+                settings.one_line(
+                    f"the {split} masks in '{name}' show {count} classes beside void ({', '.join(map(str, void))}): "
+                    "give PNG files whose pixels are class indices, and set evaluate.void to those that do not count"
+                )
             )
-        )
-    return Scenes(name, pictures, masks, int(np.flatnonzero(present)[-1]) + 1, void, notes)
+    if unknown := (present["test"] & ~present["train"]).sum():
+        notes.append(f"{unknown} of {present['test'].sum()} classes of the test images are in no training image")
+    classes = int(np.flatnonzero(present["train"] | present["test"])[-1]) + 1
+    return Scenes(name, pictures, masks, classes, void, notes)
 
 
 def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device: str = "cpu") -> dict[str, Any]:
@@ -105,13 +108,20 @@ def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device:
     """
     dense = dense_features(backbone.to(device), "evaluate.segmentation")
     most = max(1, MOST_POSITIONS // len(scenes.images["train"]))
-    features, classes = zip(*_positions(scenes, dense, most), strict=True)
-    probe = Probe(Rows(np.concatenate(features), device), np.concatenate(classes), config)
+    features, classes = map(np.concatenate, zip(*_positions(scenes, dense, most), strict=True))
+    if len(shown := np.unique(classes)) < 2:
+        raise UsageError(
+            settings.one_line(
+                f"the centres of the cells of {dense.stride} pixels show {len(shown)} classes in the training masks of "
+                f"'{scenes.name}': give larger images, or more of them"
+            )
+        )
+    probe = Probe(Rows(features, device), classes, config)
     confusion = np.zeros((scenes.classes, scenes.classes), np.int64)
     for picture, mask in zip(scenes.images["test"], scenes.masks["test"], strict=True):
         known = _mask(mask)
         found = _segmented(dense, probe, _read(picture, images.original))
-        counts = ~np.isin(known, scenes.void) & (known < scenes.classes)
+        counts = ~np.isin(known, scenes.void)
         pairs = known[counts].astype(np.int64) * scenes.classes + found[counts]
         confusion += np.bincount(pairs, minlength=scenes.classes**2).reshape(confusion.shape)
     iou = intersection_over_union(confusion)
@@ -170,13 +180,11 @@ def _layout(name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], li
         )
     pictures, masks, notes = {}, {}, []
     for split, folder in (("train", splits["train"]), ("test", held)):
-        files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in images.SUFFIXES}
+        files = image_folder.by_stem(folder, "evaluate.segmentation", "mask")
         beside = root / "masks" / folder.name
         lacking = [stem for stem in files if not (beside / f"{stem}.png").is_file()]
-        if lacking or not files:
-            what = (
-                f"'{files[lacking[0]]}' has no mask '{beside / lacking[0]}.png'" if lacking else f"'{folder}' is empty"
-            )
+        if lacking:
+            what = f"'{files[lacking[0]]}' has no mask '{beside / lacking[0]}.png'"
             more = f", nor have {len(lacking) - 1} others" if len(lacking) > 1 else ""
             raise UsageError(settings.one_line(f"evaluate.segmentation: {what}{more}: add them"))
         pictures[split] = [*files.values()]

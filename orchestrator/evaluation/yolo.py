@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import image_folder, images
+from infoaug.orchestrator.evaluation import image_folder
 from infoaug.orchestrator.evaluation.annotated import Found, Picture, Thing
 from infoaug.orchestrator.settings import one_line
 
@@ -38,7 +38,8 @@ def read(root: Path, limit: int | None = None) -> Found:
             )
         )
     folders = {"train": splits["train"], "test": splits[held]}
-    files = {split: _images(folder)[:limit] for split, folder in folders.items()}
+    named = {split: image_folder.by_stem(folder, "evaluate.detection", "label") for split, folder in folders.items()}
+    files = {split: [*of.values()][:limit] for split, of in named.items()}
     notes = ["the split 'val' is not used"] if held == "test" and "val" in splits else []
     kind = "labels"
     if all(_beside(folder, "segments").is_dir() for folder in folders.values()):
@@ -79,19 +80,6 @@ def _beside(folder: Path, kind: str) -> Path:
     if folder.name == "images":
         return folder.with_name(kind)
     return folder.parent.with_name(kind) / folder.name
-
-
-def _images(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in images.SUFFIXES and file.name[0] != ".")
-    if not files:
-        raise UsageError(one_line(f"evaluate.detection: '{folder}' has no images: put them there"))
-    stems: dict[str, Path] = {}
-    for file in files:
-        if stems.setdefault(file.stem, file) is not file:
-            raise UsageError(
-                one_line(f"evaluate.detection: '{file}' and '{stems[file.stem].name}' have one label: rename one")
-            )
-    return files
 
 
 def _lacking(folder: Path, files: list[Path]) -> Iterator[Path]:

@@ -242,6 +242,9 @@ def entry(key: str, value: Any, of: str = "annotations") -> Callable[[Path], Non
         (entry("image_id", 77), "annotation 1 is of image 77, which is not there"),
         (entry("bbox", [50, 4]), "is no annotation of objects"),
         (entry("segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "a polygon has no pairs"),
+        (entry("segmentation", [[0, 0, float("nan"), 0, 9, 9]]), "a polygon has coordinates that are not finite"),
+        (entry("id", 0, "images"), "2 images have the id 0, so list each once"),
+        (entry("file_name", "train0.png", "images"), "2 images have the file_name train0.png, so list each once"),
         (entry("file_name", "absent.png", "images"), "'absent.png' of .* is in none of"),
         (entry("name", "other", "categories"), "category 3 is 'other' in one split"),
         (lambda root: (root / "train2017" / "train1.png").unlink(), "'.*train1.png' of .* is not there: add it"),
@@ -270,6 +273,21 @@ def test_run_lengths_of_another_size_than_the_image_are_refused(tmp_path: Path) 
     entry("segmentation", {"counts": [100, 500], "size": [20, 30]})(coco(tmp_path))
     data = objects.load(str(tmp_path))
     with pytest.raises(UsageError, match=r"train0\.png', a mask in run lengths has 30x20 pixels, not 60x40"):
+        data.read(data.pictures["train"][0])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ({"counts": [1.5, "a"], "size": [HEIGHT, WIDTH]}, "run lengths that cannot be read"),
+        ({"counts": "zz", "size": [HEIGHT, WIDTH]}, "run lengths that cannot be read"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], f"far out of the image of {WIDTH}x{HEIGHT} pixels"),
+    ],
+)
+def test_masks_that_cannot_be_drawn_are_refused(tmp_path: Path, segmentation: Any, said: str) -> None:
+    entry("segmentation", segmentation)(coco(tmp_path))
+    data = objects.load(str(tmp_path))
+    with pytest.raises(UsageError, match=said):
         data.read(data.pictures["train"][0])
 
 

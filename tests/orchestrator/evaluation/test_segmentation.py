@@ -102,6 +102,11 @@ def broken(root: Path, what: str) -> None:
     elif what == "one class":
         for file in mask.parent.iterdir():
             Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(file)
+    elif what == "tested void":
+        for file in (root / "masks" / "test").iterdir():
+            Image.fromarray(np.full((HEIGHT, WIDTH), VOID, np.uint8)).save(file)
+    elif what == "twice":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "train" / "1.png")
     elif what == "no file":
         mask.write_bytes(b"nothing")
 
@@ -144,6 +149,8 @@ def test_masks_are_of_the_images_turned_upright(tmp_path: Path) -> None:
         ("too large", "1.png' cannot be read"),
         ("no image", "0.jpg' cannot be read"),
         ("one class", r"show 1 classes beside void \(7\)"),
+        ("tested void", r"the test masks in '.*' show 0 classes beside void \(7\)"),
+        ("twice", "1.png' and '1.jpg' have one mask: rename or remove one"),
         ("no file", "cannot be read"),
     ],
 )
@@ -151,3 +158,32 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, what: str, said
     broken(folder(tmp_path), what)
     with pytest.raises(UsageError, match=said):
         segmentation.load(str(tmp_path), config())
+
+
+def test_a_class_that_is_only_tested_counts_as_missed(tmp_path: Path) -> None:
+    before = segmentation.measure(segmentation.load(str(folder(tmp_path)), config()), backbone(), config())
+    for mask in (tmp_path / "masks" / "test").iterdir():
+        values = np.array(Image.open(mask))
+        values[:12, :12] = 9
+        Image.fromarray(values).save(mask)
+    scenes = segmentation.load(str(tmp_path), config())
+    assert scenes.notes == ["1 of 4 classes of the test images are in no training image"]
+    found = segmentation.measure(scenes, backbone(), config())
+    assert found["iou"][9] == 0 and found["miou"] == pytest.approx((sum(found["iou"][:3]) + 0) / 4)
+    assert found["miou"] < 0.8 * before["miou"]
+
+
+def test_masks_whose_cells_show_one_class_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for mask in (tmp_path / "masks" / "train").iterdir():
+        values = np.zeros((HEIGHT, WIDTH), np.uint8)
+        values[0, 0] = 1  # at the centre of no cell
+        Image.fromarray(values).save(mask)
+    scenes = segmentation.load(str(tmp_path), config())
+    with pytest.raises(UsageError, match="show 1 classes in the training masks of"):
+        segmentation.measure(scenes, backbone(), config())
+
+
+def test_what_a_system_leaves_beside_images_is_no_image(tmp_path: Path) -> None:
+    (folder(tmp_path) / "images" / "train" / "._0.jpg").write_bytes(b"of another system")
+    assert len(segmentation.load(str(tmp_path), config()).images["train"]) == 4
