@@ -2,8 +2,9 @@
 
 import difflib
 import math
+import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -22,6 +23,7 @@ _MOST_VALUES, _DEEPEST = 20_000, 40  # with aliases expanded
 # Settings of earlier versions, and their present names.
 RENAMED = {"extract.patience": "extract.read_timeout", "pretrain.resident": "pretrain.images_on_device"}
 _MOST_SENTENCES, _LONGEST_SENTENCE, _LONGEST_QUOTE = 8, 1500, 100
+_IS_TYPE = re.compile(r"(literal\[.*|constrained-\w+|bool)$")
 
 
 def read(model: type[Model], path: str | Path | None, overrides: Iterable[str] = ()) -> Model:
@@ -65,7 +67,7 @@ def checked(model: type[Model], values: Any, where: str = "", prefix: str = "") 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        mistakes = error.errors()
+        mistakes = _of_settings(error.errors())
         sentences = [_sentence(model, values, mistake, prefix) for mistake in mistakes[:_MOST_SENTENCES]]
         if len(mistakes) > _MOST_SENTENCES:
             sentences.append(f"and {len(mistakes) - _MOST_SENTENCES} more")
@@ -251,6 +253,19 @@ def _check_plain(value: Any, name: str = "") -> None:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+def _of_settings(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """The mistakes of a model's settings. What a setting of several types is not, is one mistake."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for error in errors:
+        # Pydantic names the type behind the setting: `literal[...]`, `constrained-int`.
+        loc = tuple(part for part in error["loc"] if not _IS_TYPE.match(str(part)))
+        own = {**error, "loc": loc}
+        if loc != error["loc"] and (before := found.get(loc)):
+            own["msg"] = f"{before['msg']}, or {own['msg'].removeprefix('Input should ')}"
+        found[loc] = own
+    return [*found.values()]
 
 
 def _sentence(model: type[BaseModel], values: Any, error: Any, prefix: str = "") -> str:

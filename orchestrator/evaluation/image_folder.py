@@ -258,6 +258,14 @@ def _held_out(found: _Finder, named: Mapping[str, list[str]], train: Classes) ->
     )
 
 
+def located(name: str) -> Path:
+    """The path that a setting names, `~` expanded."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
+
+
 def by_stem(folder: Path, asked: str, beside: str) -> dict[str, Path]:
     """The images of a folder by their names without the suffix, by which files beside them are named.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ def load(name: str, limit: int | None = None) -> Objects:
         UsageError: it has neither layout, files are missing or cannot be read, a box lies outside of its image, or a
             split has no objects.
     """
-    root = Path(name).expanduser()
+    root = image_folder.located(name)
     try:
         found = coco.read(root, limit) if coco.is_coco(root) else yolo.read(root, limit)
     except OSError as error:
@@ -120,7 +119,7 @@ def load(name: str, limit: int | None = None) -> Objects:
 
 def fingerprint(name: str) -> str:
     """Identifies the content of a data set: its images and annotations."""
-    root = Path(name).expanduser()
+    root = image_folder.located(name)
     if root.is_file():
         root = root.parent.parent if root.parent.name == "annotations" else root.parent
     return image_folder.fingerprint(root, (".txt", ".json")) if root.is_dir() else "0:0"

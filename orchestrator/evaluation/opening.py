@@ -58,7 +58,7 @@ def open_set(name: str, config: EvaluateConfig, image_size: int, fetch: bool) ->
     Raises:
         UsageError: the data set is unknown or missing, or has no labels.
     """
-    path = _path(name)
+    path = image_folder.located(name)
     if name == "scenes":
         return _open_scenes(image_size)
     if name in TORCHVISION:
@@ -88,7 +88,7 @@ def open_images(name: str, config: EvaluateConfig, image_size: int, fetch: bool)
     Raises:
         UsageError: there are no such images.
     """
-    path, what = _path(name), f"data set '{name}'"
+    path, what = image_folder.located(name), f"data set '{name}'"
     if name == "stl10":
         return _open_unlabelled_stl10(config, fetch)
     if name not in ("scenes", *TORCHVISION):
@@ -108,7 +108,7 @@ def open_domains(name: str) -> Opened:
     Raises:
         UsageError: as `image_folder.domains`; or there is no such folder.
     """
-    path = _path(name)
+    path = image_folder.located(name)
     if not _is(Path.is_dir, path):
         raise UsageError(settings.one_line(f"evaluate.domains: there is no folder '{name:.300}'"))
     with _sentence(name):
@@ -206,7 +206,7 @@ def identity(name: str) -> str:
     """
     if name in ("scenes", *TORCHVISION):
         return name
-    if not _is(Path.exists, _path(name)):
+    if not _is(Path.exists, image_folder.located(name)):
         raise UsageError(
             settings.one_line(f"pretrain.images: there is no file or folder '{name:.300}': correct its path")
         )
@@ -215,7 +215,7 @@ def identity(name: str) -> str:
 
 def fingerprint(name: str) -> str:
     """Identifies the content of a data set: of an image folder or a file. Sets that have a name never change."""
-    path = _path(name)
+    path = image_folder.located(name)
     if name not in ("scenes", *TORCHVISION):
         with _sentence(name):
             if _is(Path.is_dir, path):
@@ -223,13 +223,6 @@ def fingerprint(name: str) -> str:
             if _is(Path.is_file, path):
                 return arrays.fingerprint(path)
     return "0:0"
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # there is no such user
-        return Path(name)
 
 
 def _is(kind: Callable[[Path], bool], path: Path) -> bool:

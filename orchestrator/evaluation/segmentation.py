@@ -168,7 +168,7 @@ def _segmented(dense: DenseFeatures, probe: Probe, image: Tensor) -> NDArray[np.
 
 def _layout(name: str) -> tuple[dict[str, list[Path]], dict[str, list[Path]], list[str]]:
     """Images and masks by split, and sentences on what is not used."""
-    root = Path(name).expanduser()
+    root = image_folder.located(name)
     splits = image_folder.split_folders(root / "images")
     held = splits.get("test") or splits.get("val")
     if "train" not in splits or held is None:

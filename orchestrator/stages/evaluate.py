@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from infoaug.orchestrator.evaluation import (
     detection,
     domains,
     fine_tuning,
+    image_folder,
     keypoint_files,
     keypoints,
     objects,
@@ -89,7 +89,7 @@ def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) 
     """The path of the accuracies on one data set in the store."""
     protocol = settings.protocol(name)
     kind = [] if protocol == "datasets" else [protocol]
-    kind += [keypoint_files.fingerprint(Path(name).expanduser())] if protocol == "keypoints" else []
+    kind += [keypoint_files.fingerprint(image_folder.located(name))] if protocol == "keypoints" else []
     identity = objects.fingerprint if protocol == "detection" else opening.fingerprint
     return stage_folder.path(f"{file_name(name, identity(name), *kind)}.json")
 
@@ -174,9 +174,9 @@ def check(config: ExperimentConfig, fetch: bool = True) -> None:
     for name in settings.domains:
         _say(name, datasets.check_domains(name, settings))
     for name in settings.propagation:
-        _say(name, propagation.load(Path(name).expanduser())[1])
+        _say(name, propagation.load(image_folder.located(name))[1])
     for name in settings.keypoints:
-        _say(name, keypoint_files.load(Path(name).expanduser())[1])
+        _say(name, keypoint_files.load(image_folder.located(name))[1])
     for name in settings.segmentation:
         _say(name, segmentation.check(name))
     for name in settings.detection:
@@ -291,7 +291,7 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
 
 def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
-    videos, notes = propagation.load(Path(name).expanduser())
+    videos, notes = propagation.load(image_folder.located(name))
 
     def measured(backbone: nn.Module) -> dict[str, Any]:
         shown: dict[str, Any] = {}
@@ -306,7 +306,7 @@ def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[s
 
 
 def _keypoints(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
-    sequences, notes = keypoint_files.load(Path(name).expanduser())
+    sequences, notes = keypoint_files.load(image_folder.located(name))
     return _noted(notes), lambda backbone: keypoints.measure(sequences, backbone, device=probes.fastest())
 
 

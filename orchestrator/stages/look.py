@@ -17,7 +17,7 @@ from torch import nn
 from infoaug.estimators.video.clips import read_clip
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.evaluation import davis, images, look, probes, segmentation
+from infoaug.orchestrator.evaluation import davis, image_folder, images, look, probes, segmentation
 from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of
 from infoaug.orchestrator.stages import extract
 
@@ -58,7 +58,7 @@ def seen(config: ExperimentConfig, extracted: extract.Extracted) -> Seen:
     )
     settings = config.evaluate
     if settings.propagation:
-        video = davis.videos(Path(settings.propagation[0]).expanduser())[0]
+        video = davis.videos(image_folder.located(settings.propagation[0]))[0]
         files = [(f"{video.name}/{path.name}", path) for path in evenly(video.frames, FRAMES)]
     elif settings.segmentation:
         files = [(path.name, path) for path in evenly(segmentation.test_images(settings.segmentation[0]), FRAMES)]

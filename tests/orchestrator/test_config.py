@@ -349,6 +349,10 @@ assert np.isfinite(scored.mutual_information).any()
         ("epochs=3", "unknown key 'epochs'; did you mean 'pretrain.epochs'?"),
         ("qqqqqq=3", "unknown key 'qqqqqq'; sections are name, seed, store, clips"),
         ("score.k=many", "score.k: input should be a valid integer, unable to parse string as an integer (got 'many')"),
+        (
+            "pretrain.shuffle=0",
+            "pretrain.shuffle: input should be 'auto' or 'all', or be greater than or equal to 1 (got 0)",
+        ),
         ("score.k=0", "score.k: input should be greater than or equal to 1 (got 0)"),
         ("score.k=2.5", "score.k: input should be a valid integer"),
         ("score.noise=.inf", "score.noise: input should be a finite number (got inf)"),

@@ -377,3 +377,10 @@ def test_check_looks_at_domains_and_says_which_classes_are_left_out(
     assert "2 classes are left out" in (said := capsys.readouterr().err) and "class-3, fog" in said
     with pytest.raises(UsageError, match=r"evaluate\.domains: there is no folder"):
         check(load(None, ["evaluate.domains=absent"]))
+
+
+@pytest.mark.parametrize("protocol", ["datasets", "domains", "propagation", "keypoints", "segmentation", "detection"])
+@pytest.mark.parametrize("name", ["~no-such-user/data", "absent"])
+def test_a_folder_that_is_not_there_is_named_whatever_its_protocol(protocol: str, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        check(load(None, [f"evaluate.{protocol}={name}"]))
