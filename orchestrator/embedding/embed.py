@@ -18,7 +18,7 @@ from infoaug.orchestrator.embedding.network import Network
 from infoaug.orchestrator.embedding.parts import FOLDER, Parts
 from infoaug.orchestrator.embedding.sources import Data
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.evaluation import images
+from infoaug.orchestrator.evaluation import image_folder, images
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.runtime.store import Store, digest_of
@@ -115,7 +115,7 @@ def embed(
     folder = (out or Path("embed") / network.name).absolute()
     if folder.is_file():
         raise UsageError(f"--out '{out}' is a file: name a folder")
-    if folder.resolve() == Path(data).expanduser().resolve():
+    if folder.resolve() == image_folder.located(data).resolve():
         raise UsageError(f"--out is the folder of the data, '{data}': name another one, which may lie in it")
     found = sources.find(data, every, folder)
     store = Store(str(folder))

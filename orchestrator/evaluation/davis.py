@@ -160,7 +160,7 @@ def _video(name: str, frames: Path, masks: Path) -> Video:
 
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder, in the order of the numbers in their names. Raises UsageError if two have one name."""
-    found = {}
+    found: dict[str, Path] = {}
     for path in in_order(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."):
         if other := found.get(path.stem):
             raise UsageError(one_line(f"'{path}' and '{other.name}' are the same frame: remove one"))

@@ -502,7 +502,10 @@ def test_settings_that_say_only_where_and_how_it_runs_are_no_part_of_the_identit
         "ray": True,
         "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
         "score": {"backend", "gpus_per_task"},
-        "pretrain": {"workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "images_on_device"},
+        "pretrain": {
+            *("workers", "cpus_per_worker", "gpu", "max_failures", "checkpoint_every", "checkpoint_minutes"),
+            *("images_on_device", "shuffle", "cache"),
+        },
         "evaluate": {*PROTOCOLS, "every", "data", "download", "batch_size"},
     } == RUNTIME
     runtime = [
