@@ -32,6 +32,7 @@ from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvo
 from infoaug.orchestrator.runtime.store import StageFolder, digest_of
 from infoaug.orchestrator.stages import initial_weights, ray_training, score, shards, user_code
 
+MUCH = 0.05  # of the patches, which an epoch leaves out without a word
 VERSION = 3  # raised when the same config would give other numbers
 
 
@@ -141,8 +142,7 @@ def _run(
             "give more clips, or set pretrain.batch_size lower"
         )
     doing = "resuming" if resumed else "starting"
-    beside = _paired(config, scored) + _beside(config, patches)
-    _check_blocks(config, scored)
+    beside = _paired(config, scored) + _beside(config, patches) + _in_blocks(config, scored)
     console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
 
     computed: dict[float, Epoch] = {}
@@ -208,10 +208,14 @@ def _paired(config: ExperimentConfig, scored: score.Scored) -> str:
     )
 
 
-def _check_blocks(config: ExperimentConfig, scored: score.Scored) -> None:
-    """Check that the blocks of a streamed training can be trained on, before hours of it. Raises UsageError."""
+def _in_blocks(config: ExperimentConfig, scored: score.Scored) -> str:
+    """What an epoch of a streamed training leaves out, for the user, if it is much.
+
+    Raises:
+        UsageError: its blocks cannot be trained on.
+    """
     if (shuffled := shards.block(config, scored)) is None:
-        return
+        return ""
     shards.check(config, scored)
     found, windows = shards.sharded(config, scored)
     made, size = training_settings(config), config.extract.image_size
@@ -220,6 +224,13 @@ def _check_blocks(config: ExperimentConfig, scored: score.Scored) -> None:
         stream.check_blocks(made, shards.paired(scored, windows), still_rows(made) if config.pretrain.stills else 0)
     except ValueError as error:
         raise UsageError(re.sub(r"\b(twin_share|shuffle|batch_size)\b", r"pretrain.\1", str(error))) from None
+    left_out = 1 - stream.steps(made.batch_size) * made.batch_size / stream.patches
+    if left_out <= MUCH:
+        return ""
+    return (
+        f"; {left_out:.0%} of them are left out of each epoch, because no batch takes patches of two blocks: set "
+        "pretrain.shuffle higher"
+    )
 
 
 def _beside(config: ExperimentConfig, patches: int) -> str:

@@ -158,12 +158,12 @@ def test_blocks_that_cannot_be_trained_on_are_found_before_training(
     paired = replace(scored, ledger=scored.ledger.drop_columns("twin").append_column("twin", pa.array([3, 3, 3, 3, 1])))
     few = {"shuffle": PATCHES, "batch_size": PATCHES + 1}
     with pytest.raises(UsageError, match=r"no batch of 7.*set pretrain\.shuffle higher or pretrain\.batch_size lower"):
-        pretrain._check_blocks(_config(**few), scored)
+        pretrain._in_blocks(_config(**few), scored)
     share = {"batch_size": 4, "twin_share": 0.5}
     with pytest.raises(UsageError, match=r"takes 2 patches with a twin, and there are 1.*set pretrain\.shuffle higher"):
-        pretrain._check_blocks(_config(shuffle=PATCHES, **share), paired)
-    pretrain._check_blocks(_config(shuffle="all", **share), paired)
-    pretrain._check_blocks(_config(shuffle=PATCHES, batch_size=4), paired)
+        pretrain._in_blocks(_config(shuffle=PATCHES, **share), paired)
+    assert pretrain._in_blocks(_config(shuffle="all", **share), paired) == ""
+    assert "47% of them are left out" in pretrain._in_blocks(_config(shuffle=PATCHES, batch_size=4), paired)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, scored: score.Scored) -> None:
