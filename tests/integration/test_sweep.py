@@ -152,7 +152,8 @@ def test_optuna_tries_as_many_as_asked_and_none_again(tmp_path: Path, monkeypatc
     assert sorted(trial.twin_weight for trial in again.sweep.trials) == weights
 
 
-@pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("starts", [1, 2])
 def test_a_trial_that_fails_keeps_no_other_from_its_end_and_is_tried_again_alone(
     starts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
