@@ -24,11 +24,8 @@ LEVELS = 4  # the last so many stages of a network
 ANCHOR = 8  # side of a level's anchors, in strides: 32 pixels at stride 4
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 USUAL_STRIDE, USUAL_SIZE = 32, 800  # stride of the last stage of a usual network, shorter side of its images, pixels
-FINER = (
-    4,
-    2,
-    1,
-)  # by how much the first levels of a simple pyramid are finer than its map, where that divides its stride
+# By how much the first levels of a simple pyramid are finer than its map, where that divides its stride.
+FINER = (4, 2, 1)
 LONGER = 5 / 3  # the most that the longer side of an image is, in shorter sides: 1333 of 800
 
 

@@ -215,7 +215,7 @@ class Training:
         _log.debug("epoch %d: %s", done, metrics)
         return metrics
 
-    def _train_on(self, data: Pairs, number: int, block: int, sums: "EpochSums") -> None:
+    def _train_on(self, data: Pairs, number: int, block: int, sums: EpochSums) -> None:
         """Train on one block of an epoch, for as many steps as the epoch has left, and add up what its metrics need.
 
         Raises:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -120,11 +121,8 @@ class Stream:
 
     @cached_property
     def _starts(self) -> list[int]:
-        starts, total = [], 0
-        for count in self.counts:
-            starts.append(total)
-            total += count
-        return starts
+        """The number among all patches of each shard's first, and of all patches."""
+        return [0, *accumulate(self.counts)]
 
 
 def joined(shards: Sequence[Pairs], ids: Tensor, still_images: Tensor | None, size: int) -> Pairs:
@@ -138,7 +136,7 @@ def joined(shards: Sequence[Pairs], ids: Tensor, still_images: Tensor | None, si
     """
     count = 0 if still_images is None else len(still_images)
     most = max(1, *(shard.crop_frames.shape[1] for shard in shards))
-    starts = torch.tensor([0, *(shard.patches for shard in shards)]).cumsum(0).tolist()
+    starts = [0, *accumulate(shard.patches for shard in shards)]
     images = [part for shard in shards for part in _parts(shard.images)]
     twins, others = (
         [_moved(rows, start) for rows, start in zip(of, starts, strict=False)]
@@ -151,9 +149,7 @@ def joined(shards: Sequence[Pairs], ids: Tensor, still_images: Tensor | None, si
         stills=count,
         frames=_rows([_wide(shard.crop_frames, most) for shard in shards], count, -1, first=0),
         paired=_rows([shard.is_paired for shard in shards], count, 0),
-        others=_rows(
-            [_moved(shard.partners[:, 1:], start) for shard, start in zip(shards, starts, strict=False)], count, -1
-        ),
+        others=_rows(others, count, -1),
         strength=_rows([shard.strengths for shard in shards], count, 0) if others[0].shape[1] else None,
         ids=ids,
     )

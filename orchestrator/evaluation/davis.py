@@ -130,7 +130,7 @@ def frame(path: Path) -> NDArray[np.uint8]:
 
 
 def below(folder: Path, part: str) -> Path:
-    """The folder that holds those of the sequences. Raises UsageError if there is none."""
+    """The folder in which the sequences have their folders. Raises UsageError if it is missing."""
     found = folder / part
     if not found.is_dir():
         raise UsageError(

@@ -35,7 +35,7 @@ class Cache:
         self._own = self._all / digest_of(store.uri)
 
     def fetch(self, path: str) -> Path:
-        """A local file with the content of a file of the store, copied if there is none yet.
+        """The path of a file: of its local copy, which is made if it is missing, or of itself in a local folder.
 
         Raises:
             StageError: it cannot be read, or not be written to the disk.
