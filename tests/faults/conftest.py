@@ -133,7 +133,7 @@ class Experiment:
 
 
 def digests(store: Path) -> dict[str, str]:
-    """SHA-256 of every trajectory, score, ledger, weight and accuracy of a store, and of each epoch's losses."""
+    """SHA-256 of every trajectory, score, ledger, weight, accuracy and picture of a store, and of each epoch's losses."""
     found = {}
     for path in sorted(store.rglob("*")):
         name = str(path.relative_to(store))
@@ -196,5 +196,5 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, clips: Path) -> Iterat
     made = Experiment(folder, begin, [f"clips.path={clips}"])
     made.again()
     found = made.digests()
-    assert {Path(name).suffix for name in found} == {".parquet", ".safetensors", ".json"}
+    assert {Path(name).suffix for name in found} == {".parquet", ".safetensors", ".json", ".npz"}
     yield found
