@@ -133,7 +133,7 @@ class Experiment:
 
 
 def digests(store: Path) -> dict[str, str]:
-    """SHA-256 of every trajectory, score, ledger, weight, accuracy and picture of a store, and of each epoch's losses."""
+    """SHA-256 of each trajectory, score, ledger, weight, accuracy and picture of a store, and of epochs' losses."""
     found = {}
     for path in sorted(store.rglob("*")):
         name = str(path.relative_to(store))
