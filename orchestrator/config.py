@@ -87,7 +87,7 @@ class ClipsConfig(Section):
     path: str | None = Field(
         None,
         description="a video, a folder of frames, a folder of either, a glob, or a manifest (.txt, "
-        ".lst, .csv, .tsv, .jsonl or .parquet); "
+        ".lst, .csv, .tsv, .jsonl or .parquet), here or at a URL (s3://, gs://, abfss://, hf://); "
         "null: rendered synthetic scenes",
     )
     masks: str | None = Field(
@@ -175,6 +175,9 @@ class ExtractConfig(Section):
     )
     read_timeout: Annotated[float, Field(gt=0), Runtime] = Field(
         READ_TIMEOUT, description="a clip is skipped if its disk delivers no frame for this many seconds"
+    )
+    cache: Annotated[float, Field(gt=0), Runtime] = Field(
+        20, description="GiB of a node's disk (TMPDIR) that copies of clips at a URL may take"
     )
     max_window_mb: Annotated[Positive, Runtime] = Field(
         MAX_WINDOW_BYTES >> 20, description="largest window, 3 bytes a pixel and frame, MiB; larger ones are refused"

@@ -3,8 +3,9 @@
 import csv
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,20 +32,27 @@ class Clip:
 
     Attributes:
         clip_id: unique name that does not depend on where the data set is stored.
-        path: the video file or folder of frames.
+        path: the video file or folder of frames; or its URL.
+        state: of a clip at a URL, what changes when its content does; empty if nobody has asked yet.
     """
 
     clip_id: str
     path: str
+    state: str = ""
+
+
+def is_url(path: str) -> bool:
+    """Whether a clip lies at a URL such as `s3://bucket/clip.mp4`. The functions of this package read local files."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
 def find_clips(path: str | Path) -> list[Clip]:
     """List the clips that `path` stands for, sorted by name.
 
     Names are paths relative to the given folder, or to the fixed part of a glob, suffix included. The names of a
-    manifest are its paths as written; they are relative to the manifest and not checked here, so that one missing clip
-    does not stop the others. Links are followed; every folder is entered once. A clip whose name is not UTF-8 is listed
-    with `\\x..` for such bytes, so that reading it reports the name.
+    manifest are its paths as written; they are URLs, or relative to the manifest, and not checked here, so that one
+    missing clip does not stop the others. Links are followed; every folder is entered once. A clip whose name is not
+    UTF-8 is listed with `\\x..` for such bytes, so that reading it reports the name.
 
     Args:
         path: one of
@@ -71,13 +79,18 @@ def find_clips(path: str | Path) -> list[Clip]:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, an invalid glob, a circle of links
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ClipError(f"{_as_text(given)} cannot be searched for clips ({why}); check the path") from None
-    if not clips:
-        raise ClipError(f"{_as_text(given)} contains no clip; a clip is a video file or a folder of images")
+    return by_name(clips, _as_text(given))
+
+
+def by_name(clips: Iterable[Clip], given: str) -> list[Clip]:
+    """Sort clips by name; ClipError if there are none in `given`, or two share a name."""
     clips = sorted(set(clips), key=lambda clip: clip.clip_id)
+    if not clips:
+        raise ClipError(f"{given} contains no clip; a clip is a video file or a folder of images")
     for one, next_one in pairwise(clips):
         if one.clip_id == next_one.clip_id:
             raise ClipError(
-                f"{_as_text(given)} gives the name {one.clip_id!r:.300} to both {one.path} and {next_one.path}; make "
+                f"{given} gives the name {one.clip_id!r:.300} to both {one.path} and {next_one.path}; make "
                 "clip_id unique"
             )
     return clips
@@ -90,13 +103,7 @@ def _clips(given: Path) -> list[Clip]:
     if given.is_dir():
         return [Clip(_name(clip, given), str(clip)) for clip in _walk(given)]
     if given.is_file():
-        if given.suffix.lower() in IMAGE_SUFFIXES:
-            raise ClipError(f"{given} is a single image; give the folder that holds the clip's frames")
-        if given.suffix.lower() in _OTHER_SUFFIXES:
-            raise ClipError(
-                f"{given} is neither a video nor a list that can be read; unpack it, or list the clips in one of "
-                f"{', '.join(sorted(MANIFEST_SUFFIXES))}"
-            )
+        check_file(str(given), given.suffix)
         return [Clip(given.name, str(given))]
     if any(char in str(given) for char in "*?["):
         return _matching(given)
@@ -107,6 +114,17 @@ def _clips(given: Path) -> list[Clip]:
     raise ClipError(
         f"{_as_text(given)} does not exist; give a video, a folder of frames or clips, a glob or a manifest"
     )
+
+
+def check_file(given: str, suffix: str) -> None:
+    """Raise ClipError if a single file is, by its suffix, an image or an archive and no clip."""
+    if suffix.lower() in IMAGE_SUFFIXES:
+        raise ClipError(f"{given} is a single image; give the folder that holds the clip's frames")
+    if suffix.lower() in _OTHER_SUFFIXES:
+        raise ClipError(
+            f"{given} is neither a video nor a list that can be read; unpack it, or list the clips in one of "
+            f"{', '.join(sorted(MANIFEST_SUFFIXES))}"
+        )
 
 
 def _at_home(path: Path) -> Path:
@@ -128,15 +146,18 @@ def _walk(root: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         entered.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not _is_no_clip(name))
-        images = [name for name in files if is_a(name, IMAGE_SUFFIXES)]
-        videos = [name for name in files if is_a(name, VIDEO_SUFFIXES)]
-        if _are_frames(images, videos, subfolders):
-            yield Path(folder)
-        yield from (Path(folder, name) for name in videos)
+        subfolders[:] = sorted(name for name in subfolders if not is_no_clip(name))
+        yield from (Path(folder, name) for name in clips_in(subfolders, files))
 
 
-def _is_no_clip(folder: str) -> bool:
+def clips_in(subfolders: Sequence[str], files: Sequence[str]) -> list[str]:
+    """The clips directly in a folder, by the names of what is in it: names of videos, and "" for the folder itself."""
+    images = [name for name in files if is_a(name, IMAGE_SUFFIXES)]
+    videos = [name for name in files if is_a(name, VIDEO_SUFFIXES)]
+    return [""] * _are_frames(images, videos, subfolders) + videos
+
+
+def is_no_clip(folder: str) -> bool:
     """Say whether a folder is hidden, or holds previews and what was deleted."""
     return folder.startswith(".") or folder in _NO_CLIPS
 
@@ -163,7 +184,7 @@ def _matching(pattern: Path) -> list[Clip]:
     root = Path(*pattern.parts[:fixed])
     clips: set[Path] = set()
     for match in root.glob(str(Path(*pattern.parts[fixed:]))):
-        if any(_is_no_clip(part) and part not in pattern.parts for part in match.relative_to(root).parts):
+        if any(is_no_clip(part) and part not in pattern.parts for part in match.relative_to(root).parts):
             continue
         if match.is_dir():
             clips.update(_walk(match))
@@ -174,24 +195,28 @@ def _matching(pattern: Path) -> list[Clip]:
 
 def _listed(manifest: Path) -> list[Clip]:
     """List the clips of a manifest."""
+    listed = named_in(manifest, str(manifest))
+    return [Clip(n, path if is_url(path) else str(manifest.parent / _at_home(Path(path)))) for n, path in listed]
+
+
+def named_in(manifest: Path, called: str) -> list[tuple[str, str]]:
+    """The names and paths of the clips of a manifest, as written; `called`: what errors call it."""
     try:
         rows = _rows(manifest)
     except (OSError, ValueError, csv.Error) as error:  # ValueError: not UTF-8, or not Parquet
-        raise ClipError(
-            f"manifest {manifest} cannot be read ({error!s:.200}); save it as UTF-8, or as Parquet"
-        ) from None
-    clips = []
+        raise ClipError(f"manifest {called} cannot be read ({error!s:.200}); save it as UTF-8, or as Parquet") from None
+    named = []
     for row in rows:
         path, name = row.get("path"), row.get("clip_id")
         if "path" not in row:
             found = ", ".join(repr(column) for column in row if column is not None)
-            raise ClipError(f"manifest {manifest} has no column 'path', only {found or 'empty ones'}; name it so")
+            raise ClipError(f"manifest {called} has no column 'path', only {found or 'empty ones'}; name it so")
         if not path or not isinstance(path, str):
             raise ClipError(
-                f"manifest {manifest} has a row without a path; give every clip one in the column 'path', as text"
+                f"manifest {called} has a row without a path; give every clip one in the column 'path', as text"
             )
-        clips.append(Clip(str(name or Path(path).as_posix()), str(manifest.parent / _at_home(Path(path)))))
-    return clips
+        named.append((str(name or (path if is_url(path) else Path(path).as_posix())), path))
+    return named
 
 
 def _rows(manifest: Path) -> list[dict[str, Any]]:

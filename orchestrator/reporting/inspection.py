@@ -16,7 +16,7 @@ from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import animation, figures, pictures
 from infoaug.orchestrator.runtime.store import arrays
-from infoaug.orchestrator.stages import extract, score, twin_table, window_scores
+from infoaug.orchestrator.stages import extract, remote_clips, score, twin_table, window_scores
 
 ELSEWHERE = (*OTHER_WINDOWS, "oracle")  # policies that need other windows, or masks
 
@@ -85,7 +85,7 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
     """Extract and score one window of a clip in this process, without Ray and without a store.
 
     Args:
-        path: a video file or a folder of frames.
+        path: a video file or a folder of frames, or its URL.
         window: number of the window in the clip, from 0.
         config: its `extract` and `score` settings are used.
 
@@ -97,7 +97,13 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
         raise UsageError(
             f"score.policy {config.score.policy} needs more than the inspected window: choose another policy"
         )
-    path, settings = str(path), config.extract
+    with remote_clips.local_copy(str(path), None, config.extract.cache) as clip:
+        return _inspected(clip, window, config)
+
+
+def _inspected(path: str, window: int, config: ExperimentConfig) -> Window:
+    """The same of a clip on disk."""
+    settings = config.extract
     try:
         scan = shots.scan(path, settings.read_timeout)
         first_frames = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride, scan.repeats)
@@ -131,7 +137,8 @@ def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, 
     table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
     first = row["first_frames"][row["windows"].index(window)]
     try:
-        frame = clips.read_clip(row["path"], first, 1)
+        with remote_clips.local_copy(row["path"], None, config.extract.cache) as clip:
+            frame = clips.read_clip(clip, first, 1)
     except ValueError as error:
         raise StageError(str(error)) from None
     settings = config.score

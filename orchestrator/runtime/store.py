@@ -56,17 +56,19 @@ class Store:
         UsageError: pyarrow cannot open the location, or its secrets are masked.
     """
 
+    called = "the store"  # in sentences
+
     def __init__(self, location: str) -> None:
         if is_masked(location):
-            raise UsageError(f"the secrets of the store '{location}' are masked: give it with them")
+            raise UsageError(f"the secrets of {self.called} '{location}' are masked: give it with them")
         try:
             self.uri = location if "://" in location else Path(location).expanduser().absolute().as_uri()
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
         except (pa.ArrowInvalid, OSError, RuntimeError) as error:  # RuntimeError: ~ of a user who does not exist
-            raise UsageError(f"the store '{location}' cannot be opened: {error}") from error
+            raise UsageError(f"{self.called} '{location}' cannot be opened: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        return Store, (self.uri,)
+        return type(self), (self.uri,)
 
     @property
     def local(self) -> Path | None:

@@ -398,4 +398,4 @@ def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, th
         (floor_stage(config, store), lambda: _baseline_backbone(config, pretrained)),
     ):
         if not store.exists(path := seen.path(place)):
-            look.write(store, path, look.arrays(seen, store, backbone(), config.evaluate.batch_size))
+            look.write(store, path, look.arrays(seen, store, backbone(), config))

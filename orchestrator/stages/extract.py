@@ -23,12 +23,13 @@ from rich.markup import escape
 from infoaug.estimators.geometry import camera, depth
 from infoaug.estimators.trackers import tracks
 from infoaug.estimators.video import clips, crops, manifest, patches, shots
+from infoaug.estimators.video.manifest import is_url
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, tensors
 from infoaug.orchestrator.settings import one_line
-from infoaug.orchestrator.stages import known_clips, user_code
+from infoaug.orchestrator.stages import known_clips, remote_clips, user_code
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 5  # raised when the same config would give other numbers
@@ -39,6 +40,7 @@ CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledge
 CROPS = ["crops", "crop_frames"]  # the columns that training reads
 
 _log = logging.getLogger(__name__)
+_counted: dict[str, list[manifest.Clip]] = {}  # by URL: what a check has listed, for the run that follows
 
 LEDGER = pa.schema(
     [
@@ -200,7 +202,7 @@ def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
     """
     try:
         if config.clips.path:
-            return manifest.find_clips(config.clips.path)
+            return _counted.pop(config.clips.path, None) or remote_clips.find_clips(config.clips.path)
         if store.local is None:
             raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
         folder = store.local / "scenes" / clips_digest(config)
@@ -221,7 +223,14 @@ def count(config: ExperimentConfig) -> int:
     Raises:
         UsageError: `clips.path` matches nothing.
     """
-    return len(find(config, Store(config.store))) if config.clips.path else config.scenes.count
+    path = config.clips.path
+    if not path:
+        return config.scenes.count
+    _counted.pop(path, None)
+    found = find(config, Store(config.store))
+    if is_url(path):
+        _counted[path] = found
+    return len(found)
 
 
 def scene_seed(seed: int, number: int) -> int:
@@ -340,7 +349,7 @@ def _extract_clips(
         Their ledger rows, the number of windows that were in the store, and the number extracted now.
     """
     scan = partial(_scan, stage_folder, settings)
-    scans = cluster.map_rows([{"clip_id": c.clip_id, "path": c.path} for c in clips_found], scan, CLIPS_PER_TASK)
+    scans = cluster.map_rows(list(map(vars, clips_found)), scan, CLIPS_PER_TASK)
     rows = {row["clip_id"]: row | status for row, status in console.track(scans, len(clips_found), "scan clips")}
     for clip in clips_found:
         rows.setdefault(clip.clip_id, _worker_died(clip))
@@ -361,18 +370,23 @@ def _windows(clip: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
     repeats = frozenset(clip["repeats"])
     for window, first in enumerate(clip["first_frames"]):
         numbers = shots.numbers(first, length, clip["frames"], clip["cuts"], repeats)
-        yield {**{name: clip[name] for name in ("clip_id", "path", "folder")}, "window": window, "numbers": numbers}
+        of_clip = {name: clip[name] for name in ("clip_id", "path", "state", "folder")}
+        yield {**of_clip, "window": window, "numbers": numbers}
 
 
 def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """On a worker: scan clips. The result is kept beside the trajectories, so that a clip is scanned once."""
     cv2.setNumThreads(1)  # a task has one CPU
     for row in rows:
-        clip_id, path = row["clip_id"], row["path"]
+        path, state = row["path"], row["state"]
         status: dict[str, Any] = {"reason": "", "folder": "", "frames": 0, "fps": 0.0, "width": 0, "height": 0}
+        status["state"] = state
         status |= {"cuts": [], "repeats": [], "first_frames": []}
         try:
-            status["folder"], scan = known_clips.folder_and_scan(stage_folder, clip_id, path, settings.read_timeout)
+            if is_url(path) and not state:  # a manifest names it
+                status["state"] = remote_clips.state(path)
+            clip = manifest.Clip(row["clip_id"], path, status["state"])
+            status["folder"], scan = known_clips.folder_and_scan(stage_folder, clip, settings)
             status |= vars(scan)
             # Fail here, once for the clip, rather than in each of its windows.
             clips.check_window(path, settings.window, scan.height, scan.width, settings.max_window_mb << 20)
@@ -397,24 +411,27 @@ def _extract(
 ) -> Iterator[dict[str, Any]]:
     """On a worker: read, track and store windows. The reader stays open from one window of a clip to the next."""
     cv2.setNumThreads(1)
-    for path, windows in itertools.groupby(rows, key=lambda row: row["path"]):
+    for (path, state), windows in itertools.groupby(rows, key=lambda row: (row["path"], row["state"])):
         with ExitStack() as opened:
             reader: clips.Reader | None = None
+            local = path
             for row in windows:
                 folder, window = row["folder"], row["window"]
                 status: dict[str, Any] = {"reason": ""}
                 try:
                     if reader is None:
                         limits = settings.max_window_mb << 20, settings.read_timeout
-                        reader = opened.enter_context(clips.Reader(path, *limits))
+                        local = opened.enter_context(remote_clips.local_copy(path, state, settings.cache))
+                        reader = opened.enter_context(clips.Reader(local, *limits))
                     frames = reader.take(row["numbers"])
-                    columns = extract_window(frames, settings, numbers=row["numbers"], clip=path)
+                    columns = extract_window(frames, settings, numbers=row["numbers"], clip=local)
                     table = trajectories_table(row["clip_id"], window, columns)
                     stage_folder.store.write_table(trajectory_path(stage_folder, folder, window), table)
                 except StageError:  # the store failed
                     raise
                 except Exception as error:  # any error in one window must not stop the others
                     status = cluster.failure(error)
+                    status["reason"] = status["reason"].replace(local, path)  # not where its copy was
                 yield status
 
 

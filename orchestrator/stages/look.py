@@ -19,7 +19,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import davis, image_folder, images, look, probes, segmentation
 from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of
-from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.stages import extract, remote_clips
 
 WINDOWS, PATCHES = 15, 20  # the most windows, and patches of each, among which neighbours are searched
 FRAMES, MASKED = 3, 4  # with components; with propagated masks
@@ -74,19 +74,19 @@ def _frame(row: dict[str, Any], window: int) -> tuple[str, str, int]:
     return f"{row['clip_id']}, frame {first}", row["path"], first
 
 
-def arrays(chosen: Seen, store: Store, backbone: nn.Module, batch_size: int) -> look.Arrays:
+def arrays(chosen: Seen, store: Store, backbone: nn.Module, config: ExperimentConfig) -> look.Arrays:
     """What a backbone sees in these patches and frames. Without dense features there are no components.
 
     Raises:
         ValueError, OSError: a frame cannot be read, or crops cannot be decoded.
         StageError: a window is not on the store any more.
     """
-    found = _patches(chosen, store, backbone, batch_size)
+    found = _patches(chosen, store, backbone, config.evaluate.batch_size)
     try:
         dense = segmentation.dense_features(backbone, probes.fastest())
     except UsageError:
         return found
-    frames = {name: _read(Path(path), number) for name, path, number in chosen.frames}
+    frames = {name: _read(path, number, config.extract.cache) for name, path, number in chosen.frames}
     return found | (look.of_frames(frames, dense) if frames else {})
 
 
@@ -144,8 +144,9 @@ def evenly(values: Sequence[T], count: int) -> list[T]:
     return [values[number] for number in numbers]
 
 
-def _read(path: Path, number: int) -> Image:
+def _read(path: str, number: int, cache: float) -> Image:
     """A frame u8[H, W, 3]."""
-    if number >= 0:
-        return np.asarray(read_clip(str(path), number, 1)[0], np.uint8)
-    return images.original(path).permute(1, 2, 0).numpy()
+    if number < 0:
+        return images.original(Path(path)).permute(1, 2, 0).numpy()
+    with remote_clips.local_copy(path, None, cache) as clip:
+        return np.asarray(read_clip(clip, number, 1)[0], np.uint8)

@@ -1,6 +1,7 @@
 """Local copies of an object storage's files: made once, shared, and deleted when they take too much room."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +51,38 @@ def test_the_least_recently_used_copies_make_room_and_open_ones_stay_readable(re
         assert not second.exists() and first.exists() and third.exists()
         assert opened.read() == b"b" * 100
     assert cache.fetch("b").read_bytes() == b"b" * 100
+
+
+def test_copies_that_are_held_stay_and_what_is_made_of_many_files_is_one(remote: Remote, tmp_path: Path) -> None:
+    cache = Cache(remote, 250, tmp_path / "cache")
+
+    def fetch() -> tuple[int, Callable[[Path], None]]:
+        def write(folder: Path) -> None:
+            folder.mkdir()
+            for name in "ab":
+                (folder / name).write_bytes(remote.read_bytes(name))
+
+        return 200, write
+
+    with cache.held("clip", fetch) as held:
+        with cache.held("clip", fetch) as again:
+            assert again == held and remote.reads == 2
+        first = cache.fetch("c")
+        assert held.is_dir() and (held / "b").read_bytes() == b"b" * 100, "it is still read"
+    second = cache.fetch("a")
+    assert not held.exists() and first.exists() and second.exists()
+    assert len(list((tmp_path / "cache").rglob("*.lock"))) == 2, "the lock goes with what it is of"
+
+
+def test_a_copy_that_fails_leaves_nothing(remote: Remote, tmp_path: Path) -> None:
+    def fails(to: Path) -> None:
+        to.write_bytes(b"half")
+        raise ValueError("the connection")
+
+    cache = Cache(remote, 250, tmp_path / "cache")
+    with pytest.raises(ValueError, match="the connection"), cache.held("clip", lambda: (1, fails)):
+        pass
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".lock"]
 
 
 def test_files_of_a_local_folder_are_not_copied(tmp_path: Path) -> None:

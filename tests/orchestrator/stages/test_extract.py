@@ -31,7 +31,7 @@ def settings(*overrides: str) -> ExperimentConfig:
 
 
 def scanned(place: StageFolder, config: ExperimentConfig, path: Path) -> dict[str, dict[str, Any]]:
-    rows = [{"clip_id": clip.clip_id, "path": clip.path} for clip in find_clips(path)]
+    rows = list(map(vars, find_clips(path)))
     statuses = extract._scan(place, config.extract, rows)
     return {row["clip_id"]: status for row, status in zip(rows, statuses, strict=True)}
 

@@ -46,7 +46,7 @@ def backbone() -> torch.nn.Module:
 
 def test_patches_and_frames_of_the_clips_are_shown(extracted: extract.Extracted, backbone: torch.nn.Module) -> None:
     chosen = look.seen(load(None, []), extracted)
-    found = look.arrays(chosen, extracted.stage.store, backbone, 64)
+    found = look.arrays(chosen, extracted.stage.store, backbone, load(None, []))
     assert found["patches"].shape == (6, 6, 32, 32, 3)
     assert all(own != other for own, *others in found["patch_names"].tolist() for other in others)
     assert found["frame_names"].tolist() == [f"c{n}.mp4, frame 1" for n in range(3)]
@@ -71,7 +71,7 @@ def test_one_clip_is_compared_by_windows_and_one_window_not_at_all(tmp_path: Pat
     for count in (1, 2):
         found = scored_windows(tmp_path / str(count), {"c": [(images, [-1] * 4)] * count}).extracted
         windows = tuple((c, w, extract.trajectory_path(found.stage, folder, w)) for c, folder, w in found.windows)
-        arrays = look.arrays(look.Seen(windows, ()), found.stage.store, backbone, 64)
+        arrays = look.arrays(look.Seen(windows, ()), found.stage.store, backbone, load(None, []))
         assert ("patches" in arrays) == (count == 2)
         if count == 2:
             names = arrays["patch_names"].tolist()
@@ -82,7 +82,7 @@ def test_a_backbone_without_dense_features_shows_patches_only(
     extracted: extract.Extracted, backbone: torch.nn.Module
 ) -> None:
     backbone.recipe = replace(backbone.recipe, name="module:Own")
-    found = look.arrays(look.seen(load(None, []), extracted), extracted.stage.store, backbone, 64)
+    found = look.arrays(look.seen(load(None, []), extracted), extracted.stage.store, backbone, load(None, []))
     assert "patches" in found and "frame_names" not in found
 
 
