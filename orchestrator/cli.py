@@ -237,7 +237,9 @@ def submit(
 
 @app.command(epilog="Example:  infoaug inspect my/video.mp4 --window 2 --out pictures --animate tracks.gif")
 def inspect(
-    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A video or a folder of frames.", show_default=False)],
+    clip: Annotated[
+        str, typer.Argument(metavar="CLIP", help="A video or a folder of frames, or its URL.", show_default=False)
+    ],
     window: Annotated[int, typer.Option(min=0, help="Number of the window in the clip.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspect"),
     animate: Annotated[
@@ -247,13 +249,15 @@ def inspect(
     overrides: Overrides = None,
 ) -> None:
     """Draw one window of a clip: tracks, mutual information, the best twins, and why other patches have none."""
+    from infoaug.estimators.video.manifest import is_url
     from infoaug.orchestrator.config import load
     from infoaug.orchestrator.reporting import animation, inspection
 
     if animate:
         animation.checked(animate)
     inspected = inspection.inspect_window(clip, window, _placed(load(config, overrides or ())))
-    paths = inspection.save(inspection.draw(inspected), out, f"{Path(clip).stem}-{window}")
+    name = clip.partition("?")[0] if is_url(clip) else clip
+    paths = inspection.save(inspection.draw(inspected), out, f"{Path(name).stem}-{window}")
     _log.info("inspected window %d of %s: %s", window, clip, ", ".join(map(str, paths)))
     for path in paths:
         _echo(path)

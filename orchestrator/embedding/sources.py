@@ -17,7 +17,7 @@ from infoaug.estimators.video.clip_files import ClipError, is_folder, readable
 from infoaug.estimators.video.clips import Reader
 from infoaug.estimators.video.fingerprints import signature
 from infoaug.estimators.video.frame_folders import frames_of
-from infoaug.estimators.video.manifest import find_clips
+from infoaug.estimators.video.manifest import find_clips, is_url
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation import image_folder, images
 from infoaug.orchestrator.settings import one_line
@@ -101,6 +101,8 @@ def find(what: str, every: int | None, out: Path | None = None) -> Data:
     def is_input(file: Path) -> bool:
         return out is None or not file.absolute().is_relative_to(out)
 
+    if is_url(what):
+        raise UsageError(one_line(f"'{what}' is a URL, and what is embedded must be on a disk: copy it first"))
     try:
         path = Path(what).expanduser()
         if every is None and path.is_file() and path.suffix.lower() in images.SUFFIXES:

@@ -21,8 +21,8 @@ FILES = {
 TEXT = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
 RAY_UP = ("aws", "gcp", "local")
 PLACEHOLDERS = {
-    "aws": {"AMI_ID", "HEAD_PROFILE", "WORKER_PROFILE", "BUCKET"},
-    "gcp": {"PROJECT_ID", "IMAGE_FAMILY", "WORKER_ACCOUNT", "BUCKET"},
+    "aws": {"IMAGE", "AMI_ID", "HEAD_PROFILE", "WORKER_PROFILE", "BUCKET"},
+    "gcp": {"IMAGE", "PROJECT_ID", "IMAGE_FAMILY", "WORKER_ACCOUNT", "BUCKET"},
     "local": {"HEAD_ADDRESS", "WORKER_1_ADDRESS", "WORKER_2_ADDRESS", "SSH_USER", "SSH_KEY", "SHARED", "INTERFACE"},
     "kuberay": {"BUCKET", "IMAGE", "CLASS"},
 }
@@ -44,7 +44,7 @@ SPOT = {
 }
 SECRETS = {
     "access key": r"\b(AKIA|ASIA)[0-9A-Z]{12,}",
-    "secret key": r"(?i)secret_?(access_?)?key",
+    "secret key": r"(?i)secret_?(access_?)?key(?!Ref)",
     "private key": r"-----BEGIN",
     "account id": r"\b\d{12}\b",
     "resource name": r"\barn:aws",
@@ -88,7 +88,7 @@ def complaints(config: Config, text: str | None = None) -> list[str]:
     """What is wrong with a `ray up` file although Ray takes it."""
     kind = config["provider"]["type"]
     found = said_too_much(text or TEXT[kind]) + _environment(config) + _starts(config)
-    return found + ([] if kind == "local" else _nodes(config, kind))
+    return found + ([] if kind == "local" else _nodes(config, kind) + _container(config))
 
 
 def _environment(config: Config) -> list[str]:
@@ -119,6 +119,18 @@ def _starts(config: Config) -> list[str]:
         found.append("the dashboard is not on loopback")
     if ("RAY_enable_autoscaler_v2=0 ray start" in head) != (config["provider"]["type"] == "local"):
         found.append("autoscaler v1 is for the provider local, and for it alone")
+    return found
+
+
+def _container(config: Config) -> list[str]:
+    docker = config.get("docker", {})
+    found = [] if docker.get("image") == "IMAGE" and docker.get("pull_before_run") else ["nodes install all packages"]
+    options = " ".join(docker.get("run_options", []) + docker.get("head_run_options", []))
+    found += [f"the container has {option}" for option in ("--privileged", "-p ", "--user") if option in options]
+    if "-v $HOME/mlflow:/home/ray/mlflow" not in docker.get("head_run_options", []):
+        found.append("MLflow's database is deleted with the container")
+    if not any("mkdir" in command and "~/mlflow" in command for command in config["initialization_commands"]):
+        found.append("Docker makes the folder of MLflow's database for root")
     return found
 
 
@@ -193,18 +205,38 @@ def manifest_complaints(documents: list[Config], ray_version: str, text: str = T
     wanted = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
     found += [f"{key} is not {value}" for key, value in wanted.items() if data.get(key) != value]
     found += [f"{key} is missing" for key in ("INFOAUG_STORE", "MLFLOW_TRACKING_URI") if not data.get(key)]
-    if spec["rayVersion"] != ray_version or f"rayproject/ray:{ray_version}-py3" not in parts(text)[0]:
+    if spec["rayVersion"] != ray_version:
         found.append(f"not Ray {ray_version}")
     if spec.get("authOptions") != {"mode": "token"} or "RAY_AUTH_MODE" in dumped:
         found.append("token authentication is not the operator's")
     if spec["headGroupSpec"].get("serviceType") != "ClusterIP":
         found.append("the head's service is not ClusterIP")
-    admitted = [
-        s["podSelector"] for rule in of_kind(documents, "NetworkPolicy")["spec"]["ingress"] for s in rule["from"]
-    ]
-    if admitted != [{"matchLabels": {"ray.io/cluster": name}}]:
-        found.append("the network policy admits others")
+    for policy in (name, f"{name}-redis"):
+        rules = of_kind(documents, "NetworkPolicy", policy)["spec"]["ingress"]
+        if [s["podSelector"] for rule in rules for s in rule["from"]] != [{"matchLabels": {"ray.io/cluster": name}}]:
+            found.append(f"the network policy {policy} admits others")
+    found += _kept_by_redis(documents)
     return found + [f"{group}: {one}" for group, of in groups(documents).items() for one in _pod(group, of)]
+
+
+def _kept_by_redis(documents: list[Config]) -> list[str]:
+    options = of_kind(documents, "RayCluster")["spec"].get("gcsFaultToleranceOptions", {})
+    name, _, port = options.get("redisAddress", "").partition(":")
+    if not name:
+        return ["a lost head loses the workers"]
+    service, redis = of_kind(documents, "Service", name)["spec"], of_kind(documents, "StatefulSet", name)["spec"]
+    pod = redis["template"]["spec"]
+    (container,) = pod["containers"]
+    found = [] if [str(p["port"]) for p in service["ports"]] == [port] else ["Redis has another port"]
+    if not service["selector"].items() <= redis["template"]["metadata"]["labels"].items():
+        found.append("Redis is not behind its service")
+    secret = options.get("redisPassword", {}).get("valueFrom")
+    if not secret or [one.get("valueFrom") for one in container.get("env", [])] != [secret]:
+        found.append("Redis and Ray have other passwords")
+    kept = {claim["metadata"]["name"] for claim in redis.get("volumeClaimTemplates", ())}
+    if {"/data"} != {m["mountPath"] for m in container["volumeMounts"] if m["name"] in kept}:
+        found.append("Redis keeps nothing")
+    return found + ([] if pod["securityContext"].get("runAsNonRoot") else ["Redis may be root"])
 
 
 def _pod(group: str, of: Config) -> list[str]:

@@ -76,7 +76,15 @@ def put(*path: str | int, value: object) -> Callable[[list[Config]], None]:
 
 
 def admit_all(documents: list[Config]) -> None:
-    of_kind(documents, "NetworkPolicy")["spec"]["ingress"][0]["from"] = [{"podSelector": {}}]
+    of_kind(documents, "NetworkPolicy", "infoaug-redis")["spec"]["ingress"][0]["from"] = [{"podSelector": {}}]
+
+
+def forget_redis_on_restart(documents: list[Config]) -> None:
+    del of_kind(documents, "StatefulSet")["spec"]["volumeClaimTemplates"]
+
+
+def give_redis_no_password(documents: list[Config]) -> None:
+    del of_kind(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
 
 
 def send_telemetry(documents: list[Config]) -> None:
@@ -108,7 +116,11 @@ OF_GPU = (*GPU, "containers", 0)
         (put(*HEAD, "tolerations", value=[{"key": "nvidia.com/gpu"}]), "head: tolerations"),
         (put(*OF_GPU, "volumeMounts", value=[]), "gpu-worker: no clips, or they can be changed"),
         (put(*OF_GPU, "volumeMounts", 0, "readOnly", value=False), "gpu-worker: no clips, or they can be changed"),
-        (admit_all, "the network policy admits others"),
+        (admit_all, "the network policy infoaug-redis admits others"),
+        (put("gcsFaultToleranceOptions", value=None), "a lost head loses the workers"),
+        (put("gcsFaultToleranceOptions", "redisAddress", value="infoaug-redis:80"), "Redis has another port"),
+        (forget_redis_on_restart, "Redis keeps nothing"),
+        (give_redis_no_password, "Redis and Ray have other passwords"),
         (send_telemetry, "MLFLOW_DISABLE_TELEMETRY is not true"),
     ],
 )

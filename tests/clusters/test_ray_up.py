@@ -89,10 +89,12 @@ def test_a_shell_on_a_node_has_the_store_and_mlflow_that_the_file_names(name: st
     assert found["INFOAUG_STORE"] == stores[name]
     assert found["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     assert found["RAY_AUTH_MODE"] == "token"
-    assert found["PATH"] == f"{tmp_path}/venv/bin:/usr/bin:/bin"
+    assert found["PATH"] == (f"{tmp_path}/venv/bin:" if name == "local" else "") + "/usr/bin:/bin"
 
 
 def test_the_files_differ_in_their_places_and_not_in_what_is_installed() -> None:
+    assert read("gcp")["docker"] == read("aws")["docker"]
+    assert read("gcp")["initialization_commands"] == read("aws")["initialization_commands"]
     keys = ("file_mounts", "rsync_exclude", "rsync_filter", "worker_start_ray_commands")
     for name in ("gcp", "local"):
         assert {key: read(name)[key] for key in keys} == {key: read("aws")[key] for key in keys}
@@ -192,6 +194,14 @@ def answer_without_a_token(config: Config) -> None:
     del config["available_node_types"]["gpu_worker"]["node_config"]["MetadataOptions"]
 
 
+def install_on_every_node(config: Config) -> None:
+    del config["docker"]
+
+
+def forget_the_database(config: Config) -> None:
+    del config["docker"]["head_run_options"]
+
+
 def replaced(key: str, old: str, new: str) -> Callable[[Config], None]:
     def change(config: Config) -> None:
         assert any(old in command for command in config[key])
@@ -209,6 +219,8 @@ HEAD, WORKER, SETUP = "head_start_ray_commands", "worker_start_ray_commands", "s
         (CLOUDS, misspell_the_instance, "cpu_worker: unknown machneType"),
         (("aws",), leave_a_disk_unencrypted, "cpu_worker: a disk is not encrypted"),
         (("aws",), answer_without_a_token, "gpu_worker: metadata without a token"),
+        (CLOUDS, install_on_every_node, "nodes install all packages"),
+        (CLOUDS, forget_the_database, "MLflow's database is deleted with the container"),
         (CLOUDS, swap_least_and_most, "cpu_worker: min_workers above max_workers"),
         (CLOUDS, give_a_cpu_worker_a_gpu, "cpu_worker: 1 GPUs"),
         (CLOUDS, take_the_gpu_away, "gpu_worker: 0 GPUs"),
