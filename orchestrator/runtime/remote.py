@@ -1,12 +1,14 @@
 """Files at URLs that stages read: what their storage says of them, and their bytes."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -15,6 +17,8 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.settings import one_line
+
+T = TypeVar("T")
 
 AT_ONCE = 16 << 20  # bytes of a request
 
@@ -30,8 +34,9 @@ _REFUSED = re.compile(
     r"access.?denied|permission|forbidden|unauthori[sz]ed|unauthenticated|credential|\b40[13]\b", re.I
 )
 _TRY_AGAIN = "check the network and the URL, and run the same command again"
-# By what fsspec's file systems tell the versions of a file, where they give no time.
-_VERSIONS = ("blob_id", "ETag", "etag", "md5Hash", "created", "last_modified", "LastModified")
+# By what fsspec's file systems tell the versions of a file, the best first.
+_VERSIONS = ("blob_id", "ETag", "etag", "md5Hash", "mtime", "last_modified", "LastModified", "created")
+_WAITS = (1, 5)  # seconds, of a task that gets no answer
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,24 @@ class Remote(Store):
             ClipError: there is neither.
         """
         with self._as_stage_error("read", path):
+            if self._fsspec:
+                said = self._fsspec.info(self._at(path))
+                return None if said["type"] == "directory" else self._said(said)
             info = self._fs.get_file_info(self._at(path))
             if info.type == fs.FileType.NotFound:
                 raise FileNotFoundError
             return self._file(info) if info.is_file else None
 
     def listed(self, folder: str, recursive: bool = True) -> list[File]:
-        """All files in a folder, or below it."""
+        """All files below a folder, or directly in it."""
         with self._as_stage_error("list", folder):
-            found = self._fs.get_file_info(fs.FileSelector(self._at(folder), recursive=recursive))
-            return [self._file(info) for info in found if info.is_file]
+            if self._fsspec:
+                if recursive:
+                    self._fsspec.invalidate_cache()  # of an earlier list
+                found = self._fsspec.find(self._at(folder), maxdepth=None if recursive else 1, detail=True)
+                return [self._said(said) for said in found.values()]
+            infos = self._fs.get_file_info(fs.FileSelector(self._at(folder), recursive=recursive))
+            return [self._file(info) for info in infos if info.is_file]
 
     def copy(self, path: str, to: Path) -> None:
         """Write the bytes of a file to a local one; OSError if the disk does not take them."""
@@ -99,15 +112,25 @@ class Remote(Store):
         """The URL of a path without the query that opens the storage: for sentences."""
         return without_secrets(f"{self.uri.partition('?')[0].rstrip('/')}/{path}")
 
-    def _file(self, info: fs.FileInfo) -> File:
-        version = str(info.mtime_ns // 10**9) if info.mtime_ns else self._version(info.path)
-        return File(info.path.strip("/")[len(self._root) :].lstrip("/"), info.size or 0, version)
+    @property
+    def _fsspec(self) -> Any:
+        """The file system of fsspec behind pyarrow's, which says more of a file; None for pyarrow's own."""
+        handler = getattr(self._fs, "handler", None)
+        return handler.fs if isinstance(handler, fs.FSSpecHandler) else None
 
-    def _version(self, path: str) -> str:
-        if not (isinstance(self._fs, fs.PyFileSystem) and isinstance(self._fs.handler, fs.FSSpecHandler)):
-            return ""
-        said: dict[str, Any] = self._fs.handler.fs.info(path)
-        return next((str(said[name]) for name in _VERSIONS if said.get(name)), "")
+    def _file(self, info: fs.FileInfo) -> File:
+        # In seconds: some servers say more of them when they list files than when they are asked for one.
+        return File(self._below(info.path), info.size or 0, str((info.mtime_ns or 0) // 10**9))
+
+    def _said(self, said: Mapping[str, Any]) -> File:
+        version = next((said[name] for name in _VERSIONS if said.get(name)), "")
+        if isinstance(version, datetime):
+            version = version.timestamp()
+        text = f"{version:.3f}" if isinstance(version, float) else str(version)
+        return File(self._below(said["name"]), said["size"] or 0, text)
+
+    def _below(self, path: str) -> str:
+        return path.strip("/")[len(self._root) :].lstrip("/")
 
     @contextmanager
     def _as_stage_error(self, what: str, path: str) -> Iterator[None]:
@@ -129,6 +152,16 @@ class Remote(Store):
 
 def _says(kind: re.Pattern[str], why: str) -> bool:
     return kind.search(re.sub(r"'[^']*'", "", why)) is not None  # not the names of files, which are quoted
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask a storage again, a little later, if it does not answer: among many requests, some fail."""
+    for seconds in _WAITS:
+        try:
+            return ask()
+        except StageError:
+            time.sleep(seconds)
+    return ask()
 
 
 def opened(url: str) -> tuple[Remote, str]:

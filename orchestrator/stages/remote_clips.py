@@ -16,7 +16,7 @@ from infoaug.estimators.video.manifest import Clip, is_url
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime.cache import Cache
-from infoaug.orchestrator.runtime.remote import File, Remote, opened
+from infoaug.orchestrator.runtime.remote import File, Remote, opened, patiently
 from infoaug.orchestrator.runtime.store import digest_of
 
 AT_THE_SAME_TIME = 16  # frames of a folder
@@ -45,7 +45,7 @@ def state(url: str) -> str:
         StageError: the storage does not answer.
     """
     place, path = opened(url)
-    return _state(place, path, _files(place, path))
+    return _state(place, path, patiently(lambda: _files(place, path)))
 
 
 @contextmanager
@@ -71,10 +71,13 @@ def local_copy(path: str, state: str | None, most: float) -> Iterator[str]:
     wanted = _state(place, inside, _files(place, inside)) if state is None else state
 
     def files() -> list[File]:
-        found = _files(place, inside)
+        found = patiently(lambda: _files(place, inside))
         if _state(place, inside, found) != wanted:
             raise ClipError(f"{place.shown(inside)} was written to while it was read; run the same command again")
         return found
+
+    def copy(path: str, to: Path) -> None:
+        patiently(lambda: place.copy(path, to))
 
     def fetch() -> tuple[int, Callable[[Path], None]]:
         found = files()
@@ -83,11 +86,11 @@ def local_copy(path: str, state: str | None, most: float) -> Iterator[str]:
             to = _within(folder, inside)
             to.parent.mkdir(parents=True)
             if found[0].path == inside:
-                place.copy(inside, to)
+                copy(inside, to)
             else:
                 to.mkdir()
                 with ThreadPoolExecutor(AT_THE_SAME_TIME) as pool:
-                    list(pool.map(lambda frame: place.copy(frame.path, to / PurePosixPath(frame.path).name), found))
+                    list(pool.map(lambda frame: copy(frame.path, to / PurePosixPath(frame.path).name), found))
             files()
 
         return sum(file.size for file in found), write

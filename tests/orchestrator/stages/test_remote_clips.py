@@ -200,6 +200,25 @@ def test_a_storage_that_is_away_stops_the_run_and_an_object_that_is_refused_does
     assert str(told.value).startswith("cannot read s3://bucket/a.mp4") and "\n" not in str(told.value)
 
 
+def test_a_request_that_fails_once_is_repeated(
+    url: str, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    plain = remote.Remote.copy
+
+    def copy(place: remote.Remote, path: str, to: Path) -> None:
+        if path not in failed:
+            failed.append(path)
+            to.write_bytes(b"a part of it")
+            raise StageError("curlCode: 43")
+        plain(place, path, to)
+
+    monkeypatch.setattr(remote.Remote, "copy", copy)
+    monkeypatch.setattr(remote, "_WAITS", (0,))
+    extracted(settings(tmp_path / "store"), within(url, "deep"))
+    assert sorted(read) == sorted(failed) and len(read) == 1 + 6
+
+
 def test_storages_of_fsspec_are_read_too() -> None:
     system, root = fs.FileSystem.from_uri("fsspec+memory://bucket")
     for name in ("a.mp4", "b/c.mp4"):
