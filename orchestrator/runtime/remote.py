@@ -4,11 +4,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pyarrow import fs
 
@@ -39,8 +38,7 @@ _VERSIONS = ("blob_id", "ETag", "etag", "md5Hash", "mtime", "last_modified", "La
 _WAITS = (1, 5)  # seconds, of a task that gets no answer
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A file as its storage lists it.
 
     Attributes:
@@ -69,6 +67,7 @@ class Remote(Store):
             patience = ("&" if "?" in location else "?") + "retry_limit_seconds=60"  # by default a quarter of an hour
         super().__init__(location + patience)
         self.uri, self._root = location, self._root.strip("/")
+        self._base = location.partition("?")[0].rstrip("/")
 
     def file(self, path: str) -> File | None:
         """What the storage says of a file; None for a folder.
@@ -110,7 +109,7 @@ class Remote(Store):
 
     def shown(self, path: str) -> str:
         """The URL of a path without the query that opens the storage: for sentences."""
-        return without_secrets(f"{self.uri.partition('?')[0].rstrip('/')}/{path}")
+        return f"{self._base}/{path}"
 
     @property
     def _fsspec(self) -> Any:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
@@ -32,7 +31,7 @@ def find_clips(path: str) -> list[Clip]:
     """
     clips = manifest.by_name(_at(path), without_secrets(path)) if is_url(path) else manifest.find_clips(path)
     for clip in clips:
-        if is_url(clip.path):
+        if not clip.state and is_url(clip.path):  # a manifest names it
             opened(clip.path)
     return clips
 
@@ -126,7 +125,7 @@ def _is_frame(file: File) -> bool:
 
 
 def _state(place: Remote, path: str, files: Iterable[File]) -> str:
-    return digest_of([place.shown(path), *sorted(map(astuple, files))], 16)
+    return digest_of([place.shown(path), *sorted(files)], 16)
 
 
 def _at(url: str) -> list[Clip]:
@@ -164,7 +163,7 @@ def _below(place: Remote, root: str, pattern: Sequence[str] = ()) -> list[Clip]:
             continue
         for name in manifest.clips_in([sub for sub in subfolders if not manifest.is_no_clip(sub)], list(files)):
             inside = "/".join(filter(None, (folder, name)))
-            if _matches(PurePosixPath(inside).parts, pattern):
+            if not pattern or _matches(PurePosixPath(inside).parts, pattern):
                 path = "/".join(filter(None, (root, inside)))
                 own = [files[name]] if name else [file for file in files.values() if _is_frame(file)]
                 clips.append(Clip(inside or PurePosixPath(root).name, place.url(path), _state(place, path, own)))
