@@ -60,8 +60,21 @@ class Augment(nn.Module):
         return cls(settings, mean=mean or CIFAR_MEAN, std=std or CIFAR_STD, size=size)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Draw one view per image; see the class. Raises ValueError for a wrong shape or dtype."""
+    def forward(
+        self, images: Tensor, *, generator: torch.Generator, among: tuple[Tensor, int] | None = None
+    ) -> Tensor:
+        """Draw one view per image; see the class.
+
+        Args:
+            images: of which views are drawn.
+            generator: of the random numbers.
+            among: places int64[B] of these images in a batch of so many, of which other ranks augment the rest: all
+                ranks draw for the whole batch, so that each image gets the view that it gets on one rank. None: the
+                images are the whole batch.
+
+        Raises:
+            ValueError: a wrong shape or dtype.
+        """
         images = _as_float(images)
         batch, _, pixels, width = images.shape
         if pixels != width:
@@ -69,7 +82,9 @@ class Augment(nn.Module):
         settings, size = self.settings, self.size or pixels
         blur = settings.blur if settings.blur is not None else 0.5 * (size > 32)
         # One draw for everything: one row per sample, one column per random choice.
-        draws = torch.rand(batch, 2 * _CROP_TRIES + 13, generator=generator, device=generator.device).to(images.device)
+        places, rows = among or (None, batch)
+        draws = torch.rand(rows, 2 * _CROP_TRIES + 13, generator=generator, device=generator.device).to(images.device)
+        draws = draws if places is None else draws[places]
         crop, spare = draws.split([2 * _CROP_TRIES + 2, 11], dim=1)
         u = spare.unbind(1)
 

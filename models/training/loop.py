@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.models.ranks import gather_rows, world
 from infoaug.models.training.draws import draw
 from infoaug.models.training.optimisation import autocast, create_optimizer, create_schedule, memory_format
-from infoaug.models.training.pairs import Batch, Batches, Pairs
+from infoaug.models.training.pairs import Batch, Batches, Draws, Pairs
 from infoaug.models.training.sampling import Part, Sampler, generator, paired_rows, seed_of, spread, still_rows
 from infoaug.models.training.settings import TrainingSettings
 from infoaug.models.training.stream import Stream
@@ -30,11 +30,38 @@ from infoaug.models.two_branch import TwoBranch
 _log = logging.getLogger(__name__)
 
 
+class Share(NamedTuple):
+    """The part of a global batch that a rank holds.
+
+    Attributes:
+        row: the first of its rows.
+        rows: of the batch.
+        twin: the first of its twins' pictures.
+        twins: pictures of twins of the batch.
+        device: of the rank.
+    """
+
+    row: int
+    rows: int
+    twin: int
+    twins: int
+    device: torch.device
+
+    def views(self, rows: int, twins: int | None = None, each: int = 1) -> tuple[Tensor, int]:
+        """Where views of so many rows, `each` of a row, and of so many twins are among those of the batch: `among`."""
+        own = torch.arange(self.row * each, (self.row + rows) * each, device=self.device)
+        if twins is None:
+            return own, self.rows * each
+        first = self.rows + self.twin
+        return torch.cat([own, torch.arange(first, first + twins, device=self.device)]), self.rows + self.twins
+
+
 class Training:
     """Model, optimiser, schedule and augmentation of one rank; every rank of a process group holds the same.
 
     A training resumed from a `state` ends with the weights of an uninterrupted one, bit for bit on CPUs and with the
-    same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number.
+    same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number. Another number
+    of ranks sees the same batches, augmented alike, and differs by rounding; only dropout is drawn by each rank.
 
     Attributes:
         model: the model that is trained; `model.kept_backbone` is what remains of it after training.
@@ -180,7 +207,7 @@ class Training:
             if between:
                 between()
             started = time.perf_counter()
-        means = sums.means(self.steps * self.world)
+        means = sums.means()
         features = gather_rows(self.features[: settings.batch_size // self.world].float())  # first views come first
         metrics = {
             "epoch": number + 1,
@@ -239,50 +266,59 @@ class Training:
         )
         parts = [drawn[step, self.rank] for step in range(len(rows))]
         batches = Batches(data, parts, self.device, twins=self.model.twin_branch is not None)
-        own = (number, self.rank + 1, *((0, *words) if words else ()))
-        random = generator(settings.seed, *own, device=self.device)
+        # Every rank draws the augmentations of the whole batch, so that the same images get the same views on any number
+        # of ranks.
+        random = generator(settings.seed, number, 1, *((0, *words) if words else ()), device=self.device)
+        shares = self._shares(drawn)
         totals: dict[str, Tensor] = {}
         twin_losses: list[Tensor] = []
         for step, batch in enumerate(batches, start=sums.steps + 1):
             # Before the step sets the rate of the next.
             sums.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-            losses = self.step(batch, random, progress=(number + step / self.steps) / settings.epochs)
+            progress = (number + step / self.steps) / settings.epochs
+            losses = self.step(batch, random, progress, shares[step - 1 - sums.steps])
             totals = {name: value + totals.get(name, 0) for name, value in losses.items()}
             twin_losses.append(losses["twin_loss"])
         sums.waited += batches.waited
         sums.steps += len(rows)
         sums.add_losses(self._over_ranks(totals))
-        if not math.isfinite(sums.losses["loss"].item()):
-            mean = sums.means(sums.steps * self.world)["loss"]
+        mean = sums.means()["loss"]
+        if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} in epoch {number + 1}: set learning_rate lower")
         if self.model.twin_branch is not None:
             sums.without_twin_loss += self._zeros(twin_losses)
         sums.add_rows(data, drawn, settings)
 
-    def step(self, batch: Batch, random: torch.Generator, progress: float) -> dict[str, Tensor]:
+    def step(
+        self, batch: Batch, random: torch.Generator, progress: float, share: Share | None = None
+    ) -> dict[str, Tensor]:
         """Take one step of the optimiser and of what follows it, without waiting for the device.
 
         Args:
             batch: this rank's part of the global batch.
-            random: draws the augmentations; on the CPU or on the device.
+            random: draws the augmentations of the global batch; on the CPU or on the device.
             progress: share of the training that is complete after this step, 0–1.
+            share: which part of the global batch it is; None: all.
 
         Returns:
             Losses, detached, on the device.
         """
-        losses = self.update(batch, random)
+        losses = self.update(batch, random, share)
         self.schedule.step()
         self.model.after_step(progress)
         return losses
 
-    def update(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+    def update(self, batch: Batch, random: torch.Generator, share: Share | None = None) -> dict[str, Tensor]:
         """Update the weights by one batch, at the learning rate that is set: the part of `step` that computes."""
-        first = self._views(self.augment, batch.images, batch.alone, random)
+        count, twins = len(batch.images), len(batch.twins)
+        among = (share.views(count), share.views(count, twins)) if share else (None, None)
+        first = self._views(self.augment, batch.images, batch.alone, random, among[0])
         # Second views and twins share their settings, so they are augmented together.
         pictures, rows = torch.cat([batch.second, batch.twins]), batch.twin_rows // batch.shown.shape[1]
-        others = self._views(self.augment_second, pictures, torch.cat([batch.alone, batch.alone[rows]]), random)
+        alone = torch.cat([batch.alone, batch.alone[rows]])
+        others = self._views(self.augment_second, pictures, alone, random, among[1])
         second, twin = others[: len(first)], others[len(first) :]
-        small = self._small_views(batch.images, random)
+        small = self._small_views(batch.images, random, share)
         with self.autocast:
             known = batch.twin_rows, batch.image, batch.twin_image, self.video_rows, batch.shown, batch.weight
             losses = self.parallel(first, second, twin, *known, small=small)
@@ -293,22 +329,43 @@ class Training:
         self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _views(self, augment: Augment, images: Tensor, alone: Tensor, random: torch.Generator) -> Tensor:
+    def _shares(self, drawn: Draws) -> list[Share | None]:
+        """This rank's share of each batch, of pictures drawn for rows int64[steps, ranks, B / ranks]; None for all."""
+        if self.world == 1:
+            return [None] * len(drawn.rows)
+        twins = (drawn.twin >= 0).flatten(2).sum(dim=2) * (self.model.twin_branch is not None)
+        local = drawn.rows.shape[2]
+        before, among = twins[:, : self.rank].sum(dim=1).tolist(), twins.sum(dim=1).tolist()
+        return [
+            Share(self.rank * local, self.world * local, *of_twins, self.device)
+            for of_twins in zip(before, among, strict=True)
+        ]
+
+    def _views(
+        self,
+        augment: Augment,
+        images: Tensor,
+        alone: Tensor,
+        random: torch.Generator,
+        among: tuple[Tensor, int] | None,
+    ) -> Tensor:
         """Images as the backbone takes them: augmented, or where their time is all that differs, not."""
-        views = augment(images, generator=random)
+        views = augment(images, generator=random, among=among)
         if self.settings.views == "time":
             views = torch.where(alone[:, None, None, None], views, augment.normalise(images))
         return views.contiguous(memory_format=self.layout)
 
-    def _small_views(self, images: Tensor, random: torch.Generator) -> Tensor | None:
+    def _small_views(self, images: Tensor, random: torch.Generator, share: Share | None) -> Tensor | None:
         """The small views of each image, one image after the other; None if there are none.
 
         They are of the first view's picture, so that with views by time, too, one of the two full views shows another.
         """
         if not (self.augment_small and self.model.multi_crop):
             return None
-        pictures = images.repeat_interleave(self.model.multi_crop.small_views, dim=0)
-        return self.augment_small(pictures, generator=random).contiguous(memory_format=self.layout)
+        each = self.model.multi_crop.small_views
+        pictures = images.repeat_interleave(each, dim=0)
+        among = share.views(len(images), each=each) if share else None
+        return self.augment_small(pictures, generator=random, among=among).contiguous(memory_format=self.layout)
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to resume after the last epoch or block; `torch.save` writes it."""
@@ -345,11 +402,11 @@ class Training:
             self.features = features.detach()
 
     def _over_ranks(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The sums over all ranks of numbers that each has added up."""
+        """The means over all ranks of numbers that each has added up."""
         sums = torch.stack([*totals.values()])
         if self.world > 1:
             dist.all_reduce(sums)
-        return dict(zip(totals, sums, strict=True))
+        return dict(zip(totals, sums / self.world, strict=True))
 
     def _zeros(self, losses: list[Tensor]) -> int:
         """Number of steps in which the loss is exactly 0 on all ranks."""

@@ -18,7 +18,7 @@ class EpochSums:
     Attributes:
         blocks: how many.
         steps: how many these had.
-        losses: sums over steps and ranks, by name.
+        losses: sums over steps, of means over ranks, by name.
         learning_rate: that of the last step.
         seconds: time they took.
         waited: seconds of it in which the host waited for batches.
@@ -57,9 +57,9 @@ class EpochSums:
         """Add the sums of a block."""
         self.losses = {name: value + self.losses.get(name, 0) for name, value in losses.items()}
 
-    def means(self, count: int) -> Epoch:
-        """The losses divided by a number of steps on all ranks."""
-        return {name: (value / count).item() for name, value in self.losses.items()}
+    def means(self) -> Epoch:
+        """The losses, as means over steps and ranks."""
+        return {name: (value / self.steps).item() for name, value in self.losses.items()}
 
     def add_rows(self, data: Pairs, drawn: Draws, settings: TrainingSettings) -> None:
         """Count the rows of a block's batches: `drawn` of rows int64[steps, ranks, B / ranks] of `data`."""

@@ -436,6 +436,47 @@ def test_ranks_share_the_pictures_that_one_rank_alone_would_see(
     assert [tuple(map(operator.add, *parts)) for parts in zip(one, other, strict=True)] == alone
 
 
+def views_on_rank(rank: int) -> list[list[Tensor]]:
+    """The views that the model of a rank takes: first, second, those of twins, and small ones; step by step."""
+    changes = {"views": "both", "twins": 3, "twin_choice": "all", "warmup_epochs": 0}
+    run = Training(with_small_views("swav", **changes), several_partners(), CPU)
+    found: list[list[Tensor]] = []
+
+    def record(module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        found.append([*given[:3], named["small"]])
+
+    run.model.register_forward_pre_hook(record, with_kwargs=True)
+    run.epoch()
+    return found
+
+
+def test_ranks_together_see_the_views_that_one_rank_alone_would_see(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]],
+) -> None:
+    one, other = two_ranks(views_on_rank)
+    alone = views_on_rank(0)
+    assert len(alone) == len(one) == 3 and any(len(step[2]) % 2 for step in alone)
+    for parts in zip(one, other, alone, strict=True):
+        for of_one, of_other, of_both in zip(*parts, strict=True):
+            torch.testing.assert_close(torch.cat([of_one, of_other]), of_both)  # rounding differs with the batch
+
+
+def test_a_training_goes_on_with_another_number_of_ranks_as_if_it_had_had_one(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]], tmp_path: Path
+) -> None:
+    backbone = {**small_settings().backbone_settings, "drop_rate": 0.0}
+    changes = {"backbone_settings": backbone, "learning_rate": 0.01}
+    on = partial(trained_on_rank, framework="moco", changes=changes)
+    on(0, file=tmp_path / "grown", epochs=1)
+    two_ranks(partial(on, file=tmp_path / "grown", epochs=2))
+    changed, alone = on(0, file=tmp_path / "grown", epochs=3), on(0, file=tmp_path / "alone", epochs=3)
+    assert [epoch["loss"] for epoch in changed["history"]] == pytest.approx(
+        [epoch["loss"] for epoch in alone["history"]], rel=1e-4
+    )
+    for name, value in alone["model"].items():
+        torch.testing.assert_close(changed["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def trained_on_rank(rank: int, framework: str, changes: dict[str, Any], file: Path, epochs: int) -> dict[str, Any]:
     """Train to this epoch, from the state in `file` if there is one; rank 0 writes its own into it."""
     run = Training(small_settings(framework, **changes), random_pairs(), CPU)
