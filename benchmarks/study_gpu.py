@@ -63,6 +63,7 @@ def pack(config: str, folder: Path) -> None:
     """Write all that the trials of the study train on and are evaluated on."""
     import study  # which imports Ray
 
+    from infoaug.models.training import Pairs
     from infoaug.orchestrator.evaluation import datasets, opening
     from infoaug.orchestrator.runtime.store import Store
     from infoaug.orchestrator.stages import initial_weights, pretrain, ray_training
@@ -75,7 +76,7 @@ def pack(config: str, folder: Path) -> None:
     for grid, trial in trials:
         asked, scored = trial.config, study.scored_for(trial.config)
         if pairs is None:
-            pairs = ray_training.read_pairs(scored, store)
+            pairs = Pairs.from_windows(ray_training.windows(scored, store))
             np.save(folder / "pictures.npy", pairs.images.numpy())
             np.savez(folder / "patches.npz", frames=pairs.frames, paired=pairs.paired)
         drawn = f"{asked.score.policy}-{scored.draw}"

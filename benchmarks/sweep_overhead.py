@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from infoaug.models.training import Training
+from infoaug.models.training import Pairs, Training
 from infoaug.orchestrator import config
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.runtime import cluster
@@ -55,7 +55,7 @@ def sweep(places: list[str], seeds: range) -> SweepConfig:
 
 def directly(one: ExperimentConfig, scored: score.Scored, backbone: StageFolder) -> None:
     """A training and an evaluation in this process, on one thread; what is evaluated is `backbone`."""
-    patches = ray_training.read_pairs(scored, scored.stage.store)
+    patches = Pairs.from_windows(ray_training.windows(scored, scored.stage.store))
     training = Training(pretrain.training_settings(one), patches, torch.device("cpu"))
     for _ in range(one.pretrain.epochs):
         training.epoch()

@@ -60,9 +60,7 @@ class Augment(nn.Module):
         return cls(settings, mean=mean or CIFAR_MEAN, std=std or CIFAR_STD, size=size)
 
     @torch.no_grad()
-    def forward(
-        self, images: Tensor, *, generator: torch.Generator, among: tuple[Tensor, int] | None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, *, generator: torch.Generator, among: tuple[Tensor, int] | None = None) -> Tensor:
         """Draw one view per image; see the class.
 
         Args:

@@ -413,6 +413,9 @@ class PretrainConfig(Section):
         100, description="GiB of a node's disk (TMPDIR) that shards from an object storage may take"
     )
     workers: Annotated[Positive, Runtime] = Field(1, description="training processes")
+    min_workers: Annotated[Positive | None, Runtime] = Field(
+        None, description="processes that training goes on with while nodes for `workers` are missing; null: all"
+    )
     cpus_per_worker: Annotated[Positive | None, Runtime] = Field(
         None, description="CPUs of a worker; null: an equal share of the cluster's CPUs"
     )

@@ -60,8 +60,8 @@ class Training:
     """Model, optimiser, schedule and augmentation of one rank; every rank of a process group holds the same.
 
     A training resumed from a `state` ends with the weights of an uninterrupted one, bit for bit on CPUs and with the
-    same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number. Another number
-    of ranks sees the same batches, augmented alike, and differs by rounding; only dropout is drawn by each rank.
+    same number of ranks: every epoch draws its random numbers anew, from the seed and the epoch's number. Another
+    number of ranks sees the same batches, augmented alike, and differs by rounding; only dropout is drawn by each rank.
 
     Attributes:
         model: the model that is trained; `model.kept_backbone` is what remains of it after training.
@@ -266,8 +266,8 @@ class Training:
         )
         parts = [drawn[step, self.rank] for step in range(len(rows))]
         batches = Batches(data, parts, self.device, twins=self.model.twin_branch is not None)
-        # Every rank draws the augmentations of the whole batch, so that the same images get the same views on any number
-        # of ranks.
+        # Every rank draws the augmentations of the whole batch, so that an image gets the same views on any number of
+        # ranks.
         random = generator(settings.seed, number, 1, *((0, *words) if words else ()), device=self.device)
         shares = self._shares(drawn)
         totals: dict[str, Tensor] = {}

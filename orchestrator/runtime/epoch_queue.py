@@ -19,20 +19,19 @@ from infoaug.orchestrator.errors import StageError
 
 
 class EpochQueue(UserCallback):
-    """Puts every epoch's metrics into a queue, from Ray Train's controller; the driver takes them out."""
+    """Puts every epoch's metrics into a queue, from Ray Train's controller or a task; the driver takes them out."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue, self.training = queue, uuid.uuid4().hex
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Called by Ray Train with the metrics of all workers; those of the first are put into the queue.
+        """Called by Ray Train with the metrics of all workers; those of the first are put into the queue."""
+        self.put(metrics[0])
 
-        A report within an epoch has none.
-        """
-        if not metrics[0]:
-            return
+    def put(self, metrics: dict[str, Any]) -> None:
+        """Put an epoch's metrics into the queue, on a worker that trains alone."""
         with suppress(RayActorError):  # training continues without a driver that listens
-            self.queue.put((self.training, metrics[0]))
+            self.queue.put((self.training, metrics))
 
     def get(self, timeout: float) -> dict[str, Any] | None:
         """Take out the next epoch's metrics; None if they are of an earlier training that shares the queue.

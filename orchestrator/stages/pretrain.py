@@ -1,4 +1,4 @@
-"""Pretrain: two-branch training on the patches and their twins, on Ray Train, with checkpoints."""
+"""Pretrain: two-branch training on the patches and their twins, on Ray, with checkpoints."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 import ray.train.torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from rich.markup import escape
 from torch import nn
 
@@ -158,27 +158,12 @@ def _run(
     else:
         sharded = shards.run(config, scored)
         job = ray_training.Job(config, training_settings(config), trained, sharded, sharded.together(shuffled))
-    epochs = epoch_queue.create()
-    trainer = ray.train.torch.TorchTrainer(
-        # Bound by `partial` rather than passed as `train_loop_config`: the controller would unpickle that too, and
-        # would import PyTorch to do so.
-        partial(ray_training.train, job),
-        torch_config=rendezvous.torch_config(),
-        scaling_config=_scaling(config),
-        run_config=RunConfig(
-            name="train",
-            storage_path=store.url(trained.folder),
-            failure_config=FailureConfig(max_failures=config.pretrain.max_failures, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[epochs],
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    outcome = cluster.in_background(trainer.fit)
+    epochs, training = epoch_queue.create(), _alone if config.pretrain.workers == 1 else _together
+    outcome = cluster.in_background(training(job, epochs))
     try:
         _listen(epochs, outcome, receive)
-        why = outcome.result().return_value
-    except ray.train.TrainingFailedError as error:
+        why = outcome.result()
+    except (ray.exceptions.RayError, ray.train.TrainingFailedError) as error:
         cause = _cause(error)
         raise StageError(f"training failed: {cause}; {remedy(cause)}", retry=worth_retrying(cause)) from error
     if why:
@@ -367,21 +352,25 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
             sizes that do not fit, such as a backbone that does not take `extract.image_size`.
     """
     asked = config.pretrain
-    if asked.batch_size % asked.workers or asked.batch_size // asked.workers < 2:
-        raise UsageError(
-            f"pretrain.batch_size {asked.batch_size} is that of all workers: it must be a multiple of the "
-            f"{asked.workers} workers, with at least 2 patches each"
-        )
+    if (asked.min_workers or 1) > asked.workers:
+        raise UsageError(f"pretrain.min_workers {asked.min_workers} must be at most workers {asked.workers}")
+    numbers = range(asked.min_workers or asked.workers, asked.workers + 1)
+    for workers in numbers:
+        if asked.batch_size % workers or asked.batch_size // workers < 2:
+            raise UsageError(
+                f"pretrain.batch_size {asked.batch_size} is that of all workers: it must be a multiple of the "
+                f"{workers} workers, with at least 2 patches each"
+            )
     if asked.views != "augmented" and config.extract.crops < 2:
         raise UsageError(f"pretrain.views {asked.views} needs two crops of a track: set extract.crops to 2 or more")
     _check_twins(config)
     if asked.warmup_epochs >= asked.epochs:
         raise UsageError(f"pretrain.warmup_epochs {asked.warmup_epochs} must be below epochs {asked.epochs}")
     try:
-        built, stills = training_settings(config), 0
-        if asked.stills:
-            stills = still_rows(built, asked.workers, twins=built.twin_weight > 0)
-        paired_rows(built, asked.workers, stills)
+        built = training_settings(config)
+        for workers in numbers:
+            stills = still_rows(built, workers, twins=built.twin_weight > 0) if asked.stills else 0
+            paired_rows(built, workers, stills)
         _check_model(built.model_dump_json())
         create_optimizer(built.model_copy(update={"layer_decay": None}), nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:
@@ -413,8 +402,47 @@ def _check_model(built: str) -> None:
     check_model(TrainingSettings.model_validate_json(built))
 
 
-def _scaling(config: ExperimentConfig) -> ScalingConfig:
-    """Resources of each worker.
+def _alone(job: ray_training.Job, epochs: epoch_queue.EpochQueue) -> Callable[[], str]:
+    """How to train with one worker: a task of Ray, tried again if its process dies. Raises as `_resources`."""
+    cpus, gpu = _resources(job.config)
+    task = ray.remote(
+        num_cpus=cpus,
+        num_gpus=int(gpu),
+        max_retries=job.config.pretrain.max_failures,
+        retry_exceptions=[ray_training.RetryableError],
+        # By default a task runs within the resources of the trial that starts it, and a trial of a sweep has none.
+        scheduling_strategy="DEFAULT",
+    )(ray_training.train_alone)
+    return lambda: ray.get(task.remote(job, epochs, cpus))
+
+
+def _together(job: ray_training.Job, epochs: epoch_queue.EpochQueue) -> Callable[[], str]:
+    """How to train with several workers, on Ray Train. Raises as `_resources`."""
+    cpus, gpu = _resources(job.config)
+    settings = job.config.pretrain
+    trainer = ray.train.torch.TorchTrainer(
+        # Bound by `partial` rather than passed as `train_loop_config`: the controller would unpickle that too, and
+        # would import PyTorch to do so.
+        partial(ray_training.train_together, job),
+        torch_config=rendezvous.torch_config(),
+        scaling_config=ScalingConfig(
+            num_workers=(settings.min_workers, settings.workers) if settings.min_workers else settings.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=job.stage.store.url(job.stage.folder),
+            failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
+            callbacks=[epochs],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    return lambda: str(trainer.fit().return_value)
+
+
+def _resources(config: ExperimentConfig) -> tuple[int, bool]:
+    """The CPUs of each worker, and whether each gets a GPU.
 
     Raises:
         UsageError: this machine has too few of them.
@@ -428,7 +456,7 @@ def _scaling(config: ExperimentConfig) -> ScalingConfig:
                 f"{asked.workers} training workers need {needed} {what}s, there are {resources.get(what, 0):.0f}: "
                 "set pretrain.workers, cpus_per_worker or gpu"
             )
-    return ScalingConfig(num_workers=asked.workers, use_gpu=gpu, resources_per_worker={"CPU": each})
+    return each, gpu
 
 
 def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
@@ -457,7 +485,11 @@ def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Call
 def _cause(error: BaseException) -> str:
     """The last error of a worker's traceback, in one sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
+    named = [
+        line
+        for line in lines
+        if line.partition(":")[0].endswith(("Error", "Exception")) and not line.endswith("RetryableError")
+    ]
     cause = (named or lines or [type(error).__name__])[-1].partition(". ")[0]
     if number := re.search(r"\[Errno (\d+)\] ", cause):
         meaning = os.strerror(int(number[1]))  # pyarrow gives only the number

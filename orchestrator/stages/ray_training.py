@@ -1,6 +1,8 @@
-"""Training on the workers of Ray Train: windows from the store in, checkpoints and the trained backbone out.
+"""Training on Ray: windows from the store in, checkpoints and the trained backbone out.
 
-The training itself is `infoaug.models.training`.
+Several workers are those of Ray Train. One worker is a task of Ray: Ray Train would start six processes for it, which
+takes longer than a small training, and a task reuses a process that has PyTorch imported already. The training itself
+is `infoaug.models.training`.
 """
 
 import os
@@ -11,28 +13,32 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from ray.train import Checkpoint
 from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, save_backbone
 from infoaug.models.training import Epoch, Pairs, Stream, Training, TrainingSettings
 from infoaug.models.training.pairs import Window, fits, write_mapped
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
-from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.errors import StageError, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.cache import Cache
+from infoaug.orchestrator.runtime.epoch_queue import EpochQueue
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import extract, initial_weights, score, shards
+from infoaug.orchestrator.stages.checkpoints import Checkpoints
 from infoaug.orchestrator.stages.shards import Sharded
+
+T = TypeVar("T")
 
 READERS = 8  # threads that read windows
 IMAGES = "images.json"  # what was trained on beside the video
@@ -58,73 +64,136 @@ class Job:
     together: int = 1
 
 
-def train(job: Job) -> str:
-    """Train on one worker of Ray Train, from the last checkpoint if there is one.
+@dataclass(frozen=True)
+class Worker:
+    """A process of a training, and how it reaches what surrounds it.
+
+    Attributes:
+        device: where it trains.
+        tell: passes on the metrics of an epoch; called by all workers.
+        leaving: whether a node of the training will be taken away soon.
+        number: its number among the workers of its node.
+        on_node: how many workers its node has.
+    """
+
+    device: torch.device
+    tell: Callable[[Epoch], None]
+    leaving: Callable[[], bool]
+    number: int = 0
+    on_node: int = 1
+
+
+class RetryableError(Exception):
+    """Of an error that another attempt may get past: a task is tried again after no other."""
+
+
+def train_alone(job: Job, epochs: EpochQueue, threads: int) -> str:
+    """`train` as a task of Ray, the only worker.
+
+    Args:
+        job: what to train.
+        epochs: takes the metrics of every epoch.
+        threads: of PyTorch on the CPU.
+
+    Raises:
+        RetryableError: from an error that another attempt may get past.
+    """
+    torch.set_num_threads(threads)  # those of a process that other tasks have used are theirs
+    node = ray.get_runtime_context().get_node_id()
+    worker = Worker(
+        device=torch.device("cuda:0" if ray.get_gpu_ids() else "cpu"),
+        tell=epochs.put,
+        leaving=lambda: node in ray._private.state.state.get_draining_nodes(),
+    )
+    try:
+        return train(job, worker)
+    except Exception as error:
+        if worth_retrying(error):
+            raise RetryableError from error
+        raise
+    finally:
+        if job.settings.compile:
+            torch.compiler.reset()  # after some models a process compiles no further one
+
+
+def train_together(job: Job) -> str:
+    """`train` on a worker of Ray Train."""
+    context = ray.train.get_context()
+    worker = Worker(
+        device=ray.train.torch.get_device(),
+        tell=ray.train.report,
+        leaving=lambda: ray.train.get_preemption_info() is not None,
+        number=context.get_local_rank(),
+        on_node=context.get_local_world_size(),
+    )
+    return train(job, worker)
+
+
+def train(job: Job, worker: Worker) -> str:
+    """Train on one worker, from the last checkpoint if there is one.
 
     Returns:
-        Why training ended early, if another attempt would end in the same way; else nothing. Ray Train would try again
-        after an exception.
+        Why training ended early, if another attempt would end in the same way; else nothing. Ray would try again after
+        an exception.
     """
-    config, settings, stage = job.config, job.settings, job.stage
-    device = ray.train.torch.get_device()
+    config, settings, stage, device = job.config, job.settings, job.stage, worker.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    first = ray.train.get_context().get_world_rank() == 0
+    first = not dist.is_initialized() or dist.get_rank() == 0
     validate = _validation(config, device) if config.evaluate.every and first else None
     if isinstance(job.scored, Sharded):
-        data: Pairs | Stream = _stream(config, job.scored, job.together, device)
+        data: Pairs | Stream = _stream(config, job.scored, job.together, worker)
     else:
-        data = _read(config, job.scored, stage, device)
+        data = _read(config, job.scored, stage, worker)
     training = Training(settings, data, device, validate, initial_weights.stored(config, stage))
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            training.load_state(torch.load(Path(folder) / "state.pt", map_location=device, weights_only=True))
-    if validate:
-        training.history = current(training.history, config, stage)
-        stage.store.write_json(stage.path(VALIDATED_ON), _validated_on(config))
+    with Checkpoints(stage) as checkpoints:
+        if newest := _from_first(checkpoints.newest() if first else None):
+            training.load_state(checkpoints.load(newest, device))
+        if validate:
+            training.history = current(training.history, config, stage)
+            stage.store.write_json(stage.path(VALIDATED_ON), _validated_on(config))
+        why = _epochs(training, checkpoints if first else None, config, worker)
+    if first and not why:
+        _keep(training, data, config, stage)
+    return why
 
-    saved = time.monotonic()
 
-    def report(metrics: Epoch, checkpoint: bool) -> None:
-        """Report to Ray Train, which all workers do at the same time, with the state if it is to be saved."""
+def _epochs(training: Training, checkpoints: Checkpoints | None, config: ExperimentConfig, worker: Worker) -> str:
+    """Train all epochs that are left, and save checkpoints if given. Returns as `train`."""
+    saved, epochs = time.monotonic(), training.settings.epochs
+
+    def save(due: bool) -> None:
         nonlocal saved
-        with scratch.folder() as folder:
-            if checkpoint:
-                saved = time.monotonic()
-            if checkpoint and first:
-                torch.save(training.state(), folder / "state.pt")
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if checkpoint and first else None)
+        if checkpoints and (due or worker.leaving()):
+            checkpoints.save(training.state())
+            saved = time.monotonic()
 
-    def between_blocks() -> None:
-        due = torch.tensor(time.monotonic() - saved >= 60 * config.pretrain.checkpoint_minutes, device=device).int()
-        if dist.is_initialized():
-            dist.broadcast(due, 0)  # clocks differ
-        if due or ray.train.get_preemption_info():
-            report({}, checkpoint=True)
-
-    while len(training.history) < settings.epochs:
+    while len(training.history) < epochs:
         try:
-            metrics = training.epoch(between_blocks)
+            metrics = training.epoch(
+                between=lambda: save(time.monotonic() - saved >= 60 * config.pretrain.checkpoint_minutes)
+            )
         except FloatingPointError as error:  # the loss is the mean of all workers, so all of them return
             return str(error).replace("learning_rate", "pretrain.learning_rate")
         done = len(training.history)
-        due = done % config.pretrain.checkpoint_every == 0 or done == settings.epochs
-        report(dict(metrics), due or ray.train.get_preemption_info() is not None)
-
-    if first:
-        with scratch.folder() as folder:
-            mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
-            save_backbone(training.model.kept_backbone.cpu(), folder, mean=mean, std=std)
-            for name in (WEIGHTS_FILE, RECIPE_FILE):
-                stage.store.write_bytes(stage.path(name), (folder / name).read_bytes())
-        if images := config.pretrain.stills:
-            shown = settings.epochs * training.steps * int(training.is_still.sum())
-            share = config.pretrain.image_share
-            read = {"images": images, "count": data.stills, "share": share, "shown": shown}
-            stage.store.write_json(stage.path(IMAGES), read)
-        stage.store.write_json(stage.path("history.json"), training.history)
+        save(done % config.pretrain.checkpoint_every == 0 or done == epochs)
+        worker.tell(dict(metrics))
     return ""
+
+
+def _keep(training: Training, data: Pairs | Stream, config: ExperimentConfig, stage: StageFolder) -> None:
+    """Write the trained backbone and the history of its epochs to the store."""
+    with scratch.folder() as folder:
+        mean, std = (values.flatten().tolist() for values in (training.augment.mean, training.augment.std))
+        save_backbone(training.model.kept_backbone.cpu(), folder, mean=mean, std=std)
+        for name in (WEIGHTS_FILE, RECIPE_FILE):
+            stage.store.write_bytes(stage.path(name), (folder / name).read_bytes())
+    if images := config.pretrain.stills:
+        shown = training.settings.epochs * training.steps * int(training.is_still.sum())
+        share = config.pretrain.image_share
+        read = {"images": images, "count": data.stills, "share": share, "shown": shown}
+        stage.store.write_json(stage.path(IMAGES), read)
+    stage.store.write_json(stage.path("history.json"), training.history)
 
 
 def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
@@ -167,16 +236,16 @@ def windows(scored: score.Scored, store: Store) -> Iterator[Window]:
                 start += len(window.twin)
 
 
-def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, device: torch.device) -> Pairs:
+def _read(config: ExperimentConfig, scored: score.Scored, stage: StageFolder, worker: Worker) -> Pairs:
     """Read patches and images into the device's memory if asked to or if they fit, else into a file of this node."""
-    context, on_device, size = ray.train.get_context(), config.pretrain.images_on_device, config.extract.image_size
-    opened = _open_images(config)
+    on_device, size = config.pretrain.images_on_device, config.extract.image_size
+    opened = _open_images(config, worker)
     images = (block.numpy() for block in (datasets.image_blocks(opened, size) if opened else ()))
     if on_device == "auto":
-        count, workers = scored.counts["patches"], context.get_local_world_size()
-        count = count * config.extract.crops + (len(opened.labels["train"]) if opened else 0)  # at most
-        on_device = _alike(fits(count, size, device, workers), device)
-    return _on_node(lambda: windows(scored, stage.store), images, bool(on_device))
+        stills = len(opened.labels["train"]) if opened else 0
+        count = scored.counts["patches"] * config.extract.crops + stills  # at most
+        on_device = _alike(fits(count, size, worker.device, worker.on_node), worker.device)
+    return _on_node(lambda: windows(scored, stage.store), images, bool(on_device), worker)
 
 
 def _alike(yes: bool, device: torch.device) -> bool:
@@ -187,19 +256,19 @@ def _alike(yes: bool, device: torch.device) -> bool:
     return bool(answer)
 
 
-def _on_node(read: Callable[[], Iterator[Window]], images: Iterable[NDArray[np.uint8]], in_memory: bool) -> Pairs:
+def _on_node(
+    read: Callable[[], Iterator[Window]], images: Iterable[NDArray[np.uint8]], in_memory: bool, worker: Worker
+) -> Pairs:
     """Read windows and images into memory, or into a file that the workers of this node share.
 
     The file lies where TMPDIR says. It is deleted as soon as all workers have mapped it, so none is left behind.
     """
     if in_memory:
         return Pairs.from_windows(read(), images)
-    name = [uuid.uuid4().hex]
-    if dist.is_initialized():
-        dist.broadcast_object_list(name)
-    if ray.train.get_context().get_local_rank() > 0:
-        return _mapped(scratch.path_of(name[0]))
-    with scratch.folder(name[0]) as folder:
+    name = _from_first(uuid.uuid4().hex)
+    if worker.number > 0:
+        return _mapped(scratch.path_of(name))
+    with scratch.folder(name) as folder:
         try:
             write_mapped(folder, read(), images)
         except OSError as error:
@@ -208,34 +277,34 @@ def _on_node(read: Callable[[], Iterator[Window]], images: Iterable[NDArray[np.u
         return _mapped(folder)
 
 
-def _stream(config: ExperimentConfig, sharded: Sharded, together: int, device: torch.device) -> Stream:
+def _stream(config: ExperimentConfig, sharded: Sharded, together: int, worker: Worker) -> Stream:
     """Open the shards for streaming, and read the still images that are shown beside them."""
     cache = Cache(sharded.stage.store, int(config.pretrain.cache * 2**30))
 
     def open_shard(number: int) -> Pairs:
         return shards.open_shard(sharded, cache.fetch(sharded.path(number)))
 
-    stills = _still_images(config, device)
+    stills = _still_images(config, worker)
     return Stream(sharded.counts, open_shard, together, config.extract.image_size, stills)
 
 
-def _still_images(config: ExperimentConfig, device: torch.device) -> torch.Tensor | None:
+def _still_images(config: ExperimentConfig, worker: Worker) -> torch.Tensor | None:
     """The images from no video u8[n, 3, S, S], in the host's memory or in a file of this node; None: there are none."""
-    if not (opened := _open_images(config)):
+    if not (opened := _open_images(config, worker)):
         return None
     size = config.extract.image_size
     images = (block.numpy() for block in datasets.image_blocks(opened, size))
-    count, workers = len(opened.labels["train"]), ray.train.get_context().get_local_world_size()
-    found = _on_node(lambda: iter(()), images, _alike(fits(count, size, torch.device("cpu"), workers), device))
+    in_memory = fits(len(opened.labels["train"]), size, torch.device("cpu"), worker.on_node)
+    found = _on_node(lambda: iter(()), images, _alike(in_memory, worker.device), worker)
     assert isinstance(found.images, torch.Tensor)
     return found.images
 
 
-def _open_images(config: ExperimentConfig) -> opening.Opened | None:
+def _open_images(config: ExperimentConfig, worker: Worker) -> opening.Opened | None:
     """Open the images that are trained on beside the video; the first worker of a node downloads what is missing."""
     if not (named := config.pretrain.stills):
         return None
-    first, size = ray.train.get_context().get_local_rank() == 0, config.extract.image_size
+    first, size = worker.number == 0, config.extract.image_size
     if not first:
         _barrier()
     opened = opening.open_images(named, config.evaluate, size, fetch=first and config.evaluate.download)
@@ -250,6 +319,14 @@ def _mapped(folder: Path) -> Pairs:
     data = Pairs.mapped(folder)
     _barrier()
     return data
+
+
+def _from_first(value: T) -> T:
+    """What the first worker passes."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def _barrier() -> None:

@@ -1,4 +1,4 @@
-"""Run a sweep: its trials on Ray Tune, each a training on Ray Train, tracked and compared.
+"""Run a sweep: its trials on Ray Tune, each with a training on workers of its own, tracked and compared.
 
 A trial is an experiment whose outputs lie in the store, so resuming needs nothing of Tune's own state. A sweep that is
 started again finds the complete trials in the store and gives Tune the others. An interrupted training resumes from its

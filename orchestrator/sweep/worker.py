@@ -1,4 +1,4 @@
-"""One trial of a sweep as Ray Tune runs it. It waits for its training, which Ray Train runs on workers of its own."""
+"""One trial of a sweep as Ray Tune runs it. It waits for its training, which has workers of its own."""
 
 import json
 import traceback

@@ -25,7 +25,7 @@ def there(experiment: Experiment, stage: str, count: int = 1) -> Callable[[], bo
     return lambda: len(list(experiment.store.glob(f"{stage}/*/*/*/*.parquet"))) >= count
 
 
-TITLES = {"extract": "ray::MapBatches", "score": "ray::MapBatches", "pretrain": "ray::RayTrainWorker"}
+TITLES = {"extract": "ray::MapBatches", "score": "ray::MapBatches", "pretrain": "ray::train_alone"}
 
 
 @pytest.mark.parametrize("stage", TITLES)

@@ -32,6 +32,7 @@ def config(**pretrain: Any) -> ExperimentConfig:
         ("Training failed\n  File 'x'\nValueError: the loss is nan. Much more", "ValueError: the loss is nan"),
         (f"OSError: [Errno {errno.ENOSPC}] Error writing", "OSError: No space left on device: Error writing"),
         (f"OSError: [Errno {errno.ENOSPC}] No space left on device: 'x'", "OSError: No space left on device: 'x'"),
+        ("OSError: gone\n\nThe cause of\n  File 'x'\ninfoaug.stages.RetryableError", "OSError: gone"),
         ("", "RuntimeError"),
     ],
 )
@@ -88,6 +89,8 @@ def test_resnets_and_vits_of_any_size_take_small_views(given: dict[str, Any]) ->
         ({"twin_share": 0.375, "workers": 2}, "3 patches with a twin, which 2 workers cannot share"),
         ({"twin_share": 1.5}, r"pretrain\.twin_share"),
         ({"batch_size": 9, "workers": 2}, "pretrain.batch_size"),
+        ({"workers": 2, "min_workers": 3}, r"pretrain\.min_workers 3 must be at most workers 2"),
+        ({"workers": 4, "min_workers": 2}, "batch_size 8 .* must be a multiple of the 3 workers"),
         ({"augment": {"flip": 2.0}}, r"pretrain\.augment\.flip: .* 1 \(got 2\.0\)"),
         ({"augment": {"flip": 0.0}, "augment_second": {"flip": 2.0}}, r"pretrain\.augment_second\.flip: "),
         ({"augment_second": {"hue": "red"}}, r"pretrain\.augment_second\.hue: .* number.* \(got 'red'\)"),

@@ -4,7 +4,6 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import extract, pretrain, ray_training, score
 from tests.models.training.trainings import CPU, PARTS, random_pairs, same, small_settings, trained
 from tests.orchestrator.conftest import scored_windows
+
+ALONE = ray_training.Worker(CPU, tell=lambda epoch: None, leaving=lambda: False)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TWINS = [[1, -1, 0], [2, 0, -1], [-1, -1, 1]]  # rows of their windows
@@ -124,13 +125,11 @@ def test_twins_of_other_windows_are_drawn_for_the_same_patches(
 def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
     scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
-    monkeypatch.setattr("ray.train.get_context", lambda: alone)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     stage = StageFolder(scored.stage.store, "pretrain", {})
     for asked, on_device in ((True, True), (False, False)):
         config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=asked))
-        data = ray_training._read(config, scored, stage, CPU)
+        data = ray_training._read(config, scored, stage, ALONE)
         assert data.on_device == on_device
         assert torch.equal(data.images, Pairs.from_windows(ray_training.windows(scored, scored.stage.store)).images)
         assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7]
@@ -141,12 +140,10 @@ def test_a_worker_keeps_images_in_memory_or_maps_a_file_that_it_deletes(
 def test_images_beside_the_video_follow_the_patches_in_memory_and_mapped(
     on_device: bool, scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
-    monkeypatch.setattr("ray.train.get_context", lambda: alone)
     np.savez(tmp_path / "set.npz", images=np.full((2, 6, 6, 3), 77, np.uint8))
     config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=on_device, images=str(tmp_path / "set.npz")))
     config = config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": 4})})
-    data = ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+    data = ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), ALONE)
     assert (data.on_device, data.patches, data.stills) == (on_device, 9, 2)
     assert data.images[:, 1, 0, 0].tolist() == [*range(9), 77, 77]
     assert data.twin.tolist() == [1, -1, 0, 5, 3, -1, -1, -1, 7, -1, -1]
@@ -155,15 +152,13 @@ def test_images_beside_the_video_follow_the_patches_in_memory_and_mapped(
 def test_images_count_where_it_is_asked_whether_they_fit_into_memory(
     scored: score.Scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
-    monkeypatch.setattr("ray.train.get_context", lambda: alone)
     monkeypatch.setattr(type(scored), "counts", {"patches": 9})
     asked = []
     monkeypatch.setattr(ray_training, "fits", lambda count, *_: asked.append(count) or True)
     np.savez(tmp_path / "set.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
     config = ExperimentConfig(pretrain=PretrainConfig(images=str(tmp_path / "set.npz")))
     config = config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": 4})})
-    ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+    ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), ALONE)
     assert asked == [9 * config.extract.crops + 2]
 
 
@@ -175,16 +170,7 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
     scored = scored_windows(
         tmp_path / "store", {"a": [(random.integers(0, 256, (16, 16, 16, 3), np.uint8), [-1] * 16)]}
     )
-    alone = SimpleNamespace(get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_local_world_size=lambda: 1)
-    for name, value in (
-        ("get_context", alone),
-        ("get_checkpoint", None),
-        ("get_preemption_info", None),
-        ("torch.get_device", CPU),
-    ):
-        monkeypatch.setattr(f"ray.train.{name}", lambda value=value: value)
     reported: list[dict[str, float]] = []
-    monkeypatch.setattr("ray.train.report", lambda metrics, checkpoint: reported.append(metrics))
     made: list[Training] = []
     real = Training.epoch
     monkeypatch.setattr(Training, "epoch", lambda training, between: made.append(training) or real(training))
@@ -197,7 +183,8 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
         }
     )
     settings = small_settings(framework, epochs=1, warmup_epochs=0, image_share=0.25)
-    assert ray_training.train(ray_training.Job(config, settings, stage, scored)) == ""
+    worker = replace(ALONE, tell=reported.append)
+    assert ray_training.train(ray_training.Job(config, settings, stage, scored), worker) == ""
     saved = safetensors.torch.load(stage.store.read_bytes(stage.path(WEIGHTS_FILE)))
     model = made[0].model
     teacher = model.momentum_backbone
@@ -216,13 +203,11 @@ def test_a_disk_that_fills_while_images_are_mapped_is_named_and_free_again(
         (folder / "images").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    alone = SimpleNamespace(get_local_world_size=lambda: 1, get_local_rank=lambda: 0)
-    monkeypatch.setattr("ray.train.get_context", lambda: alone)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(ray_training, "write_mapped", fill)
     config = ExperimentConfig(pretrain=PretrainConfig(images_on_device=False))
     with pytest.raises(OSError, match=r"TMPDIR, .*/temporary, does not take the images .*: No space left on device"):
-        ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), CPU)
+        ray_training._read(config, scored, StageFolder(scored.stage.store, "pretrain", {}), ALONE)
     assert not list((tmp_path / "temporary").iterdir())
 
 

@@ -1,9 +1,9 @@
 """Shards of scored windows: the patches and twins that training reads from windows, and how windows are dealt out."""
 
+import copy
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import pretrain, ray_training, score, shards
+from infoaug.orchestrator.stages.checkpoints import Checkpoints
 from infoaug.orchestrator.stages.twin_table import COUNTED, RANDOM_DRAWS, column
 from tests.models.training.trainings import small_settings
 from tests.orchestrator.conftest import scored_windows
@@ -192,29 +193,19 @@ def test_a_worker_saves_between_blocks_when_it_is_due_and_when_its_node_will_go(
     for number in range(len(windows)):
         _written(config, scored, number)
     asked: list[int] = []
-    reported: list[tuple[bool, dict[str, Any] | None]] = []
+    told: list[dict[str, float]] = []
+    states: list[dict[str, Any]] = []
 
-    def report(metrics: dict[str, float], checkpoint: Any) -> None:
-        state = None
-        if checkpoint:
-            with checkpoint.as_directory() as folder:
-                state = torch.load(Path(folder) / "state.pt", weights_only=True)
-        reported.append(("epoch" in metrics, state))
-
-    def preemption() -> object | None:
+    def leaving() -> bool:
         asked.append(1)
-        return object() if len(asked) == news else None
+        return len(asked) == news
 
-    alone = SimpleNamespace(get_world_rank=lambda: 0, get_local_rank=lambda: 0, get_local_world_size=lambda: 1)
-    for name, value in (("get_context", alone), ("get_checkpoint", None), ("torch.get_device", torch.device("cpu"))):
-        monkeypatch.setattr(f"ray.train.{name}", lambda value=value: value)
-    monkeypatch.setattr("ray.train.report", report)
-    monkeypatch.setattr("ray.train.get_preemption_info", preemption)
+    monkeypatch.setattr(Checkpoints, "save", lambda self, state: states.append(copy.deepcopy(state)))
     settings = small_settings(epochs=1, warmup_epochs=0, batch_size=2)
     stage = StageFolder(scored.stage.store, "pretrain", {})
     job = ray_training.Job(config, settings, stage, found, found.together(PATCHES))
-    assert ray_training.train(job) == ""
-    assert [ended for ended, _ in reported] == [False] * saved + [True]
-    states = [state for _, state in reported if state]
+    worker = ray_training.Worker(torch.device("cpu"), told.append, leaving)
+    assert ray_training.train(job, worker) == ""
+    assert [epoch["epoch"] for epoch in told] == [1]
     assert len(states) == saved + 1 and "sums" not in states[-1]
     assert [state["sums"]["blocks"] for state in states[:-1]] == ([1, 2, 3, 4] if not minutes else [news] * saved)
