@@ -1,11 +1,11 @@
-"""What does a trial of a sweep cost beside its training, by Tune, Train and MLflow?
+"""What does a trial of a sweep cost beside its training, by Ray, Tune and MLflow?
 
     python benchmarks/sweep_overhead.py [--trials 6] [--json FILE]
 
 A tiny training (two rendered scenes, a backbone of a thousandth of a ResNet-18's work, two epochs) is run as trials of
-a sweep, one at a time; by Ray Train without Tune and MLflow; and in this process, without Ray. What the trials share
-has started before. What a trial takes, less what the same training and evaluation take here, is the overhead: mostly
-processes that start and import PyTorch.
+a sweep, one at a time; as a task of Ray without Tune and MLflow, and without the evaluation; and in this process,
+without Ray. What the trials share has started before. What a trial takes, less what the same training and evaluation
+take here, is the overhead.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def measure(trials: int) -> list[dict[str, Any]]:
             runner.run(sweep(places, range(1)))  # starts what all trials share
             of = sweep(places, range(1, 1 + trials))
             seconds = {"a trial of a sweep": [_taken(lambda: runner.run(of)) / trials]}
-            seconds["Ray Train alone"] = [
+            seconds["a training as a task of Ray"] = [
                 _taken(lambda seed=seed: pretrain.run(one(seed), scored, lambda _: None))
                 for seed in range(100, 100 + max(2, trials // 2))
             ]

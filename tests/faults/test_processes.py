@@ -1,5 +1,6 @@
 """Processes that are killed: workers, the driver, and a node with all that is on it."""
 
+import json
 import os
 import signal
 import time
@@ -132,8 +133,9 @@ def add(cluster: Cluster, count: int) -> list[object]:
     ]
 
 
-def test_a_node_goes_while_a_model_trains_on_two_and_another_comes(
-    experiment: Experiment, nodes: Cluster, told: Told, tmp_path: Path
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_node_goes_while_a_model_trains_on_two(
+    comes: bool, experiment: Experiment, nodes: Cluster, told: Told, tmp_path: Path
 ) -> None:
     experiment.overrides += [f"ray.address={nodes.address}", "ray.cpus=null", "ray.object_store_mb=null"]
     experiment.overrides += ["pretrain.workers=2", "pretrain.cpus_per_worker=1"]
@@ -141,18 +143,24 @@ def test_a_node_goes_while_a_model_trains_on_two_and_another_comes(
     quiet.folder.mkdir()
     quiet.again()
 
+    experiment.overrides += [] if comes else ["pretrain.min_workers=1"]
     process = experiment.start()
     experiment.wait_for(process, lambda: f"epoch 3/{EPOCHS}" in experiment.log)
     nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
-    gone = time.monotonic()
-    add(nodes, 1)
+    gone, what = time.monotonic(), "a node goes while a model trains on two, which goes on on one"
+    if comes:
+        add(nodes, 1)
+        what = "a node goes while a model trains on two, and another comes"
     experiment.end(process)
-    assert experiment.digests() == quiet.digests()
+    if comes:
+        assert experiment.digests() == quiet.digests()
+    assert losses(experiment) == pytest.approx(losses(quiet), rel=1e-3), "another number of workers changes rounding"
     twice = experiment.log.count(" loss ") - EPOCHS
     assert 0 <= twice <= 2
-    told(
-        "a node goes while a model trains on two, and another comes",
-        "epochs that come again",
-        f"epochs: {twice}",
-        time.monotonic() - gone,
-    )
+    told(what, "epochs that come again", f"epochs: {twice}", time.monotonic() - gone)
+
+
+def losses(experiment: Experiment) -> list[float]:
+    """The loss of each epoch of the only model."""
+    (history,) = experiment.store.glob("pretrain/*/history.json")
+    return [epoch["loss"] for epoch in json.loads(history.read_text())]

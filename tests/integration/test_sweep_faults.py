@@ -24,10 +24,9 @@ def checkpoints(store: Path) -> int:
     return len({path.parts[-3] for path in store.glob("pretrain/*/train/checkpoint_*")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "signals",
-    [[signal.SIGTERM], pytest.param([signal.SIGINT, signal.SIGKILL], marks=pytest.mark.slow)],
-    ids=["terminated", "interrupted-and-killed"],
+    "signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGKILL]], ids=["terminated", "interrupted-and-killed"]
 )
 @pytest.mark.usefixtures("scored_store")
 def test_a_sweep_that_is_ended_by_a_signal_and_started_again_ends_with_every_trial_once(
