@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from infoaug.estimators.video.frame_folders import in_order
 from infoaug.orchestrator.errors import UsageError
 
 
@@ -21,7 +22,14 @@ def files_of(masks: str, clip_id: str) -> list[Path]:
     names = clip_id.lstrip("/"), Path(clip_id).name
     named = (root / form for name in names for form in (name, Path(name).with_suffix("")))
     folder = next((folder for folder in named if folder.is_dir()), None)
-    return sorted(folder.glob("*.png")) if folder else []
+    return in_order(folder.glob("*.png")) if folder else []
+
+
+def are_reordered(masks: str) -> bool:
+    """Whether the masks of some clip are in another order than in versions that went by the alphabet: 10 before 2."""
+    root = Path(masks).expanduser()
+    folders = {file.parent for file in root.rglob("*.png")}
+    return any((files := sorted(folder.glob("*.png"))) != in_order(files) for folder in folders)
 
 
 def check(masks: str, frames: dict[str, int]) -> None:

@@ -118,6 +118,8 @@ def stage(config: ExperimentConfig, extracted: extract.Extracted) -> StageFolder
     key = {"version": VERSION, "extract": extracted.stage.hash, **settings}
     if config.clips.masks:
         key["masks"] = config.clips.masks
+        if masks.are_reordered(config.clips.masks):
+            key["masks_order"] = "by number"
     return StageFolder(extracted.stage.store, "score", key)
 
 

@@ -504,7 +504,7 @@ def test_settings_that_say_only_where_and_how_it_runs_are_no_part_of_the_identit
         "score": {"backend", "gpus_per_task"},
         "pretrain": {
             *("workers", "min_workers", "cpus_per_worker", "gpu", "max_failures"),
-                *("checkpoint_every", "checkpoint_minutes"),
+            *("checkpoint_every", "checkpoint_minutes"),
             *("images_on_device", "shuffle", "cache"),
         },
         "evaluate": {*PROTOCOLS, "every", "data", "download", "batch_size"},

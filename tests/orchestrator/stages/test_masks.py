@@ -4,10 +4,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.stages import masks
+from infoaug.orchestrator.runtime.store import StageFolder, Store
+from infoaug.orchestrator.stages import extract, masks, score
 
 
 @pytest.fixture
@@ -26,6 +29,21 @@ def test_masks_of_a_clip_are_found_by_its_name_with_or_without_suffix(folder: Pa
     for given in (folder, folder / "Annotations"):
         assert [file.name for file in masks.files_of(str(given), clip)] == ["00000.png", "00001.png"]
     assert masks.files_of(str(folder), "swan") == []
+
+
+def test_masks_are_in_the_order_of_the_frames_and_only_those_that_were_not_are_scored_anew(folder: Path) -> None:
+    def key() -> str:
+        config = ExperimentConfig.model_validate({"clips": {"path": "x", "masks": str(folder)}})
+        extracted = extract.Extracted(StageFolder(Store(str(folder)), "extract", {}), pa.table({}), [], 0)
+        return score.stage(config, extracted).hash
+
+    before = key()
+    assert not masks.are_reordered(str(folder))
+    (folder / "Annotations/swan").mkdir()
+    for number in (9, 10):
+        cv2.imwrite(str(folder / f"Annotations/swan/{number}.png"), np.zeros((4, 8, 3), np.uint8))
+    assert [file.name for file in masks.files_of(str(folder), "swan")] == ["9.png", "10.png"]
+    assert masks.are_reordered(str(folder)) and key() != before
 
 
 def test_frames_of_a_clip_with_an_absolute_name_are_not_its_masks(folder: Path) -> None:
