@@ -112,6 +112,13 @@ class Appearance:
         likeness: Floats = np.einsum("np,np->n", self._patches(frame, points), self._first[which])
         return likeness
 
+    def match_where(self, chosen: Mask, frame: Bytes, points: Floats, which: Any = slice(None)) -> Floats:
+        """`match` of the chosen of the points, bool[N]; −1 of the others: f32[N]."""
+        likeness = np.full(len(points), -1.0, dtype=np.float32)
+        of = np.arange(len(self._first))[which]
+        likeness[chosen] = self.match(frame, points[chosen], of[chosen])
+        return likeness
+
     def _patches(self, frame: Bytes, points: Floats) -> Floats:
         """Return patches with mean 0 and norm 1, f32[N, side²]; flat ones are nearly 0."""
         patches = sample(frame, points[:, None] + self._grid).astype(np.float32)

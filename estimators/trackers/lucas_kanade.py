@@ -72,20 +72,22 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         estimate, followed = _follow(even_before, even, at, guess, step, limit, visible[:, t - 1])
         rest = np.flatnonzero(visible[:, t - 1] & ~followed & inside(estimate, shape))
         carried = Appearance(before, at[rest]).match(now, estimate[rest])
-        back = flow.at(now, before, estimate[rest])
-        closes = _within(np.linalg.norm(estimate[rest] + back - at[rest], axis=1), _CLOSES, step[rest])
-        followed[rest] = carried > np.where(closes, _CLOSED, _CARRIED)
+        followed[rest] = carried > _CARRIED
+        rest = rest[(carried > _CLOSED) & (carried <= _CARRIED)]
+        if len(rest):  # the flow back costs a third of a frame's time
+            back = flow.at(now, before, estimate[rest])
+            followed[rest] = _within(np.linalg.norm(estimate[rest] + back - at[rest], axis=1), _CLOSES, step[rest])
 
         expected, background = scene.expect(estimate, followed)
         estimate = np.where((background & ~followed)[:, None], expected, estimate)
         matched, exact = _from_start(even_start, even, queries, estimate, followed)
-        similarity = np.where(exact, appearance.match(now, matched), -1.0)
+        similarity = appearance.match_where(exact, now, matched)
         distance = np.linalg.norm(matched - estimate, axis=1)
         # An object that passes in front drags the flow along, so the point is also searched for where it was last seen.
         last_seen = np.where(visible[:, t - 1, None], at, last_seen) + scene.step
         lost = np.flatnonzero(~followed & ~background)
         candidate, exact = _from_start(even_start, even, queries[lost], last_seen[lost], followed[lost])
-        candidate_similarity = np.where(exact, appearance.match(now, candidate, lost), -1.0)
+        candidate_similarity = appearance.match_where(exact, now, candidate, lost)
         improves = candidate_similarity > similarity[lost]
         which = lost[improves]
         matched[which], similarity[which] = candidate[improves], candidate_similarity[improves]
@@ -96,7 +98,9 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
         returned = ~followed & (distance < radius) & (similarity > least_similarity)
         deviates = background & ~_within(np.linalg.norm(estimate - expected, axis=1), _ODD, step)
         estimate = np.where((corrected | returned)[:, None], matched, estimate)
-        current_similarity = appearance.match(now, estimate)
+        current_similarity = similarity.copy()
+        kept = np.flatnonzero(~(corrected | returned))
+        current_similarity[kept] = appearance.match(now, estimate[kept], kept)
         covered = followed & (current_similarity < _COVERED[0]) & (np.max(similarities, axis=0) > _COVERED[1])
         which = np.flatnonzero(covered)
         covered[which] = Appearance(before, at[which]).match(now, estimate[which]) < _TURNED
