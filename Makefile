@@ -7,7 +7,7 @@ CONFIG ?= configs/demo.yaml
 # Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
 PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
 
-.PHONY: setup demo test test-ray test-sweeps test-modules test-slow coverage faults lint bench gpu gpu-dry clean
+.PHONY: setup demo test test-ray test-orchestrator test-rest test-slow coverage faults lint bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
@@ -21,21 +21,21 @@ demo: setup
 	$(BIN)/infoaug run $(CONFIG)
 
 # Processes side by side and tensors that are small: more threads would only get into each other's way.
-test test-ray test-sweeps test-modules test-slow coverage: export OMP_NUM_THREADS = 1
+test test-ray test-orchestrator test-rest test-slow coverage: export OMP_NUM_THREADS = 1
 
-# Tests on Ray wait for processes much of the time: the others run beside them, and those of sweeps on a Ray of their own.
-SWEEPS := tests/integration/test_sweep.py tests/integration/test_sweep_faults.py
+# Tests on Ray wait for processes some of the time: of the others, two halves run beside them.
+HALF := tests/orchestrator tests/clusters tests/fuzz
 test: setup
-	@$(MAKE) --no-print-directory --jobs 3 test-sweeps test-ray test-modules
-
-test-sweeps: setup
-	$(BIN)/python -m pytest $(SWEEPS)
+	@$(MAKE) --no-print-directory --jobs 3 test-ray test-orchestrator test-rest
 
 test-ray: setup
-	$(BIN)/python -m pytest tests/integration $(addprefix --ignore=,$(SWEEPS))
+	$(BIN)/python -m pytest tests/integration
 
-test-modules: setup
-	$(BIN)/python -m pytest --ignore=tests/integration
+test-orchestrator: setup
+	$(BIN)/python -m pytest $(HALF)
+
+test-rest: setup
+	$(BIN)/python -m pytest --ignore=tests/integration $(addprefix --ignore=,$(HALF))
 
 # All tests but the faults, with more examples and with what is marked slow.
 test-slow: setup
