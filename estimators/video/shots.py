@@ -50,7 +50,7 @@ class Scan:
     repeats: list[int]
 
 
-def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
+def scan(path: str | Path, read_timeout: float = READ_TIMEOUT, most: int | None = None) -> Scan:
     """Decode a clip once, frame by frame: the true number of frames, their rate and size, cuts and repeated frames.
 
     Only hard cuts are found, no fades or dissolves. A shot of fewer than four frames counts as a flash.
@@ -62,6 +62,7 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
     Args:
         path: a video file or a folder of frames.
         read_timeout: seconds to wait for a frame.
+        most: number of frames after which to stop, as if the clip ended there; None: decode all.
 
     Raises:
         ClipError: no frame can be decoded, the frames change size, or a frame takes too long; or the images of a folder
@@ -73,7 +74,7 @@ def scan(path: str | Path, read_timeout: float = READ_TIMEOUT) -> Scan:
     frames = 0
     with Reader(path, read_timeout=read_timeout) as reader:
         folder = FolderLook() if reader.is_folder else None
-        for frame in reader.frames():
+        for frame in islice(reader.frames(), most):
             look = _look(frame)
             # The change from each earlier frame, nearest first; 2 (more than any change) before the clip starts.
             changes.extend(_change(look, before) for before in looks)

@@ -1,6 +1,6 @@
 """Inspect one window of a clip: run extract and score on it, then draw the arrays that come out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from infoaug.estimators.information.twins import Twins
 from infoaug.estimators.options import OTHER_WINDOWS
 from infoaug.estimators.video import clips, shots
-from infoaug.orchestrator.config import ExperimentConfig, ScoreConfig
+from infoaug.estimators.video.patches import LEAST_TEXTURE
+from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import animation, figures, pictures
 from infoaug.orchestrator.runtime.store import arrays
 from infoaug.orchestrator.stages import extract, remote_clips, score, twin_table, window_scores
 
 ELSEWHERE = (*OTHER_WINDOWS, "oracle")  # policies that need other windows, or masks
+DOUBTFUL_TEXTURE = 2 * LEAST_TEXTURE
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Window:
     """One window after extract and score: T frames and N patches.
 
     Attributes:
-        frames: u8[T, H, W, 3] RGB; u8[1, H, W, 3], the first frame alone, for a window of an experiment's store.
+        clip: the clip's name.
+        number: of the window in the clip, from 0.
+        config: the settings of `extract` and `score`.
+        frames: u8[T, H, W, 3] RGB.
         fps: frames per second, 0 where unknown.
         first: number of the window's first frame in the clip.
         position: f32[N, T, 2 or 3] pixels (x, y); depth, the third coordinate, in scene depths.
@@ -35,9 +40,13 @@ class Window:
         crops: u8[P, S, S, 3] RGB, the patches at several times, those of a patch one after the other.
         crop_frames: int32[N, K], the frames of each patch's crops, the first frame of the window first; −1 after the
             last of them.
+        texture: f32[N], see `patches.point_texture`.
         scored: mutual information, p-values, spread and twins of the patches.
     """
 
+    clip: str
+    number: int
+    config: ExperimentConfig
     frames: NDArray[np.uint8]
     fps: float
     first: int
@@ -46,6 +55,7 @@ class Window:
     camera: NDArray[np.float32]
     crops: NDArray[np.uint8]
     crop_frames: NDArray[np.int32]
+    texture: NDArray[np.float32]
     scored: twin_table.ScoredWindow
 
     @property
@@ -80,12 +90,62 @@ class Window:
         reason = self.scored.twins.reason
         return {name: reason.count("" if name == "twin" else name) for name in twin_table.REASONS}
 
+    @property
+    def doubts(self) -> list[str]:
+        """N texts, why a patch's twin is doubtful; empty without a doubt, or without a twin.
 
-def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> Window:
-    """Extract and score one window of a clip in this process, without Ray and without a store.
+        A twin is doubtful if the pair itself is not significant (the patch has another significant partner), or if one
+        of the two has less than twice the texture that a patch needs.
+        """
+        twin = self.twins.index
+        patch = np.arange(len(twin))
+        doubts = [
+            (~self.twins.significant[patch, twin], "the pair itself is not significant"),
+            (np.minimum(self.texture, self.texture[twin]) < DOUBTFUL_TEXTURE, "one of the two has little texture"),
+        ]
+        return ["; ".join(text for which, text in doubts if which[i]) if twin[i] >= 0 else "" for i in patch]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that was read once, to find its windows.
+
+    Attributes:
+        path: a video file or a folder of frames, or its URL.
+        scan: its frames, cuts and repeated frames.
+        first_frames: the first frame of each of its windows.
+    """
+
+    path: str
+    scan: shots.Scan
+    first_frames: list[int]
+
+
+def read(path: str | Path, config: ExperimentConfig, most: int | None = None) -> Clip:
+    """Read a clip to find its windows.
 
     Args:
         path: a video file or a folder of frames, or its URL.
+        config: its `extract` settings are used.
+        most: number of frames after which reading stops; None: at the end of the clip.
+
+    Raises:
+        UsageError: the clip is missing or cannot be decoded.
+    """
+    path, settings = str(path), config.extract
+    try:
+        with remote_clips.local_copy(path, None, settings.cache) as copy:
+            scan = shots.scan(copy, settings.read_timeout, most)
+        return Clip(path, scan, shots.windows(scan.frames, scan.cuts, settings.window, settings.stride, scan.repeats))
+    except ValueError as error:
+        raise _refused(path, error) from None
+
+
+def inspect_window(path: str | Path | Clip, window: int, config: ExperimentConfig) -> Window:
+    """Extract and score one window of a clip in this process, without Ray and without a store.
+
+    Args:
+        path: a video file or a folder of frames, its URL, or what `read` returned.
         window: number of the window in the clip, from 0.
         config: its `extract` and `score` settings are used.
 
@@ -97,36 +157,28 @@ def inspect_window(path: str | Path, window: int, config: ExperimentConfig) -> W
         raise UsageError(
             f"score.policy {config.score.policy} needs more than the inspected window: choose another policy"
         )
-    with remote_clips.local_copy(str(path), None, config.extract.cache) as clip:
-        return _inspected(clip, window, config)
-
-
-def _inspected(path: str, window: int, config: ExperimentConfig) -> Window:
-    """The same of a clip on disk."""
-    settings = config.extract
+    clip = path if isinstance(path, Clip) else read(path, config)
+    scan, settings = clip.scan, config.extract
+    if not 0 <= window < len(clip.first_frames):
+        raise UsageError(
+            f"'{clip.path}' has {len(clip.first_frames)} windows of {settings.window} frames ({scan.frames} frames, "
+            f"{len(scan.repeats)} of them repeated, {len(scan.cuts)} shot cuts): there is no window {window}; "
+            "lower --window or extract.window"
+        )
+    first = clip.first_frames[window]
+    numbers = shots.numbers(first, settings.window, scan.frames, scan.cuts, scan.repeats)
     try:
-        scan = shots.scan(path, settings.read_timeout)
-        first_frames = shots.windows(scan.frames, scan.cuts, settings.window, settings.stride, scan.repeats)
-        if not 0 <= window < len(first_frames):
-            raise UsageError(
-                f"'{path}' has {len(first_frames)} windows of {settings.window} frames ({scan.frames} frames, "
-                f"{len(scan.repeats)} of them repeated, {len(scan.cuts)} shot cuts): there is no window {window}; "
-                "lower --window or extract.window"
-            )
-        first = first_frames[window]
-        numbers = shots.numbers(first, settings.window, scan.frames, scan.cuts, scan.repeats)
-        with clips.Reader(path, settings.max_window_mb << 20, settings.read_timeout) as reader:
-            frames = reader.take(numbers)
-        columns = extract.extract_window(frames, settings, numbers=numbers, clip=path)
-        table = extract.trajectories_table(Path(path).name, window, columns)
+        with remote_clips.local_copy(clip.path, None, settings.cache) as copy:
+            frames = _frames(copy, numbers, config)
+            columns = extract.extract_window(frames, settings, numbers=numbers, clip=copy)
+        table = extract.trajectories_table(Path(copy).name, window, columns)
     except ValueError as error:
-        message = str(error)
-        raise UsageError(message if path in message else f"clip '{path}': {message}") from None
-    return _scored(frames, scan.fps, first, table, config.score)
+        raise _refused(clip.path, error) from None
+    return _scored(frames, scan.fps, first, table, config)
 
 
 def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, window: int) -> Window:
-    """A window of an experiment, from its stored trajectories; only the first frame is decoded again.
+    """A window of an experiment, from its stored trajectories; only its frames are decoded again.
 
     Twins of a policy in `ELSEWHERE` cannot be drawn in one window: those of mutual information take their place.
 
@@ -137,22 +189,39 @@ def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, 
     table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
     first = row["first_frames"][row["windows"].index(window)]
     try:
-        with remote_clips.local_copy(row["path"], None, config.extract.cache) as clip:
-            frame = clips.read_clip(clip, first, 1)
+        numbers = shots.numbers(first, config.extract.window, row["frames"], row["cuts"], row["repeats"])
+        with remote_clips.local_copy(row["path"], None, config.extract.cache) as copy:
+            frames = _frames(copy, numbers, config)
     except ValueError as error:
         raise StageError(str(error)) from None
-    settings = config.score
-    if settings.policy in ELSEWHERE:
-        settings = settings.model_copy(update={"policy": "mutual-information"})
-    return _scored(frame, row["fps"] or 0.0, first, table, settings)
+    if config.score.policy in ELSEWHERE:
+        settings = config.score.model_copy(update={"policy": "mutual-information"})
+        config = config.model_copy(update={"score": settings})
+    return _scored(frames, row["fps"] or 0.0, first, table, config)
 
 
-def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, settings: ScoreConfig) -> Window:
+def _frames(path: str, numbers: Sequence[int], config: ExperimentConfig) -> NDArray[np.uint8]:
+    settings = config.extract
+    with clips.Reader(path, settings.max_window_mb << 20, settings.read_timeout) as reader:
+        return reader.take(numbers)
+
+
+def _refused(path: str, error: ValueError) -> UsageError:
+    message = str(error)
+    return UsageError(message if path in message else f"clip '{path}': {message}")
+
+
+def _scored(frames: NDArray[np.uint8], fps: float, first: int, table: pa.Table, config: ExperimentConfig) -> Window:
     # Scored again rather than read from the store, which does not keep the whole matrix of mutual information.
-    scored = window_scores.score_trajectories(table, settings)
+    scored = window_scores.score_trajectories(table, config.score)
+    clip, number = (table[name][0].as_py() for name in ("clip_id", "window"))
     columns = {name: arrays(table, name) for name in ("position", "visible", "camera")}
     crops, crop_frames = extract.crops_of(table)
-    return Window(frames, fps, first, **columns, crops=crops, crop_frames=crop_frames, scored=scored)
+    texture = table["texture"].to_numpy()
+    return Window(
+        clip, number, config, frames, fps, first, **columns,
+        crops=crops, crop_frames=crop_frames, texture=texture, scored=scored,
+    )  # fmt: skip
 
 
 def draw(window: Window) -> dict[str, Figure]:
@@ -162,7 +231,15 @@ def draw(window: Window) -> dict[str, Figure]:
     position = pictures.bridged(window.position[..., :2], window.visible)
     return {
         "tracks": pictures.draw_tracks(
-            window.frames[0], position, window.visible, window.camera, scored.spread, twins.reason
+            window.frames[0],
+            position,
+            window.visible,
+            window.camera,
+            scored.spread,
+            twins.reason,
+            twins.index,
+            scored.of_twin(scored.strength),
+            np.array(window.doubts, dtype=object) != "",
         ),
         "mutual-information": pictures.draw_mutual_information(
             mi, p, twins.index, None if p is None else twins.significant
@@ -173,13 +250,7 @@ def draw(window: Window) -> dict[str, Figure]:
 
 
 def movie(window: Window) -> animation.Movie:
-    """The window as `animation.save` takes it.
-
-    Raises:
-        ValueError: the window does not hold all of its frames.
-    """
-    if len(window.frames) != window.position.shape[1]:
-        raise ValueError(f"{len(window.frames)} of {window.position.shape[1]} frames: use inspect_window")
+    """The window as `animation.save` takes it."""
     position = pictures.bridged(window.position[..., :2], window.visible)
     twins = window.scored.twins
     return animation.Movie(

@@ -24,6 +24,8 @@ HALO = (effects.withStroke(linewidth=4.5, foreground="white"),)
 STILL = 0.05  # pixels: a camera that moves no patch by more counts as still
 CAMERA_STILL = "camera still"
 DASHES = (0, (2.5, 1.8))
+DOTS = (0, (1, 1.6))
+NUMBER = 5.5  # points: the size of patch numbers
 
 Mask = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -79,10 +81,14 @@ def draw_tracks(
     camera: ArrayLike,
     spread: ArrayLike,
     reason: Sequence[str],
+    twin: ArrayLike | None = None,
+    strength: ArrayLike | None = None,
+    doubtful: ArrayLike | None = None,
 ) -> Figure:
     """Draw the tracks of all patches of a window on its first frame, and an arrow for the camera motion.
 
-    A track is dashed while its patch is hidden, and ends where the patch was last visible.
+    A track is dashed while its patch is hidden, and ends where the patch was last visible. A line joins a patch to its
+    twin; a doubtful twin's is dotted and in orange. Patches with a twin have their numbers, as far as there is room.
 
     Args:
         frame: u8[H, W, 3] RGB.
@@ -92,12 +98,15 @@ def draw_tracks(
             patch that starts nearest to the picture's centre, in true length.
         spread: f64[N] pixels, RMS distance of the residual trajectory from its mean; it sets the track's colour.
         reason: N reasons why a patch has no twin, empty where it has one.
+        twin: int[N], −1 for none; None: no lines and numbers.
+        strength: f64[N] of the dependence on the twin: the strongest have their numbers first.
+        doubtful: bool[N], whose twin is doubtful.
     """
     height, width = frame.shape[:2]
     points, seen = np.asarray(position, float), np.asarray(visible, bool)
     size, gaps = np.asarray(spread, float), hidden(visible)
     why = np.array(reason, dtype=object)
-    moving, twin, static = moves(reason, spread), why == "", why == "static"
+    moving, paired, static = moves(reason, spread), why == "", why == "static"
     figure = Figure(figsize=(WIDTH, min(0.84 * WIDTH * height / width, 7) + 0.85), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow((frame * 0.45 + 140).astype(np.uint8))  # paler, so that the tracks stand out
@@ -115,7 +124,7 @@ def draw_tracks(
     axes.add_collection(LineCollection(list(solid[~moving]), colors=GREY, linewidths=0.6 * line))
     axes.add_collection(LineCollection(list(dashed[~moving]), colors=GREY, **dashes))
     x, y = points[:, 0].T
-    for shown, marker in ((static, "o"), (~moving & ~static, "x")):
+    for shown, marker in ((static, "o"), (why == "lost", "x"), (why == "textureless", "+")):
         axes.scatter(x[shown], y[shown], s=(0.6 * dot) ** 2, marker=marker, color=DIM, linewidths=0.7 * line, zorder=3)
     if moving.any():
         norm = spread_norm(size[moving])
@@ -124,7 +133,7 @@ def draw_tracks(
         axes.add_collection(LineCollection(list(dashed[moving]), **scale, **dashes))
         coloured = LineCollection(list(solid[moving]), **scale, linewidths=line)
         axes.add_collection(coloured)
-        for shown, face in ((moving & twin, None), (moving & ~twin, "white")):
+        for shown, face in ((moving & paired, None), (moving & ~paired, "white")):
             edge = SPREAD_COLOURS(norm(size[shown]))
             marked = {"facecolors": face or edge, "edgecolors": edge, "linewidths": 0.8 * line, "zorder": 3}
             axes.scatter(x[shown], y[shown], s=dot**2, **marked)
@@ -134,15 +143,25 @@ def draw_tracks(
         bar.minorticks_off()
         bar.set_label(SPREAD_LABEL, color=INK)
 
+    index = np.full(len(why), -1) if twin is None else np.asarray(twin, int)
+    unsure = np.zeros(len(why), bool) if doubtful is None else np.asarray(doubtful, bool)
+    _draw_lines(axes, points[:, 0], index, unsure, line)
+    _draw_numbers(axes, points[:, 0], index, np.zeros(len(why)) if strength is None else np.asarray(strength), width)
+
     def dots(marker: str, ms: float, face: str = DIM) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, ms=ms, mfc=face, mec=BLUE if face == "white" else face)
 
     entries = [
-        (dots("o", 5, BLUE), f"{(moving & twin).sum()} with a twin"),
-        (dots("o", 5, "white"), f"{(moving & ~twin).sum()} moving, no twin"),
+        (dots("o", 5, BLUE), f"{(moving & paired).sum()} with a twin"),
+        (dots("o", 5, "white"), f"{(moving & ~paired).sum()} moving, no twin"),
         (dots("o", 3), f"{static.sum()} static"),
-        (dots("x", 4), ", ".join(f"{(why == name).sum()} {name}" for name in ("lost", "textureless"))),
+        (dots("x", 4), f"{(why == 'lost').sum()} lost"),
+        (dots("+", 5), f"{(why == 'textureless').sum()} textureless"),
     ]
+    if (index >= 0).any():
+        entries.append((Line2D([], [], color=INK, lw=0.9), "to the twin"))
+    if unsure.any():
+        entries.append((Line2D([], [], color=ORANGE, lw=1.1, ls=DOTS), f"to a doubtful twin ({unsure.sum()})"))
     if gaps.any():
         dashed_line = Line2D([], [], color=BLUE, lw=1.1, ls=DASHES)
         entries.append((dashed_line, f"{gaps.any(1).sum()} temporarily hidden"))
@@ -152,7 +171,7 @@ def draw_tracks(
     figure.legend(
         *zip(*entries, strict=True),
         loc="outside lower center",
-        ncols=4 if len(entries) == 4 else 3,
+        ncols=3,
         frameon=False,
         handletextpad=0.4,
         columnspacing=1.4,
@@ -276,6 +295,35 @@ def _across_gaps(points: Float, gaps: Mask) -> Float:
     line = np.repeat(points, 2, axis=1)[:, :-1]
     line[:, 1::2] = (points[:, 1:] + points[:, :-1]) / 2
     return np.where(kept[..., None], line, np.nan)
+
+
+def _draw_lines(axes: Axes, point: Float, twin: NDArray[np.int64], doubtful: Mask, line: float) -> None:
+    """Draw a line from each point to its twin's, doubtful ones dotted."""
+    has = np.flatnonzero((twin >= 0) & (twin != np.arange(len(twin))))
+    for shown, colour, style in ((has[~doubtful[has]], INK, "-"), (has[doubtful[has]], ORANGE, DOTS)):
+        ends = list(np.stack([point[shown], point[twin[shown]]], axis=1))
+        axes.add_collection(LineCollection(ends, colors="white", linewidths=1.6 * line, alpha=0.7))
+        axes.add_collection(LineCollection(ends, colors=colour, linewidths=0.8 * line, linestyles=[style], alpha=0.9))
+
+
+def _draw_numbers(axes: Axes, point: Float, twin: NDArray[np.int64], strength: Float, width: int) -> None:
+    """Write the numbers of patches with a twin, the strongest first, where they do not cover another number."""
+    pixel = width / (60 * WIDTH)  # of the picture, in a typographic point
+    high = 1.3 * NUMBER * pixel
+    taken: list[tuple[float, float, float]] = []
+    for patch in np.argsort(-np.nan_to_num(strength), kind="stable"):
+        if twin[patch] < 0:
+            continue
+        x, y = point[patch]
+        wide = 0.65 * NUMBER * pixel * len(str(patch))
+        if any(abs(x - u) < (wide + other) / 2 + pixel and abs(y - v) < high for u, v, other in taken):
+            continue
+        taken.append((x, y, wide))
+        axes.annotate(
+            str(patch), (x, y), (0, 3.2), textcoords="offset points", ha="center", va="bottom", fontsize=NUMBER,
+            color=INK, path_effects=[effects.withStroke(linewidth=1.6, foreground="white")], zorder=6,
+            annotation_clip=True,
+        )  # fmt: skip
 
 
 def _draw_camera(axes: Axes, camera: Float, width: int, height: int) -> str:

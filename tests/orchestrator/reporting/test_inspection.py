@@ -70,6 +70,7 @@ def test_a_report_on_such_a_policy_draws_the_twins_of_mutual_information(clip: P
     columns = extract.extract_window(clips.read_clip(clip, 0, 5), config.extract)
     table = extract.trajectories_table("clip", 0, columns)
     row = {"clip_id": "clip", "folder": "clip", "path": str(clip), "fps": 25.0, "windows": [0], "first_frames": [0]}
+    row |= {"frames": 12, "cuts": [], "repeats": []}
     store = SimpleNamespace(read_table=lambda path: table)
     stage = SimpleNamespace(store=store, path=lambda *parts: "/".join(parts))
     ledger = SimpleNamespace(to_pylist=lambda: [row])
@@ -79,6 +80,7 @@ def test_a_report_on_such_a_policy_draws_the_twins_of_mutual_information(clip: P
     expected = inspection.stored_window(scored, plain, "clip", 0)
     assert np.array_equal(found.scored.twins.index, expected.scored.twins.index)
     assert inspection.draw(found)
+    np.testing.assert_array_equal(found.frames, inspection.inspect_window(clip, 0, plain).frames)
 
 
 def test_pictures_are_saved_under_their_names(clip: Path, tmp_path: Path) -> None:
@@ -96,8 +98,18 @@ def test_pictures_in_a_folder_that_cannot_be_made_end_as_a_stage_error(clip: Pat
         inspection.save(drawn, tmp_path / "file" / "out", "first")
 
 
-def test_a_window_of_one_frame_makes_no_movie(clip: Path) -> None:
+def test_a_twin_is_doubtful_if_its_pair_is_not_significant_or_one_of_the_two_has_little_texture(clip: Path) -> None:
     window = inspection.inspect_window(clip, 0, load(None, SETTINGS))
-    assert len(inspection.movie(window).frames) == 5
-    with pytest.raises(ValueError, match="1 of 5 frames"):
-        inspection.movie(dataclasses.replace(window, frames=window.frames[:1]))
+    count = len(window.images)
+    significant = np.zeros((count, count), bool)
+    significant[0, 1] = significant[1, 0] = significant[2, 3] = True
+    texture = np.full(count, 50, np.float32)
+    texture[3] = 3.0
+    index = np.full(count, -1)
+    index[:5] = [1, 0, 3, -1, 0]
+    twins = dataclasses.replace(window.twins, index=index, significant=significant)
+    scored = dataclasses.replace(window.scored, twins=twins)
+    doubts = dataclasses.replace(window, scored=scored, texture=texture).doubts
+    words = ["", "", "little texture", "", "not significant"]
+    assert all(bool(doubt) == bool(word) and word in doubt for doubt, word in zip(doubts[:5], words, strict=True))
+    assert not any(doubts[5:])

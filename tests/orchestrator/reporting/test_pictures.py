@@ -99,7 +99,7 @@ ALL_LOST = (FRAME, NOWHERE, np.zeros((48, T), bool), np.zeros((48, T, 2)), np.fu
 NO_PATCH: tuple[Any, ...] = (FRAME, np.zeros((0, T, 2)), np.zeros((0, T), bool), np.zeros((0, T, 2)), np.zeros(0), [])
 NOTHING = [
     (pictures.draw_tracks, NO_PATCH, "0 patches over 24 frames, none moving"),
-    (pictures.draw_tracks, ALL_LOST, "48 lost, 0 textureless"),
+    (pictures.draw_tracks, ALL_LOST, "48 lost\n0 textureless"),
     (pictures.draw_mutual_information, (np.full((4, 4), np.nan), None, NONE), "No mutual information was estimated"),
     (pictures.draw_mutual_information, (np.zeros((0, 0)), None, NONE[:0]), "no two of the 0 patches"),
     (
@@ -138,6 +138,19 @@ def test_the_legend_of_tracks_counts_every_patch_once() -> None:
     }
     assert all(f"{reason.count(why)} {name}" in text for name, why in counts.items())
     assert "48 patches over 24 frames" in text
+
+
+def test_a_line_joins_each_patch_to_its_twin_and_the_strongest_have_their_numbers() -> None:
+    drawn = window(rows=1)
+    twin, doubtful = np.array([1, 0, 5, -1, -1, -1, -1, -1]), np.arange(8) == 2
+    strength = np.where(twin >= 0, 1.0, np.nan)
+    plain, joined = pictures.draw_tracks(*drawn), pictures.draw_tracks(*drawn, twin, strength, doubtful)
+    start = drawn[1][:, 0]
+    added = points(lines(joined, dashed=False)) - points(lines(plain, dashed=False))
+    assert added <= pixels(start[[0, 1, 2, 5]])
+    assert pixels(start[[2, 5]]) <= points(lines(joined, dashed=True))
+    assert [text.get_text() for text in joined.axes[0].texts if text.get_text().isdigit()] == ["0", "1", "2"]
+    assert "to a doubtful twin (1)" in words(joined) and "twin (1)" not in words(plain)
 
 
 def test_tracks_that_move_are_coloured_by_their_spread_and_the_others_grey() -> None:
