@@ -15,7 +15,7 @@ from infoaug.orchestrator import unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
-from infoaug.orchestrator.reporting import figures, inspection, report
+from infoaug.orchestrator.reporting import explorer, figures, inspection, report
 from infoaug.orchestrator.reporting import look as features
 from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
@@ -301,6 +301,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         "reasons": figures.draw_reasons(scored.counts),
         "training": figures.draw_training(history),
     }
+    examples, explorers = _examples(config, scored)
     contents = report.Report(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -314,7 +315,8 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
         domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
         looks=_looks(config, outputs),
-        examples=_examples(config, scored),
+        examples=examples,
+        explorers={title: f"{file_name(title)}.html" for title in explorers},
     )
     files = {"report.html": report.page(contents).encode()}
     files |= {f"{name}.png": png for name, png in contents.pictures.items()}
@@ -323,6 +325,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         files |= {f"{name}-{whose}.png": png for whose, png in of.items()}
     for title, pictures in contents.examples.items():
         files |= {f"{file_name(title)}-{name}.png": png for name, png in pictures.items()}
+    files |= {contents.explorers[title]: page.encode() for title, page in explorers.items()}
     for name, content in files.items():
         store.write_bytes(f"{folder(config)}/{name}", content)
     tracked.files(files, "report")
@@ -343,16 +346,17 @@ def _looks(config: ExperimentConfig, outputs: Mapping[str, Any]) -> dict[str, di
     return {name: found[name] for name in features.NAMES if "trained" in found.get(name, {})}
 
 
-def _examples(config: ExperimentConfig, scored: score.Scored) -> dict[str, dict[str, bytes]]:
-    """PNG pictures of some windows, by their titles."""
-    examples = {}
+def _examples(config: ExperimentConfig, scored: score.Scored) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
+    """PNG pictures of some windows, and the page of the explorer of each, by their titles."""
+    examples, explorers = {}, {}
     for clip_id, window in _best_windows(scored):
         try:
-            pictures = inspection.draw(inspection.stored_window(scored, config, clip_id, window))
-            examples[f"{clip_id}, window {window}"] = {name: figures.png(figure) for name, figure in pictures.items()}
+            seen, title = inspection.stored_window(scored, config, clip_id, window), f"{clip_id}, window {window}"
+            examples[title] = {name: figures.png(figure) for name, figure in inspection.draw(seen).items()}
+            explorers[title] = explorer.page(seen)
         except StageError as error:
             console.say(escape(f"no pictures of {clip_id}: {error}"))
-    return examples
+    return examples, explorers
 
 
 def _best_windows(scored: score.Scored) -> list[tuple[str, int]]:

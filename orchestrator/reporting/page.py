@@ -30,6 +30,11 @@ def template(name: str, captions: Mapping[str, str]) -> jinja2.Template:
     return _environment.get_template(name, globals={"captions": captions})
 
 
+def source(name: str) -> str:
+    """The text of a file of the folder `templates`, such as a script; in a page it is put in as it is."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
 def data_url(kind: str, content: bytes) -> str:
     """Bytes of a media type as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -48,7 +53,8 @@ def _shown(value: Any) -> Any:
     return without_secrets(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-_loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+_FOLDER = Path(__file__).parent / "templates"
+_loader = jinja2.FileSystemLoader(_FOLDER)
 _environment = jinja2.Environment(
     loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
 )

@@ -61,6 +61,8 @@ class Report:
             `baseline`, which may be missing.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
             `mutual-information`, `twins`, `reasons`).
+        explorers: names of the files, beside the page, with the explorers of these windows, by title; any may be
+            missing.
         packages: versions of packages, by name.
     """
 
@@ -77,6 +79,7 @@ class Report:
     domains: Mapping[str, bytes] = field(default_factory=dict)
     looks: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    explorers: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=versions)
 
 

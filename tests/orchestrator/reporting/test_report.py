@@ -91,6 +91,11 @@ def printed(made: report.Report) -> str:
     return captured.get()
 
 
+def test_a_window_is_linked_to_its_explorer_beside_the_page() -> None:
+    assert 'href="a.html"' in report.page(made_up(explorers={"a.mp4, window 0": "a.html"}))
+    assert "Explore" not in report.page(made_up())
+
+
 def test_the_page_is_self_contained() -> None:
     page = report.page(made_up(ledger=[clip(MALICIOUS, "failed", MALICIOUS, 0), clip("a")]))
     for tag, attributes in Seen(page).tags:
