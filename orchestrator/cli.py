@@ -245,13 +245,16 @@ def inspect(
     animate: Annotated[
         Path | None, typer.Option(metavar="FILE.gif|FILE.mp4", help="Show the tracks over the moving clip as well.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page on which patches, tracks and twins are explored.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Take the settings of this experiment.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Draw one window of a clip: tracks, mutual information, the best twins, and why other patches have none."""
     from infoaug.estimators.video.manifest import is_url
     from infoaug.orchestrator.config import load
-    from infoaug.orchestrator.reporting import animation, inspection
+    from infoaug.orchestrator.reporting import animation, explorer, inspection
 
     if animate:
         animation.checked(animate)
@@ -263,7 +266,39 @@ def inspect(
         _echo(path)
     if animate:
         _echo(animation.save(inspection.movie(inspected), animate))
+    if html:
+        _echo(explorer.save(inspected, html))
     typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
+
+
+@app.command("try", epilog="Example:  infoaug try my/video.mp4")
+def try_clips(
+    clips: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CLIP...", help="Videos, folders of frames or of clips, globs or lists.", show_default=False
+        ),
+    ],
+    windows: Annotated[int, typer.Option(min=1, help="How many windows to look at, spread over the clips.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0, help="Begin no window that would probably end later.")] = 90,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the pages.")] = Path("try"),
+    config: Annotated[Path | None, typer.Option(help="Take the settings of this experiment.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Look at a few windows of your clips: how many patches have a twin, and whether training on them is worth it."""
+    from infoaug.orchestrator.config import load
+    from infoaug.orchestrator.reporting import first_look
+    from infoaug.orchestrator.runtime import console
+
+    first = first_look.look(clips, _placed(load(config, overrides or ())), windows, seconds, out)
+    console.show(first_look.table(first))
+    for sentence in first_look.sentences(first):
+        _log.info("%s", sentence)
+        _echo(sentence)
+    typer.echo()
+    for seen in first.seen:
+        _echo(seen.page)
+    _echo(f"Open {first.best().page} in a browser: it shows the window with the most twins.")
 
 
 @app.command(epilog="Example:  infoaug export configs/demo.yaml --to onnx --out my/folder")

@@ -11,7 +11,7 @@ from infoaug.orchestrator.exporting import export
 
 COMMANDS = (
     "run", "extract", "score", "pretrain", "evaluate", "report", "sweep", "compare", "submit", "export", "inspect",
-    "embed", "configs",
+    "embed", "configs", "try",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def test_every_command_explains_itself_with_an_example(
         (["run", "{demo}", "--set", "tracking.uri=http://127.0.0.1:9"], ["127.0.0.1:9", "mlflow"]),
         (["run", "{demo}", "--set", "store=nowhere://x"], ["nowhere://x"]),
         (["inspect", "missing.mp4"], ["missing.mp4"]),
+        (["try", "missing.mp4"], ["missing.mp4", "does not exist"]),
         (["frobnicate"], ["frobnicate"]),
         ([], []),
     ],
