@@ -155,7 +155,8 @@ def inspect(
     Returns:
         For the N patches of the window of T frames: `position` f32[N, T, 2 or 3] and `camera` f32[N, T, 2] in pixels,
         `visible` bool[N, T], `images` u8[N, S, S, 3], `mutual_information` f64[N, N] in nats, `p_values` f64[N, N] or
-        None, `twins.index` int64[N] (−1 for none), and `twins.reason`, N texts that say why a patch has no twin.
+        None, `twins.index` int64[N] (−1 for none), `twins.reason`, N texts that say why a patch has no twin, and
+        `doubts`, N texts that say why a twin is doubtful.
 
     Raises:
         UsageError: the clip cannot be read, has no such window or is too small, or a setting is wrong.

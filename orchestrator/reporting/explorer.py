@@ -26,6 +26,7 @@ FRAME_BYTES = 1_000_000  # of all frames of a page, before base64
 # Longer side, pixels, and quality of the frames: the first is taken that `FRAME_BYTES` allows.
 SIZES = ((960, 75), (800, 70), (640, 70), (560, 65), (480, 60), (400, 55), (320, 50), (240, 40), (160, 30))
 SAMPLED = 3  # frames by which a size is judged
+MOST_COMPARED = 800  # patches of which the whole matrix is on the page; of more, only the best partners are
 PARTNERS = 8  # a patch's partners with all their numbers
 STEP = 4  # positions are stored in so many parts of a pixel
 DECADE = 50  # and p-values in so many of a power of ten
@@ -81,10 +82,8 @@ def _content(window: Window) -> dict[str, Any]:
     steps = np.diff(grid, axis=1, prepend=0)  # small numbers, which compress well
     hidden = pictures.hidden(window.visible)
     state = np.where(window.visible, 1, np.where(hidden, 2, 0))
-    scored, twins, mi, p = window.scored, window.twins, window.mutual_information, window.p_values
+    scored, twins, mi = window.scored, window.twins, window.mutual_information
     estimated = np.flatnonzero(np.isfinite(mi).any(axis=0) | np.isfinite(mi).any(axis=1))
-    upper = np.triu_indices(len(estimated), 1)
-    pairs = np.ix_(estimated, estimated)
     return {
         "size": list(window.frames.shape[2:0:-1]),
         "shown": size,
@@ -108,9 +107,20 @@ def _content(window: Window) -> dict[str, Any]:
         "strength": _rounded(scored.of_twin(scored.strength), 3),
         "partners": [_partners(window, patch) for patch in range(len(mi))],
         "estimated": estimated.tolist(),
-        "mi": _rounded(mi[pairs][upper] * MI_STEP, 0),
+        "tested": scored.p_values is not None,
+        "matrix": _matrix(window, estimated) if len(estimated) <= MOST_COMPARED else None,
+    }
+
+
+def _matrix(window: Window, estimated: NDArray[np.int64]) -> dict[str, Any]:
+    """The upper triangle of the matrix over the patches that were compared, row by row, and the significant pairs."""
+    pairs, upper = np.ix_(estimated, estimated), np.triu_indices(len(estimated), 1)
+    mi, p = window.mutual_information[pairs][upper], window.p_values
+    rows = window.twins.significant[pairs] if p is not None else np.zeros((len(estimated), 0))
+    return {
+        "mi": _rounded(mi * MI_STEP, 0),
         "p": None if p is None else _rounded(-DECADE * np.log10(np.maximum(p[pairs][upper], 1e-12)), 0),
-        "significant": [] if p is None else [np.flatnonzero(row).tolist() for row in twins.significant[pairs]],
+        "significant": [np.flatnonzero(row).tolist() for row in rows],
     }
 
 

@@ -1,8 +1,9 @@
 """A first look at clips: the twins of a few windows, whether the clips are worth training on, and what to try next."""
 
+import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,20 +20,18 @@ from infoaug.orchestrator.reporting.figures import REASONS
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.runtime.store import file_name
 
-MOST_FRAMES = 3_000  # of a clip that are read: more would take longer than a first look may
+MOST_FRAMES = 1_500  # of a clip that are read: more would take longer than a first look may
 GOOD, POOR = 0.05, 0.01  # shares of patches with a twin; in the study's clips it is 0.077
 ENOUGH = 1_000  # patches with a twin; the study has 6,672
 COMMON = 0.15  # share of patches from which on a reason gets advice
+# What a common reason says of the clips, the setting to try (`_settings`), and the clips that would be better.
 ADVICE = {
-    "static": "Much of the picture is static. Choose clips or parts with more motion; longer windows "
-    "(--set extract.window={longer}) count slow motion too",
-    "lost": "Many tracks end early. Try shorter windows (--set extract.window={shorter}), or a clip with calmer motion",
-    "textureless": "Much of the picture is plain, so that there is nothing to track: other clips help, settings do not",
-    "no candidate": "Many patches have no other to pair with. Try more patches (--set extract.spacing={closer})",
-    "not significant": "Many patches move, but no pair is significant. Try longer windows "
-    "(--set extract.window={longer}), which give more samples",
-    "not mutual": "Many patches are among the best of no partner. Try --set score.mutual=0, which gives more twins and "
-    "worse ones",
+    "static": ("Much of the picture is static", "longer", "clips with more motion"),
+    "lost": ("Many tracks end early", "shorter", "clips with calmer motion"),
+    "textureless": ("Much of the picture is plain, with nothing to track", "", "other clips"),
+    "no candidate": ("Many patches have no other one to pair with", "closer", "larger pictures"),
+    "not significant": ("Many patches move alone", "longer", "clips in which more things move together"),
+    "not mutual": ("Many patches are among the best of no partner", "mutual", "other clips"),
 }
 
 
@@ -70,17 +69,22 @@ class FirstLook:
 
     Attributes:
         config: the settings.
+        paths: what was to be looked at.
+        found: how many clips that is.
+        clips: those that were looked at, by name.
         seen: the windows, at least one.
-        windows: number of windows of the clips that were looked at.
-        clips: how many clips there are.
-        shortened: names of clips of which only the first `MOST_FRAMES` frames were read.
     """
 
     config: ExperimentConfig
+    paths: Sequence[str]
+    found: int
+    clips: Mapping[str, inspection.Clip]
     seen: list[Seen]
-    windows: int
-    clips: int
-    shortened: list[str]
+
+    @property
+    def windows(self) -> int:
+        """Number of windows of the clips that were looked at."""
+        return sum(len(clip.first_frames) for clip in self.clips.values())
 
     @property
     def counts(self) -> Counter[str]:
@@ -143,10 +147,7 @@ def look(paths: Sequence[str], config: ExperimentConfig, windows: int, seconds: 
             console.say(f"[yellow]left out[/] {escape(clip.clip_id)}: {escape(str(error))}")
     if not seen:
         raise UsageError(next(iter(failed.values())))
-    looked = {one.clip for one in seen}
-    of = [opened[name] for name in looked]
-    shortened = [name for name in looked if opened[name].scan.frames == MOST_FRAMES]
-    return FirstLook(config, seen, sum(len(clip.first_frames) for clip in of), len(found), shortened)
+    return FirstLook(config, paths, len(found), {one.clip: opened[one.clip] for one in seen}, seen)
 
 
 def table(first: FirstLook) -> Table:
@@ -183,30 +184,45 @@ def verdict(first: FirstLook) -> str:
 
 def advice(first: FirstLook) -> list[str]:
     """What to try next, by the reasons why most patches have no twin."""
-    extract = first.config.extract
-    settings = {
-        "longer": 2 * extract.window,
-        "shorter": max(first.config.score.min_frames + 1, extract.window // 2),
-        "closer": max(4, extract.cell // 2),
-    }
-    total = first.counts.total()
+    total, known, found = first.counts.total(), _settings(first), []
     common = [reason for reason, count in first.counts.most_common() if reason in ADVICE and count >= COMMON * total]
-    found = [ADVICE[reason].format(**settings) + "." for reason in common[:2]]
+    for reason in common[:2]:
+        what, setting, better = ADVICE[reason]
+        remedies = [known.pop(setting), better] if setting in known else [better]
+        if setting in ("longer", "shorter"):  # the commoner reason decides between the two
+            known = {name: text for name, text in known.items() if name not in ("longer", "shorter")}
+        found.append(f"{what}. Try {' or '.join(remedies)}.")
     if first.share >= POOR:
+        path = shlex.quote(first.paths[0]) if len(first.paths) == 1 else "CLIPS"
         found.append(
-            "Train with half of every batch patches with a twin: infoaug run clips --set clips.path=CLIPS "
-            "--set pretrain.twin_share=0.5 (docs/study.md says what twins gained and what not)."
+            f"To train: infoaug run clips --set clips.path={path} --set pretrain.twin_share=0.5 (half of every batch "
+            "has a twin; docs/study.md says what twins gained and what not)."
         )
+    return found
+
+
+def _settings(first: FirstLook) -> dict[str, str]:
+    """Settings to try, by the names in `ADVICE`; a window is no longer than the shortest clip."""
+    window, cell, least = first.config.extract.window, first.config.extract.cell, first.config.score.min_frames + 1
+    longer = min(2 * window, *(clip.scan.frames for clip in first.clips.values()))
+    shorter = max(window // 2, least)
+    found = {"closer": f"more patches (--set extract.spacing={max(4, cell // 2)})"} if cell > 4 else {}
+    if longer > window:
+        found["longer"] = f"longer windows (--set extract.window={longer})"
+    if shorter < window:
+        found["shorter"] = f"shorter windows (--set extract.window={shorter})"
+    if first.config.score.mutual:
+        found["mutual"] = "twins that are less sure (--set score.mutual=0)"
     return found
 
 
 def _looked_at(first: FirstLook) -> str:
     names = list(dict.fromkeys(seen.clip for seen in first.seen))
-    which = names[0] if len(names) == 1 else f"{len(names)} of {first.clips} clips"
-    shares = [seen.share for seen in first.seen]
-    text = f"Looked at {len(shares)} of {first.windows} windows of {first.config.extract.window} frames of {which}."
-    if first.shortened:
-        text += f" Only the first {MOST_FRAMES:,} frames of {', '.join(first.shortened)} were read."
+    which = names[0] if len(names) == first.found == 1 else f"{len(names)} of {first.found} clips"
+    shares, length = [seen.share for seen in first.seen], first.config.extract.window
+    text = f"Looked at {len(shares)} of {first.windows} windows with {length} frames each, of {which}."
+    if shortened := [name for name, clip in first.clips.items() if clip.scan.frames == MOST_FRAMES]:
+        text += f" Only the first {MOST_FRAMES:,} frames of {', '.join(shortened)} were read."
     if len(shares) > 1:
         text += f" Between {min(shares):.1%} and {max(shares):.1%} of a window's patches have a twin."
     return text
@@ -218,7 +234,7 @@ def _strong(first: FirstLook) -> list[str]:
     if not len(strength):
         return []
     median, dimensions = float(np.median(strength)), first.seen[0].dimensions
-    text = f"Half of the twins share {median:.2f} nats or more"
+    text = f"Half of the patches with a twin share {median:.2f} nats or more with it"
     if first.config.score.rank == "gaussian":
         correlation = np.sqrt(1 - np.exp(-2 * max(median, 0) / dimensions))
         text += f", as motions do that correlate by {correlation:.2f} in every coordinate"

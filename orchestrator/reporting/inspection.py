@@ -100,7 +100,7 @@ class Window:
         twin = self.twins.index
         patch = np.arange(len(twin))
         doubts = [
-            (~self.twins.significant[patch, twin], "the pair itself is not significant"),
+            ((twin != patch) & ~self.twins.significant[patch, twin], "the pair itself is not significant"),
             (np.minimum(self.texture, self.texture[twin]) < DOUBTFUL_TEXTURE, "one of the two has little texture"),
         ]
         return ["; ".join(text for which, text in doubts if which[i]) if twin[i] >= 0 else "" for i in patch]

@@ -50,17 +50,17 @@ function start(data, images) {
   const isShown = (n) => !state.hidden.has(kind[n]) && (data.twin[n] < 0 || strong(n));
   const twinOf = (n) => (n === null || data.twin[n] < 0 ? null : data.twin[n]);
 
-  // ---- the matrix: its upper triangle, row by row ----
+  // ---- the matrix: its upper triangle, row by row; null where it would be too large ----
   function pair(values, a, b) {
     const [i, j] = [column.get(a), column.get(b)].sort((one, other) => one - other);
-    if (values === null || i === undefined || j === undefined || i === j) return null;
+    if (!values || i === undefined || j === undefined || i === j) return null;
     const m = data.estimated.length;
     return values[i * m - (i * (i + 1)) / 2 + (j - i - 1)];
   }
-  const mi = (a, b) => scaled(pair(data.mi, a, b), (value) => value / data.miStep);
-  const p = (a, b) => scaled(pair(data.p, a, b), (value) => 10 ** (-value / data.decade));
+  const mi = (a, b) => scaled(pair(data.matrix?.mi, a, b), (value) => value / data.miStep);
+  const p = (a, b) => scaled(pair(data.matrix?.p, a, b), (value) => 10 ** (-value / data.decade));
   const scaled = (value, by) => (value === null || value === undefined ? null : by(value));
-  const significant = (a, b) => !!data.significant[column.get(a)]?.includes(column.get(b));
+  const significant = (a, b) => !!data.matrix?.significant[column.get(a)]?.includes(column.get(b));
   const inWords = (value) => (value < 0.001 ? value.toExponential(0).replace("e-", "·10⁻").replace(/\d+$/, raised)
     : Number(value.toPrecision(2)).toString());
   const raised = (digits) => [...digits].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
@@ -95,10 +95,11 @@ function start(data, images) {
     for (const n of shown) if (column.has(n) && focus === null) trail(pen, n, Math.max(0, t - TRAIL), t, 1.5, colour(n));
     if (focus !== null) drawFocus(pen, focus, twin, t, shown);
     // Beside a chosen patch, those that were not compared with it are pale.
+    const top = focus === null ? 1 : topOf(focus);
     const rank = (n) => (n === focus ? 3 : n === twin ? 2 : focus === null || column.has(n) ? 1 : 0);
     for (const n of shown.sort((a, b) => rank(a) - rank(b))) {
       pen.globalAlpha = rank(n) ? 1 : 0.4;
-      dot(pen, n, t, focus, twin);
+      dot(pen, n, t, focus, twin, top);
     }
     pen.globalAlpha = 1;
     for (const n of [state.peeked, focus]) if (n !== null && seen(n, t)) ring(pen, place(n, t), 10);
@@ -166,10 +167,10 @@ function start(data, images) {
     return `rgb(${VIRIDIS[low].map((value, k) => value + (VIRIDIS[low + 1][k] - value) * (at - low)).join()})`;
   }
 
-  function dot(pen, n, t, focus, twin) {
+  function dot(pen, n, t, focus, twin, top) {
     const [x, y] = place(n, t), size = Math.min(5, Math.max(2.5, scale() * data.patchSize * 0.1));
     let fill = null;
-    if (focus !== null && n !== focus && column.has(n) && mi(focus, n) !== null) fill = viridis(mi(focus, n) / topOf(focus));
+    if (focus !== null && n !== focus && column.has(n) && mi(focus, n) !== null) fill = viridis(mi(focus, n) / top);
     if (n === focus) fill = BLUE;
     if (n === twin) fill = ORANGE;
     mark(pen, kind[n], x, y, size, fill, data.state[n][t] === "2");
@@ -234,7 +235,9 @@ function start(data, images) {
     $("about").textContent = n === null ? "No patch is chosen." : "";
     if (n === null) return;
     const word = data.words[data.reason[n]] ?? data.reason[n];
-    make("b", twin === null ? `No twin: ${word}. ` : `Twin: patch ${twin}, ${data.strength[n]?.toFixed(2) ?? "–"} nats strong. `, $("about"));
+    const strength = scaled(data.strength[n], (value) => `, ${value.toFixed(2)} nats strong`) ?? "";
+    const whose = twin === n ? "its own track at another time" : `patch ${twin}`;
+    make("b", twin === null ? `No twin: ${word}. ` : `Twin: ${whose}${strength}. `, $("about"));
     if (data.doubt[n]) make("span", `Doubtful: ${data.doubt[n]}. `, $("about")).className = "mark";
     const frames = [...data.state[n]].filter((each) => each === "1").length;
     const facts = [`Visible in ${frames} of ${length} frames`];
@@ -275,6 +278,10 @@ function start(data, images) {
   function drawRow() {
     const n = chosen(), width = row.clientWidth, height = row.clientHeight, pen = fitted(row, width, height);
     bars = [];
+    if (n !== null && !data.matrix) {
+      $("bar").textContent = "The matrix is too large for this page; the best partners are below.";
+      return;
+    }
     if (n === null || !column.has(n)) {
       $("bar").textContent = n === null ? "" : `Patch ${n} was not compared: ${data.words[data.reason[n]] ?? data.reason[n]}.`;
       return;
@@ -301,7 +308,7 @@ function start(data, images) {
   }
 
   function drawPartners(n) {
-    const table = $("partners"), head = ["patch", "MI", "strength", "p", "distance", data.p === null ? "" : "sig."];
+    const table = $("partners"), head = ["patch", "MI", "strength", "p", "distance", data.tested ? "sig." : ""];
     table.replaceChildren();
     if (n === null || !data.partners[n].length) return;
     const line = make("tr", "", make("thead", "", table)), body = make("tbody", "", table);
@@ -312,7 +319,7 @@ function start(data, images) {
       for (const text of [value?.toFixed(2), strength?.toFixed(2), scaled(chance, inWords), `${distance} px`]) {
         make("td", text ?? "–", cells).className = "number";
       }
-      make("td", data.p !== null && passed ? "✓" : "", cells);
+      make("td", data.tested && passed ? "✓" : "", cells);
       if (other === data.twin[n]) cells.className = "chosen";
       cells.addEventListener("pointerenter", () => peek(other));
       cells.addEventListener("pointerleave", () => peek(null));

@@ -64,12 +64,19 @@ def test_a_page_holds_the_tracks_the_matrix_and_the_twins() -> None:
     assert held["twin"] == [1, 0, 3, 2, -1, -1]
     assert held["reason"][4:] == ["not significant", "static"]
     assert held["estimated"] == [0, 1, 2, 3, 4]
-    upper = np.array(held["mi"]) / held["miStep"]
+    upper = np.array(held["matrix"]["mi"]) / held["miStep"]
     np.testing.assert_allclose(upper, [1.5, *[0.03] * 6, 0.5, *[0.03] * 2])
-    assert 10 ** (-held["p"][0] / held["decade"]) == pytest.approx(1e-4, rel=0.03)
+    assert 10 ** (-held["matrix"]["p"][0] / held["decade"]) == pytest.approx(1e-4, rel=0.03)
     assert held["partners"][2][0] == [3, 0.5, 0.5, 1e-4, 120, 1]
     assert held["doubt"] == ["", "", *["one of the two has little texture"] * 2, "", ""]
-    assert content(explorer.page(window(tested=False)))["p"] is None
+    assert held["tested"]
+    assert not content(explorer.page(window(tested=False)))["tested"]
+
+
+def test_a_matrix_too_large_for_a_page_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "MOST_COMPARED", 4)
+    held = content(explorer.page(window()))
+    assert held["matrix"] is None and held["partners"][0][0][0] == 1
 
 
 def test_a_page_fetches_nothing_and_runs_no_script_of_a_clips_name() -> None:

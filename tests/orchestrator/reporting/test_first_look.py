@@ -15,13 +15,16 @@ from infoaug.orchestrator.reporting import first_look, inspection
 SETTINGS = ("extract.window=14", "extract.spacing=16", "extract.patch_size=16", "score.surrogates=0")
 
 
-def made_up(*counts: dict[str, int], windows: int = 100, strength: float = 1.0) -> first_look.FirstLook:
+def made_up(
+    *counts: dict[str, int], windows: int = 100, strength: float = 1.0, frames: int = 900
+) -> first_look.FirstLook:
     """A first look at windows with these numbers of patches."""
     seen = [
         first_look.Seen("a.mp4", n, Counter(of), 0, np.full(of.get("twin", 0), strength), 2, Path(f"{n}.html"))
         for n, of in enumerate(counts)
     ]
-    return first_look.FirstLook(load(None), seen, windows, 1, [])
+    clip = inspection.Clip("a.mp4", shots.Scan(frames, 25.0, 640, 480, [], []), list(range(windows)))
+    return first_look.FirstLook(load(None), ["my a.mp4"], 1, {"a.mp4": clip}, seen)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +51,16 @@ def test_the_verdict_follows_from_the_share_of_patches_with_a_twin_and_their_num
     assert words in first_look.verdict(made_up({"twin": twins, "static": 1000 - twins}, windows=windows))
 
 
-def test_advice_is_on_the_two_commonest_reasons_and_names_settings() -> None:
-    advice = first_look.advice(made_up({"static": 500, "lost": 300, "not significant": 200, "twin": 0}))
-    assert len(advice) == 2
-    assert "extract.window=96" in advice[0] and "extract.window=24" in advice[1]
+def test_advice_is_on_the_two_commonest_reasons_and_names_settings_that_the_clip_allows() -> None:
+    counts = {"static": 500, "lost": 300, "not significant": 200}
+    static, lost = first_look.advice(made_up(counts))
+    assert "Try longer windows (--set extract.window=96) or clips" in static
+    assert "tracks end early. Try clips" in lost, "windows cannot be both longer and shorter"
+    assert "extract.window=60" in first_look.advice(made_up(counts, frames=60))[0]
+    assert "extract.window" not in first_look.advice(made_up(counts, frames=48))[0]
+    assert "extract.window=24" in first_look.advice(made_up({"lost": 9}))[0]
     (train,) = first_look.advice(made_up({"static": 10, "twin": 90}))
-    assert "pretrain.twin_share=0.5" in train
+    assert "clips.path='my a.mp4' --set pretrain.twin_share=0.5" in train
 
 
 def test_strength_is_put_as_a_correlation_and_windows_as_a_range() -> None:
@@ -81,7 +88,7 @@ def test_windows_are_spread_over_clips_and_what_cannot_be_looked_at_is_left_out(
     out = folder.parent / "out"
     first = first_look.look([str(folder)], load(None, SETTINGS), 6, 60, out)
     assert [(seen.clip, seen.number) for seen in first.seen] == [("long", 0), ("long", 1)]
-    assert first.windows == 2 and first.clips == 3
+    assert first.windows == 2 and first.found == 3
     assert first.counts.total() == 2 * 24
     assert all(seen.page.parent == out and seen.page.stat().st_size > 10_000 for seen in first.seen)
     told = " ".join(capsys.readouterr().err.split())
