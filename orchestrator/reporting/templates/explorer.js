@@ -232,7 +232,7 @@ function start(data, images) {
   }
 
   function drawAbout(n, twin) {
-    $("about").textContent = n === null ? "No patch is chosen." : "";
+    $("about").textContent = n === null ? "No patch is chosen: point at one. Lines join patches to their twins, dashed and orange where doubtful." : "";
     if (n === null) return;
     const word = data.words[data.reason[n]] ?? data.reason[n];
     const strength = scaled(data.strength[n], (value) => `, ${value.toFixed(2)} nats strong`) ?? "";

@@ -112,9 +112,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def at(browser: Browser, x: float, y: float) -> tuple[float, float]:
     """A point of the clip, in pixels of the browser's window."""
-    box = browser.value("(() => { const box = document.getElementById('view').getBoundingClientRect();"
-                        " return [box.left, box.top, box.width] })()")  # fmt: skip
-    return box[0] + (x + 0.5) * box[2] / WIDTH, box[1] + (y + 0.5) * box[2] / WIDTH
+    left, top, width = box(browser, "view")
+    return left + (x + 0.5) * width / WIDTH, top + (y + 0.5) * width / WIDTH
+
+
+def box(browser: Browser, name: str) -> list[float]:
+    """Left, top and width of an element, which is scrolled into the browser's window."""
+    return browser.value(
+        f"it = document.getElementById('{name}'); it.scrollIntoView({{block: 'nearest'}}); "
+        "rectangle = it.getBoundingClientRect(); [rectangle.left, rectangle.top, rectangle.width]"
+    )
 
 
 def text(browser: Browser, name: str) -> str:
@@ -137,6 +144,11 @@ def test_patches_are_pointed_at_filtered_and_stepped_through(browser: Browser, t
     browser.mouse(*at(browser, 20, 100), "click")
     browser.mouse(*at(browser, 60, 5))
     assert "Twin: patch 3" in text(browser, "about"), "a patch that was clicked stays"
+
+    left, top, width = box(browser, "row")
+    browser.mouse(left + 0.7 * width, top + 20)  # the fourth of five bars
+    assert "Patch 2 with 3: MI 0.50, p 1·10⁻⁴, significant." in text(browser, "bar")
+    assert "patch 3: MI 0.50" in text(browser, "tip")
 
     browser.value("document.getElementById('picture').focus()")
     for _ in range(5):
