@@ -296,9 +296,11 @@ def try_clips(
         _log.info("%s", sentence)
         _echo(sentence)
     typer.echo()
-    for seen in first.seen:
+    for seen in first.seen if len(first.seen) > 1 else ():
         _echo(seen.page)
-    _echo(f"Open {first.best().page} in a browser: it shows the window with the most twins.")
+    _echo(
+        f"Open {first.best().page} in a browser to look at the window{' with the most twins' * (len(first.seen) > 1)}."
+    )
 
 
 @app.command(epilog="Example:  infoaug export configs/demo.yaml --to onnx --out my/folder")

@@ -30,7 +30,11 @@ ADVICE = {
     "lost": ("Many tracks end early", "shorter", "clips with calmer motion"),
     "textureless": ("Much of the picture is plain, with nothing to track", "", "other clips"),
     "no candidate": ("Many patches have no other one to pair with", "closer", "larger pictures"),
-    "not significant": ("Many patches move alone", "longer", "clips in which more things move together"),
+    "not significant": (
+        "Many patches move without a significant pair",
+        "longer",
+        "clips in which more things move together",
+    ),
     "not mutual": ("Many patches are among the best of no partner", "mutual", "other clips"),
 }
 
@@ -172,6 +176,8 @@ def verdict(first: FirstLook) -> str:
     where = "these clips" if len({seen.clip for seen in first.seen}) > 1 else "this clip"
     have = f"{first.share:.1%} of patches have a twin"
     number = f"about {first.expected:,} patches of {where}"
+    if not first.counts["twin"]:
+        return "Verdict: not worth training on as it is. No patch has a twin."
     if first.share < POOR:
         return f"Verdict: not worth training on as it is. Only {have} (less than {POOR:.0%}), {number}."
     if first.share < GOOD:

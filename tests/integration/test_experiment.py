@@ -49,6 +49,9 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
     assert {"config.yaml", "report/report.html", "report/accuracy.png", "backbone/backbone.safetensors"} <= kept
     looks = {f"report/{name}-{whose}.png" for name in SHOWN for whose in ("trained", "baseline")}
     assert looks <= kept and "What the features see" in page
+    explorers = set(told.report.explorers.values())
+    assert explorers and {f"report/{name}" for name in explorers} <= kept
+    assert all(f'href="{name}"' in page and (Path(told.page).parent / name).exists() for name in explorers)
 
     folder = Path(client.download_artifacts(only.info.run_id, "backbone", str(tmp_path)))
     features = load_backbone(folder)(torch.zeros(2, 3, 16, 16))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from infoaug.estimators.video import shots
+from infoaug.orchestrator import cli
 from infoaug.orchestrator.config import load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.reporting import first_look, inspection
@@ -30,8 +31,8 @@ def made_up(
 @pytest.mark.parametrize(
     ("twins", "windows", "words"),
     [
-        (0, 100, "not worth training on as it is. Only 0.0% of patches have a twin (less than 1%)"),
-        (9, 100, "not worth training on"),
+        (0, 100, "not worth training on as it is. No patch has a twin."),
+        (9, 100, "not worth training on as it is. Only 0.9% of patches have a twin (less than 1%)"),
         (
             10,
             100,
@@ -106,6 +107,23 @@ def test_clips_of_which_none_can_be_looked_at_are_refused_with_a_remedy(folder: 
     with pytest.raises(UsageError, match="does not exist"):
         first_look.look([str(folder / "long"), "missing"], load(None), 4, 60, folder.parent / "out")
     assert not (folder.parent / "out").exists()
+
+
+def test_the_commands_say_what_they_found_and_write_pages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    for command in (["try", "clips/long", "--windows", "1"], ["inspect", "clips/long", "--html", "pages/one.html"]):
+        monkeypatch.setattr("sys.argv", ["infoaug", *command, *settings])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    told = capsys.readouterr().out
+    assert "Looked at 1 of 2 windows" in told and "Verdict: " in told and "pages/one.html" in told
+    (page,) = Path("try").iterdir()
+    assert f"Open {page} in a browser" in told
+    assert page.stat().st_size > 10_000 and Path("pages/one.html").stat().st_size > 10_000
 
 
 def test_of_a_long_clip_the_first_frames_are_read(folder: Path) -> None:
