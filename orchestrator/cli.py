@@ -290,7 +290,8 @@ def try_clips(
     from infoaug.orchestrator.reporting import first_look
     from infoaug.orchestrator.runtime import console
 
-    first = first_look.look(clips, _placed(load(config, overrides or ())), windows, seconds, out)
+    run = [str(config or "clips"), *(part for override in overrides or () for part in ("--set", override))]
+    first = first_look.look(clips, _placed(load(config, overrides or ())), windows, seconds, out, run)
     console.show(first_look.table(first))
     for sentence in first_look.sentences(first):
         _log.info("%s", sentence)

@@ -77,6 +77,7 @@ class FirstLook:
         found: how many clips that is.
         clips: those that were looked at, by name.
         seen: the windows, at least one.
+        run: the arguments of `infoaug run` for the same settings.
     """
 
     config: ExperimentConfig
@@ -84,6 +85,7 @@ class FirstLook:
     found: int
     clips: Mapping[str, inspection.Clip]
     seen: list[Seen]
+    run: Sequence[str] = ("clips",)
 
     @property
     def windows(self) -> int:
@@ -110,7 +112,14 @@ class FirstLook:
         return max(self.seen, key=lambda seen: seen.counts["twin"])
 
 
-def look(paths: Sequence[str], config: ExperimentConfig, windows: int, seconds: float, out: Path) -> FirstLook:
+def look(
+    paths: Sequence[str],
+    config: ExperimentConfig,
+    windows: int,
+    seconds: float,
+    out: Path,
+    run: Sequence[str] = ("clips",),
+) -> FirstLook:
     """Track and score a few windows, spread over clips, in this process, and write an explorer of each.
 
     Args:
@@ -119,6 +128,7 @@ def look(paths: Sequence[str], config: ExperimentConfig, windows: int, seconds: 
         windows: how many windows; of more clips than that, so many are looked at.
         seconds: no window is begun that would probably end later.
         out: folder of the explorers.
+        run: see `FirstLook`.
 
     Raises:
         UsageError: no clip is found or none can be looked at; or the policy's twins are not of one window alone.
@@ -131,27 +141,26 @@ def look(paths: Sequence[str], config: ExperimentConfig, windows: int, seconds: 
     failed: dict[str, str] = {}
     seen: list[Seen] = []
     for clip, turn, turns in _turns(chosen, windows):
+        name = clip.clip_id
+        if name in failed or (name in opened and turn >= len(opened[name].first_frames)):
+            continue
         took = time.monotonic() - began
         if seen and took + slowest > seconds:
             console.say(f"after {took:.0f} s no further window is begun")
             break
-        if clip.clip_id in failed:
-            continue
         try:
-            if clip.clip_id not in opened:
-                console.say(f"reading {escape(clip.clip_id)}")
-                opened[clip.clip_id] = _opened(clip, config)
-            numbers = _spread(len(opened[clip.clip_id].first_frames), turns)
-            if turn < len(numbers):
-                start = time.monotonic()
-                seen.append(_seen(clip, opened[clip.clip_id], numbers[turn], config, out))
-                slowest = max(slowest, time.monotonic() - start)
+            if name not in opened:
+                console.say(f"reading {escape(name)}")
+                opened[name] = _opened(clip, config)
+            start = time.monotonic()
+            seen.append(_seen(clip, opened[name], _spread(len(opened[name].first_frames), turns)[turn], config, out))
+            slowest = max(slowest, time.monotonic() - start)
         except UsageError as error:
-            failed[clip.clip_id] = str(error)
-            console.say(f"[yellow]left out[/] {escape(clip.clip_id)}: {escape(str(error))}")
+            failed[name] = str(error)
+            console.say(f"[yellow]left out[/] {escape(name)}: {escape(str(error))}")
     if not seen:
         raise UsageError(next(iter(failed.values())))
-    return FirstLook(config, paths, len(found), {one.clip: opened[one.clip] for one in seen}, seen)
+    return FirstLook(config, paths, len(found), {one.clip: opened[one.clip] for one in seen}, seen, run)
 
 
 def table(first: FirstLook) -> Table:
@@ -199,10 +208,11 @@ def advice(first: FirstLook) -> list[str]:
             known = {name: text for name, text in known.items() if name not in ("longer", "shorter")}
         found.append(f"{what}. Try {' or '.join(remedies)}.")
     if first.share >= POOR:
-        path = shlex.quote(first.paths[0]) if len(first.paths) == 1 else "CLIPS"
+        path = first.paths[0] if len(first.paths) == 1 else "CLIPS"
+        given = shlex.join([*first.run, "--set", f"clips.path={path}", "--set", "pretrain.twin_share=0.5"])
         found.append(
-            f"To train: infoaug run clips --set clips.path={path} --set pretrain.twin_share=0.5 (half of every batch "
-            "has a twin; docs/study.md says what twins gained and what not)."
+            f"To train: infoaug run {given} (half of every batch has a twin; docs/study.md says what twins gained and "
+            "what not)."
         )
     return found
 

@@ -83,8 +83,9 @@ function start(data, images) {
   const place = (n, t) => path[n][t].map((value) => (value + 0.5) * scale());
 
   function drawView() {
-    const width = $("picture").clientWidth, height = (width * data.size[1]) / data.size[0], t = state.time;
-    view.style.height = `${height}px`;
+    const upright = data.size[1] / data.size[0], t = state.time; // tall clips stay within the window
+    const width = Math.min($("picture").clientWidth, (0.8 * innerHeight) / upright), height = width * upright;
+    [view.style.width, view.style.height] = [`${width}px`, `${height}px`];
     const pen = fitted(view, width, height), focus = chosen(), twin = twinOf(focus);
     pen.drawImage(images[t], 0, 0, width, height);
     pen.fillStyle = focus === null ? "#ffffff30" : "#ffffff48";
@@ -216,7 +217,7 @@ function start(data, images) {
     const against = state.peeked === null ? null : chosen();
     tip.textContent = `patch ${n}` + (against === null || against === n ? "" : `: ${about(against, n)}`);
     const [x, y] = place(n, t), room = view.clientWidth - tip.offsetWidth - 4;
-    tip.style.left = `${Math.max(4, Math.min(x + 14, room))}px`;
+    tip.style.left = `${view.offsetLeft + Math.max(4, Math.min(x + 14, room))}px`;
     tip.style.top = `${Math.max(4, y - 34)}px`;
   }
 
@@ -377,8 +378,8 @@ function start(data, images) {
   function play(on) {
     clearInterval(timer);
     timer = null;
-    const button = $("play");
-    [button.textContent, button.ariaLabel] = on ? ["❚❚", "pause"] : ["▶", "play"];
+    $("play").textContent = on ? "❚❚" : "▶";
+    $("play").setAttribute("aria-label", on ? "pause" : "play");
     if (on) timer = setInterval(() => show((state.time + 1) % length), 1000 / Math.min(data.fps || MAX_FPS, MAX_FPS));
   }
 

@@ -1,5 +1,6 @@
 """A first look at clips: what it says of them, and what it leaves out."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -61,7 +62,10 @@ def test_advice_is_on_the_two_commonest_reasons_and_names_settings_that_the_clip
     assert "extract.window" not in first_look.advice(made_up(counts, frames=48))[0]
     assert "extract.window=24" in first_look.advice(made_up({"lost": 9}))[0]
     (train,) = first_look.advice(made_up({"static": 10, "twin": 90}))
-    assert "clips.path='my a.mp4' --set pretrain.twin_share=0.5" in train
+    assert "infoaug run clips --set 'clips.path=my a.mp4' --set pretrain.twin_share=0.5" in train
+    run = ["clips", "--set", "extract.window=90"]
+    (train,) = first_look.advice(dataclasses.replace(made_up({"twin": 90}), run=run))
+    assert "infoaug run clips --set extract.window=90 --set" in train, "the settings that were looked at"
 
 
 def test_strength_is_put_as_a_correlation_and_windows_as_a_range() -> None:
@@ -93,7 +97,11 @@ def test_windows_are_spread_over_clips_and_what_cannot_be_looked_at_is_left_out(
     assert first.counts.total() == 2 * 24
     assert all(seen.page.parent == out and seen.page.stat().st_size > 10_000 for seen in first.seen)
     told = " ".join(capsys.readouterr().err.split())
-    assert "left out broken.mp4" in told and "5 frames in one shot, too few for a window of 14" in told
+    assert (
+        "no further window" not in told
+        and "left out broken.mp4" in told
+        and "5 frames in one shot, too few for a window of 14" in told
+    )
 
 
 def test_no_window_is_begun_that_would_end_too_late(folder: Path) -> None:
