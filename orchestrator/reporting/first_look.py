@@ -4,7 +4,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from infoaug.orchestrator.reporting import explorer, inspection
 from infoaug.orchestrator.reporting.figures import REASONS
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.runtime.store import file_name
+from infoaug.orchestrator.stages import remote_clips
 
 MOST_FRAMES = 1_500  # of a clip that are read: more would take longer than a first look may
 GOOD, POOR = 0.05, 0.01  # shares of patches with a twin; in the study's clips it is 0.077
@@ -123,7 +124,7 @@ def look(
     """Track and score a few windows, spread over clips, in this process, and write an explorer of each.
 
     Args:
-        paths: clips, as `manifest.find_clips` takes them.
+        paths: clips, as `remote_clips.find_clips` takes them.
         config: its `extract` and `score` settings are used.
         windows: how many windows; of more clips than that, so many are looked at.
         seconds: no window is begun that would probably end later.
@@ -260,12 +261,12 @@ def _strong(first: FirstLook) -> list[str]:
 
 def _find(paths: Sequence[str]) -> list[manifest.Clip]:
     try:
-        found = list(dict.fromkeys(clip for path in paths for clip in manifest.find_clips(path)))
+        found = list(dict.fromkeys(clip for path in paths for clip in remote_clips.find_clips(path)))
     except ValueError as error:
         raise UsageError(str(error)) from None
     named = Counter(clip.clip_id for clip in found)
     # Clips that are given one by one may have the same name in different folders.
-    return [clip if named[clip.clip_id] == 1 else manifest.Clip(clip.path, clip.path) for clip in found]
+    return [clip if named[clip.clip_id] == 1 else replace(clip, clip_id=clip.path) for clip in found]
 
 
 def _opened(clip: manifest.Clip, config: ExperimentConfig) -> inspection.Clip:
