@@ -115,7 +115,8 @@ def main() -> None:
     config = configs.load(given.config, [*given.overrides, f"pretrain.shuffle={given.shuffle}"])
     scored = score.load(config, extract.load(config, Store(config.store)))
     with cluster.session(config.ray):
-        found = shards.run(config, scored)
+        found, windows = shards.sharded(config, scored)
+        shards.write(config, scored, found, windows)
     print(f"{scored.patches} patches in {len(found.counts)} shards, {given.shuffle} shuffled together")
     results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     spawn = multiprocessing.get_context("spawn")

@@ -110,11 +110,10 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
 
     result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
     if result:
-        failed = [row for row in result.report.ledger if row["status"] != "ok"]
+        clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
         console.show(report.terminal_table(result.report))
         if failed:
-            clips = len(result.report.ledger)
-            typer.echo(f"{len(failed)} of {clips} clips failed, wholly or in part; the report says why")
+            typer.echo(f"{failed} of {clips} clips failed, wholly or in part; the report says why")
         _echo(f"report   {result.page}")
         _echo(f"runs     mlflow ui --backend-store-uri {result.tracking_uri}")
 

@@ -308,7 +308,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         config_yaml=config.to_yaml(),
         results=results,
         counts=scored.counts,
-        ledger=scored.extracted.ledger.select(["clip_id", "status", "reason", "frames", "windows"]).to_pylist(),
+        ledger=scored.extracted.ledger,
         times=_times(config, store),
         history=history,
         images=pretrain.images(outputs["pretrain"].stage),
@@ -362,6 +362,6 @@ def _examples(config: ExperimentConfig, scored: score.Scored) -> tuple[dict[str,
 def _best_windows(scored: score.Scored) -> list[tuple[str, int]]:
     """(clip_id, window): of each of the `EXAMPLES` clips with the most twins, the window with the most."""
     ledger = scored.ledger.filter(pc.equal(scored.ledger["reason"], ""))
-    ranked = ledger.sort_by([("twin", "descending"), ("window", "ascending")])
+    ranked = ledger.select(["clip_id", "window", "twin"]).sort_by([("twin", "descending"), ("window", "ascending")])
     best = ranked.group_by("clip_id", use_threads=False).aggregate([("window", "first")])
     return [(row["clip_id"], row["window_first"]) for row in best[:EXAMPLES].to_pylist()]

@@ -185,7 +185,7 @@ def stored_window(scored: score.Scored, config: ExperimentConfig, clip_id: str, 
     Raises:
         StageError: the clip cannot be read any more.
     """
-    row = next(r for r in scored.extracted.ledger.to_pylist() if r["clip_id"] == clip_id)
+    row = scored.extracted.clip(clip_id)
     table = scored.stage.store.read_table(extract.trajectory_path(scored.extracted.stage, row["folder"], window))
     first = row["first_frames"][row["windows"].index(window)]
     try:

@@ -3,11 +3,14 @@
 import importlib.metadata
 import platform
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +54,7 @@ class Report:
         results: accuracies (shares, 0–1), one mapping for each data set and seed; see `accuracies`.
         counts: number of patches (`patches`), of those tracked through every frame (`tracked`), of those with a `twin`,
             and of those without one, by reason.
-        ledger: one row for each clip: `clip_id`, `status`, `reason`, `frames` and `windows`.
+        ledger: one row for each clip, with at least `clip_id`, `status`, `reason`, `frames` and `windows`.
         times: for each stage, the `seconds` it took and how many units of work were `computed` or `resumed`.
         history: the metrics of each epoch.
         images: what was trained on beside the video, see `pretrain.images`; empty if nothing was.
@@ -71,7 +74,7 @@ class Report:
     config_yaml: str
     results: Sequence[Mapping[str, Any]]
     counts: Mapping[str, int]
-    ledger: Sequence[Mapping[str, Any]]
+    ledger: pa.Table
     times: Mapping[str, Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     images: Mapping[str, Any] = field(default_factory=dict)
@@ -145,7 +148,7 @@ def page(report: Report) -> str:
     """
     config = ExperimentConfig.model_validate(yaml.safe_load(report.config_yaml))
     patches = report.counts.get("patches", 0)
-    clips = {status: sum(row["status"] == status for row in report.ledger) for status in ("ok", "partial", "failed")}
+    statuses = Counter(report.ledger["status"].to_pylist())
     return _TEMPLATE.render(
         report=report,
         config=config,
@@ -153,16 +156,21 @@ def page(report: Report) -> str:
         rows=accuracies(report.results),
         baseline=baseline_name(report.results),
         seeds=seeds_in_words(report.results),
-        clips=clips,
-        frames=sum(row.get("frames") or 0 for row in report.ledger),
-        windows=sum(len(row["windows"] or ()) for row in report.ledger),
+        clips={status: statuses[status] for status in ("ok", "partial", "failed")},
+        frames=pc.sum(report.ledger["frames"]).as_py() or 0,
+        windows=len(pc.list_flatten(report.ledger["windows"])),
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
-        incomplete=[row for row in report.ledger if row["status"] != "ok"],
+        incomplete=incomplete(report).select(["clip_id", "status", "reason"]).to_pylist(),
         looks=LOOKS,
         labelled=[labels(report.results).get(name, name) for name in config.evaluate.datasets[:1]],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )
+
+
+def incomplete(report: Report) -> pa.Table:
+    """The rows of the clips that failed, wholly or in part."""
+    return report.ledger.filter(pc.not_equal(report.ledger["status"], "ok"))
 
 
 def terminal_table(report: Report) -> Table:

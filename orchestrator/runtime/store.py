@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,21 @@ from infoaug.orchestrator.runtime import locks, scratch
 
 def digest_of(value: Any, length: int = 12) -> str:
     """Hex digest of a JSON-like value, the same for the same content in any key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:length]
+    return hashlib.sha256(_json(value).encode()).hexdigest()[:length]
+
+
+def digest_of_list(values: Iterable[Any]) -> str:
+    """`digest_of` the list of these values, without the list and its text in memory."""
+    rest, mark, between = iter(values), hashlib.sha256(b"["), ""
+    while part := [*islice(rest, 10_000)]:
+        mark.update((between + _json(part)[1:-1]).encode())
+        between = ", "
+    mark.update(b"]")
+    return mark.hexdigest()[:12]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def file_name(text: str, *more: str) -> str:

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from rich.markup import escape
 
 from infoaug.estimators.geometry import camera, depth
@@ -27,9 +28,10 @@ from infoaug.estimators.video.manifest import is_url
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import StageFolder, Store, digest_of, tensors
+from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, tensors
 from infoaug.orchestrator.settings import one_line
 from infoaug.orchestrator.stages import known_clips, remote_clips, user_code
+from infoaug.orchestrator.stages.windows import Windows
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 5  # raised when the same config would give other numbers
@@ -59,6 +61,7 @@ LEDGER = pa.schema(
         ("windows", pa.list_(pa.int32())),  # the numbers of the extracted windows
     ]
 )
+STORED = LEDGER.append(pa.field("signature", pa.string()))  # by which an unchanged clip is known
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,15 @@ class Extracted:
     resumed: int
     computed: int
 
-    @property
-    def windows(self) -> list[tuple[str, str, int]]:
+    @cached_property
+    def windows(self) -> Windows:
         """(clip_id, folder, window) of every extracted window, in order."""
-        return windows_of(self.ledger)
+        return Windows.of(self.ledger)
+
+    def clip(self, clip_id: str) -> dict[str, Any]:
+        """The row of the ledger of one of the clips."""
+        row: dict[str, Any] = self.ledger.filter(pc.equal(self.ledger["clip_id"], clip_id)).to_pylist()[0]
+        return row
 
     def without(self, failed: Mapping[tuple[str, int], str]) -> "Extracted":
         """A copy without the windows that failed.
@@ -93,19 +101,19 @@ class Extracted:
         """
         ledger = self.ledger
         if failed:
-            starts = range(0, len(ledger), CLIPS_AT_ONCE)
-            rows = ([_ledger_row(row, failed) for row in ledger[s : s + CLIPS_AT_ONCE].to_pylist()] for s in starts)
-            ledger = pa.concat_tables(pa.Table.from_pylist(part, schema=LEDGER) for part in rows).combine_chunks()
+            hit = np.asarray(pc.is_in(ledger["folder"], pa.array({folder for folder, _ in failed})))
+            rows = [_ledger_row(row, failed) for row in ledger.filter(hit).to_pylist()]
+            ledger = merged(hit, pa.Table.from_pylist(rows, schema=LEDGER), ledger.filter(~hit))
         if not pc.any(pc.greater(pc.list_value_length(ledger["windows"]), 0)).as_py():
             why = ledger["reason"][0].as_py()
             raise StageError(f"none of {len(ledger)} clips gave a window, the first because: {why}")
         return replace(self, ledger=ledger)
 
 
-def windows_of(ledger: pa.Table) -> list[tuple[str, str, int]]:
-    """(clip_id, folder, window) of every window in these rows of the ledger."""
-    rows = ledger.select(["clip_id", "folder", "windows"]).to_pylist()
-    return [(row["clip_id"], row["folder"], window) for row in rows for window in row["windows"]]
+def merged(chosen: NDArray[np.bool_], of_chosen: pa.Table, of_others: pa.Table) -> pa.Table:
+    """The rows of two tables in one, those of the first where bool[N] `chosen` is true."""
+    order = np.argsort(np.concatenate([np.flatnonzero(chosen), np.flatnonzero(~chosen)]))
+    return pa.concat_tables([of_chosen, of_others]).take(order).combine_chunks()
 
 
 def stage(config: ExperimentConfig, store: Store) -> StageFolder:
@@ -163,13 +171,15 @@ def load(config: ExperimentConfig, store: Store) -> Extracted:
     path = stage_folder.path(f"ledger-{clips_digest(config)}.parquet")
     if not store.exists(path):
         raise StageError("these clips are not extracted yet: run `infoaug extract` with the same config first")
-    ledger = store.read_table(path)
-    windows = sum(map(len, ledger["windows"].to_pylist()))
+    ledger = store.read_table(path, LEDGER.names)
+    windows = pc.sum(pc.list_value_length(ledger["windows"])).as_py()
     return Extracted(stage_folder, ledger, resumed=windows, computed=0).without({})
 
 
 def run(config: ExperimentConfig, store: Store) -> Extracted:
     """Extract every window that the store does not have yet.
+
+    Clips are looked at by Ray's workers, but for those whose files and windows are all as an earlier run left them.
 
     Raises:
         UsageError: `clips.path` matches nothing.
@@ -179,19 +189,18 @@ def run(config: ExperimentConfig, store: Store) -> Extracted:
     clips_found = find(config, store)
     _log.info("extracting %d clips into %s", len(clips_found), store.url(stage_folder.folder))
     stage_folder.record(config.to_yaml())
-    cluster.connect(config.ray)
-    cluster.check_shared(store)
-
-    parts, resumed, computed = [LEDGER.empty_table()], 0, 0
+    path = stage_folder.path(f"ledger-{clips_digest(config)}.parquet")
+    earlier = _earlier(store, path)
+    parts, resumed, computed = [STORED.empty_table()], 0, 0
     for part in console.parts(len(clips_found), CLIPS_AT_ONCE, "clips"):
-        rows, present, extracted = _extract_clips(stage_folder, config.extract, clips_found[part])
-        parts.append(pa.Table.from_pylist(rows, schema=LEDGER))
+        rows, present, extracted = _extract_clips(stage_folder, config, clips_found[part], earlier)
+        parts.append(rows)
         resumed, computed = resumed + present, computed + extracted
-        for row in rows:
+        for row in rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist():
             warn_of_failure(row)
     ledger = pa.concat_tables(parts).combine_chunks()
-    store.write_table(stage_folder.path(f"ledger-{clips_digest(config)}.parquet"), ledger)
-    return Extracted(stage_folder, ledger, resumed, computed).without({})
+    store.write_table(path, ledger)
+    return Extracted(stage_folder, ledger.select(LEDGER.names), resumed, computed).without({})
 
 
 def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
@@ -340,29 +349,72 @@ def crops_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return crops.decode(table["crops"].to_pylist()), at
 
 
+def _earlier(store: Store, path: str) -> pa.Table:
+    """The clips of an earlier run's ledger of which all windows were extracted, if it has their signatures."""
+    try:
+        ledger = store.read_table(path) if store.exists(path) else STORED.empty_table()
+    except BrokenFileError:  # it is written anew
+        ledger = STORED.empty_table()
+    if "signature" not in ledger.column_names:
+        return STORED.empty_table()
+    return ledger.filter(pc.equal(ledger["status"], "ok"))
+
+
 def _extract_clips(
-    stage_folder: StageFolder, settings: ExtractConfig, clips_found: Sequence[manifest.Clip]
-) -> tuple[list[dict[str, Any]], int, int]:
+    stage_folder: StageFolder, config: ExperimentConfig, clips_found: Sequence[manifest.Clip], earlier: pa.Table
+) -> tuple[pa.Table, int, int]:
     """Extract some clips.
 
+    Args:
+        stage_folder: where the windows go.
+        config: the experiment.
+        clips_found: the clips.
+        earlier: rows of an earlier run's ledger, see `_earlier`.
+
     Returns:
-        Their ledger rows, the number of windows that were in the store, and the number extracted now.
+        Their rows of the ledger, the number of windows that were in the store, and the number extracted now.
     """
+    settings = config.extract
+    complete = _complete(stage_folder, settings, clips_found, earlier)
+    ids = {clip: row for row, clip in enumerate(complete["clip_id"].to_pylist())}
+    left = [clip for clip in clips_found if clip.clip_id not in ids]
+    kept = len(pc.list_flatten(complete["windows"]))
+    if left:
+        cluster.connect(config.ray)
+        cluster.check_shared(stage_folder.store)
     scan = partial(_scan, stage_folder, settings)
-    scans = cluster.map_rows(list(map(vars, clips_found)), scan, CLIPS_PER_TASK)
-    rows = {row["clip_id"]: row | status for row, status in console.track(scans, len(clips_found), "scan clips")}
-    for clip in clips_found:
+    scans = cluster.map_rows(list(map(vars, left)), scan, CLIPS_PER_TASK)
+    rows = {row["clip_id"]: row | status for row, status in console.track(scans, len(left), "scan clips")}
+    for clip in left:
         rows.setdefault(clip.clip_id, _worker_died(clip))
-    wanted = [row for clip in clips_found for row in _windows(rows[clip.clip_id], settings.window)]
+    wanted = [row for clip in left for row in _windows(rows[clip.clip_id], settings.window)]
     folders = dict.fromkeys(row["folder"] for row in wanted)
     present = stage_folder.store.files(stage_folder.path("trajectories"), folders)
     todo = [w for w in wanted if window_file(w["folder"], w["window"]) not in present]
-    resumed = len(wanted) - len(todo)
-    if wanted:
-        console.say(f"extract: {len(wanted)} windows of {len(clips_found)} clips, {resumed} already there")
+    resumed = kept + len(wanted) - len(todo)
+    if kept or wanted:
+        console.say(f"extract: {kept + len(wanted)} windows of {len(clips_found)} clips, {resumed} already there")
     work = partial(_extract, stage_folder, settings)
     _, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "extract windows", settings.gpus_per_task)
-    return [_ledger_row(rows[c.clip_id], failed) for c in clips_found], resumed, len(todo) - len(failed)
+    new = pa.Table.from_pylist([_ledger_row(rows[clip.clip_id], failed) for clip in left], schema=STORED)
+    is_kept = np.array([clip.clip_id in ids for clip in clips_found])
+    return merged(is_kept, complete, new), resumed, len(todo) - len(failed)
+
+
+def _complete(
+    stage_folder: StageFolder, settings: ExtractConfig, clips_found: Sequence[manifest.Clip], earlier: pa.Table
+) -> pa.Table:
+    """The rows of `earlier` of those clips whose files are what they were and whose windows are all there, in order."""
+    place = pc.index_in(pa.array([clip.clip_id for clip in clips_found]), earlier["clip_id"].combine_chunks())
+    known = earlier.take(place.drop_null())
+    found = [clip.path for clip, row in zip(clips_found, place.to_pylist(), strict=True) if row is not None]
+    given = {"path": found, "signature": known_clips.signatures(found, settings.read_timeout)}
+    as_before = pc.and_(*(pc.equal(known[name], pa.array(of, pa.string())) for name, of in given.items()))
+    known = known.filter(as_before)
+    windows = Windows.of(known)
+    present = stage_folder.store.files(stage_folder.path("trajectories"), known["folder"].to_pylist())
+    there = [window_file(folder, window) in present for _, folder, window in windows]
+    return known.filter(np.bincount(windows.clip[~np.array(there, bool)], minlength=len(known)) == 0)
 
 
 def _windows(clip: Mapping[str, Any], length: int) -> Iterator[dict[str, Any]]:
@@ -385,6 +437,8 @@ def _scan(stage_folder: StageFolder, settings: ExtractConfig, rows: list[dict[st
         try:
             if is_url(path) and not state:  # a manifest names it
                 status["state"] = remote_clips.state(path)
+            # Before the clip is read: of one that is written to meanwhile, the next run finds another.
+            status["signature"] = status["state"] or clips.signature(path, settings.read_timeout)
             clip = manifest.Clip(row["clip_id"], path, status["state"])
             status["folder"], scan = known_clips.folder_and_scan(stage_folder, clip, settings)
             status |= vars(scan)

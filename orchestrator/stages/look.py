@@ -63,8 +63,7 @@ def seen(config: ExperimentConfig, extracted: extract.Extracted) -> Seen:
     elif settings.segmentation:
         files = [(path.name, path) for path in evenly(segmentation.test_images(settings.segmentation[0]), FRAMES)]
     else:
-        rows = {row["clip_id"]: row for row in extracted.ledger.to_pylist()}
-        return Seen(windows, tuple(_frame(rows[clip], n) for clip, _, n in evenly(extracted.windows, FRAMES)))
+        return Seen(windows, tuple(_frame(extracted.clip(clip), n) for clip, _, n in evenly(extracted.windows, FRAMES)))
     return Seen(windows, tuple((name, str(path.absolute()), -1) for name, path in files))
 
 

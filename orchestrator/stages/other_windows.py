@@ -7,19 +7,19 @@ clips, and windows of one clip are shared by all sets that it is in.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from infoaug.orchestrator.errors import StageError
 
 Bools = Sequence[NDArray[np.bool_]]
 
 
-def drawn(policy: str, clips: Sequence[str], paired: Bools, eligible: Bools, seed: int) -> list[NDArray[np.int64]]:
+def drawn(policy: str, clips: ArrayLike, paired: Bools, eligible: Bools, seed: int) -> list[NDArray[np.int64]]:
     """A twin for every patch that has one, drawn uniformly from the patches that could be one.
 
     Args:
         policy: `same-clip`, any other patch of any window of the clip; or `other-clip`, a patch of any other clip.
-        clips: of W windows, the clip that each belongs to.
+        clips: of W windows, the clip that each belongs to: its name, or a number in the order of the names.
         paired: of W windows bool[N], which patches get a twin.
         eligible: of W windows bool[N], which patches could be a twin; all that get one could.
         seed: of the draw.

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
@@ -29,7 +29,7 @@ from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_re
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
-from infoaug.orchestrator.runtime.store import StageFolder, digest_of
+from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import initial_weights, ray_training, score, shards, user_code
 
 MUCH = 0.05  # of the patches, which an epoch leaves out without a word
@@ -62,8 +62,7 @@ def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     identifying = config.pretrain.model_dump(exclude={*RUNTIME["pretrain"], "init", "images", "image_share"})
     identifying |= initial_weights.identity(config)
     identifying |= user_code.identity(config.pretrain.framework, "framework_code", "pretrain.framework")
-    units = digest_of([(folder, window) for _, folder, window in scored.extracted.windows])
-    data = {"score": scored.stage.hash, "policy": scored.policy, "windows": units}
+    data = {"score": scored.stage.hash, "policy": scored.policy, "windows": scored.extracted.windows.digest}
     key = {"version": VERSION, **data, "seed": config.seed, **identifying}
     # Stages of before there was a choice hold the trained backbone, so those of the momentum backbone have other names.
     if getattr(config.pretrain.framework_settings, "encoder", "trained") != "trained":
@@ -135,15 +134,7 @@ def _run(
     initial_weights.write(config, trained)
     cluster.connect(config.ray)
     resumed = store.exists(trained.path("train"))
-    patches, twins = scored.counts["patches"], scored.counts["twin"]
-    if patches < config.pretrain.batch_size:
-        raise UsageError(
-            f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
-            "give more clips, or set pretrain.batch_size lower"
-        )
-    doing = "resuming" if resumed else "starting"
-    beside = _paired(config, scored) + _beside(config, patches) + _in_blocks(config, scored)
-    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
+    told = job(config, scored, trained, "resuming" if resumed else "starting")
 
     computed: dict[float, Epoch] = {}
 
@@ -153,13 +144,8 @@ def _run(
         computed[metrics["epoch"]] = metrics
         on_epoch(metrics)
 
-    if (shuffled := shards.block(config, scored)) is None:
-        job = ray_training.Job(config, training_settings(config), trained, scored)
-    else:
-        sharded = shards.run(config, scored)
-        job = ray_training.Job(config, training_settings(config), trained, sharded, sharded.together(shuffled))
     epochs, training = epoch_queue.create(), _alone if config.pretrain.workers == 1 else _together
-    outcome = cluster.in_background(training(job, epochs))
+    outcome = cluster.in_background(training(told, epochs))
     try:
         _listen(epochs, outcome, receive)
         why = outcome.result()
@@ -170,6 +156,38 @@ def _run(
         raise StageError(f"training failed: {why}", retry=False)
     history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
     return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
+
+
+def job(config: ExperimentConfig, scored: score.Scored, trained: StageFolder, doing: str) -> ray_training.Job:
+    """What workers are told of a training, once the shards that it streams are written. The user is told, too.
+
+    Args:
+        config: the experiment.
+        scored: the patches and twins to train on.
+        trained: where the model goes.
+        doing: what is being done, for the user.
+
+    Raises:
+        UsageError: settings that do not fit these patches.
+        StageError: shards cannot be written.
+    """
+    patches, twins = scored.counts["patches"], scored.counts["twin"]
+    if patches < config.pretrain.batch_size:
+        raise UsageError(
+            f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
+            "give more clips, or set pretrain.batch_size lower"
+        )
+    beside, made = _paired(config, scored) + _beside(config, patches), training_settings(config)
+    shuffled = shards.block(config, scored)
+    if shuffled is not None:
+        shards.check(config, scored)
+        found, windows = shards.sharded(config, scored)
+        beside += _in_blocks(config, found, shards.paired(scored, windows), shuffled)
+    console.say(escape(f"pretrain: {patches} patches, {twins} with a twin{beside}; {doing}"))
+    if shuffled is None:
+        return ray_training.Job(config, made, trained)
+    shards.write(config, scored, found, windows)
+    return ray_training.Job(config, made, trained, found, found.together(shuffled))
 
 
 def _paired(config: ExperimentConfig, scored: score.Scored) -> str:
@@ -193,20 +211,22 @@ def _paired(config: ExperimentConfig, scored: score.Scored) -> str:
     )
 
 
-def _in_blocks(config: ExperimentConfig, scored: score.Scored) -> str:
+def _in_blocks(config: ExperimentConfig, found: shards.Sharded, paired: Sequence[int], shuffled: int) -> str:
     """What an epoch of a streamed training leaves out, for the user, if it is much.
+
+    Args:
+        config: the experiment.
+        found: its shards.
+        paired: patches with a twin in each.
+        shuffled: patches that are shuffled together.
 
     Raises:
         UsageError: its blocks cannot be trained on.
     """
-    if (shuffled := shards.block(config, scored)) is None:
-        return ""
-    shards.check(config, scored)
-    found, windows = shards.sharded(config, scored)
     made, size = training_settings(config), config.extract.image_size
     stream = Stream(found.counts, lambda number: shards.open_shard(found, Path()), found.together(shuffled), size)
     try:
-        stream.check_blocks(made, shards.paired(scored, windows), still_rows(made) if config.pretrain.stills else 0)
+        stream.check_blocks(made, paired, still_rows(made) if config.pretrain.stills else 0)
     except ValueError as error:
         raise UsageError(re.sub(r"\b(twin_share|shuffle|batch_size)\b", r"pretrain.\1", str(error))) from None
     left_out = 1 - stream.steps(made.batch_size) * made.batch_size / stream.patches

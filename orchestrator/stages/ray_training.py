@@ -53,14 +53,15 @@ class Job:
         config: the experiment.
         settings: its training.
         stage: where the trained backbone is written.
-        scored: the patches and their twins; or the shards that they are streamed from.
+        sharded: the shards that patches and twins are streamed from; None: all are held, and their windows are listed
+            in ledgers that workers read from the store.
         together: shards of a block; see `Stream`.
     """
 
     config: ExperimentConfig
     settings: TrainingSettings
     stage: StageFolder
-    scored: score.Scored | Sharded
+    sharded: Sharded | None = None
     together: int = 1
 
 
@@ -141,10 +142,10 @@ def train(job: Job, worker: Worker) -> str:
         torch.cuda.set_device(device)
     first = not dist.is_initialized() or dist.get_rank() == 0
     validate = _validation(config, device) if config.evaluate.every and first else None
-    if isinstance(job.scored, Sharded):
-        data: Pairs | Stream = _stream(config, job.scored, job.together, worker)
+    if job.sharded:
+        data: Pairs | Stream = _stream(config, job.sharded, job.together, worker)
     else:
-        data = _read(config, job.scored, stage, worker)
+        data = _read(config, listed(config, stage), stage, worker)
     training = Training(settings, data, device, validate, initial_weights.stored(config, stage))
     with Checkpoints(stage) as checkpoints:
         if newest := _from_first(checkpoints.newest() if first else None):
@@ -194,6 +195,18 @@ def _keep(training: Training, data: Pairs | Stream, config: ExperimentConfig, st
         read = {"images": images, "count": data.stills, "share": share, "shown": shown}
         stage.store.write_json(stage.path(IMAGES), read)
     stage.store.write_json(stage.path("history.json"), training.history)
+
+
+def listed(config: ExperimentConfig, stage: StageFolder) -> score.Scored:
+    """The scored windows that a training was named by, from the ledgers in the store.
+
+    Raises:
+        StageError: another command has changed the ledgers since.
+    """
+    scored = score.load(config, extract.load(config, stage.store))
+    if scored.extracted.windows.digest != stage.key["windows"]:
+        raise StageError("another command has changed the set of windows meanwhile; run the same command again")
+    return scored
 
 
 def windows(scored: score.Scored, store: Store) -> Iterator[Window]:

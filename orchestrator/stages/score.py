@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,20 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arrays
 from infoaug.orchestrator.stages import extract, masks, other_windows, window_scores
+from infoaug.orchestrator.stages.extract import merged
 from infoaug.orchestrator.stages.twin_table import (
     COUNTED,
+    DRAWN,
+    ONE,
     PARTNERS,
     RANDOM_DRAWS,
     column,
+    of_control,
     stored_partners,
     summary,
     twin_table,
 )
+from infoaug.orchestrator.stages.windows import Window, Windows
 
 VERSION = 7  # raised when the same config would give other numbers
 WINDOWS_PER_TASK = 8  # at most
@@ -108,8 +113,16 @@ class Scored:
         policy, draw = config.score.policy, config.seed % RANDOM_DRAWS
         return replace(self, policy=policy, draw=draw, twins=config.pretrain.twins if policy in RANKED else 1)
 
+    def in_windows(self, name: str) -> NDArray[np.integer]:
+        """One of `COUNTED` in each of `extracted.windows`: int[W]."""
+        return self.ledger[column(name)].to_numpy()[self._rows]
+
     def _total(self, name: str) -> int:
-        return int(sum(self.ledger[column(name)].to_pylist()))
+        return int(pc.sum(self.ledger[column(name)]).as_py() or 0)
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        return self.extracted.windows.rows_of(self.ledger)
 
 
 def stage(config: ExperimentConfig, extracted: extract.Extracted) -> StageFolder:
@@ -131,16 +144,11 @@ def twins_of(scored: Scored, folder: str, window: int) -> tuple[NDArray[np.int32
         By `later` a patch is its own twin; by `later+mutual-information` it has the twin of mutual information, and
         training draws which of the two it shows.
     """
-    column = "twin" if scored.policy in ("mutual-information", "none", *LATER) else scored.policy
-    table = scored.stage.store.read_table(twins_path(scored.stage, folder, window), sorted({"twin", column}))
+    columns = sorted({"twin", *({scored.policy} & {*ONE, *DRAWN})})
+    table = scored.stage.store.read_table(twins_path(scored.stage, folder, window), columns)
     paired = np.asarray(pc.is_valid(table["twin"]))
-    values = table[column].combine_chunks()
-    if pa.types.is_fixed_size_list(values.type):
-        return values.flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, scored.draw], paired
-    twin = values.fill_null(-1).to_numpy()
-    if scored.policy in ("none", "later"):
-        twin = np.where(paired & (scored.policy == "later"), np.arange(len(twin), dtype=twin.dtype), -1)
-    return twin, paired
+    twin = of_control(scored.policy, scored.draw, table.column, paired)
+    return table["twin"].fill_null(-1).to_numpy() if twin is None else twin, paired
 
 
 def partners_of(scored: Scored, folder: str, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -167,7 +175,7 @@ def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:
     if scored.policy not in OTHER_WINDOWS:
         return None
 
-    def read(unit: tuple[str, str, int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def read(unit: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         reason = scored.stage.store.read_table(twins_path(scored.stage, *unit[1:]), ["reason"])["reason"]
         never = pc.is_in(reason, pa.array(["lost", "static", "textureless"]))
         return pc.equal(reason, "").to_numpy(), ~never.to_numpy()
@@ -175,7 +183,9 @@ def twins_elsewhere(scored: Scored) -> list[NDArray[np.int64]] | None:
     units = scored.extracted.windows
     with ThreadPoolExecutor(READERS) as pool:
         paired, eligible = zip(*pool.map(read, units), strict=True)
-    return other_windows.drawn(scored.policy, [folder for _, folder, _ in units], paired, eligible, scored.draw)
+    # By name, as it was drawn before ledgers had numbers of clips.
+    clip = np.unique(np.array(units.clips["folder"].to_pylist()), return_inverse=True)[1][units.clip]
+    return other_windows.drawn(scored.policy, clip, paired, eligible, scored.draw)
 
 
 def twins_path(stage_folder: StageFolder, folder: str, window: int) -> str:
@@ -216,13 +226,19 @@ def load(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     """Read what an earlier scoring of these trajectories left.
 
     Raises:
-        StageError: they were not scored with these settings, or no window could be scored.
+        StageError: they, or some of them, were not scored with these settings, or no window could be scored.
     """
     stage_folder, store = stage(config, extracted), extracted.stage.store
     path = _ledger_path(config, stage_folder)
     if not store.exists(path):
         raise StageError("these trajectories are not scored yet: run `infoaug score` with the same config first")
-    return _scored(config, stage_folder, extracted, store.read_table(path, LEDGER.names))
+    ledger = store.read_table(path, LEDGER.names)
+    if missing := int((extracted.windows.rows_of(ledger) < 0).sum()):
+        raise StageError(
+            f"{missing} of {len(extracted.windows)} windows are not scored yet: run `infoaug score` with the same "
+            "config first"
+        )
+    return _scored(config, stage_folder, extracted, ledger)
 
 
 def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
@@ -241,7 +257,7 @@ def run(config: ExperimentConfig, extracted: extract.Extracted) -> Scored:
     parts, resumed = [], 0
     for part in console.parts(len(extracted.ledger), extract.CLIPS_AT_ONCE, "clips"):
         rows, present = _score_clips(config, stage_folder, extracted.stage, extracted.ledger[part], earlier)
-        parts.append(pa.Table.from_pylist(rows, schema=LEDGER))
+        parts.append(rows)
         resumed += present
     ledger = pa.concat_tables(parts).combine_chunks()
     store.write_table(path, ledger)
@@ -281,7 +297,7 @@ def _score_clips(
     trajectories: StageFolder,
     clips: pa.Table,
     earlier: pa.Table,
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[pa.Table, int]:
     """Score the windows of some clips.
 
     Args:
@@ -294,20 +310,20 @@ def _score_clips(
     Returns:
         Their ledger rows, and the number of windows whose twins were in the store.
     """
-    windows = extract.windows_of(clips)
-    present = stage_folder.store.files(stage_folder.path("twins"), dict.fromkeys(folder for _, folder, _ in windows))
-    rows = earlier.filter(pc.is_in(earlier["folder"], clips["folder"])).to_pylist()
-    counts = {(row["folder"], row["window"]): row for row in rows if not row["reason"]}
-    frames = _first_frames(clips, config.clips.masks) if config.clips.masks else {}
-    wanted: list[dict[str, Any]] = [
-        {"folder": folder, "window": window, "present": extract.window_file(folder, window) in present}
-        | frames.get((folder, window), {})
-        for _, folder, window in windows
-    ]
-    resumed = sum(row["present"] for row in wanted)
-    console.say(f"score: {len(wanted)} windows, {resumed} already there")
+    windows = Windows.of(clips)
+    counted = earlier.filter(pc.and_(pc.is_in(earlier["folder"], clips["folder"]), pc.equal(earlier["reason"], "")))
+    known = windows.rows_of(counted)
+    folders = clips["folder"].take(np.unique(windows.clip)).to_pylist()
+    present = stage_folder.store.files(stage_folder.path("twins"), folders)
+    there = np.array([extract.window_file(folder, window) in present for _, folder, window in windows], bool)
+    console.say(f"score: {len(windows)} windows, {there.sum()} already there")
     # A window with twins but without counts was scored by a command that was stopped before it wrote the ledger.
-    todo = [row for row in wanted if not row["present"] or (row["folder"], row["window"]) not in counts]
+    left = ~there | (known < 0)
+    frames = _first_frames(clips, config.clips.masks) if config.clips.masks else {}
+    todo = [
+        {"folder": folder, "window": window, "present": bool(is_there)} | frames.get((folder, window), {})
+        for (_, folder, window), is_there in zip(windows[left], there[left], strict=True)
+    ]
     if todo:
         cluster.connect(config.ray)
         if slow := _slow(config.score):
@@ -321,13 +337,12 @@ def _score_clips(
             "score.backend to cpu"
         )
     done, failed = cluster.map_windows(todo, work, WINDOWS_PER_TASK, "score windows", gpus)
-    counts |= {key: status["summary"] for key, status in done.items()}
-    counts |= dict.fromkeys(failed, dict.fromkeys(map(column, COUNTED), 0))
-    return [
+    new = [
         {"clip_id": clip_id, "folder": folder, "window": window, "reason": failed.get((folder, window), "")}
-        | {name: counts[folder, window][name] for name in map(column, COUNTED)}
-        for clip_id, folder, window in windows
-    ], resumed
+        | (done[folder, window]["summary"] if (folder, window) in done else dict.fromkeys(map(column, COUNTED), 0))
+        for clip_id, folder, window in windows[left]
+    ]
+    return merged(left, pa.Table.from_pylist(new, schema=LEDGER), counted.take(known[~left])), int(there.sum())
 
 
 def _first_frames(clips: pa.Table, given: str) -> dict[tuple[str, int], dict[str, Any]]:

@@ -25,9 +25,9 @@ from infoaug.models.pixels import compress
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
-from infoaug.orchestrator.runtime.store import StageFolder, digest_of
+from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import extract, score
-from infoaug.orchestrator.stages.twin_table import PARTNERS, RANDOM_DRAWS, stored_partners
+from infoaug.orchestrator.stages.twin_table import DRAWN, ONE, PARTNERS, RANDOM_DRAWS, of_control, stored_partners
 
 if TYPE_CHECKING:
     from infoaug.models.training.pairs import Pairs
@@ -37,7 +37,7 @@ BYTES = 128 << 20  # pixels of a shard, before compression
 HELD_BYTES = 32 << 30  # of pixels, up to which a training holds all patches, by default
 BLOCK = 1 << 18  # patches that are shuffled together beyond, by default
 READERS = 8  # threads of a task that read windows
-ONE, DRAWN = ("nearest", "correlation"), ("shuffled", "random", "oracle")  # columns of twins by control policies
+SHARDS_AT_ONCE = 256  # bounds this process's memory: the windows of a shard are named to its task
 
 SCHEMA = pa.schema(
     [
@@ -99,13 +99,10 @@ def check(config: ExperimentConfig, scored: score.Scored) -> None:
         )
 
 
-def sharded(config: ExperimentConfig, scored: score.Scored) -> tuple[Sharded, list[list[int]]]:
+def sharded(config: ExperimentConfig, scored: score.Scored) -> tuple[Sharded, list[NDArray[np.integer]]]:
     """The shards that these windows have or will have, and the windows of each, numbers in `scored.extracted`."""
-    units = [(folder, window) for _, folder, window in scored.extracted.windows]
-    key = {"version": VERSION, "score": scored.stage.hash, "windows": digest_of(units)}
-    counted = scored.ledger.select(["folder", "window", "patches"]).to_pylist()
-    by_window = {(row["folder"], row["window"]): row["patches"] for row in counted}
-    patches = np.array([by_window[unit] for unit in units])
+    key = {"version": VERSION, "score": scored.stage.hash, "windows": scored.extracted.windows.digest}
+    patches = scored.in_windows("patches")
     each = BYTES // (config.extract.crops * 3 * config.extract.image_size**2)
     windows = planned(patches, max(1, each))
     counts = tuple(int(patches[own].sum()) for own in windows)
@@ -113,52 +110,50 @@ def sharded(config: ExperimentConfig, scored: score.Scored) -> tuple[Sharded, li
     return Sharded(stage, counts, scored.policy, scored.draw, scored.twins), windows
 
 
-def paired(scored: score.Scored, windows: Sequence[Sequence[int]]) -> list[int]:
+def paired(scored: score.Scored, windows: Sequence[NDArray[np.integer]]) -> list[int]:
     """Patches with a twin in each shard, by the windows of each."""
-    rows = scored.ledger.select(["folder", "window", "twin"]).to_pylist()
-    by_window = {(row["folder"], row["window"]): row["twin"] for row in rows}
-    units = scored.extracted.windows
-    return [sum(by_window[units[window][1:]] for window in own) for own in windows]
+    twins = scored.in_windows("twin")
+    return [int(twins[own].sum()) for own in windows]
 
 
-def planned(patches: NDArray[np.integer], each: int) -> list[list[int]]:
+def planned(patches: NDArray[np.integer], each: int) -> list[NDArray[np.integer]]:
     """Deal windows with these numbers of patches, int[W], out to shards of about `each` patches, at random."""
+    total = int(patches.sum())
     order = np.random.default_rng(0).permutation(len(patches))
-    count = max(1, round(int(patches.sum()) / each))
-    shard = np.minimum(np.cumsum(patches[order]) * count // max(1, int(patches.sum())), count - 1)
-    dealt = (sorted(order[shard == number].tolist()) for number in range(count))
-    return [own for own in dealt if own and patches[own].sum()]
+    count = max(1, round(total / each))
+    shard = np.minimum(np.cumsum(patches[order], dtype=np.int64) * count // max(1, total), count - 1)
+    dealt = map(np.sort, np.split(order, np.searchsorted(shard, np.arange(1, count))))
+    return [own for own in dealt if patches[own].any()]
 
 
-def run(config: ExperimentConfig, scored: score.Scored) -> Sharded:
-    """Write the shards that the store does not have yet.
+def write(
+    config: ExperimentConfig, scored: score.Scored, found: Sharded, windows: Sequence[NDArray[np.integer]]
+) -> None:
+    """Write those of the shards, as `sharded` gives them, that the store does not have yet.
 
     Raises:
         StageError: one of them cannot be written; those that are complete stay.
     """
-    check(config, scored)
-    found, windows = sharded(config, scored)
     found.stage.record(config.to_yaml())
     present = found.stage.store.files(found.stage.folder)
-    units = scored.extracted.windows
-    todo: list[dict[str, Any]] = [
-        {"number": number, "windows": [units[window][1:] for window in own]}
-        for number, own in enumerate(windows)
-        if found.path(number).rpartition("/")[2] not in present
-    ]
-    console.say(f"shards: {len(windows)}, {len(windows) - len(todo)} already there")
-    if todo:
+    missing = [n for n in range(len(windows)) if found.path(n).rpartition("/")[2] not in present]
+    console.say(f"shards: {len(windows)}, {len(windows) - len(missing)} already there")
+    if missing:
         cluster.connect(config.ray)
     # Their key says how they were scored, which the partners depend on.
     work = partial(_write, found, scored.extracted.stage, scored.stage)
-    left = {row["number"] for row in todo}
-    for row, status in console.track(cluster.map_rows(todo, work, 1), len(todo), "write shards"):
-        if status["reason"]:
-            raise StageError(f"a shard of the patches cannot be written: {status['reason']}")
-        left.discard(row["number"])
-    if left:
-        raise StageError(f"{len(left)} shards of the patches were not written: {cluster.DIED}")
-    return found
+    for part in console.parts(len(missing), SHARDS_AT_ONCE, "shards"):
+        todo: list[dict[str, Any]] = [
+            {"number": number, "windows": [unit[1:] for unit in scored.extracted.windows[windows[number]]]}
+            for number in missing[part]
+        ]
+        left = {row["number"] for row in todo}
+        for row, status in console.track(cluster.map_rows(todo, work, 1), len(todo), "write shards"):
+            if status["reason"]:
+                raise StageError(f"a shard of the patches cannot be written: {status['reason']}")
+            left.discard(row["number"])
+        if left:
+            raise StageError(f"{len(left)} shards of the patches were not written: {cluster.DIED}")
 
 
 def open_shard(found: Sharded, file: Path) -> "Pairs":
@@ -204,18 +199,12 @@ def _twins(
     found: Sharded, batch: pa.RecordBatch, paired: NDArray[np.bool_]
 ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
     """The partners of a shard's patches by the policy, int[N, k], −1 after the last, and their strengths f[N, k]."""
-    policy, rows = found.policy, np.arange(len(paired))
-    if policy in ONE:
-        chosen = batch[policy].fill_null(-1).to_numpy(zero_copy_only=False)
-    elif policy in DRAWN:
-        chosen = batch[policy].flatten().to_numpy().reshape(-1, RANDOM_DRAWS)[:, found.draw]
-    elif policy in ("none", "later"):
-        chosen = np.where(paired & (policy == "later"), rows, -1)
-    else:
-        partners = _padded(batch["partners"], found.twins, np.int32)
-        alike = found.twins == 1
-        return partners, np.ones(partners.shape) if alike else _padded(batch["strength"], found.twins, np.float32, 0)
-    return chosen[:, None], np.ones((len(paired), 1))
+    chosen = of_control(found.policy, found.draw, batch.column, paired)
+    if chosen is not None:
+        return chosen[:, None], np.ones((len(paired), 1))
+    partners = _padded(batch["partners"], found.twins, np.int32)
+    alike = found.twins == 1
+    return partners, np.ones(partners.shape) if alike else _padded(batch["strength"], found.twins, np.float32, 0)
 
 
 def _padded(lists: pa.ListArray, width: int, dtype: type[np.generic], value: int = -1) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The result of scoring a window, and its table in the store."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from infoaug.orchestrator.runtime.store import arrays
 
 RANDOM_DRAWS = 8  # of policies with chance in them; training with seed s takes draw s modulo 8
 REASONS = ("twin", "lost", "static", "textureless", "no candidate", "not significant", "not mutual", "policy none")
+ONE, DRAWN = ("nearest", "correlation"), ("shuffled", "random", "oracle")  # policies with a column of twins; of draws
 PARTNERS = ("twin", "strength", "candidates", "candidate_strength", "candidate_p_value")  # columns
 COUNTED = ("patches", "tracked", *REASONS)  # what the ledger counts in every window
 
@@ -129,6 +130,27 @@ def twin_table(
         "candidate_distance": [distance[i, c] for i, c in enumerate(listed)],
     }
     return pa.table(columns).cast(TWINS)
+
+
+def of_control(
+    policy: str, draw: int, column: Callable[[str], pa.Array | pa.ChunkedArray], paired: NDArray[np.bool_]
+) -> NDArray[np.int32] | None:
+    """The twins of N patches by a policy of control: int32[N], −1 for none; None if mutual information gives them.
+
+    Args:
+        policy: one of those within windows.
+        draw: which of the `RANDOM_DRAWS` draws of a policy with chance in it.
+        column: gives a column of their table, if the policy has one, by its name.
+        paired: bool[N], which patches have a twin by mutual information.
+    """
+    if policy in ("none", "later"):
+        return np.where(paired & (policy == "later"), np.arange(len(paired), dtype=np.int32), np.int32(-1))
+    if policy in ONE:
+        return column(policy).fill_null(-1).to_numpy(zero_copy_only=False)
+    if policy in DRAWN:
+        drawn = pc.list_flatten(column(policy)).to_numpy(zero_copy_only=False)
+        return drawn.reshape(-1, RANDOM_DRAWS)[:, draw]
+    return None
 
 
 def stored_partners(

@@ -7,11 +7,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.reporting import figures, look, report
+from infoaug.orchestrator.stages import extract
 
 VIDEO = {"name": "trial", "clips": {"path": "my/videos"}}
 MALICIOUS = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>.mp4'
@@ -31,6 +33,10 @@ def clip(name: str, status: str = "ok", reason: str = "", windows: int = 2) -> d
     }
 
 
+def ledger(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([*rows], schema=extract.LEDGER)
+
+
 def made_up(config: dict[str, Any] | None = None, **changes: Any) -> report.Report:
     """A report with made-up content."""
     counts = {"patches": 200, "tracked": 150, "twin": 40, "lost": 20, "static": 100, "not significant": 40}
@@ -46,7 +52,7 @@ def made_up(config: dict[str, Any] | None = None, **changes: Any) -> report.Repo
         config_yaml=ExperimentConfig.model_validate(config or {"name": "demo"}).to_yaml(),
         results=[result()],
         counts=counts,
-        ledger=[clip("a.mp4"), clip("b.mp4")],
+        ledger=ledger(clip("a.mp4"), clip("b.mp4")),
         times={"extract": {"seconds": 83.2, "computed": 4, "resumed": 0}},
         history=history,
         pictures={"reasons": picture, "training": picture, "accuracy": picture},
@@ -97,7 +103,7 @@ def test_a_window_is_linked_to_its_explorer_beside_the_page() -> None:
 
 
 def test_the_page_is_self_contained() -> None:
-    page = report.page(made_up(ledger=[clip(MALICIOUS, "failed", MALICIOUS, 0), clip("a")]))
+    page = report.page(made_up(ledger=ledger(clip(MALICIOUS, "failed", MALICIOUS, 0), clip("a"))))
     for tag, attributes in Seen(page).tags:
         for name in ("src", "href"):
             value = attributes.get(name)
@@ -136,7 +142,7 @@ def test_every_picture_is_in_the_page_with_alternative_text() -> None:
 
 def test_markup_in_names_and_reasons_is_escaped() -> None:
     made = made_up(
-        ledger=[clip(MALICIOUS, "failed", "<b>why</b>", 0), clip("a")],
+        ledger=ledger(clip(MALICIOUS, "failed", "<b>why</b>", 0), clip("a")),
         results=[result(MALICIOUS)],
         examples={MALICIOUS: {}},
         packages={MALICIOUS: MALICIOUS},
@@ -151,7 +157,8 @@ def test_markup_in_names_and_reasons_is_escaped() -> None:
 @pytest.mark.parametrize("count", [1, 300])
 def test_every_failed_clip_is_named_with_its_reason(count: int) -> None:
     lost = [clip(f"clip-{n}.mp4", "failed", f"broken at byte {n}.", 0) for n in range(count)]
-    text = Seen(report.page(made_up(ledger=[*lost, clip("c", "partial", "window 3: out of memory"), clip("d")]))).text
+    lost.append(clip("c", "partial", "window 3: out of memory"))
+    text = Seen(report.page(made_up(ledger=ledger(*lost, clip("d"))))).text
     assert all(f"clip-{n}.mp4 failed broken at byte {n}." in text for n in range(count))
     assert "c partial window 3: out of memory" in text
     assert f"{count + 1} of {count + 2} clips" in text
@@ -281,7 +288,7 @@ def test_secrets_in_urls_are_masked_wherever_they_stand() -> None:
         "clips": {"path": "https://host/x?sig=hunter5"},
     }
     failed = {"clip_id": "a", "status": "failed", "reason": "no answer from s3://k:hunter6@b", "windows": []}
-    page = report.page(made_up(config, ledger=[failed]))
+    page = report.page(made_up(config, ledger=ledger(failed)))
     assert "Video from https://host/x?sig=***" in Seen(page).text
     (encoded,) = re.findall(r"data:application/yaml;base64,([\w+/=]+)", page)
     for text in (page, base64.b64decode(encoded).decode()):
@@ -290,7 +297,7 @@ def test_secrets_in_urls_are_masked_wherever_they_stand() -> None:
 
 
 def test_an_experiment_without_results_still_has_a_page() -> None:
-    empty = made_up(results=[], counts={}, ledger=[], times={}, history=[], pictures={}, examples={})
+    empty = made_up(results=[], counts={}, ledger=ledger(), times={}, history=[], pictures={}, examples={})
     assert "no data set was evaluated" in Seen(report.page(empty)).text
     assert "no data set was evaluated" in printed(empty)
 

@@ -183,8 +183,9 @@ def test_the_backbone_that_is_saved_is_the_one_that_the_paper_evaluates(
         }
     )
     settings = small_settings(framework, epochs=1, warmup_epochs=0, image_share=0.25)
+    monkeypatch.setattr(ray_training, "listed", lambda *given: scored)
     worker = replace(ALONE, tell=reported.append)
-    assert ray_training.train(ray_training.Job(config, settings, stage, scored), worker) == ""
+    assert ray_training.train(ray_training.Job(config, settings, stage), worker) == ""
     saved = safetensors.torch.load(stage.store.read_bytes(stage.path(WEIGHTS_FILE)))
     model = made[0].model
     teacher = model.momentum_backbone
