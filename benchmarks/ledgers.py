@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ import pyarrow as pa
 
 WINDOWS_PER_CLIP, FRAMES, CLASSES = 5, 250, 700  # of Kinetics-700
 PATCHES = 40, 120  # of a window, at least and below
-MAKERS = 8  # threads
 Row = dict[str, Any]
 
 
@@ -45,6 +43,7 @@ def settings(folder: Path) -> list[str]:
 
 def make(folder: Path, count: int) -> None:
     """Make up a store on which an experiment of so many windows is complete."""
+    from infoaug.estimators.video import clips
     from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
     from infoaug.orchestrator import config as configs
     from infoaug.orchestrator.runtime.store import Store
@@ -52,8 +51,7 @@ def make(folder: Path, count: int) -> None:
 
     experiment = configs.load(None, settings(folder))
     store = Store(experiment.store)
-    clips = [*range(count // WINDOWS_PER_CLIP)]
-    named = [f"class {number % CLASSES}/{number:07d}.mp4" for number in clips]
+    named = [f"class {number % CLASSES}/{number:07d}.mp4" for number in range(count // WINDOWS_PER_CLIP)]
     _touch(folder / "clips", named)
     ids = sorted(named)
     folders = [f"{name.replace('/', '_').replace(' ', '_')}-0123456789" for name in ids]
@@ -64,8 +62,7 @@ def make(folder: Path, count: int) -> None:
     table |= {"reason": [""] * many, "folder": folders, "frames": [FRAMES] * many, "fps": [25.0] * many}
     table |= {"width": [340] * many, "height": [256] * many, "cuts": [[]] * many, "repeats": [[]] * many}
     table |= {"first_frames": [[FRAMES // WINDOWS_PER_CLIP * w for w in windows]] * many, "windows": [windows] * many}
-    with ThreadPoolExecutor(MAKERS) as pool:
-        table["signature"] = [*pool.map(extract.clips.signature, table["path"])]
+    table["signature"] = clips.signatures(table["path"])
     place, source = extract.stage(experiment, store), extract.clips_digest(experiment)
     ledger = pa.Table.from_pydict(table, schema=extract.STORED)
     store.write_table(place.path(f"ledger-{source}.parquet"), ledger)

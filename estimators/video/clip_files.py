@@ -90,4 +90,4 @@ def is_folder(clip: Path) -> bool:
 
 def is_a(name: str, suffixes: frozenset[str]) -> bool:
     """Return whether a file name has one of the suffixes, in any case; hidden files never do."""
-    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
+    return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes

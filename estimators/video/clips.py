@@ -32,7 +32,7 @@ from infoaug.estimators.video.clip_files import (
     once_in_time,
     readable,
 )
-from infoaug.estimators.video.fingerprints import content, digest, signature
+from infoaug.estimators.video.fingerprints import content, digest, signature, signatures
 from infoaug.estimators.video.frame_folders import frames_of, in_order, read_frame
 from infoaug.estimators.video.timed_calls import TimedCalls
 from infoaug.estimators.video.video_file import FrameIndex, VideoFile, frame_index
@@ -51,6 +51,7 @@ __all__ = [
     "quiet",
     "read_clip",
     "signature",
+    "signatures",
 ]
 
 # OpenCV reads this when it first opens a video, and FFmpeg then writes nothing to stderr; errors are raised.

@@ -2,16 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from infoaug.estimators.options import READ_TIMEOUT
-from infoaug.estimators.video.clip_files import in_time, is_folder, once_in_time, readable
+from infoaug.estimators.video.clip_files import ClipError, in_time, is_folder, once_in_time, readable
 from infoaug.estimators.video.frame_folders import frames_of
 from infoaug.estimators.video.timed_calls import TimedCalls
 
 _MIB = 1 << 20
 _AT_ONCE = 16 * _MIB  # read within the time limit
+_CLIPS_AT_ONCE, _READERS = 64, 32  # looked at within the time limit; threads
 
 
 def digest(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
@@ -38,6 +41,34 @@ def signature(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
     those of `digest`.
     """
     return once_in_time(Path(path), read_timeout, _signature)
+
+
+def signatures(paths: Sequence[str | Path], read_timeout: float = READ_TIMEOUT) -> list[str | None]:
+    """The `signature` of each of many clips, several at the same time.
+
+    Args:
+        paths: video files or folders of frames.
+        read_timeout: seconds to wait for the disk, for 64 clips.
+
+    Returns:
+        The signatures; None for a clip that cannot be read, and for all that follow when the disk does not answer.
+    """
+    parts = [paths[start : start + _CLIPS_AT_ONCE] for start in range(0, len(paths), _CLIPS_AT_ONCE)]
+    lost = Event()
+
+    def read(part: Sequence[str | Path]) -> list[str | None]:
+        calls = TimedCalls(read_timeout)
+        try:
+            if not lost.is_set():
+                return calls.call(lambda: [*map(_signature_if_readable, part)])
+        except TimeoutError:
+            lost.set()
+        finally:
+            calls.end()
+        return [None] * len(part)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [found for part in pool.map(read, parts) for found in part]
 
 
 def content(path: str | Path, read_timeout: float = READ_TIMEOUT) -> str:
@@ -85,6 +116,13 @@ def _digest(clip: Path) -> str:
         file.seek(max(size - _MIB, 0))
         mark.update(file.read(_MIB))
     return mark.hexdigest()
+
+
+def _signature_if_readable(path: str | Path) -> str | None:
+    try:
+        return _signature(Path(path))
+    except (OSError, ClipError):
+        return None
 
 
 def _signature(clip: Path) -> str:

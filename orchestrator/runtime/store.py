@@ -56,6 +56,7 @@ def file_name(text: str, *more: str) -> str:
 # As pyarrow names them. Their objects appear whole, and they have no folders to create.
 OBJECT_STORAGES = ("s3", "gcs", "abfs")
 LISTERS = 32  # folders listed at the same time
+LISTED_AT_ONCE = 64  # on a disk, by one of them: handing a folder to a thread costs more than reading it
 
 
 class BrokenFileError(StageError):
@@ -116,27 +117,38 @@ class Store:
         Raises:
             StageError: a folder cannot be listed.
         """
-        if below is not None:
-            with ThreadPoolExecutor(LISTERS) as pool:
-                listed = pool.map(lambda name: (name, self.files(f"{folder}/{name}")), below)
-                return {f"{name}/{file}" for name, files in listed for file in files}
-        base = self._at(folder)
-        with self._as_stage_error("list", folder):
-            listed = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
-        self._sweep(listed)
-        names = (info.path[len(base) :].lstrip("/") for info in listed if info.is_file)
-        return {name for name in names if not name.endswith(".part")}
+        names = [f"{name}/" for name in below] if below is not None else [""]
+        at_once = LISTED_AT_ONCE if self.local else 1
+        parts = [names[start : start + at_once] for start in range(0, len(names), at_once)]
+        with ThreadPoolExecutor(LISTERS) as pool:
+            found = {file for part in pool.map(lambda part: self._files(folder, part), parts) for file in part}
+        unfinished = {file for file in found if file.endswith(".part")}
+        self._sweep(f"{self._at(folder)}/{file}" for file in unfinished)
+        return found - unfinished if unfinished else found
+
+    def _files(self, folder: str, below: Iterable[str]) -> list[str]:
+        """All files below these folders of a folder, relative to it. Their names end in `/`; none is the folder."""
+        found, base = list[str](), f"{self._at(folder)}/"
+        for name in below:
+            with self._as_stage_error("list", f"{folder}/{name}"):
+                if isinstance(self._fs, fs.LocalFileSystem):
+                    found += _files_below(base + name, name)
+                    continue
+                selector = fs.FileSelector((base + name).rstrip("/"), allow_not_found=True, recursive=True)
+                found += (info.path[len(base) :] for info in self._fs.get_file_info(selector) if info.is_file)
+        return found
 
     def sweep(self, folder: str) -> None:
         """Delete what killed writers have left in a folder; `files` does so too."""
-        with contextlib.suppress(OSError):
-            self._sweep(self._fs.get_file_info(fs.FileSelector(self._at(folder), allow_not_found=True)))
+        if self.local:
+            with contextlib.suppress(OSError):
+                self._sweep(map(str, (self.local / folder).glob("*.part")))
 
-    def _sweep(self, listed: Iterable[fs.FileInfo]) -> None:
-        for info in listed if self.local else ():
-            if info.is_file and info.extension == "part" and scratch.is_abandoned(info.base_name, info.mtime_ns / 1e9):
-                with contextlib.suppress(OSError):  # another process was faster, or may not delete it
-                    Path(info.path).unlink()
+    def _sweep(self, unfinished: Iterable[str]) -> None:
+        for path in map(Path, unfinished if self.local else ()):
+            with contextlib.suppress(OSError):  # another process was faster, or may not delete it
+                if scratch.is_abandoned(path.name, path.stat().st_mtime):
+                    path.unlink()
 
     def read_bytes(self, path: str) -> bytes:
         """Read a file.
@@ -261,6 +273,25 @@ class Store:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}".rstrip("/")
+
+
+def _files_below(folder: str, name: str) -> list[str]:
+    """All files in a local folder, at any depth, with `name` before theirs; none if it does not exist.
+
+    pyarrow takes ten times as long, since it asks for the size of each.
+    """
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    found.append(name + entry.name)
+                elif entry.is_dir():
+                    found += _files_below(entry.path, f"{name}{entry.name}/")
+    except (FileNotFoundError, NotADirectoryError):
+        if Path(folder).exists():  # a file
+            raise
+    return found
 
 
 def move_into_place(written: Path, target: Path) -> None:

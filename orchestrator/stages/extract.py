@@ -408,7 +408,7 @@ def _complete(
     place = pc.index_in(pa.array([clip.clip_id for clip in clips_found]), earlier["clip_id"].combine_chunks())
     known = earlier.take(place.drop_null())
     found = [clip.path for clip, row in zip(clips_found, place.to_pylist(), strict=True) if row is not None]
-    given = {"path": found, "signature": known_clips.signatures(found, settings.read_timeout)}
+    given = {"path": found, "signature": clips.signatures(found, settings.read_timeout)}
     as_before = pc.and_(*(pc.equal(known[name], pa.array(of, pa.string())) for name, of in given.items()))
     known = known.filter(as_before)
     windows = Windows.of(known)
