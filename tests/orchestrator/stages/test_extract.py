@@ -1,18 +1,24 @@
 """Extract without a cluster: what becomes of clips that are hostile, and where their files go."""
 
+import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from infoaug.estimators.video import clips, patches, shots
 from infoaug.estimators.video.manifest import find_clips
 from infoaug.orchestrator.config import ExperimentConfig, ExtractConfig, load
+from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.runtime import cluster
 from infoaug.orchestrator.runtime.store import StageFolder, Store, arrays, file_name
-from infoaug.orchestrator.stages import extract
+from infoaug.orchestrator.stages import extract, score
 from infoaug.orchestrator.synthetic import scenes
 
 
@@ -92,6 +98,90 @@ def test_a_clip_that_is_too_large_or_small_is_refused_after_one_look(
     assert row["first_frames"] == []
     with pytest.raises(ValueError, match=reason):
         raise ValueError(row["reason"])
+
+
+# ---- runs after the first
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The clips, or windows of clips, that were given to workers. These are this process, and no Ray is started."""
+    names: list[str] = []
+
+    def map_rows(rows: Sequence[dict[str, Any]], work: Any, *_: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        names.extend(row.get("clip_id") or row["folder"].rpartition("-")[0] for row in rows)
+        yield from zip(rows, work(rows), strict=True)
+
+    monkeypatch.setattr(cluster, "map_rows", map_rows)
+    monkeypatch.setattr(cluster, "gpus", lambda: 0)
+    for name in ("connect", "check_shared"):
+        monkeypatch.setattr(cluster, name, lambda given: names.append("Ray"))
+    return names
+
+
+def test_a_run_that_finds_all_complete_gives_nothing_to_workers(tmp_path: Path, looked_at: list[str]) -> None:
+    for name in ("a", "b", "c"):
+        write_clip(tmp_path / "clips" / name)
+    shutil.rmtree(tmp_path / "clips" / "b")
+    (tmp_path / "clips" / "b.mp4").write_bytes(b"junk")  # fails each time
+    config = settings(f"clips.path={tmp_path / 'clips'}", "score.min_frames=4", "score.surrogates=0")
+    store = Store(str(tmp_path / "store"))
+
+    def run() -> tuple[score.Scored, list[str]]:
+        looked_at.clear()
+        scored = score.run(config, extract.run(config, store))
+        return scored, sorted({*looked_at} - {"Ray"})
+
+    first, looked = run()
+    assert looked == ["a", "b.mp4", "c"] and (first.computed, first.extracted.computed) == (2, 2)
+    again, looked = run()
+    assert looked == ["b.mp4"] and (again.resumed, again.extracted.resumed) == (2, 2)
+    (tmp_path / "clips" / "b.mp4").unlink()
+    again, looked = run()
+    assert looked_at == [] and again.ledger.equals(first.ledger)
+    kept = first.extracted.ledger.filter(pc.equal(first.extracted.ledger["status"], "ok"))
+    assert again.extracted.ledger.equals(kept)
+
+    os.utime(tmp_path / "clips" / "a" / "3.png")
+    again, looked = run()
+    assert looked == ["a"] and again.extracted.ledger.equals(kept)
+    windows = again.extracted.windows
+    store.delete(extract.trajectory_path(again.extracted.stage, *windows[1][1:]))
+    store.delete(score.twins_path(again.stage, *windows[0][1:]))
+    again, looked = run()
+    assert looked == ["a", "c"] and (again.computed, again.extracted.computed) == (1, 1)
+    assert again.extracted.ledger.equals(kept) and again.ledger.equals(first.ledger)
+
+    path = again.extracted.stage.path(f"ledger-{extract.clips_digest(config)}.parquet")
+    store.write_table(path, kept)  # as earlier versions wrote it
+    again, looked = run()
+    assert looked == ["a", "c"] and again.extracted.resumed == 2 and again.extracted.ledger.equals(kept)
+    write_clip(tmp_path / "clips" / "d")
+    extracted = extract.run(config, store)
+    with pytest.raises(StageError, match="1 of 3 windows are not scored yet: run `infoaug score`"):
+        score.load(config, extracted)
+
+
+def test_windows_that_fail_later_leave_the_rows_of_the_other_clips_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {
+            "clip_id": f"{n}.mp4",
+            "folder": f"{n}",
+            "status": "ok",
+            "reason": "",
+            "windows": [0, 1],
+            "first_frames": [0, 4],
+        }
+        for n in range(5)
+    ]
+    ledger = pa.Table.from_pylist(rows, schema=extract.LEDGER)
+    whole = extract.Extracted(StageFolder(Store(str(tmp_path)), "extract", {}), ledger, 0, 0)
+    left = whole.without({("3", 0): "why", ("1", 0): "why", ("1", 1): "other"})
+    assert [*left.windows] == [w for w in whole.windows if w[1:] not in (("3", 0), ("1", 0), ("1", 1))]
+    assert left.ledger.filter([True, False, True, False, True]).equals(ledger.filter([True, False, True, False, True]))
+    assert left.ledger.column("status").to_pylist() == ["ok", "failed", "ok", "partial", "ok"]
+    assert left.ledger.column("reason")[1].as_py() == "window 0: why; window 1: other"
+    assert left.ledger.column("first_frames")[3].as_py() == [4]
 
 
 # ---- patches

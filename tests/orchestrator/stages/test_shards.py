@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray import cloudpickle
 
 from infoaug.models.training import Pairs, Stream
 from infoaug.orchestrator.config import ExperimentConfig
@@ -98,6 +99,27 @@ def test_a_shard_has_the_crops_and_twins_that_its_windows_have(scored: score.Sco
     for name in ("twin", "partners", "strengths", "crop_frames", "is_paired", "starts"):
         assert torch.equal(getattr(shard, name), getattr(expected, name)), name
     assert (shard.twin >= 0).any() == (policy != "none")
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 200))
+def test_windows_are_in_the_shards_that_they_were_always_in(counts: list[int], each: int) -> None:
+    patches = np.array(counts)
+    order = np.random.default_rng(0).permutation(len(patches))
+    number = max(1, round(int(patches.sum()) / each))
+    shard = np.minimum(np.cumsum(patches[order]) * number // max(1, int(patches.sum())), number - 1)
+    dealt = [sorted(order[shard == n].tolist()) for n in range(number)]
+    assert [own.tolist() for own in shards.planned(patches, each)] == [o for o in dealt if o and patches[o].sum()]
+
+
+def test_workers_are_told_of_no_window(scored: score.Scored) -> None:
+    for shuffle in ("all", PATCHES):
+        config = _config(batch_size=4, shuffle=shuffle)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "write", lambda *given: None)
+            told = pretrain.job(config, scored, pretrain.stage(config, scored), "starting")
+        assert (told.sharded is None) == (shuffle == "all")
+        assert b"a.mp4" in cloudpickle.dumps(scored) and b"a.mp4" not in cloudpickle.dumps(told)
 
 
 def test_windows_are_dealt_out_at_random_into_shards_of_about_one_size() -> None:
