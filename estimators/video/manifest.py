@@ -101,7 +101,7 @@ def _clips(given: Path) -> list[Clip]:
     if given.suffix.lower() in MANIFEST_SUFFIXES and given.is_file():
         return _listed(given)
     if given.is_dir():
-        return [Clip(_name(clip, given), str(clip)) for clip in _walk(given)]
+        return [*_named(_walk(given), given)]
     if given.is_file():
         check_file(str(given), given.suffix)
         return [Clip(given.name, str(given))]
@@ -137,8 +137,11 @@ def _as_text(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Find videos and folders of frames below a folder; follows links, but enters every folder once."""
+def _walk(root: Path) -> Iterator[str]:
+    """Find videos and folders of frames below a folder; follows links, but enters every folder once.
+
+    Paths are texts: a `Path` takes longer to make than a file takes to find.
+    """
     entered: set[Path] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
@@ -147,7 +150,8 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         entered.add(real)
         subfolders[:] = sorted(name for name in subfolders if not is_no_clip(name))
-        yield from (Path(folder, name) for name in clips_in(subfolders, files))
+        start = _start(folder)
+        yield from (start + name if name else str(Path(folder)) for name in clips_in(subfolders, files))
 
 
 def clips_in(subfolders: Sequence[str], files: Sequence[str]) -> list[str]:
@@ -166,14 +170,24 @@ def _are_frames(images: Sequence[str], videos: Sequence[str], subfolders: Sequen
     """Say whether the images of a folder may be frames: not if they are the posters or previews of what is beside."""
     if not videos:
         return len(images) > (1 if subfolders else 0)
+    if len(images) < _FEWEST_FRAMES:
+        return False
     names = {Path(video).stem for video in videos}
     series = Counter(series_of(name) for name in images if Path(name).stem not in names and series_of(name) != name)
     return max(series.values(), default=0) >= _FEWEST_FRAMES
 
 
-def _name(clip: Path, root: Path) -> str:
-    """Return the path of a clip below the root; for the root itself, its name."""
-    return clip.relative_to(root).as_posix() if clip != root else root.resolve().name
+def _start(folder: str | Path) -> str:
+    """What the paths of files in a folder begin with."""
+    return str(Path(folder, "_"))[:-1]
+
+
+def _named(paths: Iterable[str], root: Path) -> Iterator[Clip]:
+    """Name each clip by its path below the root; the root itself by its name."""
+    start = _start(root)
+    for path in paths:
+        named = path.removeprefix(start).replace(os.sep, "/") if path != str(root) else root.resolve().name
+        yield Clip(named, path)
 
 
 def _matching(pattern: Path) -> list[Clip]:
@@ -182,15 +196,15 @@ def _matching(pattern: Path) -> list[Clip]:
     while not any(char in pattern.parts[fixed] for char in "*?["):
         fixed += 1
     root = Path(*pattern.parts[:fixed])
-    clips: set[Path] = set()
+    clips: set[str] = set()
     for match in root.glob(str(Path(*pattern.parts[fixed:]))):
         if any(is_no_clip(part) and part not in pattern.parts for part in match.relative_to(root).parts):
             continue
         if match.is_dir():
             clips.update(_walk(match))
         elif is_a(match.name, VIDEO_SUFFIXES):
-            clips.add(match)
-    return [Clip(_name(path, root), str(path)) for path in clips]
+            clips.add(str(match))
+    return [*_named(clips, root)]
 
 
 def _listed(manifest: Path) -> list[Clip]:

@@ -407,8 +407,11 @@ def _complete(
     """The rows of `earlier` of those clips whose files are what they were and whose windows are all there, in order."""
     place = pc.index_in(pa.array([clip.clip_id for clip in clips_found]), earlier["clip_id"].combine_chunks())
     known = earlier.take(place.drop_null())
-    found = [clip.path for clip, row in zip(clips_found, place.to_pylist(), strict=True) if row is not None]
-    given = {"path": found, "signature": clips.signatures(found, settings.read_timeout)}
+    found = [clip for clip, row in zip(clips_found, place.to_pylist(), strict=True) if row is not None]
+    paths = [clip.path for clip in found]
+    on_disk = [path for path in paths if not is_url(path)]
+    signatures = dict(zip(on_disk, clips.signatures(on_disk, settings.read_timeout), strict=True))
+    given = {"path": paths, "signature": [signatures.get(clip.path, clip.state) for clip in found]}
     as_before = pc.and_(*(pc.equal(known[name], pa.array(of, pa.string())) for name, of in given.items()))
     known = known.filter(as_before)
     windows = Windows.of(known)
