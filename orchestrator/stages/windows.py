@@ -52,9 +52,9 @@ class Windows(Sequence[Window]):
     def __getitem__(self, index: int) -> Window: ...
 
     @overload
-    def __getitem__(self, index: slice | NDArray[np.integer]) -> "Windows": ...
+    def __getitem__(self, index: slice | NDArray[np.integer | np.bool_]) -> "Windows": ...
 
-    def __getitem__(self, index: int | slice | NDArray[np.integer]) -> "Window | Windows":
+    def __getitem__(self, index: int | slice | NDArray[np.integer | np.bool_]) -> "Window | Windows":
         if isinstance(index, slice | np.ndarray):
             return Windows(self.clips, self.clip[index], self.number[index])
         row = int(self.clip[index])

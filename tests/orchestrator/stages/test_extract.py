@@ -124,7 +124,9 @@ def test_a_run_that_finds_all_complete_gives_nothing_to_workers(tmp_path: Path, 
         write_clip(tmp_path / "clips" / name)
     shutil.rmtree(tmp_path / "clips" / "b")
     (tmp_path / "clips" / "b.mp4").write_bytes(b"junk")  # fails each time
-    config = settings(f"clips.path={tmp_path / 'clips'}", "score.min_frames=4", "score.surrogates=0")
+    config = settings(
+        f"clips.path={tmp_path / 'clips'}", "score.min_frames=4", "score.surrogates=0", "score.backend=reference"
+    )
     store = Store(str(tmp_path / "store"))
 
     def run() -> tuple[score.Scored, list[str]]:
