@@ -210,7 +210,7 @@ def test_a_window_that_cannot_be_scored_is_left_out_until_it_can_be(
     table = store.read_table(path)
     store.write_table(path, table.slice(0, 0))
     scored = score.run(tiny, extracted)
-    assert scored.extracted.windows == [good] and (scored.computed, scored.resumed) == (1, 0)
+    assert [*scored.extracted.windows] == [good] and (scored.computed, scored.resumed) == (1, 0)
     assert f"failed {bad[0]}: window 0: not scored: " in capsys.readouterr().err
     assert {row["clip_id"]: row["status"] for row in scored.extracted.ledger.to_pylist()} == {
         bad[0]: "failed",
