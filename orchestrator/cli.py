@@ -112,6 +112,7 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     if result:
         clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
         console.show(report.terminal_table(result.report))
+        _echo(" ".join(report.conclusion(result.report)))
         if failed:
             typer.echo(f"{failed} of {clips} clips failed, wholly or in part; the report says why")
         _echo(f"report   {result.page}")
@@ -178,6 +179,7 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
     compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)
+    _echo("\n".join(compared.verdict()))
     _echo(f"comparison   {compared.page}")
     _echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
 
@@ -205,6 +207,7 @@ def compare(
     _log.info("compared '%s': %s", sweep, result.page)
     for table in result.tables():
         console.show(table)
+    _echo("\n".join(result.verdict()))
     _echo(f"comparison   {result.page}")
 
 

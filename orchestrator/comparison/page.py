@@ -95,7 +95,8 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
     datasets = arms.datasets(arms.grouped(sweep.trials))
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=captions.headlines(effects),
+        headlines=captions.headlines(effects, sweep),
+        next_step=captions.next_step(effects),
         how_to_read=captions.how_to_read(effects),
         excluded=captions.excluded_trials(sweep),
         completion=captions.completion(sweep),

@@ -17,11 +17,11 @@ from scipy.stats import spearmanr
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
-from infoaug.orchestrator.comparison.effects import EffectTable
+from infoaug.orchestrator.comparison.effects import EffectTable, accuracy_of
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
-from infoaug.orchestrator.reporting.statistics import Summary, probability, summary
+from infoaug.orchestrator.reporting.statistics import Summary, probability
 
 STYLES = {
     "none": {"color": INK, "marker": "o", "markerfacecolor": "white"},
@@ -193,18 +193,18 @@ def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric
     tried = {weight: by_seed for weight, by_seed in tried.items() if by_seed}
     none = values(trials, arms.at_weight(setting, "none", 0), dataset, metric)
     if none:
-        mean = summary(list(none.values()))
+        mean = accuracy_of(trials, none, dataset, metric)
         axes.axhline(100 * mean.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
-        if mean.half:
-            axes.axhspan(100 * (mean.mean - mean.half), 100 * (mean.mean + mean.half), color=GREY, alpha=0.2, lw=0)
-    cells = [summary(list(by_seed.values())) for by_seed in tried.values()]
-    means, halves = (np.array([100 * (part or 0.0) for part in parts]) for parts in zip(
-        *((cell.mean, cell.half) for cell in cells), strict=True))  # fmt: skip
-    axes.fill_between(list(tried), means - halves, means + halves, color=BLUE, alpha=0.22, linewidth=0)
+        if mean.interval:
+            axes.axhspan(100 * mean.interval[0], 100 * mean.interval[1], color=GREY, alpha=0.2, lw=0)
+    cells = [accuracy_of(trials, by_seed, dataset, metric) for by_seed in tried.values()]
+    means = [100 * cell.mean for cell in cells]
+    low, high = (np.array([100 * (cell.interval or 2 * [cell.mean])[end] for cell in cells]) for end in (0, 1))
+    axes.fill_between(list(tried), low, high, color=BLUE, alpha=0.22, linewidth=0)
     axes.plot(list(tried), means, label=arms.policy_name(MI), markersize=4.5, **_style(MI))
     random = values(trials, arms.at_weight(setting, "random", twin_weight), dataset, metric)
     if random:
-        _marks(axes, "random", [summary(list(random.values()))], [twin_weight], horizontal=False)
+        _marks(axes, "random", [accuracy_of(trials, random, dataset, metric)], [twin_weight], horizontal=False)
 
 
 def _same_span(panels: Sequence[Axes]) -> None:
@@ -218,11 +218,10 @@ def _same_span(panels: Sequence[Axes]) -> None:
 def _marks(axes: Axes, policy: str, cells: Sequence[Summary], places: Sequence[float], *, horizontal: bool) -> None:
     """Draw means in percent, with error bars if there are intervals."""
     means = [100 * cell.mean for cell in cells]
-    halves = [100 * (cell.half or 0.0) for cell in cells]
     x, y = (means, places) if horizontal else (places, means)
     style = {**_style(policy), "linestyle": "none", "markersize": 5, "elinewidth": 1.3, "capsize": 2}
-    if any(halves):
-        style["xerr" if horizontal else "yerr"] = halves
+    if (lengths := figures.errors(cells)) is not None:
+        style["xerr" if horizontal else "yerr"] = 100 * lengths
     axes.errorbar(x, y, label=arms.policy_name(policy), **style)
 
 

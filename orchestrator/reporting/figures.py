@@ -13,9 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
+from infoaug.orchestrator.reporting.statistics import Summary, percent
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-blind safe palette
 GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
@@ -118,19 +120,18 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         ([r.baseline for r in rows], baseline_name(results), 0.19, GREY),
     ):
         means = np.array([s.mean for s in summaries])
-        halves = [s.half for s in summaries]
-        error = [h or 0.0 for h in halves] if any(halves) else None
+        error = errors(summaries)
         bars = axes.barh(positions + offset, means, height=0.36, color=colour, label=name, xerr=error, ecolor=INK)
-        texts = [f"{m:.1%}" + (f" ± {h:.1%}" if h is not None else "") for m, h in zip(means, halves, strict=True)]
-        axes.bar_label(bars, texts, padding=4, color=INK)
+        axes.bar_label(bars, [percent(s) for s in summaries], padding=4, color=INK)
     known = [(y, r.chance) for y, r in zip(positions, rows, strict=True) if r.chance is not None]
     if known:
         y, chance = np.array(known).T
         axes.vlines(chance, y - 0.42, y + 0.42, color=INK, linestyles=":", linewidth=1.4, label="chance")
     axes.set_yticks(positions, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
     axes.invert_yaxis()
-    highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean))
-    axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))
+    both = [s for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean)]
+    highest = max((s.interval[1] if s.interval else s.mean for s in both), default=0)
+    axes.set_xlim(0, max(highest, 0.05) * (1.5 if any(s.interval for s in both) else 1.2))  # room for the numbers
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     kinds = {metric.axis for metric in METRICS.values() if metric.name in {row.metric for row in rows}}
@@ -173,6 +174,15 @@ def draw_domains(result: Mapping[str, Any]) -> Figure:
     bar.ax.tick_params(colors=INK, length=0)
     title(axes, f"Linear probe across domains, % ({baseline_name([result])})")
     return figure
+
+
+def errors(summaries: Sequence[Summary]) -> NDArray[np.float64] | None:
+    """Lengths of the error bars of shares f64[2, N], below and above the means; None if none has an interval."""
+    if not any(s.interval for s in summaries):
+        return None
+    ends = [s.interval or (s.mean, s.mean) for s in summaries]
+    lengths = [(s.mean - low, high - s.mean) for s, (low, high) in zip(summaries, ends, strict=True)]
+    return np.maximum(np.array(lengths).T, 0.0)  # rounding
 
 
 def message(text: str) -> Figure:

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.comparison import page, tables
+from infoaug.orchestrator.comparison import captions, page, tables
 from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
+from infoaug.orchestrator.comparison.effects import effect_tables
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import report
@@ -44,6 +45,11 @@ class Compared:
     files: Mapping[str, bytes]
     page: str
     tracking_uri: str
+
+    def verdict(self) -> list[str]:
+        """The verdict for each data set, a sentence each, and what to try next."""
+        effects = effect_tables(self.sweep)
+        return [*captions.headlines(effects, self.sweep), captions.next_step(effects)]
 
     def tables(self) -> list[Table]:
         """The comparison for the terminal."""
