@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -235,7 +236,8 @@ def _config(report: Report) -> ExperimentConfig:
 def terminal_table(report: Report) -> Table:
     """The table of accuracies, for the terminal."""
     caption = f"difference in percentage points; {seeds_in_words(report.results)}"
-    table = Table(title=Text(f"{report.name}: backbone"), caption=caption)
+    narrow: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    table = Table(title=Text(f"{report.name}: backbone"), caption=caption, **narrow)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", baseline_name(report.results), "difference"):
