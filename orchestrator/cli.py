@@ -63,7 +63,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. score.k=3; may be repeated."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be done or reused, and what it would take; then the resolved config."
+    ),
+]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
 
 
@@ -130,9 +135,8 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
     if not dry_run:
         return _run(config, overrides, experiment.STAGES, resume)
     resolved = load(config, overrides or ())
-    typer.echo(resolved.to_yaml())
-    for stage, what in experiment.plan(resolved).items():
-        _echo(f"{stage:9} {what}")
+    _summary(experiment.outlook(resolved, experiment.plan(resolved)))
+    typer.echo(f"\n{resolved.to_yaml()}")
 
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
@@ -174,8 +178,10 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
 
     resolved = load(config, overrides or ())
     if dry_run:
-        typer.echo(resolved.to_yaml())
-        return console.show(plan.plan(resolved))
+        planned = plan.plan(resolved)
+        _summary(planned.lines)
+        console.show(planned.table)
+        return typer.echo(resolved.to_yaml())
     compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)
@@ -449,6 +455,11 @@ def _exit_code(show_traceback: bool) -> int:
     if show_traceback:
         _print(traceback.format_exception(failure))
     return _end(sentence, code)
+
+
+def _summary(lines: Iterable[tuple[str, str]]) -> None:
+    for of, text in lines:
+        _echo(f"{of:9} {text}")
 
 
 def _echo(text: object, err: bool = False, nl: bool = True) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.markup import escape
 
-from infoaug.orchestrator import unused_settings
+from infoaug.orchestrator import estimate, unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
@@ -138,6 +138,15 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "report": "a page and figures",
     }
     return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
+
+
+def outlook(config: ExperimentConfig, planned: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What `run` would do, as `plan` says it, and take: lines by what they are of. Nothing is computed or written."""
+    store = Store(config.store)
+    scored, clips = estimate.scored(config, store), estimate.video(config)
+    trained = planned["pretrain"].startswith("reuse")
+    left = estimate.of_run(config, scored, clips, trained)
+    return [("clips", str(clips or "none can be read")), *planned.items(), *left.lines(config)]
 
 
 def _say_what_is_unused(config: ExperimentConfig) -> None:
