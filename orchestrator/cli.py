@@ -1,6 +1,7 @@
 """The command `infoaug`."""
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import infoaug
-from infoaug.orchestrator import named_configs
+from infoaug.orchestrator import named_configs, places
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import interruption, logs
@@ -22,6 +23,8 @@ from infoaug.orchestrator.runtime import interruption, logs
 if TYPE_CHECKING:
     from infoaug.orchestrator.config import ExperimentConfig
 
+_Misused = typer.BadParameter.__mro__[1]  # what typer raises for arguments that a command does not take
+_SETTING = re.compile(r"unexpected extra argument\S* \((?:.* )?([a-z_]+(?:\.\w+)*=[^ ]*).*\)")
 INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 
 
@@ -30,7 +33,12 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with _interruption(INTERRUPTED):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except _Misused as error:
+                if setting := _SETTING.search(str(error)):
+                    raise UsageError(f"settings are changed by --set, as in --set {setting[1]}") from error
+                raise
 
 
 @contextmanager
@@ -113,6 +121,7 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     from infoaug.orchestrator.reporting import report
     from infoaug.orchestrator.runtime import console
 
+    places.look_beside(config)
     result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
     if result:
         clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
@@ -134,6 +143,7 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
 
     if not dry_run:
         return _run(config, overrides, experiment.STAGES, resume)
+    places.look_beside(config)
     resolved = load(config, overrides or ())
     _summary(experiment.outlook(resolved, experiment.plan(resolved)))
     typer.echo(f"\n{resolved.to_yaml()}")
@@ -176,6 +186,7 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
     from infoaug.orchestrator.sweep import plan, runner
     from infoaug.orchestrator.sweep.config import load
 
+    places.look_beside(config)
     resolved = load(config, overrides or ())
     if dry_run:
         planned = plan.plan(resolved)
@@ -328,6 +339,7 @@ def export(
     """Export the trained backbone to files that load without infoaug."""
     from infoaug.orchestrator.exporting import export as exporting
 
+    places.look_beside(run)
     exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
     _log.info("exported %s to %s: %s", run, to, ", ".join(map(str, exported.files)))
     for path in exported.files:
@@ -384,6 +396,7 @@ def embed(
 
     if stride and not patches:
         raise UsageError("--stride is of --patches: give both or none")
+    places.look_beside(run)
     embedded = embedding.embed(
         run,
         data,
@@ -423,7 +436,7 @@ def main() -> None:
     # Also after the sub-command: typer takes an option of the whole command before it only.
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument != "--traceback")
     command = next((argument for argument in arguments if not argument.startswith("-")), "infoaug")
-    with interruption.raised(), logs.to_file(command, arguments):
+    with interruption.raised(), logs.to_file(command, arguments), places.restored():
         sys.exit(_exit_code("--traceback" in arguments))
 
 
