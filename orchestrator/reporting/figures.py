@@ -25,13 +25,22 @@ WIDTH = 6.4  # inches; narrow enough to read on a phone
 DPI = 110
 REASONS = {  # why a patch has a twin or none, in the words of the figure
     "twin": "has a twin",
-    "lost": "visible in too few frames",
+    "lost": "lost (visible in too few frames)",
     "static": "static",
     "textureless": "too little texture to track",
     "no candidate": "no other patch to pair with",
     "not significant": "no significant pair",
     "not mutual": "among the best of no partner",
     "policy none": "twins switched off",
+}
+
+
+CURVES = {  # what the figure of a training shows below the losses, if it was measured
+    "validation_knn": "kNN,\nvalidation",
+    "rank_me": "RankMe",
+    "feature_std": "feature\nspread",
+    "learning_rate": "learning\nrate",
+    "images_per_second": "images/s",
 }
 
 
@@ -73,27 +82,33 @@ def draw_reasons(counts: Mapping[str, int]) -> Figure:
 
 
 def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses and images per second by epoch.
+    """Losses, learning rate, label-free quality, validation accuracy and images per second by epoch.
 
     Args:
-        history: one mapping for each epoch, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`.
+        history: one mapping for each epoch, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`, and
+            those of `CURVES` that were measured.
     """
     if not history:
         return message("No epoch was trained.")
     epochs = [h["epoch"] for h in history]
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    shown = {key: label for key, label in CURVES.items() if any(key in h for h in history)}
+    figure = Figure(figsize=(WIDTH, 2.8 + 1.15 * len(shown)), layout="constrained")
+    above, *others = figure.subplots(1 + len(shown), 1, sharex=True, height_ratios=(2, *[1] * len(shown)))
     marker = {"marker": "o", "markersize": 3.5} if len(history) <= 30 else {}
     for key, name, colour in (("loss", "total", INK), ("view_loss", "views", BLUE), ("twin_loss", "twins", ORANGE)):
         above.plot(epochs, [h[key] for h in history], color=colour, label=name, **marker)
     above.legend(frameon=False, ncols=3)
     above.set_ylabel("loss")
-    below.plot(epochs, [h["images_per_second"] for h in history], color=GREEN, **marker)
-    below.set(xlabel="epoch", ylabel="images/s")
-    below.set_ylim(bottom=0)
-    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    for axes in (above, below):
+    for axes, (key, label) in zip(others, shown.items(), strict=True):
+        axes.plot(epochs, [h.get(key, np.nan) for h in history], color=GREEN, **marker)
+        axes.set_ylabel(label, fontsize=9)
+        highest = np.nanmax([0.0, *(h[key] for h in history if np.isfinite(h.get(key, np.nan)))])
+        axes.set_ylim(0, 1.12 * highest or 1)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    others[-1].set_xlabel("epoch")
+    others[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axes in (above, *others):
         plot_area(axes, "y")
     title(above, f"Training, {len(history)} epoch{'s' if len(history) > 1 else ''}")
     return figure
@@ -174,6 +189,11 @@ def draw_domains(result: Mapping[str, Any]) -> Figure:
     bar.ax.tick_params(colors=INK, length=0)
     title(axes, f"Linear probe across domains, % ({baseline_name([result])})")
     return figure
+
+
+def within_percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """The limits of an axis of shares in percent, without what no share can be."""
+    return max(limits[0], 0.0), min(limits[1], 100.0)
 
 
 def errors(summaries: Sequence[Summary]) -> NDArray[np.float64] | None:

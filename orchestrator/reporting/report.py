@@ -268,7 +268,9 @@ _CAPTIONS = {
     "held-out fifth of the same domain.",
     "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
-    "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
+    "training": "By epoch: the loss, the view loss plus the weighted twin loss; accuracy of kNN on held-out training "
+    "images, if it was measured; RankMe, the effective dimensions of the features, and their spread, of which a fall "
+    "towards 0 means that they collapse; learning rate and throughput.",
     "neighbours": "Test images, each with the training images of the most similar features; the number is the cosine. "
     "✓ and a whole blue frame: the same class. ✗ and a broken orange frame: another class. The test images are drawn "
     "at random, evenly over classes, and are the same for both backbones.",

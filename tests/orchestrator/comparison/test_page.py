@@ -82,6 +82,14 @@ def test_tables_headline_and_captions_are_on_the_page() -> None:
         assert part in text
 
 
+def test_the_difference_stays_in_sight_and_few_images_are_not_zero_million() -> None:
+    seen = rendered(sweep([trial("none", passes=12345.0), trial(passes=12345.0)]))
+    kept = [attributes for tag, attributes in seen.tags if "kept" in (attributes.get("class") or "")]
+    assert len(kept) == 4, "the column Δ none of two tables"
+    assert "24,690 images through the backbone" in seen.text
+    assert "138.0 million images through the backbone" in rendered(rich_sweep()).text
+
+
 def test_the_page_calls_synthetic_video_synthetic_and_real_video_not() -> None:
     of = trials({"none": [0.5], MI: [0.6]})
     assert "synthetic" in rendered(sweep(of, synthetic=True)).text

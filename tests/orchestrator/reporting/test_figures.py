@@ -79,6 +79,15 @@ def test_training_curves_show_every_epoch_even_with_a_loss_of_nan() -> None:
     assert decoded(figure).std() > 5
 
 
+def test_training_shows_what_was_measured_by_epoch_and_nothing_else() -> None:
+    assert [axes.get_ylabel() for axes in figures.draw_training([epoch(1)]).axes] == ["loss", "images/s"]
+    all_of = {"learning_rate": 0.1, "rank_me": 30.0, "feature_std": 0.5}
+    figure = figures.draw_training([epoch(1) | all_of, epoch(2) | all_of | {"validation_knn": 0.3}])
+    labels = [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
+    assert labels == ["loss", "kNN, validation", "RankMe", "feature spread", "learning rate", "images/s"]
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), [np.nan, 0.3])
+
+
 def test_accuracy_of_one_seed_is_drawn_with_its_interval_over_the_test_images() -> None:
     figure = figures.draw_accuracy([result(), result("scenes")])
     assert "One seed; in brackets: 95 % intervals over the test images" in words(figure)
