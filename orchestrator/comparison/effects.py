@@ -136,7 +136,7 @@ def accuracy_of(trials: Arms, by_seed: Mapping[int, float], dataset: str, metric
     results = (trial.results.get(dataset, {}) for trial in arms.all_trials(trials))
     images = {images_of(result, metric) for result in results if metric in result}
     if len(by_seed) == 1 and len(images) == 1 and (count := images.pop()):
-        return of_images(*by_seed.values(), count)
+        return of_images(next(iter(by_seed.values())), count)
     return summary(list(by_seed.values()))
 
 

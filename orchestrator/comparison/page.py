@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from infoaug.orchestrator.comparison import arms, captions, domains, plots, tables
+from infoaug.orchestrator.comparison import arms, captions, curves, domains, plots, tables
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
 from infoaug.orchestrator.evaluation.metrics import METRICS
@@ -67,6 +67,15 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
                 "features, against linear-probe accuracy. One marker per arm, means over seeds, with the rank "
                 "correlation over arms.",
             )
+        drawn[f"settings-{slug}"] = (
+            curves.draw_settings(trials, dataset, metric),
+            f"Every trial as a line through its settings to its accuracy ({named}), which is also its colour.",
+        )
+    drawn["curves"] = (
+        curves.draw_curves(trials),
+        "Every trial as a line, by epoch, coloured by its twins: the loss, and what was measured of the features "
+        "without test images. Losses of different frameworks cannot be compared.",
+    )
     return {name: (figure, caption) for name, (figure, caption) in drawn.items() if figure}
 
 

@@ -14,6 +14,7 @@ from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.comparison import captions, page, tables
 from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
+from infoaug.orchestrator.comparison.curves import CURVES
 from infoaug.orchestrator.comparison.effects import effect_tables
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
@@ -86,6 +87,7 @@ def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
         epochs=len(history),
         passes=images * (views * len(history) + twins),
         other=trial.other,
+        curves={key: [epoch[key] for epoch in history if key in epoch] for key in CURVES if key in history[-1]},
     )
 
 

@@ -28,7 +28,9 @@ def files() -> dict[str, bytes]:
 
 def test_files_are_the_page_markdown_two_csv_files_and_every_figure_as_png_and_svg(files: dict[str, bytes]) -> None:
     figures = [
-        f"{kind}-{name}" for name in ("cifar10", "scenes") for kind in ("accuracy", "weights", "time", "rank-me")
+        f"{kind}-{name}"
+        for name in ("cifar10", "scenes")
+        for kind in ("accuracy", "weights", "settings", "time", "rank-me")
     ]
     names = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     assert set(files) == {"comparison.html", "comparison.md", "trials.csv", "summary.csv", *names}
