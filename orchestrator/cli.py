@@ -23,7 +23,7 @@ from infoaug.orchestrator.runtime import interruption, logs
 if TYPE_CHECKING:
     from infoaug.orchestrator.config import ExperimentConfig
 
-_Misused = typer.BadParameter.__mro__[1]  # what typer raises for arguments that a command does not take
+_Misused: Any = typer.BadParameter.__mro__[1]  # what typer raises for arguments that a command does not take
 _SETTING = re.compile(r"unexpected extra argument\S* \((?:.* )?([a-z_]+(?:\.\w+)*=[^ ]*).*\)")
 INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import inf
 from types import MethodType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -152,12 +153,12 @@ def _counted(model: str) -> float:
     config = ExperimentConfig.model_validate_json(model)
     size = config.extract.image_size
     backbone, of_an_image = _backbone(*_named(config))
-    passed = 0.0
+    passed, width = 0.0, cast(int, backbone.num_features)
 
     def instead(self: nn.Module, images: Tensor) -> Tensor:
         nonlocal passed
         area = images.shape[-2] * images.shape[-1] / size**2  # small views cost by their area
-        features = next(self.parameters()).mean() * images.new_ones(len(images), backbone.num_features)
+        features = next(self.parameters()).mean() * images.new_ones(len(images), width)
         passed += len(images) * area * (3 if features.requires_grad else 1)
         return features + images.mean((1, 2, 3))[:, None]
 
