@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from infoaug.estimators.video.clips import Reader
+from infoaug.estimators.video.manifest import is_url
 from infoaug.models.backbones import create_backbone
 from infoaug.models.training.loop import build_model, example
 from infoaug.orchestrator.config import ExperimentConfig
@@ -79,7 +80,12 @@ class Video:
 
 
 def video(config: ExperimentConfig) -> Video | None:
-    """The clips of an experiment, of which at most `SAMPLED` are opened; None if there are none yet."""
+    """The clips of an experiment, of which at most `SAMPLED` are opened; None if there are none yet.
+
+    Clips at URLs would have to be fetched, so that they are not looked at either.
+    """
+    if config.clips.path and is_url(config.clips.path):
+        return None
     length = config.extract.window
     stride, cell = config.extract.stride or length, config.extract.cell
     try:

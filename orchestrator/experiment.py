@@ -145,8 +145,15 @@ def outlook(config: ExperimentConfig, planned: Mapping[str, str]) -> list[tuple[
     store = Store(config.store)
     scored, clips = estimate.scored(config, store), estimate.video(config)
     trained = planned["pretrain"].startswith("reuse")
+    if scored is None and clips is None:
+        unknown = "not estimated: no clip was looked at, because all are at a URL or cannot be read"
+        return [*planned.items(), ("time", unknown)]
     left = estimate.of_run(config, scored, clips, trained)
-    return [("clips", str(clips or "none can be read")), *planned.items(), *left.lines(config)]
+    return [
+        ("clips", str(clips or "not looked at, because they are extracted already")),
+        *planned.items(),
+        *left.lines(config),
+    ]
 
 
 def _say_what_is_unused(config: ExperimentConfig) -> None:

@@ -86,7 +86,8 @@ def _counts(config: SweepConfig, planned: list[Trial], todo: list[Trial]) -> str
 def _clips(config: SweepConfig, clips: estimate.Video | None) -> str:
     if clips:
         return f"{clips}" if config.clips.path else f"{clips}, rendered"
-    return f"there are none at '{config.clips.path}' yet: {UNKNOWN:,} patches are assumed"
+    assumed = f"{UNKNOWN:,} patches are assumed"
+    return f"none was looked at in '{config.clips.path}', which is a URL or not there yet: {assumed}"
 
 
 def _is_done(trial: Trial, scored: score.Scored | None) -> bool:
