@@ -1,6 +1,7 @@
 """The command `infoaug`."""
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import infoaug
-from infoaug.orchestrator import named_configs
+from infoaug.orchestrator import named_configs, places
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.runtime import interruption, logs
@@ -22,6 +23,8 @@ from infoaug.orchestrator.runtime import interruption, logs
 if TYPE_CHECKING:
     from infoaug.orchestrator.config import ExperimentConfig
 
+_Misused: Any = typer.BadParameter.__mro__[1]  # what typer raises for arguments that a command does not take
+_SETTING = re.compile(r"unexpected extra argument\S* \((?:.* )?([a-z_]+(?:\.\w+)*=[^ ]*).*\)")
 INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 
 
@@ -30,7 +33,12 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with _interruption(INTERRUPTED):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except _Misused as error:
+                if setting := _SETTING.search(str(error)):
+                    raise UsageError(f"settings are changed by --set, as in --set {setting[1]}") from error
+                raise
 
 
 @contextmanager
@@ -63,7 +71,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. score.k=3; may be repeated."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and what would be done or reused.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be done or reused, and what it would take; then the resolved config."
+    ),
+]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
 
 
@@ -108,10 +121,12 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
     from infoaug.orchestrator.reporting import report
     from infoaug.orchestrator.runtime import console
 
+    places.look_beside(config)
     result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
     if result:
         clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
         console.show(report.terminal_table(result.report))
+        _echo(" ".join(report.conclusion(result.report)))
         if failed:
             typer.echo(f"{failed} of {clips} clips failed, wholly or in part; the report says why")
         _echo(f"report   {result.page}")
@@ -128,10 +143,10 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
 
     if not dry_run:
         return _run(config, overrides, experiment.STAGES, resume)
+    places.look_beside(config)
     resolved = load(config, overrides or ())
-    typer.echo(resolved.to_yaml())
-    for stage, what in experiment.plan(resolved).items():
-        _echo(f"{stage:9} {what}")
+    _summary(experiment.outlook(resolved, experiment.plan(resolved)))
+    typer.echo(f"\n{resolved.to_yaml()}")
 
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
@@ -171,13 +186,17 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
     from infoaug.orchestrator.sweep import plan, runner
     from infoaug.orchestrator.sweep.config import load
 
+    places.look_beside(config)
     resolved = load(config, overrides or ())
     if dry_run:
-        typer.echo(resolved.to_yaml())
-        return console.show(plan.plan(resolved))
+        planned = plan.plan(resolved)
+        _summary(planned.lines)
+        console.show(planned.table)
+        return typer.echo(resolved.to_yaml())
     compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)
+    _echo("\n".join(compared.verdict()))
     _echo(f"comparison   {compared.page}")
     _echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
 
@@ -205,6 +224,7 @@ def compare(
     _log.info("compared '%s': %s", sweep, result.page)
     for table in result.tables():
         console.show(table)
+    _echo("\n".join(result.verdict()))
     _echo(f"comparison   {result.page}")
 
 
@@ -319,6 +339,7 @@ def export(
     """Export the trained backbone to files that load without infoaug."""
     from infoaug.orchestrator.exporting import export as exporting
 
+    places.look_beside(run)
     exported = exporting.export(run, to, out, force=force, overrides=overrides or ())
     _log.info("exported %s to %s: %s", run, to, ", ".join(map(str, exported.files)))
     for path in exported.files:
@@ -375,6 +396,7 @@ def embed(
 
     if stride and not patches:
         raise UsageError("--stride is of --patches: give both or none")
+    places.look_beside(run)
     embedded = embedding.embed(
         run,
         data,
@@ -414,7 +436,7 @@ def main() -> None:
     # Also after the sub-command: typer takes an option of the whole command before it only.
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument != "--traceback")
     command = next((argument for argument in arguments if not argument.startswith("-")), "infoaug")
-    with interruption.raised(), logs.to_file(command, arguments):
+    with interruption.raised(), logs.to_file(command, arguments), places.restored():
         sys.exit(_exit_code("--traceback" in arguments))
 
 
@@ -446,6 +468,11 @@ def _exit_code(show_traceback: bool) -> int:
     if show_traceback:
         _print(traceback.format_exception(failure))
     return _end(sentence, code)
+
+
+def _summary(lines: Iterable[tuple[str, str]]) -> None:
+    for of, text in lines:
+        _echo(f"{of:9} {text}")
 
 
 def _echo(text: object, err: bool = False, nl: bool = True) -> None:

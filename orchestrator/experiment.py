@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.markup import escape
 
-from infoaug.orchestrator import unused_settings
+from infoaug.orchestrator import estimate, unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
@@ -138,6 +138,22 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         "report": "a page and figures",
     }
     return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
+
+
+def outlook(config: ExperimentConfig, planned: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What `run` would do, as `plan` says it, and take: lines by what they are of. Nothing is computed or written."""
+    store = Store(config.store)
+    scored, clips = estimate.scored(config, store), estimate.video(config)
+    trained = planned["pretrain"].startswith("reuse")
+    if scored is None and clips is None:
+        unknown = "not estimated: no clip was looked at, because all are at a URL or cannot be read"
+        return [*planned.items(), ("time", unknown)]
+    left = estimate.of_run(config, scored, clips, trained)
+    return [
+        ("clips", str(clips or "not looked at, because they are extracted already")),
+        *planned.items(),
+        *left.lines(config),
+    ]
 
 
 def _say_what_is_unused(config: ExperimentConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import infoaug
+from infoaug.orchestrator import places
 
 FOLDER = Path(infoaug.__file__).parent / "configs"
 
@@ -37,8 +38,8 @@ def find(name: str | Path) -> Path:
 
 
 def folder(name: str) -> Path:
-    """A folder of configs: an existing folder, else infoaug's folder of this name, else the path as it is."""
-    path, own = Path(name), FOLDER / _below(name)
+    """A folder of configs: one that `places` finds, else infoaug's folder of this name, else the path as it is."""
+    path, own = places.located(name), FOLDER / _below(name)
     return own if not _is(Path.is_dir, path) and _is(Path.is_dir, own) else path
 
 

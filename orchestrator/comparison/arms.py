@@ -59,6 +59,7 @@ class TrialResult:
         passes: number of images that went through the backbone in training; small views count by their pixels.
         other: further swept settings, by their dotted name.
         run: MLflow run id.
+        curves: metrics of training by epoch, by name; empty for trials of before they were kept.
 
     Raises:
         ValueError: a trial without twins has a twin weight.
@@ -75,6 +76,7 @@ class TrialResult:
     passes: float
     other: Mapping[str, str] = field(default_factory=dict)
     run: str = ""
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.policy == "none" and self.twin_weight:

@@ -8,7 +8,11 @@ from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, below_baseline, is_significant
 from infoaug.orchestrator.evaluation.metrics import METRICS
-from infoaug.orchestrator.reporting.statistics import Paired, Summary, points, probability
+from infoaug.orchestrator.reporting import verdict
+from infoaug.orchestrator.reporting.statistics import Paired, Summary, margin, probability, seeds_for
+from infoaug.orchestrator.reporting.verdict import Finding, Outcome
+
+RESOLVED = 0.01  # half of an interval that is narrow enough, a share
 
 
 def excluded_trials(sweep: Sweep) -> list[tuple[str, str, str]]:
@@ -25,18 +29,23 @@ def excluded_trials(sweep: Sweep) -> list[tuple[str, str, str]]:
     return excluded
 
 
-def headlines(tables: Sequence[EffectTable]) -> list[str]:
-    """What one table of each data set shows, the first: the linear probe's if it was evaluated."""
-    first = {table.dataset: table for table in reversed(tables)}
-    return [headline(table) for table in tables if first[table.dataset] is table]
+def headlines(tables: Sequence[EffectTable], sweep: Sweep) -> list[str]:
+    """The verdict on the MI twin for each data set, from its first table: the linear probe's if it was evaluated."""
+    incomplete = completion(sweep) if len(sweep.trials) < sweep.planned else ""
+    return [headline(table, incomplete) for table in _first(tables)]
 
 
-def headline(table: EffectTable) -> str:
+def headline(table: EffectTable, missing: str = "") -> str:
     """The effect of the MI twin in one sentence, from the numbers of the table, and the arms that learnt nothing.
 
     A difference is stated as an effect only where the table marks it as significant.
     """
-    sentences = [_effect(table)]
+    row = table.total or table.rows[0]
+    found = findings(table)
+    seeds = _count(found[0].difference.n if found else table.seeds[1], "seed")
+    frameworks = max(row.frameworks)
+    scope = f"over {_count(frameworks, 'framework')} and {seeds}" if table.total else f"with {row.name} over {seeds}"
+    sentences = [verdict.sentence("the MI twin", found, scope, missing)]
     if table.baseline and (below := below_baseline(table)):
         named = "; ".join(f"{name} ({', '.join(map(arms.policy_name, policies))})" for name, policies in below.items())
         start = "initial weights" if table.initial else "untrained backbone"
@@ -44,29 +53,58 @@ def headline(table: EffectTable) -> str:
     return " ".join(sentences)
 
 
-def _effect(table: EffectTable) -> str:
+def findings(table: EffectTable) -> list[Finding]:
+    """The differences between the MI twin and its references, over all frameworks if there are several."""
     row = table.total or table.rows[0]
-    accuracy = METRICS[table.metric].within(table.title)
+    measured = METRICS[table.metric].within(table.title)
     references = (("no twins", row.to_none), ("random twins", row.to_random))
     known = [(name, test, number) for (name, test), number in zip(references, row.frameworks, strict=True) if test]
-    if not known:
-        return f"No trials with and without the MI twin can be compared by {accuracy}."
-    usual, frameworks = known[0][1].difference.n, known[0][2]
-    seeds = _count(usual, "seed")
-    scope = f"Over {_count(frameworks, 'framework')} and {seeds}" if table.total else f"With {row.name} over {seeds}"
-    shown, others = [], []
+    found = []
     for name, test, number in known:
-        of = [f"n = {test.difference.n}"] if test.difference.n != usual else []
+        _, first, frameworks = known[0]
+        of = [f"n = {test.difference.n}"] if test.difference.n != first.difference.n else []
         of += [_count(number, "framework")] if number != frameworks else []
-        if is_significant(test):
-            shown.append(f"by {_change(test, of)} relative to {name}")
-        else:
-            others.append(f"{name} ({_numbers(test, of)})")
-    difference = f"between the MI twin and {' or '.join(others)}"
-    if not shown:
-        return f"{scope}, no difference in {accuracy} is shown {difference}."
-    changes = f"{scope}, the MI twin changes {accuracy} {' and '.join(shown)}"
-    return f"{changes}; no difference is shown {difference}." if others else f"{changes}."
+        shown = None if test.p is None else is_significant(test)
+        found.append(Finding(measured, name, test.difference, shown, [*of, _tested(test)]))
+    return found
+
+
+def next_step(tables: Sequence[EffectTable]) -> str:
+    """What to try next, in one sentence, from the first table."""
+    return f"Next: {_next_step(tables[0]) if tables else 'see below why no trial was evaluated'}."
+
+
+def _next_step(table: EffectTable) -> str:
+    found = {finding.reference: finding for finding in findings(table)}
+    outcomes = {reference: finding.outcome for reference, finding in found.items()}
+    learnt = {(name, policy) for name, policies in below_baseline(table).items() for policy in policies}
+    if learnt and len(learnt) == sum(len(row.accuracy) for row in table.rows):
+        return "train longer or give more clips, because no arm is above the backbone that training started from"
+    if "no twins" not in found:
+        return "add the arms to compare with, score.policy none and random"
+    difference = found["no twins"].difference
+    match outcomes["no twins"]:
+        case Outcome.UNTESTED if difference.n == 1:
+            return "at least three seeds: one seed tells nothing of how much the accuracies vary"
+        case Outcome.WORSE:
+            return "a lower pretrain.twin_weight, or video in which more things move together"
+        case Outcome.BETTER if "random twins" not in found:
+            return "the control, score.policy random: whether any two patches of a window would do as well"
+        case Outcome.BETTER if outcomes["random twins"] is Outcome.BETTER:
+            return "other video and other data sets, to see whether it holds there"
+        case Outcome.BETTER:
+            return "more seeds: it is not shown that the choice of the twin matters"
+    if difference.half is not None and difference.half <= RESOLVED:
+        return f"another framework, weight or video: more than {100 * difference.half:.1f} points are unlikely here"
+    seeds = seeds_for(difference, RESOLVED)
+    many = f"about {seeds}" if seeds else "more than 100"
+    return f"more seeds: with {many} the interval would be as narrow as ± {100 * RESOLVED:g} point"
+
+
+def _first(tables: Sequence[EffectTable]) -> list[EffectTable]:
+    """The first table of each data set."""
+    first = {table.dataset: table for table in reversed(tables)}
+    return [table for table in tables if first[table.dataset] is table]
 
 
 def caption(table: EffectTable, sweep: Sweep) -> str:
@@ -75,7 +113,7 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
     sentences = [
         f"{METRICS[table.metric].of_data(table.title)}, {METRICS[table.metric].network}, in %, "
         "after the last epoch of training; "
-        + ("one seed: no interval" if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
+        + (_one_seed(table) if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
         + (f"; n is given where it is not {most}" if fewest != most else ""),
         f"{training_budget(sweep)}; twin weight {sweep.twin_weight:g}",
     ]
@@ -154,25 +192,21 @@ def share(value: Summary | None, usual: int | None = None) -> str:
     """Format a share in percent as `35.0 ± 1.2`, with its n where it differs from `usual`; a dash for None."""
     if value is None:
         return "–"
-    text = f"{100 * value.mean:.1f}" + ("" if value.half is None else f" ± {100 * value.half:.1f}")
+    text = f"{100 * value.mean:.1f}{margin(value)}"
     return text + ("" if usual is None or value.n == usual else f" (n = {value.n})")
 
 
-def _change(test: Paired, of: Sequence[str]) -> str:
-    """A difference, its p-value and what it is of, as `+1.5 ± 0.4 points (n = 2, p = .034)`."""
-    details = [*of, *_p(test)]
-    return f"{points(test.difference)} points" + (f" ({', '.join(details)})" if details else "")
+def _one_seed(table: EffectTable) -> str:
+    bounded = any(accuracy.bounds for row in table.rows for accuracy in row.accuracy.values())
+    return f"one seed{'; in brackets: 95 % intervals over the test images (Wilson)' if bounded else ': no interval'}"
 
 
-def _numbers(test: Paired, of: Sequence[str]) -> str:
-    """A paired difference without a verdict: `+1.5 ± 0.4 points, n = 2, p = .034`, or why it was not tested."""
-    untested = "one seed, no test" if test.difference.n == 1 else "equal over seeds, no test"
-    return ", ".join([f"{points(test.difference)} points", *of, *(_p(test) or [untested])])
-
-
-def _p(test: Paired) -> list[str]:
+def _tested(test: Paired) -> str:
+    """The p-value of a difference, or why it was not tested."""
+    if test.p is None:
+        return "one seed" if test.difference.n == 1 else "equal over seeds"
     p = probability(test.p)
-    return [] if test.p is None else [f"p {p}" if p.startswith("<") else f"p = {p}"]
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
 
 
 def _count(number: int, noun: str) -> str:

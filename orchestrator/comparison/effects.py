@@ -12,8 +12,8 @@ import numpy as np
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, Sweep, values
-from infoaug.orchestrator.evaluation.metrics import METRICS
-from infoaug.orchestrator.reporting.statistics import Paired, Summary, corrected, paired, summary
+from infoaug.orchestrator.evaluation.metrics import METRICS, images_of
+from infoaug.orchestrator.reporting.statistics import Paired, Summary, corrected, of_images, paired, summary
 
 SIGNIFICANCE_LEVEL = 0.05  # of q-values
 
@@ -25,7 +25,7 @@ class Row:
     Attributes:
         name: the setting's name.
         setting: None in the row of all frameworks.
-        accuracy: mean over seeds, for each policy that was trained.
+        accuracy: mean over seeds, for each policy that was trained; of one seed with an interval over test images.
         to_none: MI twin − no twins, paired within seeds.
         to_random: MI twin − random twins at the same weight, paired within seeds.
         frameworks: number of frameworks in `to_none` and in `to_random`.
@@ -127,7 +127,17 @@ def baseline(trials: Arms, dataset: str, key: str) -> Summary | None:
     for arm in trials:
         for seed, value in values(trials, arm, dataset, f"floor_{key}").items():
             by_seed.setdefault(seed, []).append(value)
-    return summary([np.mean(by_seed[seed]) for seed in sorted(by_seed)]) if by_seed else None
+    means = {seed: float(np.mean(by_seed[seed])) for seed in sorted(by_seed)}
+    return accuracy_of(trials, means, dataset, key) if means else None
+
+
+def accuracy_of(trials: Arms, by_seed: Mapping[int, float], dataset: str, metric: str) -> Summary:
+    """Mean and interval of an accuracy by seed: over seeds, or of one seed over the test images."""
+    results = (trial.results.get(dataset, {}) for trial in arms.all_trials(trials))
+    images = {images_of(result, metric) for result in results if metric in result}
+    if len(by_seed) == 1 and len(images) == 1 and (count := images.pop()):
+        return of_images(next(iter(by_seed.values())), count)
+    return summary(list(by_seed.values()))
 
 
 def below_baseline(table: EffectTable) -> dict[str, list[str]]:
@@ -154,7 +164,9 @@ def _effect_table(sweep: Sweep, trials: Arms, dataset: str, title: str, metric: 
             policy: values(trials, arms.at_weight(setting, policy, sweep.twin_weight), dataset, metric)
             for policy in columns
         }
-        accuracy = {policy: summary(list(numbers.values())) for policy, numbers in by_seed.items() if numbers}
+        accuracy = {
+            policy: accuracy_of(trials, numbers, dataset, metric) for policy, numbers in by_seed.items() if numbers
+        }
         if accuracy:
             arm = arms.at_weight(setting, MI, sweep.twin_weight)
             to_none, to_random = (to_reference(trials, arm, policy, dataset, metric) for policy in ("none", "random"))
@@ -256,7 +268,6 @@ def _choices(
         test = values(trials, arm, dataset, metric)
         if test:
             to_none = to_reference(trials, arm, "none", dataset, metric)
-            choices.append(
-                WeightChoice(names[setting], best, len(tried), tried[best], summary(list(test.values())), to_none)
-            )
+            tested = accuracy_of(trials, test, dataset, metric)
+            choices.append(WeightChoice(names[setting], best, len(tried), tried[best], tested, to_none))
     return choices if any(choice.tried > 1 for choice in choices) else []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from infoaug.orchestrator.comparison import arms, captions, domains, plots, tables
+from infoaug.orchestrator.comparison import arms, captions, curves, domains, plots, tables
 from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
 from infoaug.orchestrator.evaluation.metrics import METRICS
@@ -38,7 +38,8 @@ def files(sweep: Sweep) -> dict[str, bytes]:
 
 def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
     """All figures with their captions, by name; the names are valid file names."""
-    trials, drawn = arms.grouped(sweep.trials), {}
+    trials = arms.grouped(sweep.trials)
+    drawn: dict[str, tuple[Figure | None, str]] = {}
     for dataset, of_dataset in by_dataset(effect_tables(sweep)).items():
         first = of_dataset[0]
         title, metric, slug = first.title, first.metric, file_name(dataset, list(arms.datasets(trials)))
@@ -46,8 +47,8 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
         over = f"over {captions.seeds_in_words(first)}"
         drawn[f"accuracy-{slug}"] = (
             plots.draw_accuracy(of_dataset),
-            f"Accuracy on {title}: means {over}, with 95 % intervals if there are several seeds. The tables give "
-            "the differences paired within seeds, which are more precise than these intervals suggest.",
+            f"Accuracy on {title}: means {over}, with 95 % intervals, of one seed over the test images. The tables "
+            "give the differences paired within seeds, which are more precise than these intervals suggest.",
         )
         drawn[f"weights-{slug}"] = (
             plots.draw_weights(trials, dataset, metric, sweep.twin_weight),
@@ -66,7 +67,16 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
                 "features, against linear-probe accuracy. One marker per arm, means over seeds, with the rank "
                 "correlation over arms.",
             )
-    return drawn
+        drawn[f"settings-{slug}"] = (
+            curves.draw_settings(trials, dataset, metric),
+            f"Every trial as a line through its settings to its accuracy ({named}), which is also its colour.",
+        )
+    drawn["curves"] = (
+        curves.draw_curves(trials),
+        "Every trial as a line, by epoch, coloured by its twins: the loss, and what was measured of the features "
+        "without test images. Losses of different frameworks cannot be compared.",
+    )
+    return {name: (figure, caption) for name, (figure, caption) in drawn.items() if figure}
 
 
 def by_dataset(effects: Sequence[EffectTable]) -> dict[str, list[EffectTable]]:
@@ -95,7 +105,8 @@ def page(sweep: Sweep, pictures: Mapping[str, tuple[bytes, str]]) -> str:
     datasets = arms.datasets(arms.grouped(sweep.trials))
     return _TEMPLATE.render(
         sweep=sweep,
-        headlines=captions.headlines(effects),
+        headlines=captions.headlines(effects, sweep),
+        next_step=captions.next_step(effects),
         how_to_read=captions.how_to_read(effects),
         excluded=captions.excluded_trials(sweep),
         completion=captions.completion(sweep),

@@ -1,6 +1,6 @@
 """Figures of a comparison: accuracies, twin weights, training time, and label-free quality.
 
-Policies differ by marker as well as by colour. A figure without data says why it is empty.
+Policies differ by marker as well as by colour. Where there is nothing to draw, there is no figure.
 """
 
 import math
@@ -17,11 +17,11 @@ from scipy.stats import spearmanr
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import MI, Arm, Arms, Setting, values
-from infoaug.orchestrator.comparison.effects import EffectTable
+from infoaug.orchestrator.comparison.effects import EffectTable, accuracy_of
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import figures
 from infoaug.orchestrator.reporting.figures import BLUE, DIM, FAINT, GREEN, GREY, INK, ORANGE, WIDTH
-from infoaug.orchestrator.reporting.statistics import Summary, probability, summary
+from infoaug.orchestrator.reporting.statistics import Summary, probability
 
 STYLES = {
     "none": {"color": INK, "marker": "o", "markerfacecolor": "white"},
@@ -40,11 +40,11 @@ OTHER = {"color": GREY, "marker": "v"}  # any other policy
 PANELS = 3  # in a row
 
 
-def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
+def draw_accuracy(tables: Sequence[EffectTable]) -> Figure | None:
     """Accuracies on one data set: one panel per metric, one row per setting, one marker with interval per policy."""
     rows = list(dict.fromkeys((row.setting, row.name) for table in tables for row in table.rows))
     if not rows:
-        return figures.message("No accuracy was measured.")
+        return None
     columns = tables[0].policies
     figure = Figure(figsize=(WIDTH, 1.5 + (0.14 * len(columns) + 0.16) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
@@ -61,6 +61,7 @@ def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
             label = "initial weights" if table.initial else "random-init baseline"
             axes.axvline(100 * table.baseline.mean, color=DIM, linestyle=":", linewidth=1.2, label=label)
         axes.set_xlabel(f"{METRICS[table.metric].axis}, %")
+        axes.set_xlim(figures.within_percent(axes.get_xlim()))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         figures.plot_area(axes, "x")
         figures.title(axes, METRICS[table.metric].name)
@@ -70,7 +71,7 @@ def draw_accuracy(tables: Sequence[EffectTable]) -> Figure:
     return figure
 
 
-def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
+def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure | None:
     """Accuracy against the weight of the MI twin: one panel per setting, all spanning the same range of accuracy.
 
     Bands and bars are 95 % intervals. `none` is the dashed line, `random` the marker at the weight of the tables.
@@ -81,7 +82,7 @@ def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) ->
         if sum(bool(values(trials, Arm(setting, MI, w), dataset, metric)) for w in arms.weights(trials, setting)) > 1
     }
     if not names:
-        return figures.message("No framework was trained with MI twins of several weights.")
+        return None
     across = min(PANELS, len(names))
     down = math.ceil(len(names) / across)
     figure = Figure(figsize=(WIDTH, 0.9 + 1.75 * down), layout="constrained")
@@ -110,7 +111,7 @@ def draw_weights(trials: Arms, dataset: str, metric: str, twin_weight: float) ->
     return figure
 
 
-def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure:
+def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Figure | None:
     """Accuracy against wall-clock training time: one marker per arm, small if its weight is not `twin_weight`.
 
     A line connects `none` and the MI twin of the same setting.
@@ -123,7 +124,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
             minutes = np.mean([seeds[seed].seconds for seed in timed]) / 60
             points[arm] = (float(minutes), 100 * float(np.mean([accuracy[seed] for seed in timed])))
     if not points:
-        return figures.message("No training was timed.")
+        return None
     figure = Figure(figsize=(WIDTH, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for policy in arms.policies(trials):
@@ -142,6 +143,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
             starts[name] = points.get(none, min(own))
     axes.set(xlabel="training time, minutes", ylabel=f"{METRICS[metric].axis}, %")
     axes.margins(x=0.08)
+    axes.set_ylim(figures.within_percent(axes.get_ylim()))
     axes.set_xlim(left=axes.get_xlim()[0] - 0.14 * np.ptp(axes.get_xlim()))  # room for names
     _names(axes, starts)
     figures.plot_area(axes, "both")
@@ -149,7 +151,7 @@ def draw_time(trials: Arms, dataset: str, metric: str, twin_weight: float) -> Fi
     return figure
 
 
-def draw_quality(trials: Arms, dataset: str) -> Figure:
+def draw_quality(trials: Arms, dataset: str) -> Figure | None:
     """RankMe, which needs no labels, against linear-probe accuracy: one marker per arm, means over seeds."""
     rows: list[tuple[str, float, float]] = []
     for arm in trials:
@@ -159,7 +161,7 @@ def draw_quality(trials: Arms, dataset: str) -> Figure:
             x, y = (float(np.mean([by_seed[seed] for seed in both])) for by_seed in (quality, accuracy))
             rows.append((arm.policy, x, 100 * y))
     if not rows:
-        return figures.message("RankMe was not measured.")
+        return None
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for policy in arms.policies(trials):
@@ -193,36 +195,37 @@ def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric
     tried = {weight: by_seed for weight, by_seed in tried.items() if by_seed}
     none = values(trials, arms.at_weight(setting, "none", 0), dataset, metric)
     if none:
-        mean = summary(list(none.values()))
+        mean = accuracy_of(trials, none, dataset, metric)
         axes.axhline(100 * mean.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
-        if mean.half:
-            axes.axhspan(100 * (mean.mean - mean.half), 100 * (mean.mean + mean.half), color=GREY, alpha=0.2, lw=0)
-    cells = [summary(list(by_seed.values())) for by_seed in tried.values()]
-    means, halves = (np.array([100 * (part or 0.0) for part in parts]) for parts in zip(
-        *((cell.mean, cell.half) for cell in cells), strict=True))  # fmt: skip
-    axes.fill_between(list(tried), means - halves, means + halves, color=BLUE, alpha=0.22, linewidth=0)
+        if mean.interval:
+            axes.axhspan(100 * mean.interval[0], 100 * mean.interval[1], color=GREY, alpha=0.2, lw=0)
+    cells = [accuracy_of(trials, by_seed, dataset, metric) for by_seed in tried.values()]
+    means = [100 * cell.mean for cell in cells]
+    low, high = (np.array([100 * (cell.interval or 2 * [cell.mean])[end] for cell in cells]) for end in (0, 1))
+    axes.fill_between(list(tried), low, high, color=BLUE, alpha=0.22, linewidth=0)
     axes.plot(list(tried), means, label=arms.policy_name(MI), markersize=4.5, **_style(MI))
     random = values(trials, arms.at_weight(setting, "random", twin_weight), dataset, metric)
     if random:
-        _marks(axes, "random", [summary(list(random.values()))], [twin_weight], horizontal=False)
+        _marks(axes, "random", [accuracy_of(trials, random, dataset, metric)], [twin_weight], horizontal=False)
 
 
 def _same_span(panels: Sequence[Axes]) -> None:
     """Make all panels span the same range of accuracy, so that slopes are comparable."""
+    for axes in panels:
+        axes.set_ylim(figures.within_percent(axes.get_ylim()))
     span = max(high - low for low, high in (axes.get_ylim() for axes in panels))
     for axes in panels:
-        middle = sum(axes.get_ylim()) / 2
-        axes.set_ylim(middle - span / 2, middle + span / 2)
+        low = min(max(sum(axes.get_ylim()) / 2 - span / 2, 0.0), max(100.0 - span, 0.0))
+        axes.set_ylim(low, low + span)
 
 
 def _marks(axes: Axes, policy: str, cells: Sequence[Summary], places: Sequence[float], *, horizontal: bool) -> None:
     """Draw means in percent, with error bars if there are intervals."""
     means = [100 * cell.mean for cell in cells]
-    halves = [100 * (cell.half or 0.0) for cell in cells]
     x, y = (means, places) if horizontal else (places, means)
-    style = {**_style(policy), "linestyle": "none", "markersize": 5, "elinewidth": 1.3, "capsize": 2}
-    if any(halves):
-        style["xerr" if horizontal else "yerr"] = halves
+    style = {**_style(policy), "linestyle": "none", "markersize": 5, "elinewidth": 1.3, "capsize": 2, "clip_on": False}
+    if (lengths := figures.errors(cells)) is not None:
+        style["xerr" if horizontal else "yerr"] = 100 * lengths
     axes.errorbar(x, y, label=arms.policy_name(policy), **style)
 
 

@@ -14,7 +14,14 @@ from rich.text import Text
 from infoaug.orchestrator.comparison import arms, captions
 from infoaug.orchestrator.comparison.arms import MI, Sweep, values
 from infoaug.orchestrator.comparison.captions import share
-from infoaug.orchestrator.comparison.effects import EffectTable, Row, effect_tables, is_significant, to_reference
+from infoaug.orchestrator.comparison.effects import (
+    EffectTable,
+    Row,
+    accuracy_of,
+    effect_tables,
+    is_significant,
+    to_reference,
+)
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.statistics import Paired, points, probability, summary
 
@@ -98,7 +105,7 @@ def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
     """A row with intervals below the means, and p-values below the differences."""
     name, accuracy, tests = line[0], line[1 : 1 + policies], line[1 + policies :]
     cells_shown = [Text(name.text)]
-    cells_shown += [Text(cell.text.replace(" ± ", "\n± ").replace(" (n", "\n(n")) for cell in accuracy]
+    cells_shown += [Text(cell.text.replace(" ± ", "\n± ").replace(" (", "\n(")) for cell in accuracy]
     for size, p in zip(tests[::2], tests[1::2], strict=True):
         below = "" if p.text == "–" else f"\np {p.text}"
         cells_shown.append(Text(size.text + below, style="bold" if size.bold else ""))
@@ -112,7 +119,8 @@ def markdown(sweep: Sweep) -> str:
     """All tables, and the excluded trials, as GitHub-flavoured Markdown."""
     parts = [f"# {escaped(sweep.name)}"]
     tables = effect_tables(sweep)
-    parts += [f"**{escaped(sentence)}**" for sentence in captions.headlines(tables)]
+    parts += [f"**{escaped(sentence)}**" for sentence in captions.headlines(tables, sweep)]
+    parts.append(escaped(captions.next_step(tables)))
     parts.append(escaped(f"{captions.source(sweep)} {captions.completion(sweep)}."))
     parts += [escaped(captions.how_to_read(tables))] if tables else []
     for table in tables:
@@ -163,8 +171,9 @@ def trials_csv(sweep: Sweep) -> str:
 def summary_csv(sweep: Sweep) -> str:
     """One row for each arm, data set and metric: mean over seeds, interval, differences to `none` and `random`.
 
-    Shares and differences are on a scale of 0–1. `half` is half the width of the 95 % confidence interval. Differences
-    are paired within seeds, to the arm of the same setting and weight. q-values are given where the tables have them.
+    Shares and differences are on a scale of 0–1. `half` is half the width of the 95 % confidence interval over seeds,
+    `low` and `high` its ends, or for one seed those of the interval over the test images. Differences are paired within
+    seeds, to the arm of the same setting and weight. q-values are given where the tables have them.
     """
     trials = arms.grouped(sweep.trials)
     by_metric = {(table.dataset, table.metric): table for table in effect_tables(sweep)}
@@ -179,8 +188,9 @@ def summary_csv(sweep: Sweep) -> str:
                 by_seed = values(trials, arm, dataset, key)
                 if not by_seed:
                     continue
-                mean = summary(list(by_seed.values()))
-                numbers: dict[str, Any] = {"n": mean.n, "mean": mean.mean, "half": mean.half}
+                mean = accuracy_of(trials, by_seed, dataset, key) if key in METRICS else summary(list(by_seed.values()))
+                low, high = mean.interval or (None, None)
+                numbers: dict[str, Any] = {"n": mean.n, "mean": mean.mean, "half": mean.half, "low": low, "high": high}
                 table = by_metric.get((dataset, key))
                 shown = table is not None and (arm.policy, arm.twin_weight) == (MI, sweep.twin_weight)
                 line = next((r for r in table.rows if r.setting == arm.setting), None) if table and shown else None

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
-from infoaug.orchestrator import settings
+from infoaug.orchestrator import places, settings
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.evaluation.images import SUFFIXES
 
@@ -259,11 +259,8 @@ def _held_out(found: _Finder, named: Mapping[str, list[str]], train: Classes) ->
 
 
 def located(name: str) -> Path:
-    """The path that a setting names, `~` expanded."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # there is no such user
-        return Path(name)
+    """The path of the data set that a setting names, see `places.located`."""
+    return places.located(name)
 
 
 def by_stem(folder: Path, asked: str, beside: str) -> dict[str, Path]:

@@ -1,6 +1,8 @@
 """What a backbone is judged by, and how tables name it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,31 @@ class Metric:
     of: str = "on the test images of"
     network: str = "frozen backbone"
 
+    @property
+    def counts_images(self) -> bool:
+        """Whether it is the share of the test images whose class is found."""
+        return self.axis == Metric.axis
+
     def of_data(self, title: str) -> str:
         """The metric on one data set, in a caption."""
         return f"{self.axis[0].upper()}{self.axis[1:]} ({self.name}) {self.of} {title}"
 
     def within(self, title: str) -> str:
         """The metric on one data set, in the middle of a sentence."""
-        return f"{self.name} accuracy on {title}" if self.axis == Metric.axis else f"{self.name} on {title}"
+        return f"{self.name} accuracy on {title}" if self.counts_images else f"{self.name} on {title}"
 
     def chance(self, classes: int | None) -> float | None:
         """What guessing gives with so many classes; None if it is not known."""
-        return 1 / classes if classes and self.axis == Metric.axis else None
+        return 1 / classes if classes and self.counts_images else None
+
+
+def images_of(result: Mapping[str, Any], metric: str) -> int | None:
+    """How many test images a metric's number is the share of, by a data set's result; None if it is no such share.
+
+    A mean over domains is none: it counts every image several times.
+    """
+    count = None if "domains" in result else result.get("test")
+    return int(count) if count and METRICS[metric].counts_images else None
 
 
 _OF_DETECTORS = ("of the test images of", "detector on the backbone")

@@ -202,7 +202,7 @@ def _strip(width: int, norm: LogNorm | None, still: bool, occluded: bool, twins:
     dot: dict[str, Any] = {"linestyle": "", "marker": "o", "mec": BLUE}
     marks = [
         (norm is not None, Line2D([], [], mfc=BLUE, ms=5, **dot), "moving"),
-        (still, Line2D([], [], linestyle="", marker="o", mfc=SLATE, mec=SLATE, ms=2), "static or visible briefly"),
+        (still, Line2D([], [], linestyle="", marker="o", mfc=SLATE, mec=SLATE, ms=2), "static or lost"),
         (occluded, Line2D([], [], mfc="white", ms=4.5, **dot), "hidden"),
         (twins, Line2D([], [], color=INK, lw=0.8, alpha=0.6), "to its twin"),
     ]

@@ -13,9 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
+from infoaug.orchestrator.reporting.statistics import Summary, percent
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-blind safe palette
 GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
@@ -23,13 +25,22 @@ WIDTH = 6.4  # inches; narrow enough to read on a phone
 DPI = 110
 REASONS = {  # why a patch has a twin or none, in the words of the figure
     "twin": "has a twin",
-    "lost": "visible in too few frames",
+    "lost": "lost (visible in too few frames)",
     "static": "static",
     "textureless": "too little texture to track",
     "no candidate": "no other patch to pair with",
     "not significant": "no significant pair",
     "not mutual": "among the best of no partner",
     "policy none": "twins switched off",
+}
+
+
+CURVES = {  # what the figure of a training shows below the losses, if it was measured
+    "validation_knn": "kNN,\nvalidation",
+    "rank_me": "RankMe",
+    "feature_std": "feature\nspread",
+    "learning_rate": "learning\nrate",
+    "images_per_second": "images/s",
 }
 
 
@@ -71,27 +82,33 @@ def draw_reasons(counts: Mapping[str, int]) -> Figure:
 
 
 def draw_training(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses and images per second by epoch.
+    """Losses, learning rate, label-free quality, validation accuracy and images per second by epoch.
 
     Args:
-        history: one mapping for each epoch, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`.
+        history: one mapping for each epoch, with `epoch`, `loss`, `view_loss`, `twin_loss` and `images_per_second`, and
+            those of `CURVES` that were measured.
     """
     if not history:
         return message("No epoch was trained.")
     epochs = [h["epoch"] for h in history]
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    shown = {key: label for key, label in CURVES.items() if any(key in h for h in history)}
+    figure = Figure(figsize=(WIDTH, 2.8 + 1.15 * len(shown)), layout="constrained")
+    above, *others = figure.subplots(1 + len(shown), 1, sharex=True, height_ratios=(2, *[1] * len(shown)))
     marker = {"marker": "o", "markersize": 3.5} if len(history) <= 30 else {}
     for key, name, colour in (("loss", "total", INK), ("view_loss", "views", BLUE), ("twin_loss", "twins", ORANGE)):
         above.plot(epochs, [h[key] for h in history], color=colour, label=name, **marker)
     above.legend(frameon=False, ncols=3)
     above.set_ylabel("loss")
-    below.plot(epochs, [h["images_per_second"] for h in history], color=GREEN, **marker)
-    below.set(xlabel="epoch", ylabel="images/s")
-    below.set_ylim(bottom=0)
-    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    for axes in (above, below):
+    for axes, (key, label) in zip(others, shown.items(), strict=True):
+        axes.plot(epochs, [h.get(key, np.nan) for h in history], color=GREEN, **marker)
+        axes.set_ylabel(label, fontsize=9)
+        highest = np.nanmax([0.0, *(h[key] for h in history if np.isfinite(h.get(key, np.nan)))])
+        axes.set_ylim(0, 1.12 * highest or 1)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    others[-1].set_xlabel("epoch")
+    others[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axes in (above, *others):
         plot_area(axes, "y")
     title(above, f"Training, {len(history)} epoch{'s' if len(history) > 1 else ''}")
     return figure
@@ -118,19 +135,18 @@ def draw_accuracy(results: Sequence[Mapping[str, Any]]) -> Figure:
         ([r.baseline for r in rows], baseline_name(results), 0.19, GREY),
     ):
         means = np.array([s.mean for s in summaries])
-        halves = [s.half for s in summaries]
-        error = [h or 0.0 for h in halves] if any(halves) else None
+        error = errors(summaries)
         bars = axes.barh(positions + offset, means, height=0.36, color=colour, label=name, xerr=error, ecolor=INK)
-        texts = [f"{m:.1%}" + (f" ± {h:.1%}" if h is not None else "") for m, h in zip(means, halves, strict=True)]
-        axes.bar_label(bars, texts, padding=4, color=INK)
+        axes.bar_label(bars, [percent(s) for s in summaries], padding=4, color=INK)
     known = [(y, r.chance) for y, r in zip(positions, rows, strict=True) if r.chance is not None]
     if known:
         y, chance = np.array(known).T
         axes.vlines(chance, y - 0.42, y + 0.42, color=INK, linestyles=":", linewidth=1.4, label="chance")
     axes.set_yticks(positions, [f"{r.dataset}\n{r.metric}" for r in rows], parse_math=False)
     axes.invert_yaxis()
-    highest = max(s.mean + (s.half or 0) for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean))
-    axes.set_xlim(0, max(highest, 0.05) * (1.2 if max(r.seeds for r in rows) == 1 else 1.4))
+    both = [s for r in rows for s in (r.trained, r.baseline) if np.isfinite(s.mean)]
+    highest = max((s.interval[1] if s.interval else s.mean for s in both), default=0)
+    axes.set_xlim(0, max(highest, 0.05) * (1.5 if any(s.interval for s in both) else 1.2))  # room for the numbers
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     kinds = {metric.axis for metric in METRICS.values() if metric.name in {row.metric for row in rows}}
@@ -173,6 +189,20 @@ def draw_domains(result: Mapping[str, Any]) -> Figure:
     bar.ax.tick_params(colors=INK, length=0)
     title(axes, f"Linear probe across domains, % ({baseline_name([result])})")
     return figure
+
+
+def within_percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """The limits of an axis of shares in percent, without what no share can be."""
+    return max(limits[0], 0.0), min(limits[1], 100.0)
+
+
+def errors(summaries: Sequence[Summary]) -> NDArray[np.float64] | None:
+    """Lengths of the error bars of shares f64[2, N], below and above the means; None if none has an interval."""
+    if not any(s.interval for s in summaries):
+        return None
+    ends = [s.interval or (s.mean, s.mean) for s in summaries]
+    lengths = [(s.mean - low, high - s.mean) for s, (low, high) in zip(summaries, ends, strict=True)]
+    return np.maximum(np.array(lengths).T, 0.0)  # rounding
 
 
 def message(text: str) -> Figure:

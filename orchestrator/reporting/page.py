@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from infoaug.orchestrator.masking import without_secrets
 from infoaug.orchestrator.reporting.statistics import percent, points
@@ -20,8 +21,8 @@ def template(name: str, captions: Mapping[str, str]) -> jinja2.Template:
 
     Pages extend `layout.html` with the blocks `title`, `header` and `main`, and may import the macros `picture` and
     `reproduce` from `parts.html`. Values are escaped, and an undefined name is an error. The filters are `percent` and
-    `points` (of a `statistics.Summary`), `duration` (of seconds), and `png`, `svg`, `yaml` and `csv`, which turn bytes
-    or text into a data URL.
+    `points` (of a `statistics.Summary`), `duration` (of seconds), `parted` (of a number's text), and `png`, `svg`,
+    `yaml` and `csv`, which turn bytes or text into a data URL.
 
     Args:
         name: the template's file name.
@@ -48,6 +49,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def parted(text: str) -> Markup:
+    """A number and what stands behind it in brackets, between which a line may break, and nowhere else."""
+    head, bracket, rest = text.partition(" (")
+    whole = Markup('<span class="whole">{}</span>')
+    return whole.format(head) + (Markup(" ") + whole.format(f"({rest}") if bracket else "")
+
+
 def _shown(value: Any) -> Any:
     """A value as a page shows it. HTML was put together from such values."""
     return without_secrets(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
@@ -58,7 +66,7 @@ _loader = jinja2.FileSystemLoader(_FOLDER)
 _environment = jinja2.Environment(
     loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
 )
-_environment.filters |= {"percent": percent, "points": points, "duration": duration}
+_environment.filters |= {"percent": percent, "points": points, "duration": duration, "parted": parted}
 _environment.filters["png"] = lambda content: data_url("image/png", content)
 _environment.filters["svg"] = lambda content: data_url("image/svg+xml", content)
 _environment.filters["yaml"] = lambda text: data_url("application/yaml", without_secrets(text).encode())

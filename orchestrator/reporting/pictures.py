@@ -32,7 +32,7 @@ Float = NDArray[np.float64]
 
 
 def moves(reason: Sequence[str], spread: ArrayLike) -> Mask:
-    """Patches that are drawn in colour, bool[N]: neither static nor visible in too few frames.
+    """Patches that are drawn in colour, bool[N]: neither static nor lost.
 
     Args:
         reason: N reasons why a patch has no twin, empty where it has one.

@@ -12,17 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
-from infoaug.orchestrator.evaluation.metrics import METRICS
+from infoaug.orchestrator.evaluation.metrics import METRICS, images_of
+from infoaug.orchestrator.reporting import verdict
 from infoaug.orchestrator.reporting.page import template
-from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
+from infoaug.orchestrator.reporting.statistics import Summary, between, of_images, percent, points, summary
+from infoaug.orchestrator.reporting.verdict import Finding, Outcome
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "timm", "torch", "ray")
 STAGES = {"extract": "windows", "score": "windows", "pretrain": "epochs", "evaluate": "data sets"}  # units of work
+WIDE = 0.04  # of an interval of differences, in shares: more test images would show more
 LOOKS = {  # headings of the pictures of what features see
     "neighbours": "Nearest neighbours of test images",
     "map": "Map of test images",
@@ -98,6 +102,8 @@ class Accuracy:
         baseline: of the same backbone with random weights.
         difference: trained − baseline, paired within seeds.
         chance: see `Metric.chance`.
+        images: see `images_of`.
+        measured: the metric and the data set, in the middle of a sentence.
     """
 
     dataset: str
@@ -107,6 +113,8 @@ class Accuracy:
     baseline: Summary
     difference: Summary
     chance: float | None
+    images: int | None
+    measured: str
 
 
 def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
@@ -115,7 +123,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
     Args:
         results: one mapping for each data set and seed, with `dataset`, those of `METRICS` that were measured on it,
             each beside that of the backbone before training (`floor_knn`; shares, 0–1), and optionally `classes` and
-            `baseline`.
+            `baseline`. With one seed, accuracies have intervals over the `test` images, if their number is there.
     """
     rows, names = [], labels(results)
     for dataset, name in names.items():
@@ -123,9 +131,54 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         classes = of_dataset[0].get("classes")
         for key in (key for key in METRICS if key in of_dataset[0]):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
-            summaries = (summary(trained), summary(baseline), summary(trained - baseline))
-            rows.append(Accuracy(name, METRICS[key].name, len(of_dataset), *summaries, METRICS[key].chance(classes)))
+            images, metric = images_of(of_dataset[0], key), METRICS[key]
+            if len(of_dataset) == 1 and images:
+                both = of_images(float(trained[0]), images), of_images(float(baseline[0]), images)
+                summaries = (*both, between(*both))
+            else:
+                summaries = (summary(trained), summary(baseline), summary(trained - baseline))
+            counted = len(of_dataset), *summaries, metric.chance(classes), images
+            rows.append(Accuracy(name, metric.name, *counted, metric.within(name)))
     return rows
+
+
+def findings(results: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """What training has changed on each data set, by the first of its metrics."""
+    start = next((f"the {r['baseline']}" for r in results if "baseline" in r), "the untrained backbone")
+    found = []
+    for row in {row.dataset: row for row in reversed(accuracies(results))}.values():
+        difference, interval = row.difference, row.difference.interval
+        shown = None if interval is None or not all(np.isfinite(interval)) else not interval[0] <= 0 <= interval[1]
+        if difference.bounds:
+            of = f"{row.images:,} test images"
+        else:
+            of = "one seed" if difference.n == 1 else f"{difference.n} seeds"
+        found.append(Finding(row.measured, start, difference, shown, [of]))
+    return found[::-1]
+
+
+def conclusion(report: Report) -> tuple[str, str]:
+    """The verdict on the training in one sentence, and what to try next in another."""
+    found, config = findings(report.results), _config(report)
+    if not found:
+        return "No verdict: no data set was evaluated.", "Next: name one in evaluate.datasets."
+    return verdict.sentence("this training", found), f"Next: {_next_step(found, config, len(report.ledger))}."
+
+
+def _next_step(found: Sequence[Finding], config: ExperimentConfig, clips: int) -> str:
+    outcomes = {finding.outcome for finding in found}
+    more = f"train longer (pretrain.epochs is {config.pretrain.epochs}) or give more clips ({clips} now)"
+    if Outcome.WORSE in outcomes:
+        rate = config.pretrain.learning_rate
+        return f"look at the loss and the features by epoch; lower pretrain.learning_rate ({rate:g}), or {more}"
+    if Outcome.BETTER in outcomes and config.clips.path is None:
+        return "your own clips, in clips.path; these are rendered"
+    if Outcome.BETTER in outcomes:
+        return "a sweep over seeds and score.policy none, which shows whether the twins have a part in this gain"
+    if Outcome.NOT_SHOWN in outcomes:
+        widest = max((i[1] - i[0] for f in found if (i := f.difference.interval) and f.difference.bounds), default=0.0)
+        return more + (", and test on more images, which narrows the interval" if widest > WIDE else "")
+    return "a sweep over several seeds, which gives the difference an interval"
 
 
 def baseline_name(results: Sequence[Mapping[str, Any]]) -> str:
@@ -146,12 +199,15 @@ def page(report: Report) -> str:
     Raises:
         pydantic.ValidationError: `config_yaml` is not the config of an experiment.
     """
-    config = ExperimentConfig.model_validate(yaml.safe_load(report.config_yaml))
+    config = _config(report)
+    sentence, next_step = conclusion(report)
     patches = report.counts.get("patches", 0)
     statuses = Counter(report.ledger["status"].to_pylist())
     return _TEMPLATE.render(
         report=report,
         config=config,
+        verdict=sentence,
+        next_step=next_step,
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
         baseline=baseline_name(report.results),
@@ -173,17 +229,23 @@ def incomplete(report: Report) -> pa.Table:
     return report.ledger.filter(pc.not_equal(report.ledger["status"], "ok"))
 
 
+def _config(report: Report) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(yaml.safe_load(report.config_yaml))
+
+
 def terminal_table(report: Report) -> Table:
     """The table of accuracies, for the terminal."""
     caption = f"difference in percentage points; {seeds_in_words(report.results)}"
-    table = Table(title=Text(f"{report.name}: backbone"), caption=caption)
+    narrow: Any = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    table = Table(title=Text(f"{report.name}: backbone"), caption=caption, **narrow)
     for column in ("data set", "metric"):
         table.add_column(column, no_wrap=True)
     for column in ("trained", baseline_name(report.results), "difference"):
         table.add_column(column, justify="right")
     for row in accuracies(report.results):
         numbers = percent(row.trained), percent(row.baseline), points(row.difference)
-        table.add_row(Text(row.dataset), row.metric, *numbers)
+        # An interval over test images goes on a line of its own, so that 80 columns are enough.
+        table.add_row(Text(row.dataset), row.metric, *(number.replace(" (", "\n(") for number in numbers))
     return table
 
 
@@ -193,7 +255,8 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
     if not seeds:
         return "no data set was evaluated"
     if seeds == {1}:
-        return "one seed: no interval"
+        bounded = any(row.trained.bounds for row in accuracies(results))
+        return f"one seed{'; in brackets: 95 % intervals over the test images' if bounded else ': no interval'}"
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     return f"mean of {count} seeds ± 95 % interval"
 
@@ -205,7 +268,9 @@ _CAPTIONS = {
     "held-out fifth of the same domain.",
     "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
-    "training": "Loss and throughput by epoch. The total loss is the view loss plus the weighted twin loss.",
+    "training": "By epoch: the loss, the view loss plus the weighted twin loss; accuracy of kNN on held-out training "
+    "images, if it was measured; RankMe, the effective dimensions of the features, and their spread, of which a fall "
+    "towards 0 means that they collapse; learning rate and throughput.",
     "neighbours": "Test images, each with the training images of the most similar features; the number is the cosine. "
     "✓ and a whole blue frame: the same class. ✗ and a broken orange frame: another class. The test images are drawn "
     "at random, evenly over classes, and are the same for both backbones.",

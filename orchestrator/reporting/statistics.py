@@ -1,5 +1,6 @@
-"""Statistics over seeds: means with confidence intervals, paired t-tests, and how these numbers are printed."""
+"""Statistics over seeds and test images: means with confidence intervals, paired t-tests, and how they are printed."""
 
+import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import false_discovery_control, ttest_1samp, ttest_rel
+from scipy.stats import false_discovery_control, norm, t, ttest_1samp, ttest_rel
 
 CONFIDENCE = 0.95
+Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
 ROUNDING = 1e-9  # differences whose range is below this share of the values are equal up to rounding
 
 Unit = TypeVar("Unit", bound=Hashable)
@@ -17,11 +19,24 @@ Unit = TypeVar("Unit", bound=Hashable)
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean over n seeds, and half the width of its 95 % confidence interval (Student's t), None for a single seed."""
+    """Mean over n seeds, with its 95 % confidence interval.
+
+    Attributes:
+        mean: over the seeds.
+        half: half the width of the interval over seeds (Student's t); None for a single seed.
+        n: number of seeds.
+        bounds: ends of the interval over test images of a single seed, see `of_images` and `between`; None if unknown.
+    """
 
     mean: float
     half: float | None
     n: int
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval, over seeds or over test images; None if there is none."""
+        return self.bounds if self.half is None else (self.mean - self.half, self.mean + self.half)
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,39 @@ def summary(values: ArrayLike) -> Summary:
     return Summary(mean, float(interval.high - interval.low) / 2, n)
 
 
+def of_images(share: float, images: int) -> Summary:
+    """An accuracy of one seed, a share of this many test images, with its interval over them (Wilson 1927)."""
+    if not math.isfinite(share):
+        return Summary(share, None, 1)
+    weight = 1 / (1 + Z**2 / images)
+    centre = weight * (share + Z**2 / (2 * images))
+    half = weight * Z * math.sqrt(share * (1 - share) / images + (Z / (2 * images)) ** 2)
+    return Summary(share, None, 1, (max(0.0, centre - half), min(1.0, centre + half)))
+
+
+def between(treatment: Summary, reference: Summary) -> Summary:
+    """The difference of two accuracies of one seed: treatment − reference.
+
+    Its interval takes the two as independent (Newcombe 1998, method 10). They are of the same images, so that it is
+    too wide rather than too narrow, unless one is right where the other is wrong. Without their intervals it has none.
+    """
+    difference = treatment.mean - reference.mean
+    if treatment.bounds is None or reference.bounds is None:
+        return Summary(difference, None, 1)
+    below = math.hypot(treatment.mean - treatment.bounds[0], reference.bounds[1] - reference.mean)
+    above = math.hypot(treatment.bounds[1] - treatment.mean, reference.mean - reference.bounds[0])
+    return Summary(difference, None, 1, (difference - below, difference + above))
+
+
+def seeds_for(difference: Summary, half: float) -> int | None:
+    """How many seeds would give an interval of ± `half`, if they vary as these do; None for one seed or over 100."""
+    if difference.half is None:
+        return None
+    deviation = difference.half * math.sqrt(difference.n) / float(t.ppf(0.5 + CONFIDENCE / 2, difference.n - 1))
+    enough = (n for n in range(2, 101) if float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * deviation <= half * math.sqrt(n))
+    return next(enough, None)
+
+
 def paired(treatment: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Paired | None:
     """Compare two conditions within the seeds that both have: treatment − reference; None if they share no seed.
 
@@ -79,13 +127,28 @@ def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
 
 
 def percent(value: Summary) -> str:
-    """Format a share as `35.0 % ± 1.2`."""
-    return f"{value.mean:.1%}".replace("%", " %") + ("" if value.half is None else f" ± {100 * value.half:.1f}")
+    """Format a share as `35.0 % ± 1.2`, or `35.0 % (33.9–36.3)` where the interval is over test images."""
+    return f"{value.mean:.1%}".replace("%", " %") + margin(value)
 
 
-def points(value: Summary) -> str:
-    """Format a difference of shares in percentage points, as `+1.5 ± 0.4`."""
+def margin(value: Summary) -> str:
+    """The interval of a share in percent, as it stands behind the mean: ` ± 1.2`, ` (33.9–36.3)`, or nothing."""
+    if value.half is None and value.bounds:
+        low, high = value.bounds
+        return f" ({100 * low:.1f}–{100 * high:.1f})"
+    return "" if value.half is None else f" ± {100 * value.half:.1f}"
+
+
+def points(value: Summary, unit: str = "") -> str:
+    """Format a difference of shares in percentage points, as `+1.5 ± 0.4` or `+1.5 (−0.3 to +3.3)`.
+
+    With a unit in the middle of a sentence: `+1.5 ± 0.4 points`, `+1.5 points, −0.3 to +3.3`.
+    """
     text = f"{100 * value.mean:+.1f}" + ("" if value.half is None else f" ± {100 * value.half:.1f}")
+    text += f" {unit}" if unit else ""
+    if value.half is None and value.bounds:
+        low, high = (f"{100 * bound:+.1f}" for bound in value.bounds)
+        text += f", {low} to {high}" if unit else f" ({low} to {high})"
     return text.replace("-", "−")
 
 

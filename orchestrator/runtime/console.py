@@ -36,6 +36,20 @@ def parts(count: int, size: int, what: str) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def waiting(what: str) -> Callable[[], None]:
+    """A function to call while there is nothing else to say: it prints a line every few seconds."""
+    start = last = time.monotonic()
+
+    def tick() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{what}, {now - start:.0f} s")
+
+    return tick
+
+
 def show(table: Table) -> None:
     """Print a result to the standard output stream."""
     Console().print(table)

@@ -25,6 +25,7 @@ from infoaug.estimators.geometry import camera, depth
 from infoaug.estimators.trackers import tracks
 from infoaug.estimators.video import clips, crops, manifest, patches, shots
 from infoaug.estimators.video.manifest import is_url
+from infoaug.orchestrator import places
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
@@ -211,7 +212,7 @@ def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
     """
     try:
         if config.clips.path:
-            return _counted.pop(config.clips.path, None) or remote_clips.find_clips(config.clips.path)
+            return _counted.pop(config.clips.path, None) or remote_clips.find_clips(places.found(config.clips.path))
         if store.local is None:
             raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
         folder = store.local / "scenes" / clips_digest(config)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoaug.estimators.video.frame_folders import in_order
+from infoaug.orchestrator import places
 from infoaug.orchestrator.errors import UsageError
 
 
@@ -16,7 +17,7 @@ def files_of(masks: str, clip_id: str) -> list[Path]:
     They are the PNG files of `Annotations/NAME` in the folder `masks`, or of `NAME` where it has no `Annotations`. NAME
     is the clip's name, or the last part of it where that is a path; each also without its suffix.
     """
-    root = Path(masks).expanduser()
+    root = places.located(masks)
     root = root / "Annotations" if (root / "Annotations").is_dir() else root
     # Without the leading slash: an absolute name would lead to the clip itself.
     names = clip_id.lstrip("/"), Path(clip_id).name

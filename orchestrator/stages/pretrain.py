@@ -484,6 +484,7 @@ def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Call
 
     Errors of the queue and of `on_epoch` become warnings: training continues, and its result has all epochs.
     """
+    begun, tick = False, console.waiting("pretrain: workers start, read the patches and train the first epoch")
     while True:
         ended = outcome.done()  # before the queue is read, so that no epoch can arrive after the last read
         try:
@@ -491,10 +492,13 @@ def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Call
         except Empty:
             if ended:
                 return
+            if not begun:
+                tick()
             continue
         except StageError as error:
             console.say(f"[yellow]{escape(str(error))}[/]")
             return
+        begun = begun or metrics is not None
         try:
             if metrics:
                 on_epoch(metrics)

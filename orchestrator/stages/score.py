@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -22,6 +21,7 @@ from infoaug.estimators.information import (
     mutual_information,
 )
 from infoaug.estimators.options import KERNELS, LARGEST_K, LATER, OTHER_WINDOWS, RANKED
+from infoaug.orchestrator import places
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
@@ -203,7 +203,7 @@ def check(config: ExperimentConfig) -> None:
     asked = config.score
     if asked.policy == "oracle" and not config.clips.masks:
         raise UsageError("score.policy oracle takes twins from the same object: set clips.masks to the clips' masks")
-    if config.clips.masks and not Path(config.clips.masks).expanduser().is_dir():
+    if config.clips.masks and not places.located(config.clips.masks).is_dir():
         raise UsageError(f"clips.masks '{config.clips.masks}' is no folder: give one that holds Annotations/NAME/*.png")
     if asked.policy == "other-clip" and extract.count(config) < 2:
         raise UsageError("score.policy other-clip needs at least two clips: give more, or choose another policy")

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from infoaug.models.frameworks.settings import views_of_a_row
 from infoaug.orchestrator import settings
-from infoaug.orchestrator.comparison import page, tables
+from infoaug.orchestrator.comparison import captions, page, tables
 from infoaug.orchestrator.comparison.arms import Sweep, TrialResult
+from infoaug.orchestrator.comparison.curves import CURVES
+from infoaug.orchestrator.comparison.effects import effect_tables
 from infoaug.orchestrator.config import TrackingConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.reporting import report
@@ -44,6 +46,11 @@ class Compared:
     files: Mapping[str, bytes]
     page: str
     tracking_uri: str
+
+    def verdict(self) -> list[str]:
+        """The verdict for each data set, a sentence each, and what to try next."""
+        effects = effect_tables(self.sweep)
+        return [*captions.headlines(effects, self.sweep), captions.next_step(effects)]
 
     def tables(self) -> list[Table]:
         """The comparison for the terminal."""
@@ -80,6 +87,7 @@ def outcome_of(trial: Trial, scored: score.Scored) -> TrialResult | None:
         epochs=len(history),
         passes=images * (views * len(history) + twins),
         other=trial.other,
+        curves={key: [epoch[key] for epoch in history if key in epoch] for key in CURVES if key in history[-1]},
     )
 
 

@@ -116,7 +116,9 @@ class SweepSettings(Section):
         None, description="number of trials that run at once; null: as many as the cluster has room for"
     )
     gpu_tflops: Annotated[float, Field(gt=0), Runtime] = Field(
-        40, description="TFLOP/s that a GPU sustains in training, for the estimate of --dry-run"
+        110,
+        description="TFLOP/s that a GPU sustains in training, for the estimate of --dry-run; by default that of an "
+        "H100 (docs/gpu.md)",
     )
 
     @model_validator(mode="after")

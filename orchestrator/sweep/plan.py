@@ -1,30 +1,39 @@
-"""The plan of a sweep: which trials are left, and how many GPU hours they would take."""
+"""The plan of a sweep: which trials are left, and what they would take."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass
 
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from infoaug.models.training.loop import build_model, example
+from infoaug.orchestrator import estimate
 from infoaug.orchestrator.comparison import arms
-from infoaug.orchestrator.config import ExperimentConfig
-from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.estimate import Estimate
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import extract, initial_weights, pretrain, score
+from infoaug.orchestrator.stages import initial_weights, score
 from infoaug.orchestrator.sweep import runner, search, trials
 from infoaug.orchestrator.sweep.compared import outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
-COUNTED = 4  # patches of the batch whose operations are counted
-UNKNOWN = 1_000_000  # patches that the estimate assumes before the clips are extracted
+UNKNOWN = 1_000_000  # patches that the estimate assumes where there are no clips yet
 
 
-def plan(config: SweepConfig) -> Table:
-    """Trials by framework and policy, how many are done, and GPU hours for the rest. Nothing is computed or written.
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do and cost.
+
+    Attributes:
+        lines: the summary, by what a line is of.
+        table: trials by framework and policy, with GPU hours.
+    """
+
+    lines: list[tuple[str, str]]
+    table: Table
+
+
+def plan(config: SweepConfig) -> Plan:
+    """Trials by framework and policy, how many are done, and what the rest takes. Nothing is computed or written.
 
     Raises:
         UsageError: the config cannot be carried out.
@@ -33,60 +42,52 @@ def plan(config: SweepConfig) -> Table:
     shown = planned or [search.example(config)]
     runner.check(config, planned, dry=True)
     store = Store(config.store)
-    scored = {trial.name: _scored(trial, store) for trial in shown}
+    scored = {trial.name: estimate.scored(trial.config, store) for trial in shown}
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]
     todo = [trial for trial in budgeted if not planned or not _is_done(trial, scored[trial.name])]
     known = next((s for s in scored.values() if s), None)
-    patches = known.counts["patches"] if known else UNKNOWN
-    hours: dict[str, float] = {}
+    clips = estimate.video(shown[0].config)
+    patches = known.counts["patches"] if known else round(clips.patches) if clips else UNKNOWN
+    runs = config.sweep.samples if not planned else 1
+    spent: dict[str, float] = {}
     for trial in todo:
         framework, epochs = trial.config.pretrain.framework, trial.config.pretrain.epochs
-        spent = operations(trial.config, _share(scored[trial.name])) * patches * epochs
-        hours[framework] = hours.get(framework, 0.0) + spent / (config.sweep.gpu_tflops * 1e12) / 3600
-    runs = config.sweep.samples if not planned else 1
-    return _table(config, budgeted, todo, {name: value * runs for name, value in hours.items()}, patches, known is None)
+        each = estimate.operations(trial.config, _share(scored[trial.name])) * patches * epochs
+        spent[framework] = spent.get(framework, 0.0) + each * runs
+    gpu = config.sweep.gpu_tflops * 1e12
+    hours = {framework: operations / gpu / 3600 for framework, operations in spent.items()}
+    written = sum(float(estimate.weights(trial.config) * estimate.WEIGHT) for trial in todo) * runs
+    first = clips if clips and not known else None  # which is left to be extracted and scored
+    left = Estimate(
+        first.seconds(shown[0].config) if first else 0.0,
+        sum(spent.values()),
+        written + (first.bytes(shown[0].config) if first else 0.0),
+    )
+    lines = [
+        ("trials", _counts(config, budgeted, todo)),
+        ("clips", _clips(config, clips)),
+        ("data sets", f"{', '.join(config.evaluate.names)}: they can be used; what has to be downloaded is said above"),
+        *left.lines(config, gpu),
+    ]
+    return Plan(lines, _table(config, budgeted, todo, hours, patches, known is None))
 
 
-def operations(config: ExperimentConfig, share_with_twin: float) -> float:
-    """Floating-point operations of training on one patch for one epoch, forward and backward.
-
-    They are counted in a step of a small batch without twins and in one where every patch has one, and interpolated.
-    A patch that is shown with several twins at once is taken to have all of them.
-    """
-
-    chosen = config.pretrain.model_dump(include={"framework", "framework_settings", "backbone", "backbone_settings"})
-
-    def counted(policy: str) -> float:
-        what = {"pretrain": chosen, "extract": {"image_size": config.extract.image_size}, "score": {"policy": policy}}
-        return _counted(json.dumps(what, sort_keys=True))
-
-    without = counted("none")
-    if config.score.policy == "none":
-        return without
-    twins = config.pretrain.rows_with_twin(share_with_twin) * config.pretrain.twins_at_once
-    return without + twins * (counted("mutual-information") - without)
+def _counts(config: SweepConfig, planned: list[Trial], todo: list[Trial]) -> str:
+    if config.sweep.search == "optuna":
+        return f"{config.sweep.samples}, chosen one after the other"
+    frameworks = {trial.config.pretrain.framework for trial in planned}
+    policies = {trial.config.score.policy for trial in planned}
+    seeds = {trial.config.seed for trial in planned}
+    done = len(planned) - len(todo)
+    varied = f"{len(frameworks)} frameworks, {len(policies)} twin policies, {len(seeds)} seeds"
+    return f"{len(planned)}, {done} done: {varied}"
 
 
-@cache
-def _counted(model: str) -> float:
-    """Operations for a patch, by the JSON of the settings they depend on. Takes seconds for a large model on a CPU."""
-    config = ExperimentConfig.model_validate_json(model)
-    size = config.extract.image_size
-    built = build_model(pretrain.training_settings(config)).train()
-    batch = example(built, size, COUNTED)
-    if config.score.policy == "none":
-        del batch["twin"], batch["twin_rows"]
-    with FlopCounterMode(display=False) as counter:
-        built(**batch)["loss"].backward()
-    return counter.get_total_flops() / COUNTED
-
-
-def _scored(trial: Trial, store: Store) -> score.Scored | None:
-    """The scored patches of a trial; None if they are not scored yet."""
-    try:
-        return score.load(trial.config, extract.load(trial.config, store))
-    except StageError:
-        return None
+def _clips(config: SweepConfig, clips: estimate.Video | None) -> str:
+    if clips:
+        return f"{clips}" if config.clips.path else f"{clips}, rendered"
+    assumed = f"{UNKNOWN:,} patches are assumed"
+    return f"none was looked at in '{config.clips.path}', which is a URL or not there yet: {assumed}"
 
 
 def _is_done(trial: Trial, scored: score.Scored | None) -> bool:

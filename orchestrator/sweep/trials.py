@@ -61,11 +61,15 @@ class Trial:
 
     @property
     def model(self) -> str:
-        """Equal for trials that build the same model and optimizer, whatever their seeds and twins."""
-        model = self.config.model_dump_json(
+        """Equal for trials that build the same model and optimizer, but for the twin branch and its heads."""
+        return self.config.model_dump_json(
             include={"pretrain": True, "extract": {"image_size"}}, exclude={"pretrain": {"twin_weight", "epochs"}}
         )
-        return f"{self.config.score.policy == 'none'} {model}"
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether the trial trains a twin branch."""
+        return self.config.score.policy != "none" and self.config.pretrain.twin_weight > 0
 
     @property
     def negatives(self) -> str:

@@ -46,6 +46,9 @@ def test_every_command_explains_itself_with_an_example(
         (["inspect", "missing.mp4"], ["missing.mp4"]),
         (["try", "missing.mp4"], ["missing.mp4", "does not exist"]),
         (["frobnicate"], ["frobnicate"]),
+        (["run", "{demo}", "score.k=3"], ["settings are changed by --set, as in --set score.k=3"]),
+        (["sweep", "laptop", "--set", "seed=1", "more", "pretrain.epochs=2"], ["as in --set pretrain.epochs=2"]),
+        (["run", "{demo}", "more"], ["unexpected extra argument"]),
         ([], []),
     ],
 )

@@ -28,7 +28,9 @@ def files() -> dict[str, bytes]:
 
 def test_files_are_the_page_markdown_two_csv_files_and_every_figure_as_png_and_svg(files: dict[str, bytes]) -> None:
     figures = [
-        f"{kind}-{name}" for name in ("cifar10", "scenes") for kind in ("accuracy", "weights", "time", "rank-me")
+        f"{kind}-{name}"
+        for name in ("cifar10", "scenes")
+        for kind in ("accuracy", "weights", "settings", "time", "rank-me")
     ]
     names = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     assert set(files) == {"comparison.html", "comparison.md", "trials.csv", "summary.csv", *names}
@@ -80,6 +82,14 @@ def test_tables_headline_and_captions_are_on_the_page() -> None:
         "vicreg, seed 7 failed out of memory",
     ):
         assert part in text
+
+
+def test_the_difference_stays_in_sight_and_few_images_are_not_zero_million() -> None:
+    seen = rendered(sweep([trial("none", passes=12345.0), trial(passes=12345.0)]))
+    kept = [attributes for tag, attributes in seen.tags if "kept" in (attributes.get("class") or "")]
+    assert len(kept) == 4, "the column Δ none of two tables"
+    assert "24,690 images through the backbone" in seen.text
+    assert "138.0 million images through the backbone" in rendered(rich_sweep()).text
 
 
 def test_the_page_calls_synthetic_video_synthetic_and_real_video_not() -> None:

@@ -79,15 +79,27 @@ def test_training_curves_show_every_epoch_even_with_a_loss_of_nan() -> None:
     assert decoded(figure).std() > 5
 
 
-def test_the_accuracy_figure_says_that_one_seed_has_no_interval() -> None:
+def test_training_shows_what_was_measured_by_epoch_and_nothing_else() -> None:
+    assert [axes.get_ylabel() for axes in figures.draw_training([epoch(1)]).axes] == ["loss", "images/s"]
+    all_of = {"learning_rate": 0.1, "rank_me": 30.0, "feature_std": 0.5}
+    figure = figures.draw_training([epoch(1) | all_of, epoch(2) | all_of | {"validation_knn": 0.3}])
+    labels = [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
+    assert labels == ["loss", "kNN, validation", "RankMe", "feature spread", "learning rate", "images/s"]
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), [np.nan, 0.3])
+
+
+def test_accuracy_of_one_seed_is_drawn_with_its_interval_over_the_test_images() -> None:
     figure = figures.draw_accuracy([result(), result("scenes")])
-    assert "One seed: no interval" in words(figure)
-    assert [t.get_text() for t in figure.axes[0].texts[:2]] == ["45.0%", "41.0%"]
+    assert "One seed; in brackets: 95 % intervals over the test images" in words(figure)
+    # Wilson's interval of 45 and 41 of 100
+    assert [t.get_text() for t in figure.axes[0].texts[:2]] == ["45.0 % (35.6–54.8)", "41.0 % (31.9–50.8)"]
+    bars = figure.axes[0].containers[0].lines[2][0].get_segments()  # type: ignore[attr-defined]
+    assert bars[0][:, 0] == pytest.approx([0.356, 0.548], abs=5e-4)
 
 
 def test_accuracy_of_several_seeds_is_drawn_with_its_mean_and_interval() -> None:
     figure = figures.draw_accuracy([result(knn=0.40), result(knn=0.42), result(knn=0.44)])
-    assert figure.axes[0].texts[1].get_text() == "42.0% ± 5.0%"  # t(0.975, 2) · 0.02 / √3
+    assert figure.axes[0].texts[1].get_text() == "42.0 % ± 5.0"  # t(0.975, 2) · 0.02 / √3
     assert "3 seeds" in words(figure)
 
 

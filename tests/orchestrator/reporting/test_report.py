@@ -90,8 +90,8 @@ class Seen(HTMLParser):
 
 
 def printed(made: report.Report) -> str:
-    """The table as a terminal of 120 columns shows it."""
-    console = Console(width=120)
+    """The table as a terminal of 80 columns shows it."""
+    console = Console(width=80)
     with console.capture() as captured:
         console.print(report.terminal_table(made))
     return captured.get()
@@ -201,13 +201,46 @@ def test_a_cross_domain_result_is_labelled_and_shown_with_its_figure_and_caption
     assert "cross-domain" not in Seen(report.page(made_up())).text
 
 
-@pytest.mark.parametrize("shown", [lambda made: Seen(report.page(made)).text, printed])
-def test_the_table_has_trained_baseline_and_signed_difference_and_no_interval_for_one_seed(shown: Any) -> None:
-    text = re.sub(r"[│\s]+", " ", shown(made_up()))
-    assert re.search(r"cifar10 kNN 41\.0 % 30\.0 % \+11\.0", text)
-    assert re.search(r"cifar10 linear probe 45\.0 % 50\.0 % −5\.0", text)
-    assert "random-init baseline" in text
-    assert "one seed: no interval" in text
+def test_the_table_has_trained_baseline_and_signed_difference_with_intervals_over_test_images() -> None:
+    text = re.sub(r"\s+", " ", Seen(report.page(made_up())).text)
+    assert "cifar10 kNN 41.0 % (40.0–42.0) 30.0 % (29.1–30.9) +11.0 (+9.7 to +12.3)" in text
+    assert "cifar10 linear probe 45.0 % (44.0–46.0) 50.0 % (49.0–51.0) −5.0 (−6.4 to −3.6)" in text
+    assert "random-init baseline" in text and "in brackets: 95 % intervals over the test images" in text
+    told = printed(made_up())
+    assert re.search(r"41\.0 % +30\.0 % +\+11\.0", told) and "(+9.7 to +12.3)" in told
+    masks = [{"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {}}}]
+    assert "one seed: no interval" in Seen(report.page(made_up(results=masks))).text
+
+
+def small(trained: float, **changes: Any) -> dict[str, Any]:
+    """Accuracies on 300 images, 40 % before training."""
+    return {**result(), "test": 300, "probe": trained, "floor_probe": 0.4, **changes}
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict", "next_step"),
+    [
+        ([small(0.42)], "No difference in linear probe accuracy on cifar10 is shown between this training and the "
+         "untrained backbone (+2.0 points, −5.8 to +9.8, 300 test images).", "and test on more images"),
+        ([small(0.7)], "This training raises linear probe accuracy on cifar10 compared with the untrained backbone "
+         "(+30.0 points, +2", "a sweep over seeds and score.policy none"),
+        ([small(0.2)], "This training lowers linear probe accuracy on cifar10", "lower pretrain.learning_rate (0.12)"),
+        ([small(0.7), {"dataset": "davis", "jf": 0.5, "floor_jf": 0.3, "sequences": {}}], "; whether this training "
+         "changes J&F on davis was not tested against the untrained backbone (+20.0 points, one seed).", "a sweep"),
+        ([small(p, seed=p) for p in (0.5, 0.6, 0.7)], "is shown between this training and the untrained backbone "
+         "(+20.0 ± 24.8 points, 3 seeds)", ""),
+        ([small(0.7, baseline="initial weights")], "compared with the initial weights (", ""),
+        ([small(float("nan"))], "was not tested", ""),
+        ([], "No verdict: no data set was evaluated.", "evaluate.datasets"),
+    ],
+)  # fmt: skip
+def test_the_report_opens_with_a_verdict_that_its_numbers_bear_and_the_next_thing_to_try(
+    results: list[dict[str, Any]], verdict: str, next_step: str
+) -> None:
+    found, tried = report.conclusion(made_up(VIDEO, results=results))
+    assert verdict in found and next_step in tried
+    text = Seen(report.page(made_up(VIDEO, results=results))).text
+    assert text.index(found) < text.index("What the features are worth")
 
 
 def test_several_seeds_are_one_row_with_an_interval_and_the_difference_is_taken_within_seeds() -> None:

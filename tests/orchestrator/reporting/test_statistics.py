@@ -76,3 +76,23 @@ def test_q_values_are_benjamini_and_hochbergs_over_the_tests_with_a_p_value() ->
 @pytest.mark.parametrize(("p", "text"), [(None, "–"), (0.0342, ".034"), (0.0004, "< .001"), (1.0, "1.000")])
 def test_a_p_value_is_printed_without_its_leading_zero(p: float | None, text: str) -> None:
     assert statistics.probability(p) == text
+
+
+def test_the_interval_over_test_images_is_wilsons_and_that_of_a_difference_newcombes() -> None:
+    for right, images in ((7, 10), (0, 20), (20, 20), (150, 300)):
+        found = statistics.of_images(right / images, images)
+        assert found.interval == pytest.approx(stats.binomtest(right, images).proportion_ci(0.95, "wilson"), abs=1e-12)
+        assert (found.n, found.half) == (1, None)
+    # Newcombe 1998 (Statistics in Medicine 17, 873–890), table II, method 10: 56/70 − 48/80, and 0/10 − 0/10.
+    apart = statistics.between(statistics.of_images(56 / 70, 70), statistics.of_images(48 / 80, 80))
+    assert apart.interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    none = statistics.between(statistics.of_images(0, 10), statistics.of_images(0, 10))
+    assert none.interval == pytest.approx((-0.2775, 0.2775), abs=5e-5)
+    assert statistics.between(statistics.Summary(0.5, None, 1), apart).interval is None
+
+
+def test_as_many_seeds_are_proposed_as_would_give_the_interval() -> None:
+    three = statistics.summary([0.50, 0.52, 0.54])  # deviation 0.02: t(0.975, 17) · 0.02 / √18 = 0.00995
+    assert statistics.seeds_for(three, 0.01) == 18
+    assert statistics.seeds_for(statistics.summary([0.1, 0.9]), 0.01) is None
+    assert statistics.seeds_for(statistics.summary([0.5]), 0.01) is None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from infoaug.orchestrator import estimate
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.store import Store
@@ -31,7 +32,8 @@ def sweep(store: Path, experiment: dict[str, Any] | None = None, **settings: Any
 def shown(of: SweepConfig) -> str:
     """The plan as text, however its lines are broken."""
     console = Console(file=io.StringIO(), width=200)
-    console.print(plan.plan(of))
+    planned = plan.plan(of)
+    console.print(*(f"{name} {text}" for name, text in planned.lines), planned.table, markup=False)
     return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
@@ -47,7 +49,7 @@ def experiment(policy: str = "none", **pretrain: Any) -> ExperimentConfig:
 
 def test_operations_are_those_counted_by_hand() -> None:
     """A step does a linear layer three times: forward, and backward to its weights and to its inputs."""
-    heads = [plan.operations(experiment(framework_settings={"hidden_dim": width}), 0.0) for width in (32, 64)]
+    heads = [estimate.operations(experiment(framework_settings={"hidden_dim": width}), 0.0) for width in (32, 64)]
     # 32 more hidden units of two views: from 16 features and to 128 outputs, a multiplication and an addition each.
     assert heads[1] - heads[0] == 3 * 2 * 2 * 32 * (16 + 128)
 
@@ -55,7 +57,7 @@ def test_operations_are_those_counted_by_hand() -> None:
 def test_operations_go_with_the_area_of_the_images() -> None:
     def backbone(size: int) -> float:
         config = experiment()
-        return plan.operations(
+        return estimate.operations(
             config.model_copy(update={"extract": config.extract.model_copy(update={"image_size": size})}), 0
         )
 
@@ -63,8 +65,8 @@ def test_operations_go_with_the_area_of_the_images() -> None:
 
 
 def test_a_twin_is_a_third_image_and_counts_for_the_patches_that_have_one() -> None:
-    without = plan.operations(experiment(), 0.5)
-    with_twins = [plan.operations(experiment("random"), share) for share in (0.0, 0.25, 0.5, 1.0)]
+    without = estimate.operations(experiment(), 0.5)
+    with_twins = [estimate.operations(experiment("random"), share) for share in (0.0, 0.25, 0.5, 1.0)]
     assert with_twins[0] == without
     of_a_twin = with_twins[3] - without
     assert with_twins[1:3] == pytest.approx([without + 0.25 * of_a_twin, without + 0.5 * of_a_twin])
@@ -73,13 +75,13 @@ def test_a_twin_is_a_third_image_and_counts_for_the_patches_that_have_one() -> N
 
 def test_rows_of_images_have_no_third_image() -> None:
     mixed = experiment("random", images="cifar10", image_share=0.75)
-    assert plan.operations(mixed, 1.0) == pytest.approx(plan.operations(experiment("random"), 0.25))
+    assert estimate.operations(mixed, 1.0) == pytest.approx(estimate.operations(experiment("random"), 0.25))
 
 
 @pytest.mark.parametrize("policy", ["none", "random"])
 def test_small_views_cost_by_their_area(policy: str) -> None:
     none, some, more = (
-        plan.operations(experiment(policy, framework="swav", framework_settings={"small_views": count}), 1.0)
+        estimate.operations(experiment(policy, framework="swav", framework_settings={"small_views": count}), 1.0)
         for count in (0, 2, 4)
     )
     assert more - some == pytest.approx(some - none, rel=0.05)
@@ -87,9 +89,11 @@ def test_small_views_cost_by_their_area(policy: str) -> None:
 
 
 def test_operations_depend_on_the_model_and_on_nothing_else() -> None:
-    assert plan.operations(experiment("random", twin_weight=1), 0.5) == plan.operations(experiment("nearest"), 0.5)
-    assert plan.operations(experiment(epochs=7), 0.5) == plan.operations(experiment(), 0.5)
-    assert plan.operations(experiment(framework="moco"), 0.5) != plan.operations(experiment(), 0.5)
+    assert estimate.operations(experiment("random", twin_weight=1), 0.5) == estimate.operations(
+        experiment("nearest"), 0.5
+    )
+    assert estimate.operations(experiment(epochs=7), 0.5) == estimate.operations(experiment(), 0.5)
+    assert estimate.operations(experiment(framework="moco"), 0.5) != estimate.operations(experiment(), 0.5)
 
 
 # ---- the plan
@@ -101,14 +105,20 @@ def test_trials_are_told_by_framework_and_policy(tmp_path: Path) -> None:
     assert "mine: 12 trials, 0 done" in text
     assert "framework ┃ none ┃ MI twin ┃ GPU hours" in text
     assert "│ SimCLR │ 2 │ 4 │" in text and "│ MoCo v2 │ 2 │ 4 │" in text
-    assert "1,000,000 patches, all with a twin" in text
+    assert "trials 12, 0 done: 2 frameworks, 2 twin policies, 2 seeds" in text
+    # 8 scenes of 2 windows, a patch for each of 10 × 7 cells of 32 pixels
+    assert "clips 8 clips, about 768 frames, 16 windows, 1,120 patches, rendered" in text
+    assert "for 1,120 patches, all with a twin" in text
+    assert "data sets scenes: they can be used" in text
 
 
 def test_nothing_is_written_and_no_clip_need_be_there(tmp_path: Path) -> None:
     of = sweep(
         tmp_path / "store", {"clips": {"path": str(tmp_path / "none.mp4")}}, grid=[{"policy": ["none", "random"]}]
     )
-    assert "mine: 2 trials, 0 done" in shown(of)
+    text = shown(of)
+    assert "mine: 2 trials, 0 done" in text and "1,000,000 patches are assumed" in text
+    assert "to extract and score" not in text, "not known"
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +126,7 @@ def test_what_is_done_costs_nothing_and_the_rest_is_of_the_patches_that_are_ther
     of = sweep(tmp_path / "store", grid=[{"policy": "random", "seed": [0, 1]}], gpu_tflops=1e-9)
     first, second = trials.planned(of)
     leave_scored(first, Store(of.store), patches=1000)
-    each = plan.operations(first.config, 0.25) * 1000 * 2 / (1e-9 * 1e12) / 3600
+    each = estimate.operations(first.config, 0.25) * 1000 * 2 / (1e-9 * 1e12) / 3600
     assert f"{2 * each:,.2f} │" in shown(of)
     leave_done(second, Store(of.store), patches=1000)
     text = shown(of)
@@ -139,7 +149,7 @@ def test_arms_with_the_budget_of_passes_cost_the_same(tmp_path: Path) -> None:
 def test_an_adaptive_search_is_counted_by_its_samples(tmp_path: Path) -> None:
     space = {"pretrain.learning_rate": {"low": 0.1, "high": 1}}
     of = sweep(tmp_path, search="optuna", space=space, samples=7, gpu_tflops=1e-6)
-    each = plan.operations(trials.make(of, {"pretrain.learning_rate": 0.1}).config, 1.0) * 1e6 * 2 / 1e6 / 3600
+    each = estimate.operations(trials.make(of, {"pretrain.learning_rate": 0.1}).config, 1.0) * 1120 * 2 / 1e6 / 3600
     text = shown(of)
     assert "mine: 7 trials " in text and "│ SimCLR │ search │" in text
     assert f"{7 * each:,.2f} │" in text
