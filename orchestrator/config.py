@@ -611,6 +611,9 @@ class TrackingConfig(Section):
 
     uri: str | None = Field(None, description="tracking server; null: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db")
     experiment: str = Field("infoaug", description="name of the MLflow experiment")
+    register_as: str | None = Field(
+        None, description="name in MLflow's model registry that the trained backbone becomes a version of; null: none"
+    )
 
     @field_validator("experiment")
     @classmethod

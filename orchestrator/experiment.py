@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.markup import escape
 
+from infoaug.models import own_code
 from infoaug.orchestrator import estimate, unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
@@ -254,7 +255,7 @@ def _run_stages(
             _describe(config, tracked)
         if "score" in outputs or last < STAGES.index("score"):  # else the run may be that of another model
             for done in untracked:
-                _track(done, outputs[done], _times(config, store), tracked)
+                _track(done, outputs[done], config, store, tracked)
             untracked = []
     return outputs
 
@@ -265,16 +266,19 @@ def _describe(config: ExperimentConfig, tracked: mlflow_runs.Run) -> None:
     tracked.sources(sources(config))
 
 
-def _track(name: str, output: Output, times: Mapping[str, Mapping[str, float]], tracked: mlflow_runs.Run) -> None:
+def _track(name: str, output: Output, config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run) -> None:
     """Log a stage's output and the time it took to MLflow."""
     if output.computed:
-        tracked.metrics({f"seconds/{name}": times[name]["seconds"]})
+        tracked.metrics({f"seconds/{name}": _times(config, store)[name]["seconds"]})
     match output:
         case score.Scored():
             tracked.metrics({f"patches/{reason.replace(' ', '_')}": n for reason, n in output.counts.items()})
         case pretrain.Pretrained():
             tracked.epochs(output.history)  # those that the server missed while it was away
-            tracked.files(pretrain.files(output.stage), "backbone")
+            backbone = pretrain.files(output.stage)
+            tracked.files(backbone, "backbone")
+            if not own_code.is_own(config.pretrain.backbone):  # whose code is not where the model will be loaded
+                tracked.model(backbone, config.extract.image_size, config.tracking.register_as)
         case evaluate.Evaluated():
             tracked.results(output.results)
 

@@ -8,12 +8,16 @@ import json
 import re
 import subprocess
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -21,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.masking import masked, without_secrets
+from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.mlflow_client import (
     REPLACED,
     all_runs,
@@ -110,6 +115,8 @@ class Run:
             raise unusable(self.uri, error) from None
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
+        self._trained = ""  # the hash of the stage `pretrain`
+        self._model: str | None = None  # the id of the model that accuracies are of
 
     @as_stage_error
     def of_model(self, model: str, anew: bool = False) -> None:
@@ -131,6 +138,7 @@ class Run:
             self._client.set_tag(old, REPLACED, self.id)
             self._times, self._logged = {}, set()
         self._client.set_tag(self.id, MODEL, model)
+        self._trained = model
 
     def epochs(self, history: Sequence[Mapping[str, float]]) -> None:
         """Log the metrics of epochs as `train/…`, with the epoch as step; skip those logged before."""
@@ -147,10 +155,48 @@ class Run:
         self._logged |= new.keys()
 
     @as_stage_error
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Log metrics without a step; those with an unchanged value are skipped."""
+    def metrics(self, values: Mapping[str, float], of_model: bool = False) -> None:
+        """Log metrics without a step; those with an unchanged value are skipped.
+
+        Args:
+            values: the metrics, by name.
+            of_model: they are also those of the model that was logged.
+        """
         now, logged = int(time.time() * 1000), self._client.get_run(self.id).data.metrics
-        self._log(Metric(name, float(value), now, 0) for name, value in values.items() if logged.get(name) != value)
+        model = self._model if of_model else None
+        self._log(
+            Metric(name, float(value), now, 0, model_id=model)
+            for name, value in values.items()
+            if logged.get(name) != value
+        )
+
+    @as_stage_error
+    def model(self, files: Mapping[str, bytes], image_size: int, register: str | None = None) -> None:
+        """Log the trained backbone as a model that `mlflow.pyfunc.load_model` loads, once.
+
+        Args:
+            files: of the backbone, by name; its own code is none of them, so it must be timm's.
+            image_size: S, pixels.
+            register: the name of a registered model that it becomes a version of.
+        """
+        wanted = f"source_run_id = '{self.id}' AND tags.`{MODEL}` = '{self._trained}'"
+        found = self._client.search_logged_models([self._experiment], wanted)
+        if ready := [one for one in found if one.status == "READY"]:  # an interrupted one is not
+            self._model = ready[0].model_id
+            return
+        created = self._client.create_logged_model(
+            self._experiment, "backbone", self.id, tags={MODEL: self._trained}, model_type="infoaug-backbone"
+        )
+        with scratch.folder() as folder:
+            _save(folder / "model", files, image_size, created.model_id)
+            self._client.log_model_artifacts(created.model_id, str(folder / "model"))
+        self._client.finalize_logged_model(created.model_id, "READY")
+        self._model = created.model_id
+        if register:
+            with suppress(MlflowException):  # there is one of this name
+                self._client.create_registered_model(register)
+            place = created.artifact_location
+            self._client.create_model_version(register, place, self.id, model_id=created.model_id)
 
     @as_stage_error
     def sources(self, sources: Iterable[Source]) -> None:
@@ -182,7 +228,7 @@ class Run:
                     for column, value in zip(result["domains"], cells, strict=True):
                         pair = f"{_metric_name(row)} to {_metric_name(column)}"
                         values[f"{name}/{pair}/{metric.removesuffix('_matrix')}"] = value
-            self.metrics(values)
+            self.metrics(values, of_model=True)
 
     @as_stage_error
     def files(self, contents: Mapping[str, bytes], folder: str | None = None) -> None:
@@ -239,6 +285,29 @@ class Run:
         for start in range(0, len(listed), 100):  # MLflow's limit per request
             self._client.log_batch(run.info.run_id, params=listed[start : start + 100])
         return str(run.info.run_id)
+
+
+def _save(folder: Path, files: Mapping[str, bytes], size: int, model: str) -> None:
+    """Write a backbone into a folder as a model of MLflow. Nothing is pickled."""
+    import mlflow.pyfunc  # takes seconds, and only a trained model needs it
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    data = folder.with_name("data")
+    data.mkdir()
+    for name, content in files.items():
+        (data / name).write_bytes(content)
+    images, features = TensorSpec(np.dtype("uint8"), (-1, size, size, 3)), TensorSpec(np.dtype("float32"), (-1, -1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it misses an example, which the signature makes needless
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module="infoaug.models.pyfunc",
+            data_path=str(data),
+            mlflow_model=Model(model_id=model),
+            signature=ModelSignature(Schema([images]), Schema([features])),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("infoaug", "torch", "timm")],
+        )
 
 
 def _tags(config: ExperimentConfig) -> dict[str, str]:

@@ -11,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import mlflow.pyfunc
+import numpy as np
 import pytest
+import torch
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from infoaug.models.augment import Augment
+from infoaug.models.backbones import create_backbone, load_backbone, save_backbone
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime.mlflow_runs import Run, Source, identity
@@ -529,3 +534,59 @@ def test_a_deleted_mlflow_experiment_is_refused_with_its_name(config: Make, clie
     with pytest.raises(UsageError, match=remedy):
         Run(made)
     assert client.search_experiments(view_type=ViewType.DELETED_ONLY)
+
+
+# ---- models
+
+
+@pytest.fixture(scope="module")
+def backbone_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("backbone")
+    small = create_backbone("resnet18", 16, layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])
+    save_backbone(small, folder, mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.2])
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
+    config: Make,
+    client: MlflowClient,
+    backbone_files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for _ in range(2):
+        run = Run(config())
+        run.of_model("0123")
+        run.model(backbone_files, 16, register="features")
+        run.results([{"dataset": "cifar10", "knn": 0.25, "classes": 10}])
+        run.finish("FINISHED")
+    experiment = client.get_run(run.id).info.experiment_id
+    (logged,) = client.search_logged_models([experiment])
+    assert (logged.source_run_id, logged.status.value, logged.tags["infoaug.model"]) == (run.id, "READY", "0123")
+    assert [(metric.key, metric.value) for metric in logged.metrics] == [("cifar10/knn", 0.25)]
+    (version,) = client.search_model_versions("name = 'features'")
+    assert version.run_id == run.id and logged.model_id in (version.source or "")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", config().tracking.uri or "")
+    model = mlflow.pyfunc.load_model("models:/features/1")
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    for name, content in backbone_files.items():
+        (tmp_path / name).write_bytes(content)
+    backbone = load_backbone(tmp_path)
+    expected = backbone(Augment.of(backbone).normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    assert np.allclose(model.predict(images), expected.detach(), atol=1e-6)
+    assert not [*Path(str(logged.artifact_location).removeprefix("file://")).rglob("*.pkl")]
+    with pytest.raises(MlflowException, match="shape"):
+        model.predict(images[..., :2])
+
+
+def test_a_model_of_other_data_is_another_one(
+    config: Make, client: MlflowClient, backbone_files: dict[str, bytes]
+) -> None:
+    for model in ("0123", "4567"):
+        run = Run(config())
+        run.of_model(model)
+        run.model(backbone_files, 16)
+    found = client.search_logged_models([client.get_run(run.id).info.experiment_id])
+    assert sorted(one.tags["infoaug.model"] for one in found) == ["0123", "4567"]
+    assert len({one.source_run_id for one in found}) == 2
