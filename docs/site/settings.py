@@ -63,13 +63,13 @@ def page() -> str:
 
 def _training() -> Iterator[str]:
     """Augmentation and the settings of each framework, with the documentation of their types."""
-    yield "\n### `pretrain.augment` and `pretrain.augment_second`\n"
+    yield "\n### `augment` and `augment_second`\n"
     yield from _documented(AugmentSettings, "pretrain.augment")
     for name in frameworks.available():
-        yield f"\n### `pretrain.framework_settings` of `{name}`\n"
+        yield f"\n### Framework `{name}`\n"
         yield from _documented(frameworks.settings_type(name), "framework_settings")
     for kind, name in ((Negatives, "negatives"), (Momentum, "momentum")):
-        yield f"\n### `pretrain.framework_settings.{name}`\n"
+        yield f"\n### `framework_settings.{name}`\n"
         yield from _documented(kind, f"framework_settings.{name}")
 
 
