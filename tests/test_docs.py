@@ -148,7 +148,7 @@ def test_troubleshooting_explains_every_reason_for_having_no_twin() -> None:
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    notebook, full = tool("notebook"), "SCENES, FRAMES, EPOCHS, IMAGES = 4, 48, 8, 600"
+    notebook, full = tool("notebook"), "SCENES, FRAMES, EPOCHS, IMAGES = 3, 48, 6, 400"
     tutorial = notebook.read(TUTORIAL)
     variables = notebook.execute(tutorial, {full: "SCENES, FRAMES, EPOCHS, IMAGES = 2, 24, 2, 200"})
     assert variables["features"].shape == (2 * 96, 128)
