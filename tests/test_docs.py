@@ -6,12 +6,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import infoaug
 
@@ -144,7 +146,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     notebook, full = tool("notebook"), "SCENES, FRAMES, EPOCHS, IMAGES = 4, 48, 8, 600"
     tutorial = notebook.read(TUTORIAL)
-    variables = notebook.execute(tutorial, {full: "SCENES, FRAMES, EPOCHS, IMAGES = 2, 24, 2, 200"})
+    variables = notebook.execute(tutorial, {full: "SCENES, FRAMES, EPOCHS, IMAGES = 2, 24, 2, 100"})
     assert variables["features"].shape == (2 * 96, 128)
     assert (tmp_path / "tutorial" / "export" / "backbone.pt").is_file()
     shown = [output["output_type"] for cell in notebook.code(tutorial) for output in cell["outputs"]]
@@ -157,6 +159,17 @@ def test_the_tutorial_shows_what_it_printed() -> None:
     assert all(cell["outputs"] for cell in notebook.code(tutorial)), "run `python docs/site/notebook.py`"
     assert "linear probe" in notebook.markdown(tutorial)
     assert TUTORIAL.stat().st_size < 1 << 20
+
+
+def test_only_pytorch_needs_the_packages_of_cuda() -> None:
+    # What README promises of an installation with PyTorch for CPUs.
+    of_cuda, needing = re.compile("nvidia|cuda|triton"), set()
+    for package in metadata.distributions():
+        wanted = (Requirement(text) for text in package.requires or [])
+        plain = (one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""}))
+        if not of_cuda.search(package.name) and any(of_cuda.search(name) for name in plain):
+            needing.add(package.name)
+    assert needing <= {"torch"}
 
 
 def test_another_index_serves_pytorch_alone() -> None:
