@@ -3,18 +3,22 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 CONFIG ?= configs/demo.yaml
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Another package index for PyTorch alone, such as PyTorch's own for CPUs; empty: that of all other packages.
+TORCH_INDEX ?=
 
 # Measuring a GPU needs neither Ray nor MLflow: without a .venv, any python3 that has PyTorch will do.
 PLAIN_PYTHON = $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,python3))
 
-.PHONY: setup demo test test-ray test-orchestrator test-rest test-slow coverage faults lint bench gpu gpu-dry clean
+.PHONY: setup demo test test-ray test-orchestrator test-rest test-slow coverage faults lint docs bench gpu gpu-dry clean
 
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or 3.12 is needed and was not found; set PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch torchvision)
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 demo: setup
@@ -57,6 +61,14 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The documentation as a site: site/index.html.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/.docs: .venv/.installed
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
 bench: setup
 	$(BIN)/python benchmarks/twins_on_scenes.py
 	$(BIN)/python benchmarks/mutual_information.py --plot docs/fig5.png
@@ -75,4 +87,4 @@ gpu-dry:
 	PYTHONPATH=. $(PLAIN_PYTHON) benchmarks/gpu.py --dry
 
 clean:
-	rm -rf .venv outputs mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache .coverage* *.egg-info
+	rm -rf .venv outputs site mlruns mlflow.db .pytest_cache .ruff_cache .mypy_cache .coverage* *.egg-info

@@ -106,7 +106,7 @@ class ClipsConfig(Section):
 class ScenesConfig(Section):
     """Synthetic input: clips rendered with known coupling (orchestrator/synthetic/scenes.py)."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the scenes")
     count: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="number of clips")
     frames: Annotated[int, Field(ge=2)] = Field(96, description="frames of a clip")
     sprites: Annotated[int, Field(ge=1, le=10_000)] = Field(8, description="sprites in a scene")
@@ -323,7 +323,7 @@ class PretrainConfig(Section):
         "have the same",
     )
     twin_weight: Annotated[float, Field(ge=0)] = Field(0.5, description="λ in L = L_view + λ · L_twin")
-    epochs: Positive = 100
+    epochs: Positive = Field(100, description="epochs of training, each of `patches // batch_size` steps")
     batch_size: Annotated[int, Field(ge=4)] = Field(256, description="global batch size, over all workers")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.12, description="learning rate at a global batch size of 256; scaled linearly"
@@ -640,7 +640,9 @@ class RayConfig(Section):
 class ExperimentConfig(Section):
     """A whole experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "experiment"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+        "experiment", description="name of the experiment, in its folder, its report and MLflow"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the training; scenes and score have their own")
     store: Annotated[str, Runtime] = Field(
         "outputs",

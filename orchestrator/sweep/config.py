@@ -89,7 +89,9 @@ class SweepSettings(Section):
     space: dict[str, Drawn] = Field(
         {}, description="search space of random and optuna: settings by name, each with values or {low, high, log}"
     )
-    search: Literal["grid", "random", "optuna"] = "grid"
+    search: Literal["grid", "random", "optuna"] = Field(
+        "grid", description="all combinations of grid, or trials from space that are drawn or chosen by Optuna"
+    )
     samples: Positive = Field(20, description="number of trials of random and optuna")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of random and optuna")
     scheduler: Literal["none", "asha"] = Field("none", description="asha stops trials whose validation_knn is low")
