@@ -96,10 +96,14 @@ def test_a_clip_is_too_large_for_the_memory_of_its_worker(
     experiment.end(process)
     large = more / "large"
     large.mkdir()
-    frame = np.random.default_rng(0).integers(0, 256, (52, 3270, 3), np.uint8)
-    cv2.imwrite(str(large / "00.png"), cv2.resize(frame, (32_700, 519)))  # as many patches as are allowed
-    for number in range(1, 24):
-        os.link(large / "00.png", large / f"{number:02d}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (52, 3270, 3), np.uint8)
+    picture = cv2.resize(noise, (32_700, 519))  # as many patches as are allowed
+    for number in range(24):  # which shake: frames that are all the same are no clip
+        file = large / f"{number:02d}.png"
+        if number < 2:
+            cv2.imwrite(str(file), np.roll(picture, 3 * number, axis=1), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        else:
+            os.link(large / f"{number % 2:02d}.png", file)
     total = memory("MemTotal")
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - least + 2**19) / total:.4f}")  # half a GiB more
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
