@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -130,7 +132,19 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], res
         if failed:
             typer.echo(f"{failed} of {clips} clips failed, wholly or in part; the report says why")
         _echo(f"report   {result.page}")
-        _echo(f"runs     mlflow ui --backend-store-uri {result.tracking_uri}")
+        _echo(f"runs     {_to_see_runs(result.tracking_uri)}")
+
+
+def _to_see_runs(uri: str) -> str:
+    """A server's address; for a database the command that shows it, also in a shell without the environment."""
+    if uri.partition("://")[0] in ("http", "https"):
+        return uri
+    program = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") == str(program):
+        program = Path("mlflow")
+    elif program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return shlex.join([str(program), "ui", "--backend-store-uri", uri])
 
 
 @app.command(
@@ -198,7 +212,7 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
         console.show(table)
     _echo("\n".join(compared.verdict()))
     _echo(f"comparison   {compared.page}")
-    _echo(f"runs         mlflow ui --backend-store-uri {compared.tracking_uri}")
+    _echo(f"runs         {_to_see_runs(compared.tracking_uri)}")
 
 
 @app.command(epilog="Example:  infoaug compare infoaug --out comparison")

@@ -123,6 +123,23 @@ def test_the_version_is_that_of_the_installed_package(
     assert capsys.readouterr().out.strip() == f"infoaug {importlib.metadata.version('infoaug')}"
 
 
+def test_the_command_that_shows_the_runs_works_in_a_shell_without_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "mlflow").touch(0o755)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    uri = "sqlite:////my videos/mlflow.db"
+    assert cli._to_see_runs("https://server/mlflow") == "https://server/mlflow"
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert cli._to_see_runs(uri) == f"{programs}/mlflow ui --backend-store-uri '{uri}'"
+    monkeypatch.chdir(tmp_path)
+    assert cli._to_see_runs(uri) == f".venv/bin/mlflow ui --backend-store-uri '{uri}'"
+    monkeypatch.setenv("PATH", str(programs))
+    assert cli._to_see_runs(uri) == f"mlflow ui --backend-store-uri '{uri}'"
+
+
 def test_configs_are_listed_by_their_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert infoaug(monkeypatch, "configs") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
