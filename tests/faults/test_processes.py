@@ -104,7 +104,7 @@ def test_the_driver_is_ended(
         run = run_of(experiment)
         steps = [metric.step for metric in client_of(experiment).get_metric_history(run.info.run_id, "train/loss")]
         assert sorted(steps) == [*range(1, EPOCHS + 1)], "an epoch is missing, or twice"
-        assert "going on" in experiment.log
+        assert "; resuming" in experiment.log
         assert windows_there(experiment.log, "score") == WINDOWS
         twice = f"epochs: {max(0, 4 - first_epoch(experiment.log))}"
     told(f"the driver {what} in {stage}", seen, twice, seconds)
