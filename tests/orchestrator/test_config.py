@@ -500,7 +500,7 @@ def test_settings_that_say_only_where_and_how_it_runs_are_no_part_of_the_identit
         "store": True,
         "tracking": True,
         "ray": True,
-        "extract": {"gpus_per_task", "max_window_mb", "read_timeout"},
+        "extract": {"cache", "gpus_per_task", "max_window_mb", "read_timeout"},
         "score": {"backend", "gpus_per_task"},
         "pretrain": {
             *("workers", "min_workers", "cpus_per_worker", "gpu", "max_failures"),

@@ -73,8 +73,8 @@ def test_a_report_on_such_a_policy_draws_the_twins_of_mutual_information(clip: P
     row |= {"frames": 12, "cuts": [], "repeats": []}
     store = SimpleNamespace(read_table=lambda path: table)
     stage = SimpleNamespace(store=store, path=lambda *parts: "/".join(parts))
-    ledger = SimpleNamespace(to_pylist=lambda: [row])
-    scored: Any = SimpleNamespace(stage=stage, extracted=SimpleNamespace(ledger=ledger, stage=stage))
+    extracted = SimpleNamespace(stage=stage, clip=lambda clip_id: row)
+    scored: Any = SimpleNamespace(stage=stage, extracted=extracted)
     found = inspection.stored_window(scored, config, "clip", 0)
     plain = config.model_copy(update={"score": config.score.model_copy(update={"policy": "mutual-information"})})
     expected = inspection.stored_window(scored, plain, "clip", 0)
