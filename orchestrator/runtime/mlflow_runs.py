@@ -184,8 +184,9 @@ class Run:
         if ready := [one for one in found if one.status == "READY"]:  # an interrupted one is not
             self._model = ready[0].model_id
             return
+        # MLflow looks for artifacts of a run in its models, too, by the name of their folder: it must be another one.
         created = self._client.create_logged_model(
-            self._experiment, "backbone", self.id, tags={MODEL: self._trained}, model_type="infoaug-backbone"
+            self._experiment, "features", self.id, tags={MODEL: self._trained}, model_type="infoaug-backbone"
         )
         with scratch.folder() as folder:
             _save(folder / "model", files, image_size, created.model_id)

@@ -87,6 +87,7 @@ def test_a_job_is_sent_the_code_and_what_the_config_sets_and_no_more(tmp_path: P
         ".typed",
         ".html",
         ".css",
+        ".js",
     }
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == {
         "name": "sent", "score": {"k": 3}, "ray": {"cpus": 2}

@@ -557,6 +557,7 @@ def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
     for _ in range(2):
         run = Run(config())
         run.of_model("0123")
+        run.files(backbone_files, "backbone")
         run.model(backbone_files, 16, register="features")
         run.results([{"dataset": "cifar10", "knn": 0.25, "classes": 10}])
         run.finish("FINISHED")
@@ -564,6 +565,8 @@ def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
     (logged,) = client.search_logged_models([experiment])
     assert (logged.source_run_id, logged.status.value, logged.tags["infoaug.model"]) == (run.id, "READY", "0123")
     assert [(metric.key, metric.value) for metric in logged.metrics] == [("cifar10/knn", 0.25)]
+    kept = {Path(artifact.path).name for artifact in client.list_artifacts(run.id, "backbone")}
+    assert kept == backbone_files.keys(), "the run's own files are found beside the model"
     (version,) = client.search_model_versions("name = 'features'")
     assert version.run_id == run.id and logged.model_id in (version.source or "")
 
