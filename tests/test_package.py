@@ -66,7 +66,7 @@ def test_the_wheel_installs_one_package(wheel: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["estimators", "models", "orchestrator"])
 def test_the_wheel_has_every_module_and_template(wheel: Path, folder: str) -> None:
-    kinds = (".py", ".html", ".css")
+    kinds = (".py", ".html", ".css", ".js")
     assert files_below(wheel / "infoaug" / folder, *kinds) == files_below(ROOT / folder, *kinds)
 
 
