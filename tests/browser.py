@@ -21,7 +21,7 @@ _START = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os
 
 
 def found() -> str | None:
-    """The path of the browser; None where there is none."""
+    """The path of the browser, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 

@@ -40,9 +40,9 @@ class Metric:
 
 
 def images_of(result: Mapping[str, Any], metric: str) -> int | None:
-    """How many test images a metric's number is the share of, by a data set's result; None if it is no such share.
+    """The number of test images that an accuracy is a share of, by a data set's result; None for any other metric.
 
-    A mean over domains is none: it counts every image several times.
+    It is also None for a mean over domains, which counts every image several times.
     """
     count = None if "domains" in result else result.get("test")
     return int(count) if count and METRICS[metric].counts_images else None

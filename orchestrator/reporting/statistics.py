@@ -35,7 +35,7 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Both ends of the interval, over seeds or over test images; None if there is none."""
+        """The lower and upper bound, over seeds or over test images; None without an interval."""
         return self.bounds if self.half is None else (self.mean - self.half, self.mean + self.half)
 
 

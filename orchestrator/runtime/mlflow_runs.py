@@ -175,7 +175,7 @@ class Run:
         """Log the trained backbone as a model that `mlflow.pyfunc.load_model` loads, once.
 
         Args:
-            files: of the backbone, by name; its own code is none of them, so it must be timm's.
+            files: weights and recipe of the backbone, by name. They hold no code, so it must be one of timm's.
             image_size: S, pixels.
             register: the name of a registered model that it becomes a version of.
         """

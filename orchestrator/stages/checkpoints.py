@@ -33,7 +33,7 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def newest(self) -> str | None:
-        """The name of the newest checkpoint; None if there is none.
+        """The name of the newest checkpoint, or None.
 
         Raises:
             StageError: the store cannot be listed.

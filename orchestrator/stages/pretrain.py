@@ -159,7 +159,7 @@ def _run(
 
 
 def job(config: ExperimentConfig, scored: score.Scored, trained: StageFolder, doing: str) -> ray_training.Job:
-    """What workers are told of a training, once the shards that it streams are written. The user is told, too.
+    """The job of a training's workers. It says what is trained on, and writes the shards that training will stream.
 
     Args:
         config: the experiment.
