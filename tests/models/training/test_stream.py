@@ -1,8 +1,12 @@
 """Patches in blocks of shards: the same steps as in memory, each row once, and a resume in the middle of an epoch."""
 
+import contextlib
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,6 +170,58 @@ def test_resumed_in_the_middle_of_an_epoch_it_ends_like_an_uninterrupted_one(
         assert all(same(undisturbed.state()[part], resumed.state()[part]) for part in PARTS)
         for name in ("loss", "twin_loss", "share_with_twin", "steps_without_twin_loss", "learning_rate", "rank_me"):
             assert again[name] == metrics[name]
+
+
+class Interrupted(Exception):
+    """A training is cut off."""
+
+
+def stream_on_rank(rank: int, file: Path, stop: int | None = None) -> tuple[dict[str, Any], list[int]]:
+    """Train two epochs, from the state in `file` if there is one; give the state and the rows of this rank.
+
+    It ends after `stop` more blocks, in the middle of an epoch, and rank 0 writes the state into the file.
+    """
+    steady = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "drop_rate": 0.0}
+    settings = small_settings("moco", backbone_settings=steady, learning_rate=0.01, twin_share=0.25)
+    run = Training(settings, streamed(within_windows(random_pairs(70)), together=2), CPU)
+    if file.exists():
+        run.load_state(torch.load(file, weights_only=True))
+    seen, blocks = _rows_seen(run), 0
+
+    def between() -> None:
+        nonlocal blocks
+        blocks += 1
+        if blocks == stop:
+            raise Interrupted
+
+    with contextlib.suppress(Interrupted):
+        while len(run.history) < 2:
+            run.epoch(between)
+    if rank == 0:
+        torch.save(run.state(), file)
+    return run.state(), seen
+
+
+def test_an_epoch_goes_on_with_another_number_of_ranks_and_shows_no_row_twice(
+    two_ranks: Callable[[Callable[[int], Any]], list[Any]], tmp_path: Path
+) -> None:
+    alone, rows = stream_on_rank(0, tmp_path / "alone")
+    file = tmp_path / "changing"
+    begun = two_ranks(partial(stream_on_rank, file=file, stop=1))
+    fewer = stream_on_rank(0, file, stop=1)
+    assert not fewer[0]["history"]  # both stops are in the first epoch
+    more = two_ranks(partial(stream_on_rank, file=file))
+    parts = [of[1] for of in (*begun, fewer, *more)]
+    assert all(parts)
+    first = sorted(rows[: len(rows) // 2])
+    assert len(set(first)) == len(first)
+    assert sorted(chain(*parts)) == sorted(rows)
+    assert sorted([*chain(*parts[:3]), *(row for own in parts[3:] for row in own[: -len(first) // 2])]) == first
+    assert [epoch["loss"] for epoch in more[0][0]["history"]] == pytest.approx(
+        [epoch["loss"] for epoch in alone["history"]], rel=1e-4
+    )
+    for name, value in alone["model"].items():  # sums over ranks are rounded in another order
+        torch.testing.assert_close(more[0][0]["model"][name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_still_images_go_on_from_block_to_block() -> None:
