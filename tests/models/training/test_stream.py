@@ -172,7 +172,7 @@ def test_resumed_in_the_middle_of_an_epoch_it_ends_like_an_uninterrupted_one(
             assert again[name] == metrics[name]
 
 
-class Interrupted(Exception):
+class CutOffError(Exception):
     """A training is cut off."""
 
 
@@ -192,9 +192,9 @@ def stream_on_rank(rank: int, file: Path, stop: int | None = None) -> tuple[dict
         nonlocal blocks
         blocks += 1
         if blocks == stop:
-            raise Interrupted
+            raise CutOffError
 
-    with contextlib.suppress(Interrupted):
+    with contextlib.suppress(CutOffError):
         while len(run.history) < 2:
             run.epoch(between)
     if rank == 0:
