@@ -25,6 +25,8 @@ from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Float
 
 # Side of the window of Lucas–Kanade, and of the wider one for blurred points, pixels.
 _WINDOW, _WIDE = MATCHING_WINDOW, 31
+# Its iterations, at most, and the step in pixels at which it has converged. Smaller steps change no match.
+_ITERATIONS, _CONVERGED = 10, 0.03
 # The forward–backward error may exceed its limit by this share of the step, because fast points are blurred.
 _BLUR = 0.05
 # Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step. Where
@@ -173,7 +175,7 @@ def _lucas_kanade(
     options: dict[str, Any] = {
         "winSize": (window, window),
         "maxLevel": levels,
-        "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01),
+        "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _CONVERGED),
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
     }
     flow: Any = partial(cv2.calcOpticalFlowPyrLK, **options)
