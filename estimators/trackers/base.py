@@ -15,9 +15,9 @@ Mask = NDArray[np.bool_]
 
 # Frames are reduced to this size for dense flow, pixels; a larger one costs more than it improves.
 _FLOW_SIZE = 960
-# Pixels of half the resolution from a patch of the flow to the next. The cost falls with its square; from 4 to 6, tracks
-# are as good, and at 8 objects are lost.
-_PATCH_STRIDE = 6
+# Pixels of half the resolution from a patch of the flow to the next. The cost falls with its square; at 6, fast blurred
+# swings of the camera are lost.
+_PATCH_STRIDE = 5
 # OpenCV's DIS reads out of bounds where its 8 px patches do not fit: smaller frames get zero flow.
 _SMALLEST_FLOW = 32
 
