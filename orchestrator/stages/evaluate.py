@@ -155,7 +155,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)
         for name in console.track(todo, len(todo), "evaluate"):
             try:
-                result = ray.get(task.remote(config, pretrained.stage, name, threads))
+                result = ray.get(task.remote(config, pretrained.stage, name, every[name], threads))
             except ray.exceptions.RayError as error:
                 raise _as_ours(error, name) from error
             accuracies = {
@@ -233,10 +233,17 @@ def cpus(config: ExperimentConfig, available: int) -> int:
     return min(wanted, MAX_CPUS, available)
 
 
-def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, Any]:
+def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str]) -> dict[str, Any]:
     """Evaluate the trained backbone and its baseline on one data set, as far as results are not in the store.
 
     Of the first labelled and the first propagated set, what the report shows is written beside the results.
+
+    Args:
+        config: the experiment.
+        pretrained: its model.
+        name: of the data set.
+        own: where the model's results lie, as `paths` finds them: on another machine it may find another copy of the
+            data set.
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
@@ -251,7 +258,7 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         StageError: the trained backbone is missing.
     """
     settings, store = config.evaluate, pretrained.store
-    own, floor = paths(config, pretrained, name), floor_paths(config, store, name)
+    floor = floor_paths(config, store, name)
     if missing := [measured for measured, path in own.items() if not store.exists(path)]:
         protocol = settings.protocol(name)
         described, measure_it = _PROTOCOLS[protocol](name, settings.only(protocol), config.extract.image_size)
@@ -425,11 +432,13 @@ def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageErr
     return StageError(f"evaluation on '{name}' failed: {cluster.reason(cause)}; {remedy(cause)}", retry=again)
 
 
-def _measure(config: ExperimentConfig, pretrained: StageFolder, name: str, threads: int) -> dict[str, Any]:
+def _measure(
+    config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str], threads: int
+) -> dict[str, Any]:
     """On a worker: `measure` with this number of threads."""
     # Ray sets the number before torch is imported, and a worker that ran before has it imported already.
     torch.set_num_threads(threads)
-    return measure(config, pretrained, name)
+    return measure(config, pretrained, name, own)
 
 
 def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, threads: int) -> None:

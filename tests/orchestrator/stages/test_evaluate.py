@@ -17,7 +17,7 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate, look
-from infoaug.orchestrator.stages.evaluate import check, measure
+from infoaug.orchestrator.stages.evaluate import check
 from infoaug.orchestrator.synthetic import textures
 from tests.orchestrator.conftest import write_domains
 from tests.orchestrator.evaluation import boxes
@@ -46,6 +46,10 @@ def pretrained(store: Store, seed: int) -> StageFolder:
     backbone = create_backbone("resnet18", 16, **SMALL)
     save_backbone(backbone, store.local / place.folder, mean=CIFAR_MEAN, std=CIFAR_STD)
     return place
+
+
+def measure(config: ExperimentConfig, model: StageFolder, name: str) -> dict[str, Any]:
+    return evaluate.measure(config, model, name, evaluate.paths(config, model, name))
 
 
 def floors(store: Store) -> set[str]:

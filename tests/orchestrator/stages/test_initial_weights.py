@@ -140,11 +140,12 @@ def test_training_finds_the_weights_on_the_store_and_the_baseline_is_measured_wi
     assert all(map(torch.equal, start.state_dict().values(), original.state_dict().values()))
     for name in ("backbone.safetensors", "backbone.json"):  # a training that moved nothing
         model.store.write_bytes(model.path(name), model.store.read_bytes(model.path("initial", name)))
-    found = evaluate.measure(described, model, "scenes")
+    found = evaluate.measure(described, model, "scenes", evaluate.paths(described, model, "scenes"))
     assert found["baseline"] == "initial weights"
     assert found["knn"] == found["floor_knn"] and found["probe"] == found["floor_probe"]
     evaluate.delete(described, model)
-    assert "baseline" not in evaluate.measure(config(), model, "scenes")
+    plain = config()
+    assert "baseline" not in evaluate.measure(plain, model, "scenes", evaluate.paths(plain, model, "scenes"))
 
 
 def test_features_are_of_images_normalised_as_the_backbone_was_trained(earlier: Path) -> None:
