@@ -59,7 +59,8 @@ def directly(one: ExperimentConfig, scored: score.Scored, backbone: StageFolder)
     training = Training(pretrain.training_settings(one), patches, torch.device("cpu"))
     for _ in range(one.pretrain.epochs):
         training.epoch()
-    evaluate.measure(one, backbone, "scenes")
+    evaluate.delete(one, backbone)  # what is in the store is not measured
+    evaluate.measure(one, backbone, "scenes", evaluate.paths(one, backbone, "scenes"))
 
 
 def measure(trials: int) -> list[dict[str, Any]]:

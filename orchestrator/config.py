@@ -483,6 +483,21 @@ class PretrainConfig(Section):
 
 # Settings of `evaluate` that name data sets.
 PROTOCOLS = ("datasets", "domains", "propagation", "keypoints", "segmentation", "detection")
+# What is measured, each with a result of its own, and the settings of `evaluate` that the result depends on. Beside the
+# protocols: what `low_shot` and `fine_tune` measure further on `datasets`, and what the report shows of patches and
+# frames. No other setting is in the key of the result, or seen by what measures it: see `EvaluateConfig.only`.
+_PROBE = ("probe_iterations", "probe_c")
+DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    "datasets": ("limit", "neighbours", "temperature", *_PROBE),
+    "low_shot": ("limit", "low_shot", *_PROBE),
+    "fine_tune": ("limit", "low_shot", "fine_tune", "fine_tune_rate", "fine_tune_batch"),
+    "domains": ("limit", "neighbours", "temperature", *_PROBE),
+    "propagation": (),
+    "keypoints": (),
+    "segmentation": ("limit", "void", *_PROBE),
+    "detection": ("limit", "detector"),
+    "look": (),
+}
 
 
 class DetectorConfig(Section):
@@ -595,6 +610,18 @@ class EvaluateConfig(Section):
     def protocol(self, name: str) -> str:
         """The one of `PROTOCOLS` that names this data set; `datasets` if none does."""
         return next((protocol for protocol in PROTOCOLS if name in getattr(self, protocol)), "datasets")
+
+    def measured(self, name: str) -> list[str]:
+        """What is measured on a data set: its protocol, and of `datasets` what `low_shot` and `fine_tune` ask for."""
+        protocol = self.protocol(name)
+        further = [of for of in ("low_shot", "fine_tune") if protocol == "datasets" and getattr(self, of)]
+        return [protocol, *further]
+
+    def only(self, measured: str) -> "EvaluateConfig":
+        """These settings as one of `DEPENDS_ON` sees them: those that it does not depend on have their defaults."""
+        fields = type(self).model_fields.items()
+        other = {n for n, field in fields if n not in DEPENDS_ON[measured] and Runtime not in field.metadata}
+        return self.model_copy(update={name: field.default for name, field in fields if name in other})
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":

@@ -194,7 +194,7 @@ class _Pretraining:
     def run(self, config: ExperimentConfig, scored: score.Scored, /) -> pretrain.Pretrained:
         trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
         if not self.resume:  # accuracies of the model that was replaced
-            trained.stage.store.delete(evaluate.stage(config, trained.stage).folder)
+            evaluate.delete(config, trained.stage)
         return trained
 
 
@@ -245,7 +245,7 @@ def _run_stages(
             output = pipeline[name].load(config, previous)
         _log.info(
             "%s: %d computed, %d in the store already, in %s",
-            name, output.computed, output.resumed, store.url(output.stage.folder),
+            name, output.computed, output.resumed, ", ".join(map(store.url, output.folders)),
         )  # fmt: skip
         outputs[name] = previous = output
         if name == "score":

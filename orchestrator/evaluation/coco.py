@@ -41,10 +41,10 @@ def read(root: Path, limit: int | None = None) -> Found:
     if root.is_file():
         pictures, names = _split(root, root.parent, None)
         held = slice(None, None, image_folder.HELD_OUT)
-        test = pictures[held]
+        test = pictures[held][:limit]
         del pictures[held]
         notes = [f"every fifth image is for testing: {len(test)}"]
-        return Found({"train": pictures[:limit], "test": test[:limit]}, names, notes)
+        return Found({"train": pictures[:limit], "test": test}, names, notes)
     files = _by_role(_written(root))
     held_out = next((role for role in ("test", "val") if role in files), None)
     if "train" not in files or held_out is None:
@@ -101,7 +101,7 @@ def _split(file: Path, root: Path, limit: int | None) -> tuple[list[Picture], di
         content: Any = json.loads(file.read_bytes())
         if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _ATTRIBUTES):
             raise ValueError(f"it needs lists of {', '.join(_ATTRIBUTES)}")
-        names = {int(each["id"]): str(each["name"]) for each in content["categories"]}
+        names = _names(content["categories"])
         rows = sorted(content["images"], key=lambda row: str(row["file_name"]))[:limit]
         for key in ("id", "file_name"):
             values = Counter(str(row[key]) for row in content["images"])
@@ -127,6 +127,16 @@ def _split(file: Path, root: Path, limit: int | None) -> tuple[list[Picture], di
         raise UsageError(one_line(f"evaluate.detection: '{file}' is no annotation of objects: {error}")) from None
     paths = _paths(file, root, [str(row["file_name"]) for row in rows])
     return [Picture(path, things[row["id"]], sizes[row["id"]]) for path, row in zip(paths, rows, strict=True)], names
+
+
+def _names(categories: list[Any]) -> dict[int, str]:
+    """The names of categories by their number. A ValueError if a number has two; a repeated entry is none."""
+    names: dict[int, str] = {}
+    for each in categories:
+        number, name = int(each["id"]), str(each["name"])
+        if names.setdefault(number, name) != name:
+            raise ValueError(f"category {number} is '{names[number]:.100}' and '{name:.100}', so give each its own id")
+    return names
 
 
 def _thing(row: dict[str, Any]) -> Thing:

@@ -158,6 +158,8 @@ def _read(file: Path, shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
         except (TypeError, ValueError, KeyError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(one_line(f"'{file}', frame {number}: {why}; it must hold {_FORM}")) from None
+        if (stem := Path(path).stem) in found:
+            raise UsageError(one_line(f"'{file}' has the frame '{stem}' twice ('{path}'): list each frame once"))
         if found and len(own) != len(next(iter(found.values()))):
             raise UsageError(one_line(f"'{file}', '{path}': {len(own)} joints, the frames before have other numbers"))
         outside = np.flatnonzero(((own < 0) | (own > whole)).any(axis=1))  # some lie on the border itself
@@ -170,7 +172,7 @@ def _read(file: Path, shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
                     '{"size": [rows, columns], "frames": the list} into the file'
                 )
             )
-        found[Path(path).stem] = (own + 0.5) * (shape / whole)
+        found[stem] = (own + 0.5) * (shape / whole)
     return found
 
 
@@ -179,6 +181,8 @@ def _entry(entry: Any) -> tuple[str, NDArray[np.float64]]:
     path, joints, visible = entry["image_path"], entry["joints"], entry["visibility"]
     if not isinstance(path, str) or len(joints) != len(visible):
         raise ValueError(f"it has {len(joints)} joints and {len(visible)} values of visibility")
+    if wrong := [value for value in visible if not isinstance(value, int) or value not in (0, 1)]:
+        raise ValueError(f"a visibility is {json.dumps(wrong[0]):.100}, not true or false")
     found = np.full((len(joints), 2), np.nan)
     for i, point in enumerate(joints):
         if visible[i]:

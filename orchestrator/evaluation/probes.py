@@ -86,7 +86,6 @@ def accuracies(
     test: Labelled,
     settings: EvaluateConfig,
     extract: Callable[[Tensor], NDArray[np.float32]],
-    label_shares: Sequence[float] = (),
     device: torch.device | str | None = None,
     keep: Callable[[NDArray[np.float32], NDArray[np.float32]], None] | None = None,
 ) -> dict[str, float]:
@@ -97,15 +96,13 @@ def accuracies(
         test: test images.
         settings: of kNN and probe.
         extract: gives features f32[N, D] of images u8[N, 3, S, S].
-        label_shares: shares of the training labels, 0–1, with which further probes are fitted.
         device: where the classifiers are fitted; None: on a GPU if there is one.
         keep: called with the features of training and test images, when they are known to be finite.
 
     Returns:
         Accuracies are shares, 0–1. `knn` and `probe`: fitted on all training images, on the test images.
         `validation_knn` and `validation_probe`, for model selection: fitted on four fifths of the training images, on
-        the held-out fifth. `probe_1` for the label share 0.01, `probe_10` for 0.1, and so on: fitted on `few` of the
-        training images, on the test images. `rank_me`: RankMe of the test images' features.
+        the held-out fifth. `rank_me`: RankMe of the test images' features.
 
     Raises:
         ValueError: features are NaN or infinite.
@@ -124,11 +121,39 @@ def accuracies(
     for metric in CLASSIFIERS:
         result[metric] = accuracy(fitted(metric, every), tested, y_test)
         result[f"validation_{metric}"] = accuracy(fitted(metric, ~held), Rows(X_train, device, held), y_train[held])
-    for share in label_shares:
-        result[low_shot_key(share)] = accuracy(fitted("probe", few(train.labels, share).numpy()), tested, y_test)
     if keep:
         keep(X_train, X_test)
     return result | {"rank_me": rank([tested])}
+
+
+def low_shot(
+    train: Labelled,
+    test: Labelled,
+    settings: EvaluateConfig,
+    extract: Callable[[Tensor], NDArray[np.float32]],
+    label_shares: Sequence[float],
+    device: torch.device | str | None = None,
+) -> dict[str, float]:
+    """Accuracies (shares, 0–1) on the test images of linear probes fitted on `few` of the training images.
+
+    Args:
+        train, test, settings, extract, device: as of `accuracies`.
+        label_shares: shares of the training labels, 0–1.
+
+    Returns:
+        `probe_1` for the label share 0.01, `probe_10` for 0.1, and so on.
+
+    Raises:
+        ValueError: features are NaN or infinite.
+    """
+    device = device or fastest()
+    X, y = extract(train.images), train.labels.numpy()
+    tested, y_test = Rows(extract(test.images), device), test.labels.numpy()
+    result = {}
+    for share in label_shares:
+        chosen = few(train.labels, share).numpy()
+        result[low_shot_key(share)] = accuracy(Probe(Rows(X, device, chosen), y[chosen], settings), tested, y_test)
+    return result
 
 
 def rank(parts: Sequence[Rows]) -> float:
@@ -141,7 +166,7 @@ def rank(parts: Sequence[Rows]) -> float:
 
 
 def low_shot_key(share: float) -> str:
-    """What `accuracies` calls the probe fitted on a share of the labels, 0–1: `probe_1` for 0.01."""
+    """What `low_shot` calls the probe fitted on a share of the labels, 0–1: `probe_1` for 0.01."""
     return f"probe_{100 * share:g}"
 
 

@@ -5,9 +5,9 @@ The baseline is the same backbone before training, with random weights or those 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from infoaug.models.backbones import create_backbone, load_backbone
-from infoaug.orchestrator.config import RUNTIME, EvaluateConfig, ExperimentConfig
+from infoaug.orchestrator.config import DEPENDS_ON, RUNTIME, EvaluateConfig, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.evaluation import (
     datasets,
@@ -55,43 +55,65 @@ class Evaluated:
     """The output of the evaluate stage.
 
     Attributes:
-        stage: the folder of the accuracies.
-        results: what `measure` returns for every data set, cross-domain ones last.
-        resumed: data sets that were in the store already.
+        folders: of the results, in the store.
+        results: what `measure` returns for every data set, in the order of `EvaluateConfig.names`.
+        resumed: data sets all of whose results were in the store already.
     """
 
-    stage: StageFolder
+    folders: list[str]
     results: list[dict[str, Any]]
     resumed: int
 
     @property
     def computed(self) -> int:
-        """Data sets that were evaluated now."""
+        """Data sets of which something was measured now."""
         return len(self.results) - self.resumed
 
 
-def stage(config: ExperimentConfig, pretrained: StageFolder) -> StageFolder:
-    """The folder of this model's accuracies."""
-    settings = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
-    return StageFolder(pretrained.store, "evaluate", {"version": VERSION, "pretrain": pretrained.hash, **settings})
+def stage(config: ExperimentConfig, pretrained: StageFolder, measured: str) -> StageFolder:
+    """The folder of what one of `DEPENDS_ON` finds of this model."""
+    return StageFolder(pretrained.store, "evaluate", {"pretrain": pretrained.hash, **_key(config, measured)})
 
 
-def floor_stage(config: ExperimentConfig, store: Store) -> StageFolder:
-    """The folder of the baseline's accuracies, shared by all models trained from the same weights."""
-    key = config.evaluate.model_dump(exclude=RUNTIME["evaluate"])
-    key |= {"backbone": config.pretrain.backbone, "backbone_settings": config.pretrain.backbone_settings}
-    key |= {"version": VERSION, "image_size": config.extract.image_size, "seed": config.seed}
-    key |= initial_weights.identity(config)
-    return StageFolder(store, "floor", key)
+def floor_stage(config: ExperimentConfig, store: Store, measured: str) -> StageFolder:
+    """The folder of what it finds of the baseline, shared by all models trained from the same weights."""
+    key: dict[str, Any] = {"backbone": config.pretrain.backbone}
+    key |= {"backbone_settings": config.pretrain.backbone_settings}
+    key |= {"image_size": config.extract.image_size, "seed": config.seed}
+    return StageFolder(store, "floor", key | initial_weights.identity(config) | _key(config, measured))
 
 
-def result_path(stage_folder: StageFolder, name: str, settings: EvaluateConfig) -> str:
-    """The path of the accuracies on one data set in the store."""
+def _key(config: ExperimentConfig, measured: str) -> dict[str, Any]:
+    return {"version": VERSION, **config.evaluate.only(measured).model_dump(exclude=RUNTIME["evaluate"])}
+
+
+def paths(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, str]:
+    """The paths in the store of this model's results on one data set, by what is measured."""
+    files = _files(config.evaluate, name).items()
+    return {measured: stage(config, pretrained, measured).path(file) for measured, file in files}
+
+
+def floor_paths(config: ExperimentConfig, store: Store, name: str) -> dict[str, str]:
+    """The paths of the baseline's results, as `paths`."""
+    files = _files(config.evaluate, name).items()
+    return {measured: floor_stage(config, store, measured).path(file) for measured, file in files}
+
+
+def _files(settings: EvaluateConfig, name: str) -> dict[str, str]:
+    """The names of the files of results on one data set, by what is measured."""
     protocol = settings.protocol(name)
-    kind = [] if protocol == "datasets" else [protocol]
-    kind += [keypoint_files.fingerprint(image_folder.located(name))] if protocol == "keypoints" else []
-    identity = objects.fingerprint if protocol == "detection" else opening.fingerprint
-    return stage_folder.path(f"{file_name(name, identity(name), *kind)}.json")
+    identity = objects.fingerprint(name) if protocol == "detection" else opening.fingerprint(name)
+    of_joints = [keypoint_files.fingerprint(image_folder.located(name))] if protocol == "keypoints" else []
+    kinds: dict[str, list[str]] = {
+        measured: [] if measured == "datasets" else [measured] for measured in settings.measured(name)
+    }
+    return {measured: f"{file_name(name, identity, *kind, *of_joints)}.json" for measured, kind in kinds.items()}
+
+
+def delete(config: ExperimentConfig, pretrained: StageFolder) -> None:
+    """Delete what was found of this model with these settings, and keep what was found of its baseline."""
+    for measured in DEPENDS_ON:
+        pretrained.store.delete(stage(config, pretrained, measured).folder)
 
 
 def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated:
@@ -100,15 +122,16 @@ def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated
     Raises:
         StageError: the model was not evaluated on all data sets of the config.
     """
-    stage_folder, store = stage(config, pretrained.stage), pretrained.stage.store
-    paths = _paths(config, stage_folder)
-    if not all(map(store.exists, paths.values())):
+    store = pretrained.stage.store
+    every = [paths(config, pretrained.stage, name) for name in config.evaluate.names]
+    if not all(store.exists(path) for of in every for path in of.values()):
         raise StageError("this model is not evaluated yet: run `infoaug evaluate` with the same config first")
-    return Evaluated(stage_folder, [store.read_json(path) for path in paths.values()], resumed=len(paths))
+    results = [_together(store, of) for of in every]
+    return Evaluated(_folders(config, pretrained.stage), results, resumed=len(results))
 
 
 def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Seen | None = None) -> Evaluated:
-    """Evaluate the model on every data set whose accuracies are not in the store.
+    """Evaluate the model on every data set of which a result is not in the store.
 
     Args:
         config: the experiment.
@@ -119,11 +142,10 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
         UsageError: a data set cannot be loaded; the accuracies on those before it are kept.
         StageError: an evaluation failed.
     """
-    stage_folder, store = stage(config, pretrained.stage), pretrained.stage.store
-    stage_folder.record(config.to_yaml())
-    paths = _paths(config, stage_folder)
-    todo = [name for name, path in paths.items() if not store.exists(path)]
-    console.say(f"evaluate: {len(paths)} data sets, {len(paths) - len(todo)} done")
+    store = pretrained.stage.store
+    every = {name: paths(config, pretrained.stage, name) for name in config.evaluate.names}
+    todo = [name for name, of in every.items() if not all(map(store.exists, of.values()))]
+    console.say(f"evaluate: {len(every)} data sets, {len(every) - len(todo)} done")
     if todo:
         cluster.connect(config.ray)
         gpus = min(1, cluster.gpus())
@@ -133,10 +155,9 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
         task = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_measure)
         for name in console.track(todo, len(todo), "evaluate"):
             try:
-                result = ray.get(task.remote(config, pretrained.stage, name, threads))
+                result = ray.get(task.remote(config, pretrained.stage, name, every[name], threads))
             except ray.exceptions.RayError as error:
                 raise _as_ours(error, name) from error
-            store.write_json(paths[name], result)
             accuracies = {
                 key: result[key] for metric in METRICS for key in (metric, f"floor_{metric}") if key in result
             }
@@ -148,10 +169,20 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
             except ray.exceptions.RayError as error:  # no number depends on it
                 why = cluster.reason(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)
                 console.say(escape(one_line(f"evaluate: the report will show no patches and frames: {why}")))
-    results = [store.read_json(path) for path in paths.values()]
+    results = [_together(store, of) for of in every.values()]
     for result in results:
         _say(result["dataset"], result.get("notes", []))
-    return Evaluated(stage_folder, results, resumed=len(paths) - len(todo))
+    return Evaluated(_folders(config, pretrained.stage), results, resumed=len(every) - len(todo))
+
+
+def _together(store: Store, results: Mapping[str, str]) -> dict[str, Any]:
+    """All results on one data set, by their paths, as one."""
+    return {key: value for path in results.values() for key, value in store.read_json(path).items()}
+
+
+def _folders(config: ExperimentConfig, pretrained: StageFolder) -> list[str]:
+    every = (of for name in config.evaluate.names for of in config.evaluate.measured(name))
+    return [stage(config, pretrained, measured).folder for measured in dict.fromkeys(every)]
 
 
 def check(config: ExperimentConfig, fetch: bool = True) -> None:
@@ -202,36 +233,52 @@ def cpus(config: ExperimentConfig, available: int) -> int:
     return min(wanted, MAX_CPUS, available)
 
 
-def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, Any]:
-    """Evaluate the trained backbone and its random-init baseline on one data set. The baseline is measured once.
+def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str]) -> dict[str, Any]:
+    """Evaluate the trained backbone and its baseline on one data set, as far as results are not in the store.
 
     Of the first labelled and the first propagated set, what the report shows is written beside the results.
 
+    Args:
+        config: the experiment.
+        pretrained: its model.
+        name: of the data set.
+        own: where the model's results lie, as `paths` finds them: on another machine it may find another copy of the
+            data set.
+
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
-        set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `measure` of `propagation`,
-        `keypoints`, `segmentation` and `detection`) for the trained backbone, and with the prefix `floor_` for the
-        baseline. Its name in `baseline`, if training does not start from random weights. For cross-domain data sets
-        also the names in `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
+        set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `low_shot` of `probes`,
+        `measure` of `propagation`, `keypoints`, `segmentation` and `detection`) for the trained backbone, and with the
+        prefix `floor_` for the baseline. Its name in `baseline`, if training does not start from random weights. For
+        cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
+        sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
         StageError: the trained backbone is missing.
     """
     settings, store = config.evaluate, pretrained.store
-    result, measured = _PROTOCOLS[settings.protocol(name)](name, settings, config.extract.image_size)
-    result = {"dataset": name} | result
-    result |= {"baseline": "initial weights"} if config.pretrain.init else {}
-    trained = trained_backbone(pretrained, config.pretrain.backbone)
-    baseline = floor_stage(config, store)
-    path = result_path(baseline, name, settings)
-    # First, because it is kept where the trained backbone's is interrupted.
-    if not store.exists(path):  # two trials may measure it at the same time: they get and write the same numbers
-        baseline.record(config.to_yaml())
-        store.write_json(path, _numbers(measured(_baseline_backbone(config, pretrained)), store, path))
-    own = result_path(stage(config, pretrained), name, settings)
-    result |= _numbers(measured(trained), store, own)
-    return result | {f"floor_{metric}": value for metric, value in store.read_json(path).items()}
+    floor = floor_paths(config, store, name)
+    if missing := [measured for measured, path in own.items() if not store.exists(path)]:
+        protocol = settings.protocol(name)
+        described, measure_it = _PROTOCOLS[protocol](name, settings.only(protocol), config.extract.image_size)
+        described = {"dataset": name} | described
+        described |= {"baseline": "initial weights"} if config.pretrain.init else {}
+        trained = trained_backbone(pretrained, config.pretrain.backbone)
+        # First, because it is kept where the trained backbone's is interrupted. Two trials may measure it at the same
+        # time: they get and write the same numbers.
+        if lacking := [measured for measured in missing if not store.exists(floor[measured])]:
+            baseline = _baseline_backbone(config, pretrained)
+            for measured in lacking:
+                floor_stage(config, store, measured).record(config.to_yaml())
+                found = measure_it(measured, baseline, settings.only(measured))
+                store.write_json(floor[measured], _numbers(found, store, floor[measured]))
+        for measured in missing:
+            stage(config, pretrained, measured).record(config.to_yaml())
+            found = _numbers(measure_it(measured, trained, settings.only(measured)), store, own[measured])
+            beside = {f"floor_{metric}": value for metric, value in store.read_json(floor[measured]).items()}
+            store.write_json(own[measured], described | found | beside)
+    return _together(store, own)
 
 
 def _numbers(measured: dict[str, Any], store: Store, path: str) -> dict[str, Any]:
@@ -247,35 +294,41 @@ def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen)
     What is not there, because it was evaluated before there were pictures, is left out.
     """
     settings, store = config.evaluate, pretrained.store
-    places = {"trained": stage(config, pretrained), "baseline": floor_stage(config, store)}
+    places = {"trained": stage(config, pretrained, "look"), "baseline": floor_stage(config, store, "look")}
     found = [{whose: look.read(store, seen.path(place)) for whose, place in places.items()}]
     for name in (*settings.datasets[:1], *settings.propagation[:1]):
-        of = {whose: look.beside(result_path(place, name, settings)) for whose, place in places.items()}
-        found.append({whose: look.read(store, path) for whose, path in of.items()})
+        protocol = settings.protocol(name)
+        of = {"trained": paths(config, pretrained, name), "baseline": floor_paths(config, store, name)}
+        found.append({whose: look.read(store, look.beside(results[protocol])) for whose, results in of.items()})
     return found
 
 
-Measure = Callable[[nn.Module], dict[str, Any]]  # what a backbone is worth, and in `look` what the report shows of it
+# What one of `DEPENDS_ON` finds of a backbone with its own settings, and in `look` what the report shows of it.
+Measure = Callable[[str, nn.Module, EvaluateConfig], dict[str, Any]]
 
 
 def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     loaded = datasets.load(name, settings, size)
     counts = {"train": len(loaded.train.labels), "test": len(loaded.test.labels), "classes": loaded.classes}
-    shares = [percent / 100 for percent in settings.low_shot]
+    splits = loaded.train, loaded.test
 
-    def accuracies(backbone: nn.Module) -> dict[str, Any]:
+    @lru_cache(maxsize=len(splits))  # of one backbone, for kNN and probe and for low_shot
+    def extract(backbone: nn.Module, images: Tensor) -> NDArray[np.float32]:
+        return probes.features(backbone, images, settings.batch_size, probes.fastest())
+
+    def accuracies(measured: str, backbone: nn.Module, own: EvaluateConfig) -> dict[str, Any]:
+        of_backbone, shares = partial(extract, backbone), [percent / 100 for percent in own.low_shot]
+        if measured == "low_shot":
+            return {**probes.low_shot(*splits, own, of_backbone, shares)}
+        if measured == "fine_tune":
+            return {**fine_tuning.accuracies(*splits, backbone, own, probes.fastest(), label_shares=shares)}
         shown: dict[str, Any] = {}
 
         def keep(train: NDArray[np.float32], test: NDArray[np.float32]) -> None:
-            if name in settings.datasets[:1]:
+            if name in own.datasets[:1]:
                 shown["look"] = features.of_images(loaded, train, test)
 
-        extract = _extract(backbone, settings)
-        found = probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares, keep=keep)
-        if settings.fine_tune:
-            splits, device = (loaded.train, loaded.test), probes.fastest()
-            found |= fine_tuning.accuracies(*splits, backbone, settings, device, label_shares=shares)
-        return found | shown
+        return probes.accuracies(*splits, own, of_backbone, keep=keep) | shown
 
     return counts | _noted(loaded.notes), accuracies
 
@@ -286,18 +339,24 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
     count, held = sum(map(len, labels)), sum(int(datasets.held_out(of).sum()) for of in labels)
     result: dict[str, Any] = {"train": count - held, "test": count, "classes": len(data.classes)}
     result |= {"domains": [*data.images], "left_out": data.left_out}
-    accuracies = partial(domains.accuracies, data.images, settings)
-    return result | _noted(data.notes), lambda backbone: accuracies(_extract(backbone, settings))
+
+    def accuracies(_: str, backbone: nn.Module, own: EvaluateConfig) -> dict[str, Any]:
+        def extract(images: Tensor) -> NDArray[np.float32]:
+            return probes.features(backbone, images, own.batch_size, probes.fastest())
+
+        return domains.accuracies(data.images, own, extract)
+
+    return result | _noted(data.notes), accuracies
 
 
 def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     videos, notes = propagation.load(image_folder.located(name))
 
-    def measured(backbone: nn.Module) -> dict[str, Any]:
+    def measured(_: str, backbone: nn.Module, own: EvaluateConfig) -> dict[str, Any]:
         shown: dict[str, Any] = {}
 
         def keep(video: davis.Video, masks: list[NDArray[np.uint8]]) -> None:
-            if not shown and name in settings.propagation[:1]:
+            if not shown and name in own.propagation[:1]:
                 shown["look"] = look.masks(video, masks)
 
         return propagation.measure(videos, backbone, device=probes.fastest(), keep=keep) | shown
@@ -307,22 +366,22 @@ def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[s
 
 def _keypoints(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     sequences, notes = keypoint_files.load(image_folder.located(name))
-    return _noted(notes), lambda backbone: keypoints.measure(sequences, backbone, device=probes.fastest())
+    return _noted(notes), lambda _, backbone, own: keypoints.measure(sequences, backbone, device=probes.fastest())
 
 
 def _segmentation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     data = segmentation.load(name, settings)
     counts = {"train": len(data.images["train"]), "test": len(data.images["test"]), "classes": data.classes}
-    return counts | _noted(data.notes), lambda backbone: segmentation.measure(
-        data, backbone, settings, probes.fastest()
+    return counts | _noted(data.notes), lambda _, backbone, own: segmentation.measure(
+        data, backbone, own, probes.fastest()
     )
 
 
 def _detection(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[str, Any], Measure]:
     data = objects.load(name, settings.limit)
     counts = {split: len(of) for split, of in data.pictures.items()} | {"classes": len(data.classes)}
-    return counts | _noted(data.notes), lambda backbone: detection.measure(
-        data, backbone, settings.detector, probes.fastest()
+    return counts | _noted(data.notes), lambda _, backbone, own: detection.measure(
+        data, backbone, own.detector, probes.fastest()
     )
 
 
@@ -334,10 +393,6 @@ _PROTOCOLS: dict[str, Callable[[str, EvaluateConfig, int], tuple[dict[str, Any],
     "segmentation": _segmentation,
     "detection": _detection,
 }
-
-
-def _extract(backbone: nn.Module, settings: EvaluateConfig) -> Callable[[Tensor], NDArray[np.float32]]:
-    return lambda images: probes.features(backbone, images, settings.batch_size, probes.fastest())
 
 
 def _noted(notes: Sequence[str]) -> dict[str, Any]:
@@ -363,11 +418,6 @@ def untrained_backbone(config: ExperimentConfig) -> nn.Module:
     return create_backbone(config.pretrain.backbone, config.extract.image_size, **config.pretrain.backbone_settings)
 
 
-def _paths(config: ExperimentConfig, stage_folder: StageFolder) -> dict[str, str]:
-    """The path of the accuracies on each data set."""
-    return {name: result_path(stage_folder, name, config.evaluate) for name in config.evaluate.names}
-
-
 def _say(name: str, notes: Sequence[str]) -> None:
     for note in notes:
         console.say(escape(one_line(f"evaluate: '{name}': {note}")))
@@ -382,11 +432,13 @@ def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageErr
     return StageError(f"evaluation on '{name}' failed: {cluster.reason(cause)}; {remedy(cause)}", retry=again)
 
 
-def _measure(config: ExperimentConfig, pretrained: StageFolder, name: str, threads: int) -> dict[str, Any]:
+def _measure(
+    config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str], threads: int
+) -> dict[str, Any]:
     """On a worker: `measure` with this number of threads."""
     # Ray sets the number before torch is imported, and a worker that ran before has it imported already.
     torch.set_num_threads(threads)
-    return measure(config, pretrained, name)
+    return measure(config, pretrained, name, own)
 
 
 def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, threads: int) -> None:
@@ -394,8 +446,8 @@ def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, th
     torch.set_num_threads(threads)
     store = pretrained.store
     for place, backbone in (
-        (stage(config, pretrained), lambda: trained_backbone(pretrained, config.pretrain.backbone)),
-        (floor_stage(config, store), lambda: _baseline_backbone(config, pretrained)),
+        (stage(config, pretrained, "look"), lambda: trained_backbone(pretrained, config.pretrain.backbone)),
+        (floor_stage(config, store, "look"), lambda: _baseline_backbone(config, pretrained)),
     ):
         if not store.exists(path := seen.path(place)):
             look.write(store, path, look.arrays(seen, store, backbone(), config))

@@ -82,6 +82,11 @@ class Extracted:
     resumed: int
     computed: int
 
+    @property
+    def folders(self) -> list[str]:
+        """The folder of the outputs."""
+        return [self.stage.folder]
+
     @cached_property
     def windows(self) -> Windows:
         """(clip_id, folder, window) of every extracted window, in order."""

@@ -52,6 +52,11 @@ class Pretrained:
     resumed: int
     computed: int
 
+    @property
+    def folders(self) -> list[str]:
+        """The folder of the outputs."""
+        return [self.stage.folder]
+
 
 def stage(config: ExperimentConfig, scored: score.Scored) -> StageFolder:
     """The stage that holds the model trained on these twins.

@@ -3,15 +3,14 @@
 from typing import Any, Protocol
 
 from infoaug.orchestrator.config import ExperimentConfig
-from infoaug.orchestrator.runtime.store import StageFolder
 
 
 class Output(Protocol):
     """What a stage gives to the next one; the data itself lies in the store."""
 
     @property
-    def stage(self) -> StageFolder:
-        """The folder of the stage's outputs."""
+    def folders(self) -> list[str]:
+        """The folders of the stage's outputs, in the store."""
 
     @property
     def resumed(self) -> int:

@@ -84,6 +84,11 @@ class Scored:
     twins: int = 1
 
     @property
+    def folders(self) -> list[str]:
+        """The folder of the outputs."""
+        return [self.stage.folder]
+
+    @property
     def counts(self) -> dict[str, int]:
         """Numbers of patches: all (`patches`), `tracked` in every frame, with a `twin`, or without one by reason."""
         counts = {name: self._total(name) for name in COUNTED}

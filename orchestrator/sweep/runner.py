@@ -309,8 +309,8 @@ class SweepRunner:
     def _forget(self, trial: Trial) -> None:
         """Delete a trial's model and accuracies."""
         model = pretrain.stage(trial.config, self._score(trial))
-        for stage_folder in (evaluate.stage(trial.config, model), model):
-            self.store.delete(stage_folder.folder)
+        evaluate.delete(trial.config, model)
+        self.store.delete(model.folder)
 
     def _write_state(self) -> None:
         self.store.write_json(f"{self.folder}/{STATE}", {"begun": self.state.begun, "stopped": self.state.stopped})

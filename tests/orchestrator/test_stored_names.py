@@ -67,8 +67,8 @@ def test_an_experiments_stages_have_the_names_that_they_had(name: str) -> None:
         "extract": extracted.stage.hash,
         "score": scored_stage.hash,
         "pretrain": trained.hash,
-        "evaluate": evaluate.stage(settings, trained).hash,
-        "floor": evaluate.floor_stage(settings, store).hash,
+        "evaluate": evaluate.stage(settings, trained, "datasets").hash,
+        "floor": evaluate.floor_stage(settings, store, "datasets").hash,
         "identity": identity(settings),
     } == KNOWN[name]
 

@@ -93,6 +93,9 @@ def test_of_one_file_every_fifth_image_is_for_testing(tmp_path: Path) -> None:
     assert [p.path.stem for p in data.pictures["test"]] == ["train0", "train5"]
     assert [p.path.stem for p in data.pictures["train"]] == ["train1", "train2", "train3", "train4"]
     assert data.notes == ["every fifth image is for testing: 2"]
+    limited = objects.load(str(tmp_path / "result.json"), limit=1)
+    assert [len(of) for of in limited.pictures.values()] == [1, 1]
+    assert limited.notes == ["every fifth image is for testing: 1"]
 
     image(tmp_path / "train2017" / "train0.png", rectangles(0))
     named = write(tmp_path / "annotations" / "instances_train2017.json", annotations("train", 0, 1))
@@ -234,6 +237,19 @@ def entry(key: str, value: Any, of: str = "annotations") -> Callable[[Path], Non
     return change
 
 
+def category(name: str | None = None) -> Callable[[Path], None]:
+    """List the first category once more, with another name or with its own."""
+
+    def change(root: Path) -> None:
+        file = root / "annotations" / "instances_train2017.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        first = content["categories"][0]
+        content["categories"].append(first | ({"name": name} if name else {}))
+        write(file, content)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -247,6 +263,7 @@ def entry(key: str, value: Any, of: str = "annotations") -> Callable[[Path], Non
         (entry("file_name", "train0.png", "images"), "2 images have the file_name train0.png, so list each once"),
         (entry("file_name", "absent.png", "images"), "'absent.png' of .* is in none of"),
         (entry("name", "other", "categories"), "category 3 is 'other' in one split"),
+        (category("other"), "category 0 is 'red' and 'other', so give each its own id"),
         (lambda root: (root / "train2017" / "train1.png").unlink(), "'.*train1.png' of .* is not there: add it"),
         (
             lambda root: (root / "annotations" / "instances_val2017.json").unlink(),
@@ -260,6 +277,13 @@ def test_annotations_that_cannot_be_used_are_refused(tmp_path: Path, change: Cal
     change(coco(tmp_path))
     with pytest.raises(UsageError, match=said):
         objects.load(str(tmp_path))
+
+
+def test_a_category_that_is_listed_twice_with_one_name_is_one(tmp_path: Path) -> None:
+    folder = coco(tmp_path)
+    before = objects.load(str(folder)).classes
+    category()(folder)
+    assert objects.load(str(folder)).classes == before
 
 
 def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 
 from infoaug.models.augment import CIFAR_MEAN, CIFAR_STD
 from infoaug.models.backbones import create_backbone, save_backbone
-from infoaug.orchestrator.config import DetectorConfig, ExperimentConfig, load
+from infoaug.orchestrator.config import DEPENDS_ON, DetectorConfig, EvaluateConfig, ExperimentConfig, Runtime, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import evaluate, look
-from infoaug.orchestrator.stages.evaluate import check, measure
+from infoaug.orchestrator.stages.evaluate import check
 from infoaug.orchestrator.synthetic import textures
 from tests.orchestrator.conftest import write_domains
 from tests.orchestrator.evaluation import boxes
@@ -46,6 +46,10 @@ def pretrained(store: Store, seed: int) -> StageFolder:
     backbone = create_backbone("resnet18", 16, **SMALL)
     save_backbone(backbone, store.local / place.folder, mean=CIFAR_MEAN, std=CIFAR_STD)
     return place
+
+
+def measure(config: ExperimentConfig, model: StageFolder, name: str) -> dict[str, Any]:
+    return evaluate.measure(config, model, name, evaluate.paths(config, model, name))
 
 
 def floors(store: Store) -> set[str]:
@@ -114,8 +118,8 @@ def test_models_of_one_backbone_seed_and_evaluation_share_a_floor_that_is_measur
         {"pretrain": config.pretrain.model_copy(update={"backbone_settings": {"layers": [1, 1, 1, 1]}})},
         {"evaluate": config.evaluate.model_copy(update={"neighbours": 3})},
     ]
-    places = {evaluate.floor_stage(config.model_copy(update=change), store).folder for change in changes}
-    places.add(evaluate.floor_stage(config, store).folder)
+    places = {evaluate.floor_stage(config.model_copy(update=change), store, "datasets").folder for change in changes}
+    places.add(evaluate.floor_stage(config, store, "datasets").folder)
     assert len(places) == 6, "every other floor is another"
 
 
@@ -134,7 +138,6 @@ def test_corrected_labels_are_measured_again_for_the_model_and_for_its_floor(
     np.savez(name, **images, **labels)
     size = Path(name).stat().st_size
     before = measure(config, place, name)
-    store.write_json(evaluate.result_path(evaluate.stage(config, place), name, chosen), before)
     assert evaluate.load(config, model).results == [before]
 
     np.savez(name, **images, **{key: of[::-1].copy() for key, of in labels.items()})
@@ -143,6 +146,78 @@ def test_corrected_labels_are_measured_again_for_the_model_and_for_its_floor(
         evaluate.load(config, model)
     measure(config, place, name)
     assert len(floors(store)) == 2
+
+
+# ---- what a result depends on
+
+CHANGED: dict[str, Any] = {
+    "limit": 50,
+    "low_shot": [1, 10],
+    "fine_tune": 2,
+    "fine_tune_rate": 0.1,
+    "fine_tune_batch": 16,
+    "void": [0],
+    "detector": DetectorConfig(epochs=3),
+    "neighbours": 3,
+    "temperature": 0.5,
+    "probe_iterations": 5,
+    "probe_c": 2.0,
+}
+
+
+@pytest.mark.parametrize("measured", DEPENDS_ON)
+def test_a_result_has_another_name_only_where_a_setting_that_it_depends_on_has_changed(
+    config: ExperimentConfig, store: Store, measured: str
+) -> None:
+    sections = {name: config.evaluate.model_copy(update={name: value}) for name, value in CHANGED.items()}
+    others = {name: config.model_copy(update={"evaluate": section}) for name, section in sections.items()}
+    model = pretrained(store, 1)
+    for place, holder in ((evaluate.stage, model), (evaluate.floor_stage, store)):
+        before = place(config, holder, measured).hash
+        changed = {name for name, other in others.items() if place(other, holder, measured).hash != before}
+        assert changed == {*DEPENDS_ON[measured]}
+    for name, section in sections.items():  # nothing that is not in the name is seen by what measures
+        assert (section.only(measured) == config.evaluate.only(measured)) == (name not in DEPENDS_ON[measured])
+
+
+def test_every_setting_that_says_how_to_measure_is_one_that_a_result_depends_on() -> None:
+    fields = EvaluateConfig.model_fields.items()
+    every = {name for name, field in fields if Runtime not in field.metadata}
+    assert every == set().union(*DEPENDS_ON.values()) == CHANGED.keys()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_asked_for_later_is_measured_and_nothing_else(
+    config: ExperimentConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+    for module, function in (("probes", "accuracies"), ("probes", "low_shot"), ("fine_tuning", "accuracies")):
+        real = getattr(getattr(evaluate, module), function)
+
+        def counted(*arguments: Any, of: str = f"{module}.{function}", real: Any = real, **settings: Any) -> Any:
+            done.append(of)
+            return real(*arguments, **settings)
+
+        monkeypatch.setattr(getattr(evaluate, module), function, counted)
+    model = pretrained(store, 1)
+
+    def found(**changes: Any) -> dict[str, Any]:
+        changed = config.evaluate.model_copy(update=changes)
+        done.clear()
+        return measure(config.model_copy(update={"evaluate": changed}), model, "scenes")
+
+    before = found()
+    assert done == ["probes.accuracies"] * 2  # of the baseline and of the model
+    after = found(low_shot=[10], fine_tune=1)
+    assert sorted(done) == ["fine_tuning.accuracies"] * 2 + ["probes.low_shot"] * 2
+    assert after.items() >= before.items()
+    assert after.keys() - before.keys() == {
+        f"{whose}{metric}" for whose in ("", "floor_") for metric in ("probe_10", "fine_tuned", "fine_tuned_10")
+    }
+    found(low_shot=[10], fine_tune=1, detector=DetectorConfig(epochs=3), void=[0])
+    assert done == []
+    assert found(low_shot=[10], fine_tune=1, neighbours=3)["fine_tuned"] == after["fine_tuned"]
+    assert done == ["probes.accuracies"] * 2
 
 
 # ---- what the report shows
@@ -251,9 +326,9 @@ def test_masks_are_segmented_and_masks_and_joints_are_propagated_for_the_model_a
     for whose, arrays in shown.items():
         assert arrays["mask_names"].tolist() == [f"one, frame {n}" for n in range(4)], whose
         assert arrays["mask_0"].sum() == 24 * 24 and arrays["mask_3"].any()
-    measured = set(evaluate._paths(config, evaluate.stage(config, model)).values())
+    before = evaluate.paths(config, model, str(tmp_path / "badja"))
     write_joints(tmp_path / "badja", column=40)
-    assert len(measured ^ set(evaluate._paths(config, evaluate.stage(config, model)).values())) == 2
+    assert evaluate.paths(config, model, str(tmp_path / "badja")) != before
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -271,9 +346,9 @@ def test_objects_are_detected_by_the_model_and_by_its_baseline(
     assert {*metrics, *(f"floor_{metric}" for metric in metrics)} <= found.keys()
     assert found["loss"] != found["floor_loss"]
     assert len(floors(store)) == 1
-    before = evaluate.result_path(evaluate.stage(config, pretrained(store, 3)), str(folder), config.evaluate)
+    before = evaluate.paths(config, pretrained(store, 3), str(folder))
     (folder / "segments" / "val" / "val0.txt").write_text("0 .1 .1 .5 .1 .5 .5", encoding="utf-8")
-    assert evaluate.result_path(evaluate.stage(config, pretrained(store, 3)), str(folder), config.evaluate) != before
+    assert evaluate.paths(config, pretrained(store, 3), str(folder)) != before
 
 
 def write_masks(root: Path) -> None:

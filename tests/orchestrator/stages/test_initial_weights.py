@@ -58,7 +58,9 @@ def test_the_content_of_the_weights_is_part_of_the_models_name_and_their_path_is
     names = {pretrain.stage(config(init=path), windows).hash for path in (earlier, copy, exported)}
     assert len(names) == 1 and plain.hash not in names
     assert str(earlier) not in str(pretrain.stage(config(init=earlier), windows).key)
-    floors = {evaluate.floor_stage(config(init=init), windows.stage.store).hash for init in (None, earlier, copy)}
+    floors = {
+        evaluate.floor_stage(config(init=init), windows.stage.store, "datasets").hash for init in (None, earlier, copy)
+    }
     assert len(floors) == 2
     other = create_backbone("resnet18", 16, **SMALL)
     save_backbone(other, copy, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
@@ -138,10 +140,12 @@ def test_training_finds_the_weights_on_the_store_and_the_baseline_is_measured_wi
     assert all(map(torch.equal, start.state_dict().values(), original.state_dict().values()))
     for name in ("backbone.safetensors", "backbone.json"):  # a training that moved nothing
         model.store.write_bytes(model.path(name), model.store.read_bytes(model.path("initial", name)))
-    found = evaluate.measure(described, model, "scenes")
+    found = evaluate.measure(described, model, "scenes", evaluate.paths(described, model, "scenes"))
     assert found["baseline"] == "initial weights"
     assert found["knn"] == found["floor_knn"] and found["probe"] == found["floor_probe"]
-    assert "baseline" not in evaluate.measure(config(), model, "scenes")
+    evaluate.delete(described, model)
+    plain = config()
+    assert "baseline" not in evaluate.measure(plain, model, "scenes", evaluate.paths(plain, model, "scenes"))
 
 
 def test_features_are_of_images_normalised_as_the_backbone_was_trained(earlier: Path) -> None:

@@ -68,8 +68,8 @@ def leave_done(
     scored = scored_of(trial, store)
     place = pretrain.stage(trial.config, scored)
     store.write_json(place.path("history.json"), [epoch(n + 1, share) for n, share in enumerate(shares)])
-    evaluated = evaluate.stage(trial.config, pretrain.load(trial.config, scored).stage)
+    model = pretrain.load(trial.config, scored).stage
     found = {"knn": 0.5, "probe": 0.6, "floor_knn": 0.2, "floor_probe": 0.3, **accuracies}
     for name in (*trial.config.evaluate.datasets, *trial.config.evaluate.domains):
-        path = evaluate.result_path(evaluated, name, trial.config.evaluate)
-        store.write_json(path, {"dataset": name, "classes": 2, **found})
+        for path in evaluate.paths(trial.config, model, name).values():
+            store.write_json(path, {"dataset": name, "classes": 2, **found})
