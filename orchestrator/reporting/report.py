@@ -20,6 +20,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.evaluation.metrics import METRICS, images_of
 from infoaug.orchestrator.reporting import verdict
+from infoaug.orchestrator.reporting.confusion import Confusion
 from infoaug.orchestrator.reporting.page import template
 from infoaug.orchestrator.reporting.statistics import Summary, between, of_images, percent, points, summary
 from infoaug.orchestrator.reporting.verdict import Finding, Outcome
@@ -64,6 +65,9 @@ class Report:
         images: what was trained on beside the video, see `pretrain.images`; empty if nothing was.
         pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
+        confusions: which classes the probe confuses, by labelled data set; those that are not known are missing.
+        matrices: PNG bytes of the figures of those of few classes, by data set.
+        counts_files: names of the files, beside the page, with the counts of all of them, by data set.
         looks: PNG bytes of pictures of what features see, by picture (`LOOKS`), of the `trained` backbone and of the
             `baseline`, which may be missing.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
@@ -84,6 +88,9 @@ class Report:
     images: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     domains: Mapping[str, bytes] = field(default_factory=dict)
+    confusions: Mapping[str, Confusion] = field(default_factory=dict)
+    matrices: Mapping[str, bytes] = field(default_factory=dict)
+    counts_files: Mapping[str, str] = field(default_factory=dict)
     looks: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     explorers: Mapping[str, str] = field(default_factory=dict)
@@ -218,7 +225,8 @@ def page(report: Report) -> str:
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
         incomplete=incomplete(report).select(["clip_id", "status", "reason"]).to_pylist(),
         looks=LOOKS,
-        labelled=[labels(report.results).get(name, name) for name in config.evaluate.datasets[:1]],
+        labelled=labels(report.results),
+        pictured=config.evaluate.datasets[:1],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )
@@ -266,6 +274,10 @@ _CAPTIONS = {
     "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
     "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
     "held-out fifth of the same domain.",
+    "confusion": "Rows: the class of a test image; columns: the class that the linear probe on the trained backbone "
+    "finds. Empty cells have no image.",
+    "pairs": "The most frequent mistakes of the linear probe on the trained backbone. “Right” is the share of the test "
+    "images of a class in which it is found. In brackets: the share in which the other class is found.",
     "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
     "training": "By epoch: the loss, the view loss plus the weighted twin loss; accuracy of kNN on held-out training "

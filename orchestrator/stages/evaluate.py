@@ -205,7 +205,8 @@ def cpus(config: ExperimentConfig, available: int) -> int:
 def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dict[str, Any]:
     """Evaluate the trained backbone and its random-init baseline on one data set. The baseline is measured once.
 
-    Of the first labelled and the first propagated set, what the report shows is written beside the results.
+    What the report shows is written beside the results: of a labelled set, which classes the probe confuses; of the
+    first labelled and the first propagated set also pictures.
 
     Returns:
         `dataset`; `classes`, `train` and `test`, numbers of classes and images, where there are any; what the data
@@ -255,6 +256,17 @@ def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen)
     return found
 
 
+def confusions(config: ExperimentConfig, pretrained: StageFolder) -> dict[str, features.Arrays]:
+    """Which classes the probe on the trained backbone confuses, by labelled set: arrays of `evaluation.look.of_classes`.
+
+    Sets that an earlier version evaluated are left out.
+    """
+    settings, place = config.evaluate, stage(config, pretrained)
+    paths = {name: look.beside(result_path(place, name, settings)) for name in settings.datasets}
+    found = {name: look.read(pretrained.store, path) for name, path in paths.items()}
+    return {name: arrays for name, arrays in found.items() if "confusion" in arrays}
+
+
 Measure = Callable[[nn.Module], dict[str, Any]]  # what a backbone is worth, and in `look` what the report shows of it
 
 
@@ -266,9 +278,10 @@ def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
     def accuracies(backbone: nn.Module) -> dict[str, Any]:
         shown: dict[str, Any] = {}
 
-        def keep(train: NDArray[np.float32], test: NDArray[np.float32]) -> None:
+        def keep(train: NDArray[np.float32], test: NDArray[np.float32], found: NDArray[np.int64]) -> None:
+            shown["look"] = features.of_classes(loaded.names, loaded.test.labels.numpy(), found)
             if name in settings.datasets[:1]:
-                shown["look"] = features.of_images(loaded, train, test)
+                shown["look"] |= features.of_images(loaded, train, test)
 
         extract = _extract(backbone, settings)
         found = probes.accuracies(loaded.train, loaded.test, settings, extract, label_shares=shares, keep=keep)

@@ -7,12 +7,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.reporting import figures, look, report
+from infoaug.orchestrator.reporting.confusion import Confusion
 from infoaug.orchestrator.stages import extract
 
 VIDEO = {"name": "trial", "clips": {"path": "my/videos"}}
@@ -122,6 +124,27 @@ def test_what_features_see_stands_beside_the_baseline_where_there_is_one() -> No
     assert "Nearest neighbours of test images: scenes" in seen.text and "Principal components" in seen.text
     said = [alt.partition(":")[0] for tag, of in seen.tags if tag == "img" and (alt := of["alt"])]
     assert [said.count(whose) for whose in ("trained", "random-init baseline")] == [2, 1]
+
+
+def test_confused_classes_are_a_matrix_or_a_table_and_left_out_where_they_are_not_known() -> None:
+    assert "Which classes are confused" not in report.page(made_up())
+    many = Confusion([f"class {n}" for n in range(30)], np.array([[0, 0, 6], [0, 29, 2], [3, 3, 1]]))
+    few = Confusion(["cat", "dog"], np.array([[0, 1, 3]]))
+    right = Confusion(many.classes, many.counts[[0, 2]])
+    made = made_up(
+        results=[result("cifar100"), result("pets/cats"), result("easy")],
+        confusions={"cifar100": many, "pets/cats": few, "easy": right},
+        matrices={"pets/cats": figures.png(figures.draw_confusion(few))},
+        counts_files={"cifar100": "confusion-cifar100.csv"},
+    )
+    page = report.page(made)
+    seen = Seen(page)
+    assert "cifar100: linear probe, trained" in seen.text and "cats: linear probe, trained" in seen.text
+    assert "class 0 8 75% class 29 2 (25%)" in seen.text
+    assert seen.text.count("found instead") == 1, "two classes have a matrix"
+    assert "None: the probe finds the class of every test image." in seen.text
+    assert sum("columns: the class that the linear probe" in (of.get("alt") or "") for _, of in seen.tags) == 1
+    assert page.count('href="confusion-') == 1
 
 
 def test_every_picture_of_what_features_see_has_a_heading_and_a_caption() -> None:
