@@ -213,7 +213,8 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str) -> dic
         set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `measure` of `propagation`,
         `keypoints`, `segmentation` and `detection`) for the trained backbone, and with the prefix `floor_` for the
         baseline. Its name in `baseline`, if training does not start from random weights. For cross-domain data sets
-        also the names in `domains` and `left_out`. If something of the data set was not used, sentences in `notes`.
+        also the names in `domains` and `left_out`, and each domain's number of images in `domain_images`. If something
+        of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -257,7 +258,7 @@ def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen)
 
 
 def confusions(config: ExperimentConfig, pretrained: StageFolder) -> dict[str, features.Arrays]:
-    """Which classes the probe on the trained backbone confuses, by labelled set: arrays of `evaluation.look.of_classes`.
+    """Which classes the probe on the trained backbone confuses, by labelled set, see `evaluation.look.of_classes`.
 
     Sets that an earlier version evaluated are left out.
     """
@@ -298,7 +299,7 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
     labels = [domain.labels for domain in data.images.values()]
     count, held = sum(map(len, labels)), sum(int(datasets.held_out(of).sum()) for of in labels)
     result: dict[str, Any] = {"train": count - held, "test": count, "classes": len(data.classes)}
-    result |= {"domains": [*data.images], "left_out": data.left_out}
+    result |= {"domains": [*data.images], "domain_images": [*map(len, labels)], "left_out": data.left_out}
     accuracies = partial(domains.accuracies, data.images, settings)
     return result | _noted(data.notes), lambda backbone: accuracies(_extract(backbone, settings))
 

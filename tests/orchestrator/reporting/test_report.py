@@ -231,8 +231,26 @@ def test_the_table_has_trained_baseline_and_signed_difference_with_intervals_ove
     assert "random-init baseline" in text and "in brackets: 95 % intervals over the test images" in text
     told = printed(made_up())
     assert re.search(r"41\.0 % +30\.0 % +\+11\.0", told) and "(+9.7 to +12.3)" in told
+    assert "Without an interval" not in text
     masks = [{"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {}}}]
     assert "one seed: no interval" in Seen(report.page(made_up(results=masks))).text
+
+
+def test_the_caption_says_what_intervals_of_one_seed_are_over_and_what_has_none() -> None:
+    dogs = {"sequences": {f"dog {n}": {"jf": share} for n, share in enumerate((0.4, 0.5))}, "jf": 0.45}
+    before = {"sequences": {f"dog {n}": {"jf": share} for n, share in enumerate((0.4, 0.44))}, "jf": 0.42}
+    davis = {"dataset": "davis", **dogs, **{f"floor_{key}": of for key, of in before.items()}}
+    boxes = {"dataset": "coco", "train": 98, "test": 100, "classes": 76, "map": 0.1, "floor_map": 0.05}
+    text = Seen(report.page(made_up(results=[result(), davis, boxes]))).text
+    assert "one seed; in brackets: 95 % intervals over the test images or sequences (accuracies: Wilson’s" in text
+    assert "J&F: Student’s t; both backbones are compared on the same sequences)" in text
+    assert "Without an interval: mAP on coco." in text and "across domains" not in text
+    found, _ = report.conclusion(made_up(results=[davis]))
+    assert found.startswith("No difference in J&F on davis is shown") and "2 sequences)" in found
+    domains = result("pacs") | {"domains": ["a", "b"], "domain_images": [9, 9], "probe_matrix": [[0.5, 0.5]] * 2}
+    domains |= {"floor_probe_matrix": [[0.4, 0.4]] * 2}
+    text = Seen(report.page(made_up(results=[domains]))).text
+    assert "across domains: the same over the images of each domain" in text and "kNN on pacs" in text
 
 
 def small(trained: float, **changes: Any) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_domains_are_measured_like_a_data_set_with_a_matrix_of_all_pairs(
     found = measure(config, pretrained(store, 1), name)
     assert (found["dataset"], found["classes"], found["domains"]) == (name, 9, ["grey", "inverted", "plain"])
     assert (found["test"], found["train"]) == (3 * 54, 3 * 54 - 3 * 11)
-    assert found["left_out"] == ["class-0", "fog"]
+    assert found["left_out"] == ["class-0", "fog"] and found["domain_images"] == [54, 54, 54]
     for prefix in ("", "floor_"):
         assert {key.removeprefix(prefix) for key in found if key.startswith(prefix)} >= METRICS
         matrix = np.array(found[f"{prefix}probe_matrix"])
