@@ -193,7 +193,8 @@ class _Pretraining:
         return pretrain.load(config, scored)
 
     def run(self, config: ExperimentConfig, scored: score.Scored, /) -> pretrain.Pretrained:
-        trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
+        with self.tracked.system_metrics():
+            trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
         if not self.resume:  # accuracies of the model that was replaced
             trained.stage.store.delete(evaluate.stage(config, trained.stage).folder)
         return trained

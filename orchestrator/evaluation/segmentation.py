@@ -25,8 +25,8 @@ from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.evaluation.rows import Rows
 
 MOST_POSITIONS = 200_000  # of all training images, on which the convolution is fitted
-# Test images that must show a class. Where the rarest is in 20, a 95 % interval over test images covers the mean IoU 90 to
-# 94 times in 100 (simulated, 5 to 100 classes); where it is in 10, as few as 85 times.
+# Test images that must show a class. Where the rarest is in 20, a 95 % interval over test images covers the mean IoU 90
+# to 94 times in 100 (simulated, 5 to 100 classes); where it is in 10, as few as 85 times.
 LEAST_IMAGES = 20
 
 
