@@ -199,7 +199,7 @@ class Run:
 
     @as_stage_error
     def model(self, files: Mapping[str, bytes], image_size: int, register: str | None = None) -> None:
-        """Log the trained backbone as a model that `mlflow.pyfunc.load_model` loads, once.
+        """Log the trained backbone as a model that `mlflow.pyfunc` and `mlflow.pytorch` load, once.
 
         Args:
             files: weights and recipe of the backbone, by name. They hold no code, so it must be one of timm's.
@@ -318,13 +318,22 @@ class Run:
 def _save(folder: Path, files: Mapping[str, bytes], size: int, model: str) -> None:
     """Write a backbone into a folder as a model of MLflow. Nothing is pickled."""
     import mlflow.pyfunc  # takes seconds, and only a trained model needs it
+    import torch
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
+
+    from infoaug.models import pyfunc
+    from infoaug.models.backbones import load_backbone
 
     data = folder.with_name("data")
     data.mkdir()
     for name, content in files.items():
         (data / name).write_bytes(content)
+    model_of = Model(model_id=model)
+    exported = folder.with_name("exported")
+    exported.mkdir()
+    if pyfunc.save_exported(load_backbone(data), size, exported / "model.pt2"):
+        model_of.add_flavor("pytorch", model_data=exported.name, pytorch_version=str(torch.__version__), code=None)
     images, features = TensorSpec(np.dtype("uint8"), (-1, size, size, 3)), TensorSpec(np.dtype("float32"), (-1, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it misses an example, which the signature makes needless
@@ -332,10 +341,12 @@ def _save(folder: Path, files: Mapping[str, bytes], size: int, model: str) -> No
             folder,
             loader_module="infoaug.models.pyfunc",
             data_path=str(data),
-            mlflow_model=Model(model_id=model),
+            mlflow_model=model_of,
             signature=ModelSignature(Schema([images]), Schema([features])),
             pip_requirements=[f"{name}=={version(name)}" for name in ("infoaug", "torch", "timm")],
         )
+    if "pytorch" in model_of.flavors:
+        exported.rename(folder / exported.name)
 
 
 def _tags(config: ExperimentConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import mlflow.pyfunc
+import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
@@ -634,6 +635,11 @@ def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
     backbone = load_backbone(tmp_path)
     expected = backbone(Augment.of(backbone).normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
     assert np.allclose(model.predict(images), expected.detach(), atol=1e-6)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    graph = mlflow.pytorch.load_model("models:/features/1")
+    for count in (1, 5):
+        pixels = torch.from_numpy(images[:count]).permute(0, 3, 1, 2)
+        assert torch.allclose(graph(pixels), expected[:count], atol=1e-6)
     assert not [*Path(str(logged.artifact_location).removeprefix("file://")).rglob("*.pkl")]
     with pytest.raises(MlflowException, match="shape"):
         model.predict(images[..., :2])
