@@ -215,7 +215,7 @@ def draw_confusion(confusion: Confusion) -> Figure:
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     # Names of classes differ at either end.
     names = [name if len(name) <= LONGEST_CLASS else f"{name[:7]}…{name[8 - LONGEST_CLASS :]}" for name in classes]
-    named = {"parse_math": False, "fontsize": max(size, 7.0)}
+    named: dict[str, Any] = {"parse_math": False, "fontsize": max(size, 7.0)}
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", **named)
     axes.set_yticks(range(len(shown)), [names[label] for label in shown], **named)
     axes.set(xlabel="class found by the probe", ylabel="class of the image")

@@ -142,10 +142,11 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
             metric, seeds = METRICS[key], len(of_dataset)
             if seeds == 1:
-                *summaries, over = one_seed.summaries(of_dataset[0], key)
+                of_trained, of_baseline, difference, over = one_seed.summaries(of_dataset[0], key)
             else:
-                summaries, over = [summary(trained), summary(baseline), summary(trained - baseline)], f"{seeds} seeds"
-            counted = seeds, *summaries, metric.chance(classes), over
+                of_trained, of_baseline, difference = map(summary, (trained, baseline, trained - baseline))
+                over = f"{seeds} seeds"
+            counted = seeds, of_trained, of_baseline, difference, metric.chance(classes), over
             rows.append(Accuracy(name, metric.name, *counted, metric.within(name), metric.counts_images))
     return rows
 
