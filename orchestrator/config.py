@@ -641,6 +641,14 @@ class TrackingConfig(Section):
     register_as: str | None = Field(
         None, description="name in MLflow's model registry that the trained backbone becomes a version of; null: none"
     )
+    system_metrics: bool = Field(
+        True,
+        description="log CPU, memory, disk and network of the driver's machine to MLflow every 10 s of a training, "
+        "and its GPU if nvidia-ml-py is installed; not of a sweep's trials",
+    )
+    tensorboard: str | None = Field(
+        None, description="folder for TensorBoard's event files, one folder in it for each run; null: none"
+    )
 
     @field_validator("experiment")
     @classmethod

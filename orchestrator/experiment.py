@@ -18,6 +18,7 @@ from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.reporting import explorer, figures, inspection, report
 from infoaug.orchestrator.reporting import look as features
+from infoaug.orchestrator.reporting.confusion import MOST_DRAWN, Confusion
 from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, initial_weights, look, pretrain, score
@@ -192,7 +193,8 @@ class _Pretraining:
         return pretrain.load(config, scored)
 
     def run(self, config: ExperimentConfig, scored: score.Scored, /) -> pretrain.Pretrained:
-        trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
+        with self.tracked.system_metrics():
+            trained = pretrain.run(config, scored, lambda metrics: _epoch(config, self.tracked, metrics), self.resume)
         if not self.resume:  # accuracies of the model that was replaced
             evaluate.delete(config, trained.stage)
         return trained
@@ -322,6 +324,11 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         "training": figures.draw_training(history),
     }
     examples, explorers = _examples(config, scored)
+    confusions = {
+        name: Confusion(of["classes"].tolist(), of["confusion"])
+        for name, of in evaluate.confusions(config, outputs["pretrain"].stage).items()
+    }
+    few = {name: of for name, of in confusions.items() if len(of.classes) <= MOST_DRAWN}
     contents = report.Report(
         name=config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -334,6 +341,9 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
         images=pretrain.images(outputs["pretrain"].stage),
         pictures={name: figures.png(figure) for name, figure in drawn.items()},
         domains={r["dataset"]: figures.png(figures.draw_domains(r)) for r in results if "domains" in r},
+        confusions=confusions,
+        matrices={name: figures.png(figures.draw_confusion(of)) for name, of in few.items()},
+        counts_files={name: f"confusion-{file_name(name)}.csv" for name in confusions},
         looks=_looks(config, outputs),
         examples=examples,
         explorers={title: f"{file_name(title)}.html" for title in explorers},
@@ -341,6 +351,8 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
     files = {"report.html": report.page(contents).encode()}
     files |= {f"{name}.png": png for name, png in contents.pictures.items()}
     files |= {f"domains-{file_name(name)}.png": png for name, png in contents.domains.items()}
+    files |= {f"confusion-{file_name(name)}.png": png for name, png in contents.matrices.items()}
+    files |= {contents.counts_files[name]: of.csv().encode() for name, of in confusions.items()}
     for name, of in contents.looks.items():
         files |= {f"{name}-{whose}.png": png for whose, png in of.items()}
     for title, pictures in contents.examples.items():

@@ -1,4 +1,5 @@
-"""What features see, as small arrays: neighbours of some images, a map of them, principal components of dense features.
+"""What features see, as small arrays: neighbours of some images, a map of them, which classes a probe confuses, and
+principal components of dense features.
 
 They are computed where the features are, and drawn later, see `reporting.look`. What is drawn at random is the same
 every time. A choice among rows of a data set is the same for all backbones, so that their pictures can be compared.
@@ -61,6 +62,23 @@ def of_images(data: Dataset, train: Float, test: Float) -> Arrays:
         "tiles": np.array(pictures, np.uint8), "tile_labels": called, "similarity": similarity,
         "map": points, "map_labels": labels[shown], "classes": np.array(data.names, np.str_),
     }  # fmt: skip
+
+
+def of_classes(names: Sequence[str], true: NDArray[np.int64], found: NDArray[np.int64]) -> Arrays:
+    """How often a classifier takes one class for another.
+
+    Args:
+        names: of the K classes.
+        true: int64[N], the classes of the images.
+        found: int64[N], those that the classifier finds in them.
+
+    Returns:
+        `confusion` int64[n, 3]: class, found class and number of images, of the n ≤ N pairs that have any, in order;
+        `classes`, their names.
+    """
+    pairs, counts = np.unique(true * len(names) + found, return_counts=True)
+    confusion = np.stack([*np.divmod(pairs, len(names)), counts], axis=1).astype(np.int64)
+    return {"confusion": confusion, "classes": np.array(names, np.str_)}
 
 
 def of_patches(images: Image, features: Float, groups: NDArray[np.int64], names: Sequence[str]) -> Arrays:

@@ -87,7 +87,7 @@ def accuracies(
     settings: EvaluateConfig,
     extract: Callable[[Tensor], NDArray[np.float32]],
     device: torch.device | str | None = None,
-    keep: Callable[[NDArray[np.float32], NDArray[np.float32]], None] | None = None,
+    keep: Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], None] | None = None,
 ) -> dict[str, float]:
     """Accuracies of one backbone on a data set.
 
@@ -97,7 +97,8 @@ def accuracies(
         settings: of kNN and probe.
         extract: gives features f32[N, D] of images u8[N, 3, S, S].
         device: where the classifiers are fitted; None: on a GPU if there is one.
-        keep: called with the features of training and test images, when they are known to be finite.
+        keep: called with the features of training and test images, and with the classes int64[M] that the probe
+            finds in the test images.
 
     Returns:
         Accuracies are shares, 0–1. `knn` and `probe`: fitted on all training images, on the test images.
@@ -117,12 +118,13 @@ def accuracies(
     def fitted(metric: str, chosen: NDArray[np.bool_]) -> Classifier:
         return CLASSIFIERS[metric](Rows(X_train, device, chosen), y_train[chosen], settings)
 
-    result = {}
+    result, found = {}, {}
     for metric in CLASSIFIERS:
-        result[metric] = accuracy(fitted(metric, every), tested, y_test)
+        found[metric] = fitted(metric, every).predict(tested)
+        result[metric] = float(np.mean(found[metric] == y_test))
         result[f"validation_{metric}"] = accuracy(fitted(metric, ~held), Rows(X_train, device, held), y_train[held])
     if keep:
-        keep(X_train, X_test)
+        keep(X_train, X_test, found["probe"])
     return result | {"rank_me": rank([tested])}
 
 

@@ -25,6 +25,9 @@ from infoaug.orchestrator.evaluation.dense import dense_features
 from infoaug.orchestrator.evaluation.rows import Rows
 
 MOST_POSITIONS = 200_000  # of all training images, on which the convolution is fitted
+# Test images that must show a class. Where the rarest is in 20, a 95 % interval over test images covers the mean IoU 90
+# to 94 times in 100 (simulated, 5 to 100 classes); where it is in 10, as few as 85 times.
+LEAST_IMAGES = 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device:
 
     Returns:
         `miou`: mean over the classes that a test image shows or is said to show. `pixel_accuracy`. `iou`: by class,
-        None for those that are in neither. All are shares, 0–1.
+        None for those that are in neither. All are shares, 0–1. `miou_influence`, see `influence`: of each test image;
+        missing if a class is in fewer than `LEAST_IMAGES` of them.
     """
     dense = dense_features(backbone.to(device), "evaluate.segmentation")
     most = max(1, MOST_POSITIONS // len(scenes.images["train"]))
@@ -118,25 +122,53 @@ def measure(scenes: Scenes, backbone: nn.Module, config: EvaluateConfig, device:
         )
     probe = Probe(Rows(features, device), classes, config)
     confusion = np.zeros((scenes.classes, scenes.classes), np.int64)
+    shown = np.zeros(scenes.classes, np.int64)  # the number of test images that show a class
+    parts = []
     for picture, mask in zip(scenes.images["test"], scenes.masks["test"], strict=True):
         known = _mask(mask)
         found = _segmented(dense, probe, _read(picture, images.original))
         counts = ~np.isin(known, scenes.void)
         pairs = known[counts].astype(np.int64) * scenes.classes + found[counts]
-        confusion += np.bincount(pairs, minlength=scenes.classes**2).reshape(confusion.shape)
+        of_image = np.bincount(pairs, minlength=scenes.classes**2).reshape(confusion.shape)
+        confusion += of_image
+        shown += of_image.any(axis=1)
+        parts.append(_both_and_union(of_image))
     iou = intersection_over_union(confusion)
+    moved = influence(*np.stack(parts, axis=1)) if shown[~np.isnan(iou)].min() >= LEAST_IMAGES else None
     return {
         "miou": float(np.nanmean(iou)),
         "pixel_accuracy": float(confusion.trace() / max(1, confusion.sum())),
         "iou": [None if np.isnan(value) else float(value) for value in iou],
+        **({} if moved is None else {"miou_influence": [float(f"{value:.4g}") for value in moved]}),
     }
 
 
 def intersection_over_union(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of each class, from counts of pixels [true class, found class]; NaN without any."""
-    both, known, found = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    union = (known + found - both).astype(np.float64)
+    both, union = _both_and_union(confusion)
     return np.divide(both, union, out=np.full(len(union), np.nan), where=union > 0)
+
+
+def influence(both: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much each of N images moves the mean IoU to first order (the delta method): float64[N], whose sum is 0.
+
+    N / (N − 1) times the sum of their squares estimates the variance of the mean IoU over draws of the images.
+
+    Args:
+        both: int64[N, K], pixels of a class in which it is found.
+        union: int64[N, K], pixels of a class, or in which it is found.
+    """
+    present = union.any(axis=0)
+    both, union = both[:, present], union[:, present]
+    total = union.sum(axis=0)
+    moved: NDArray[np.float64] = ((both - both.sum(axis=0) / total * union) / total).mean(axis=1)
+    return moved
+
+
+def _both_and_union(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each class int64[K] its pixels in which it is found, and its pixels or those in which it is found."""
+    both = confusion.diagonal()
+    return both, confusion.sum(axis=1) + confusion.sum(axis=0) - both
 
 
 def _positions(

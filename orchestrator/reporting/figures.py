@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from infoaug.orchestrator.evaluation.metrics import METRICS
+from infoaug.orchestrator.reporting.confusion import MOST_DRAWN, Confusion
 from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
 from infoaug.orchestrator.reporting.statistics import Summary, percent
 
@@ -23,6 +24,8 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colour-
 GREY, DIM, INK, FAINT = "#9AA3AD", "#69737D", "#1F2933", "#E4E7EB"
 WIDTH = 6.4  # inches; narrow enough to read on a phone
 DPI = 110
+LONGEST_CLASS = 14  # signs of a name beside a matrix
+NUMBERS = 9.0, 5.5  # points, in the cells of a matrix: of few classes, of `MOST_DRAWN`
 REASONS = {  # why a patch has a twin or none, in the words of the figure
     "twin": "has a twin",
     "lost": "lost (visible in too few frames)",
@@ -188,6 +191,38 @@ def draw_domains(result: Mapping[str, Any]) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, length=0)
     title(axes, f"Linear probe across domains, % ({baseline_name([result])})")
+    return figure
+
+
+def draw_confusion(confusion: Confusion) -> Figure:
+    """Draw the matrix of the classes, of each row the shares in percent; a row without test images is left out."""
+    shown = np.flatnonzero(confusion.images)
+    if not len(shown):
+        return message("There are no test images.")
+    classes, images = confusion.classes, confusion.images
+    matrix = np.zeros((len(classes), len(classes)))
+    matrix[confusion.counts[:, 0], confusion.counts[:, 1]] = confusion.counts[:, 2]
+    shares = matrix[shown] / images[shown, None]
+    size = float(np.interp(len(classes) / MOST_DRAWN, (0.4, 1), NUMBERS))
+    height = float(np.clip(0.6 * WIDTH / len(classes), 0.22, 0.5)) * len(shown)
+    figure = Figure(figsize=(WIDTH, 1.5 + height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if matrix[shown[row], column]:
+            text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+            colour = "white" if share > 0.55 else INK  # legible on dark cells
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    # Names of classes differ at either end.
+    names = [name if len(name) <= LONGEST_CLASS else f"{name[:7]}…{name[8 - LONGEST_CLASS :]}" for name in classes]
+    named: dict[str, Any] = {"parse_math": False, "fontsize": max(size, 7.0)}
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", **named)
+    axes.set_yticks(range(len(shown)), [names[label] for label in shown], **named)
+    axes.set(xlabel="class found by the probe", ylabel="class of the image")
+    axes.spines[:].set_visible(False)
+    ink(axes)
+    accuracy = confusion.right.sum() / images.sum()
+    title(axes, f"{images.sum():,} test images, {accuracy:.1%} right; % of the images of a row")
     return figure
 
 

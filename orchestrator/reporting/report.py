@@ -18,10 +18,11 @@ from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
-from infoaug.orchestrator.evaluation.metrics import METRICS, images_of
-from infoaug.orchestrator.reporting import verdict
+from infoaug.orchestrator.evaluation.metrics import METRICS
+from infoaug.orchestrator.reporting import one_seed, verdict
+from infoaug.orchestrator.reporting.confusion import Confusion
 from infoaug.orchestrator.reporting.page import template
-from infoaug.orchestrator.reporting.statistics import Summary, between, of_images, percent, points, summary
+from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 from infoaug.orchestrator.reporting.verdict import Finding, Outcome
 
 PACKAGES = ("infoaug", "numpy", "opencv-python-headless", "npeet-plus", "timm", "torch", "ray")
@@ -64,6 +65,9 @@ class Report:
         images: what was trained on beside the video, see `pretrain.images`; empty if nothing was.
         pictures: PNG bytes of the figures `accuracy`, `reasons` and `training`; any may be missing.
         domains: PNG bytes of the figure of each cross-domain data set, by its name.
+        confusions: which classes the probe confuses, by labelled data set; those that are not known are missing.
+        matrices: PNG bytes of the figures of those of few classes, by data set.
+        counts_files: names of the files, beside the page, with the counts of all of them, by data set.
         looks: PNG bytes of pictures of what features see, by picture (`LOOKS`), of the `trained` backbone and of the
             `baseline`, which may be missing.
         examples: PNG bytes of the pictures of a few windows, by title (clip and window) and picture (`tracks`,
@@ -84,6 +88,9 @@ class Report:
     images: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     domains: Mapping[str, bytes] = field(default_factory=dict)
+    confusions: Mapping[str, Confusion] = field(default_factory=dict)
+    matrices: Mapping[str, bytes] = field(default_factory=dict)
+    counts_files: Mapping[str, str] = field(default_factory=dict)
     looks: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     explorers: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +109,9 @@ class Accuracy:
         baseline: of the same backbone with random weights.
         difference: trained − baseline, paired within seeds.
         chance: see `Metric.chance`.
-        images: see `images_of`.
+        over: what the intervals are over, with their number: `300 test images`.
         measured: the metric and the data set, in the middle of a sentence.
+        counts_images: see `Metric.counts_images`.
     """
 
     dataset: str
@@ -113,8 +121,9 @@ class Accuracy:
     baseline: Summary
     difference: Summary
     chance: float | None
-    images: int | None
+    over: str
     measured: str
+    counts_images: bool
 
 
 def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
@@ -123,7 +132,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
     Args:
         results: one mapping for each data set and seed, with `dataset`, those of `METRICS` that were measured on it,
             each beside that of the backbone before training (`floor_knn`; shares, 0–1), and optionally `classes` and
-            `baseline`. With one seed, accuracies have intervals over the `test` images, if their number is there.
+            `baseline`. With one seed, they have the intervals of `one_seed.summaries`.
     """
     rows, names = [], labels(results)
     for dataset, name in names.items():
@@ -131,14 +140,14 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
         classes = of_dataset[0].get("classes")
         for key in (key for key in METRICS if key in of_dataset[0]):
             trained, baseline = (np.array([r[prefix + key] for r in of_dataset], float) for prefix in ("", "floor_"))
-            images, metric = images_of(of_dataset[0], key), METRICS[key]
-            if len(of_dataset) == 1 and images:
-                both = of_images(float(trained[0]), images), of_images(float(baseline[0]), images)
-                summaries = (*both, between(*both))
+            metric, seeds = METRICS[key], len(of_dataset)
+            if seeds == 1:
+                of_trained, of_baseline, difference, over = one_seed.summaries(of_dataset[0], key)
             else:
-                summaries = (summary(trained), summary(baseline), summary(trained - baseline))
-            counted = len(of_dataset), *summaries, metric.chance(classes), images
-            rows.append(Accuracy(name, metric.name, *counted, metric.within(name)))
+                of_trained, of_baseline, difference = map(summary, (trained, baseline, trained - baseline))
+                over = f"{seeds} seeds"
+            counted = seeds, of_trained, of_baseline, difference, metric.chance(classes), over
+            rows.append(Accuracy(name, metric.name, *counted, metric.within(name), metric.counts_images))
     return rows
 
 
@@ -149,11 +158,7 @@ def findings(results: Sequence[Mapping[str, Any]]) -> list[Finding]:
     for row in {row.dataset: row for row in reversed(accuracies(results))}.values():
         difference, interval = row.difference, row.difference.interval
         shown = None if interval is None or not all(np.isfinite(interval)) else not interval[0] <= 0 <= interval[1]
-        if difference.bounds:
-            of = f"{row.images:,} test images"
-        else:
-            of = "one seed" if difference.n == 1 else f"{difference.n} seeds"
-        found.append(Finding(row.measured, start, difference, shown, [of]))
+        found.append(Finding(row.measured, start, difference, shown, [row.over]))
     return found[::-1]
 
 
@@ -176,8 +181,10 @@ def _next_step(found: Sequence[Finding], config: ExperimentConfig, clips: int) -
     if Outcome.BETTER in outcomes:
         return "a sweep over seeds and score.policy none, which shows whether the twins have a part in this gain"
     if Outcome.NOT_SHOWN in outcomes:
-        widest = max((i[1] - i[0] for f in found if (i := f.difference.interval) and f.difference.bounds), default=0.0)
-        return more + (", and test on more images, which narrows the interval" if widest > WIDE else "")
+        widths = {f.details[0]: b[1] - b[0] for f in found if (b := f.difference.bounds)}
+        widest = max(widths, key=lambda over: widths[over], default="")
+        what = "sequences" if widest.endswith("sequences") else "images"
+        return more + (f", and test on more {what}, which narrows the interval" if widths.get(widest, 0) > WIDE else "")
     return "a sweep over several seeds, which gives the difference an interval"
 
 
@@ -210,6 +217,8 @@ def page(report: Report) -> str:
         next_step=next_step,
         command=f"infoaug run {shlex.quote(report.name + '.yaml')}",
         rows=accuracies(report.results),
+        intervals=_intervals(report.results),
+        without=_without_interval(report.results),
         baseline=baseline_name(report.results),
         seeds=seeds_in_words(report.results),
         clips={status: statuses[status] for status in ("ok", "partial", "failed")},
@@ -218,7 +227,8 @@ def page(report: Report) -> str:
         share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
         incomplete=incomplete(report).select(["clip_id", "status", "reason"]).to_pylist(),
         looks=LOOKS,
-        labelled=[labels(report.results).get(name, name) for name in config.evaluate.datasets[:1]],
+        labelled=labels(report.results),
+        pictured=config.evaluate.datasets[:1],
         stages=STAGES,
         total=sum(stage["seconds"] for stage in report.times.values()),
     )
@@ -255,10 +265,42 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
     if not seeds:
         return "no data set was evaluated"
     if seeds == {1}:
-        bounded = any(row.trained.bounds for row in accuracies(results))
-        return f"one seed{'; in brackets: 95 % intervals over the test images' if bounded else ': no interval'}"
+        over = _units([row for row in accuracies(results) if row.trained.bounds])
+        return f"one seed{f'; in brackets: 95 % intervals over the {over}' if over else ': no interval'}"
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     return f"mean of {count} seeds ± 95 % interval"
+
+
+def _intervals(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the intervals of one seed are made, in words, see `one_seed.summaries`; none for several seeds."""
+    bounded = [row for row in accuracies(results) if row.trained.bounds]
+    shares = [row for row in bounded if row.counts_images]
+    others = [row for row in bounded if not row.counts_images]
+    told = []
+    if shares:
+        told.append(
+            "accuracies: Wilson’s; of the difference Newcombe’s for independent samples, as a rule too wide, because "
+            "the images are the same"
+        )
+    if any("domain_images" in result for result in results) and shares:
+        told.append("across domains: the same over the images of each domain tested on, the domains taken as given")
+    if others:
+        names = ", ".join(dict.fromkeys(row.metric for row in others))
+        told.append(f"{names}: Student’s t; both backbones are compared on the same {_units(others)}")
+    return told
+
+
+def _units(rows: Sequence[Accuracy]) -> str:
+    """What intervals of one seed are over: `test images or sequences`."""
+    units = {row.over.split(" ", 1)[1] for row in rows}
+    return " or ".join(sorted(units, reverse=True))
+
+
+def _without_interval(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has no interval where another has one: metrics and data sets."""
+    rows = accuracies(results)
+    missing = [f"{row.metric} on {row.dataset}" for row in rows if not row.trained.interval]
+    return missing if len(missing) < len(rows) else []
 
 
 _CAPTIONS = {
@@ -266,6 +308,10 @@ _CAPTIONS = {
     "the domain that the probe is trained on; columns: the domain that it is tested on. Off the diagonal the test set "
     "is the whole other domain; the mean of these cells is the cross-domain accuracy. On the diagonal it is the "
     "held-out fifth of the same domain.",
+    "confusion": "Rows: the class of a test image; columns: the class that the linear probe on the trained backbone "
+    "finds. Empty cells have no image.",
+    "pairs": "The most frequent mistakes of the linear probe on the trained backbone. “Right” is the share of the test "
+    "images of a class in which it is found. In brackets: the share in which the other class is found.",
     "accuracy": "The trained backbone and the same backbone before training.",
     "reasons": "Number of patches with a twin, and of patches without one, by reason.",
     "training": "By epoch: the loss, the view loss plus the weighted twin loss; accuracy of kNN on held-out training "

@@ -25,7 +25,8 @@ class Summary:
         mean: over the seeds.
         half: half the width of the interval over seeds (Student's t); None for a single seed.
         n: number of seeds.
-        bounds: ends of the interval over test images of a single seed, see `of_images` and `between`; None if unknown.
+        bounds: ends of the interval of a single seed over test images or sequences, see `of_images`, `of_units`,
+            `mean_of` and `between`; None if unknown.
     """
 
     mean: float
@@ -35,7 +36,7 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The lower and upper bound, over seeds or over test images; None without an interval."""
+        """The lower and upper bound, over seeds, test images or sequences; None without an interval."""
         return self.bounds if self.half is None else (self.mean - self.half, self.mean + self.half)
 
 
@@ -75,6 +76,35 @@ def of_images(share: float, images: int) -> Summary:
     centre = weight * (share + Z**2 / (2 * images))
     half = weight * Z * math.sqrt(share * (1 - share) / images + (Z / (2 * images)) ** 2)
     return Summary(share, None, 1, (max(0.0, centre - half), min(1.0, centre + half)))
+
+
+def of_units(mean: float, influence: ArrayLike, ends: tuple[float, float] = (0.0, 1.0)) -> Summary:
+    """A mean of one seed with its interval over the units that it is of, such as the sequences (Student's t).
+
+    Args:
+        mean: the mean.
+        influence: f64[n], how much each of n independent units moves it to first order. Of a plain mean that is
+            (value − mean) / n, and the interval is that of `summary`. Of a mean over the members of units of different
+            sizes it is the sum of (member − mean) / all members (a ratio estimate, Cochran 1977, chapter 6).
+        ends: what the mean cannot exceed.
+    """
+    moved = np.asarray(influence, np.float64)
+    n = len(moved)
+    if n < 2 or not np.isfinite([mean, *moved]).all():
+        return Summary(mean, None, 1)
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * math.sqrt(n / (n - 1) * float(moved @ moved))
+    return Summary(mean, None, 1, (max(ends[0], mean - half), min(ends[1], mean + half)))
+
+
+def mean_of(shares: Sequence[Summary]) -> Summary:
+    """The mean of independent shares of one seed, its interval combined from theirs as in `between` (MOVER)."""
+    mean = float(np.mean([share.mean for share in shares]))
+    if any(share.bounds is None for share in shares):
+        return Summary(mean, None, 1)
+    low, high = np.array([share.bounds for share in shares]).T
+    each = np.array([share.mean for share in shares])
+    below, above = (float(np.linalg.norm(lengths)) / len(shares) for lengths in (each - low, high - each))
+    return Summary(mean, None, 1, (mean - below, mean + above))
 
 
 def between(treatment: Summary, reference: Summary) -> Summary:
@@ -127,7 +157,7 @@ def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
 
 
 def percent(value: Summary) -> str:
-    """Format a share as `35.0 % ± 1.2`, or `35.0 % (33.9–36.3)` where the interval is over test images."""
+    """Format a share as `35.0 % ± 1.2`, or `35.0 % (33.9–36.3)` where the interval is not over seeds."""
     return f"{value.mean:.1%}".replace("%", " %") + margin(value)
 
 

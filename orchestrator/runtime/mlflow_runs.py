@@ -7,10 +7,11 @@ import getpass
 import json
 import re
 import subprocess
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -38,11 +39,13 @@ from infoaug.orchestrator.runtime.mlflow_client import (
     uri_of,
 )
 from infoaug.orchestrator.runtime.store import digest_of
+from infoaug.orchestrator.runtime.tensorboard import Scalars
 
 IDENTITY = "infoaug.identity"  # a tag
 COMMIT = "mlflow.source.git.commit"  # a tag
 ENDED = "infoaug.ended"  # a tag: why a run failed or was stopped
 MODEL = "infoaug.model"  # a tag: the hash of the stage `pretrain` that a run's epochs are of
+PATIENCE = 5.0  # seconds to wait for the last metrics of the machine
 NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of images_per_second
 
 
@@ -113,6 +116,7 @@ class Run:
                 self.id: str = self._continued(found) if found else self._created()
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from None
+        self._tracking, self._scalars = config.tracking, dict[str, Scalars]()  # by run id
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
         self._trained = ""  # the hash of the stage `pretrain`
@@ -146,13 +150,36 @@ class Run:
         # A retry reuses the time of the first try: MLflow stores a metric with equal step, time and value only once, so
         # an epoch whose acknowledgement was lost is not duplicated.
         times = {step: self._times.setdefault(step, int(time.time() * 1000)) for step in new}
-        self._log(
-            Metric(f"train/{name}", float(value), times[step], step)
+        values = {
+            step: {f"train/{name}": float(value) for name, value in epoch.items() if name not in NOT_LOGGED}
             for step, epoch in new.items()
-            for name, value in epoch.items()
-            if name not in NOT_LOGGED
-        )
+        }
+        self._log(Metric(name, value, times[step], step) for step, of in values.items() for name, value in of.items())
         self._logged |= new.keys()
+        if self._tracking.tensorboard and values:
+            if self.id not in self._scalars:
+                place = Path(self._tracking.tensorboard).expanduser()
+                self._scalars = {self.id: Scalars(place / f"{self._name}-{self.id[:8]}")}
+            for step, of in values.items():
+                self._scalars[self.id].write(step, of)
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Log what this machine is busy with as MLflow's `system/…`, unless the config says no."""
+        if not self._tracking.system_metrics:
+            yield
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            # It waits for a request that is under way, and a server that is away would make it wait for minutes.
+            ending = threading.Thread(target=monitor.finish, daemon=True)
+            ending.start()
+            ending.join(PATIENCE)
 
     @as_stage_error
     def metrics(self, values: Mapping[str, float], of_model: bool = False) -> None:
@@ -172,7 +199,7 @@ class Run:
 
     @as_stage_error
     def model(self, files: Mapping[str, bytes], image_size: int, register: str | None = None) -> None:
-        """Log the trained backbone as a model that `mlflow.pyfunc.load_model` loads, once.
+        """Log the trained backbone as a model that `mlflow.pyfunc` and `mlflow.pytorch` load, once.
 
         Args:
             files: weights and recipe of the backbone, by name. They hold no code, so it must be one of timm's.
@@ -291,13 +318,22 @@ class Run:
 def _save(folder: Path, files: Mapping[str, bytes], size: int, model: str) -> None:
     """Write a backbone into a folder as a model of MLflow. Nothing is pickled."""
     import mlflow.pyfunc  # takes seconds, and only a trained model needs it
+    import torch
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
+
+    from infoaug.models import pyfunc
+    from infoaug.models.backbones import load_backbone
 
     data = folder.with_name("data")
     data.mkdir()
     for name, content in files.items():
         (data / name).write_bytes(content)
+    model_of = Model(model_id=model)
+    exported = folder.with_name("exported")
+    exported.mkdir()
+    if pyfunc.save_exported(load_backbone(data), size, exported / "model.pt2"):
+        model_of.add_flavor("pytorch", model_data=exported.name, pytorch_version=str(torch.__version__), code=None)
     images, features = TensorSpec(np.dtype("uint8"), (-1, size, size, 3)), TensorSpec(np.dtype("float32"), (-1, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it misses an example, which the signature makes needless
@@ -305,10 +341,12 @@ def _save(folder: Path, files: Mapping[str, bytes], size: int, model: str) -> No
             folder,
             loader_module="infoaug.models.pyfunc",
             data_path=str(data),
-            mlflow_model=Model(model_id=model),
+            mlflow_model=model_of,
             signature=ModelSignature(Schema([images]), Schema([features])),
             pip_requirements=[f"{name}=={version(name)}" for name in ("infoaug", "torch", "timm")],
         )
+    if "pytorch" in model_of.flavors:
+        exported.rename(folder / exported.name)
 
 
 def _tags(config: ExperimentConfig) -> dict[str, str]:

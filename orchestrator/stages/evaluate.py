@@ -236,7 +236,8 @@ def cpus(config: ExperimentConfig, available: int) -> int:
 def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str]) -> dict[str, Any]:
     """Evaluate the trained backbone and its baseline on one data set, as far as results are not in the store.
 
-    Of the first labelled and the first propagated set, what the report shows is written beside the results.
+    What the report shows is written beside the results: of a labelled set, which classes the probe confuses; of the
+    first labelled and the first propagated set also pictures.
 
     Args:
         config: the experiment.
@@ -250,8 +251,8 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: M
         set's protocol measures (`accuracies` of `probes`, `fine_tuning` and `domains`, `low_shot` of `probes`,
         `measure` of `propagation`, `keypoints`, `segmentation` and `detection`) for the trained backbone, and with the
         prefix `floor_` for the baseline. Its name in `baseline`, if training does not start from random weights. For
-        cross-domain data sets also the names in `domains` and `left_out`. If something of the data set was not used,
-        sentences in `notes`.
+        cross-domain data sets also the names in `domains` and `left_out`, and each domain's number of images in
+        `domain_images`. If something of the data set was not used, sentences in `notes`.
 
     Raises:
         UsageError: the data set cannot be loaded.
@@ -303,6 +304,16 @@ def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen)
     return found
 
 
+def confusions(config: ExperimentConfig, pretrained: StageFolder) -> dict[str, features.Arrays]:
+    """Which classes the probe on the trained backbone confuses, by labelled set, see `evaluation.look.of_classes`.
+
+    Sets that an earlier version evaluated are left out.
+    """
+    places = {name: paths(config, pretrained, name)["datasets"] for name in config.evaluate.datasets}
+    found = {name: look.read(pretrained.store, look.beside(path)) for name, path in places.items()}
+    return {name: arrays for name, arrays in found.items() if "confusion" in arrays}
+
+
 # What one of `DEPENDS_ON` finds of a backbone with its own settings, and in `look` what the report shows of it.
 Measure = Callable[[str, nn.Module, EvaluateConfig], dict[str, Any]]
 
@@ -324,9 +335,10 @@ def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
             return {**fine_tuning.accuracies(*splits, backbone, own, probes.fastest(), label_shares=shares)}
         shown: dict[str, Any] = {}
 
-        def keep(train: NDArray[np.float32], test: NDArray[np.float32]) -> None:
+        def keep(train: NDArray[np.float32], test: NDArray[np.float32], found: NDArray[np.int64]) -> None:
+            shown["look"] = features.of_classes(loaded.names, loaded.test.labels.numpy(), found)
             if name in own.datasets[:1]:
-                shown["look"] = features.of_images(loaded, train, test)
+                shown["look"] |= features.of_images(loaded, train, test)
 
         return probes.accuracies(*splits, own, of_backbone, keep=keep) | shown
 
@@ -338,7 +350,7 @@ def _across_domains(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
     labels = [domain.labels for domain in data.images.values()]
     count, held = sum(map(len, labels)), sum(int(datasets.held_out(of).sum()) for of in labels)
     result: dict[str, Any] = {"train": count - held, "test": count, "classes": len(data.classes)}
-    result |= {"domains": [*data.images], "left_out": data.left_out}
+    result |= {"domains": [*data.images], "domain_images": [*map(len, labels)], "left_out": data.left_out}
 
     def accuracies(_: str, backbone: nn.Module, own: EvaluateConfig) -> dict[str, Any]:
         def extract(images: Tensor) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from infoaug.orchestrator import experiment
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.exporting import export
 from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.runtime.store import file_name
 
 SHOWN = ("neighbours", "map", "patches", "components")  # of what features see, without masks to propagate
 
@@ -49,6 +50,8 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
     assert {"config.yaml", "report/report.html", "report/accuracy.png", "backbone/backbone.safetensors"} <= kept
     looks = {f"report/{name}-{whose}.png" for name in SHOWN for whose in ("trained", "baseline")}
     assert looks <= kept and "What the features see" in page
+    assert {f"report/confusion-{file_name('scenes')}.{kind}" for kind in ("png", "csv")} <= kept
+    assert "Which classes are confused" in page
     explorers = set(told.report.explorers.values())
     assert explorers and {f"report/{name}" for name in explorers} <= kept
     assert all(f'href="{name}"' in page and (Path(told.page).parent / name).exists() for name in explorers)

@@ -220,6 +220,15 @@ def test_validation_is_on_the_held_out_fifth_and_neither_sees_it_nor_the_test_im
     assert other["knn"] != found["knn"]
 
 
+def test_what_is_kept_are_the_classes_that_the_probe_finds_in_the_test_images() -> None:
+    train, test, kept = split(0, 200), split(1, 100), []
+    found = accuracies_of(train, test, settings(), pixels, label_shares=[0.1], keep=lambda *of: kept.append(of))
+    ((seen, unseen, classes),) = kept
+    assert np.array_equal(seen, pixels(train.images))
+    assert np.array_equal(unseen, pixels(test.images))
+    assert np.mean(classes == test.labels.numpy()) == found["probe"] and found["probe"] != found["knn"]
+
+
 @pytest.mark.parametrize("counts", [[500, 300, 4, 1], [7] * 30])
 def test_few_labels_are_a_share_of_every_class_and_at_least_one_image(counts: list[int]) -> None:
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)) * 2

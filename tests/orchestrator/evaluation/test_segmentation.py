@@ -72,6 +72,30 @@ def test_intersection_over_union_by_hand() -> None:
     np.testing.assert_allclose(segmentation.intersection_over_union(confusion), [3 / 6, 4 / 7, np.nan])
 
 
+def test_the_influence_of_an_image_is_the_derivative_of_the_mean_iou_by_its_weight() -> None:
+    random = np.random.default_rng(0)
+    union = random.integers(5, 60, (12, 4))
+    both = (union * random.random((12, 4))).astype(np.int64)
+    union[:, 3] = both[:, 3] = 0  # a class that is in no image
+
+    def mean_iou(weights: np.ndarray) -> float:
+        return float(((weights @ both)[:3] / (weights @ union)[:3]).mean())
+
+    step = 1e-6 * np.eye(12)
+    expected = [(mean_iou(1 + of) - mean_iou(1 - of)) / 2e-6 for of in step]
+    np.testing.assert_allclose(segmentation.influence(both, union), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_influence_of_images_is_known_if_each_class_is_in_enough_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = segmentation.load(str(folder(tmp_path)), config())
+    assert "miou_influence" not in segmentation.measure(scenes, backbone(), config(), "cpu")
+    monkeypatch.setattr(segmentation, "LEAST_IMAGES", 4)
+    moved = segmentation.measure(scenes, backbone(), config(), "cpu")["miou_influence"]
+    assert len(moved) == 4 and sum(moved) == pytest.approx(0, abs=1e-4) and max(moved) > 0
+
+
 def test_the_validation_split_stands_in_and_an_unused_one_is_noted(tmp_path: Path) -> None:
     assert segmentation.check(str(folder(tmp_path / "a", ("train", "val")))) == []
     assert segmentation.check(str(folder(tmp_path / "b", ("train", "val", "test")))) == ["the split 'val' is not used"]

@@ -7,12 +7,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.reporting import figures, look, report
+from infoaug.orchestrator.reporting.confusion import Confusion
 from infoaug.orchestrator.stages import extract
 
 VIDEO = {"name": "trial", "clips": {"path": "my/videos"}}
@@ -124,6 +126,27 @@ def test_what_features_see_stands_beside_the_baseline_where_there_is_one() -> No
     assert [said.count(whose) for whose in ("trained", "random-init baseline")] == [2, 1]
 
 
+def test_confused_classes_are_a_matrix_or_a_table_and_left_out_where_they_are_not_known() -> None:
+    assert "Which classes are confused" not in report.page(made_up())
+    many = Confusion([f"class {n}" for n in range(30)], np.array([[0, 0, 6], [0, 29, 2], [3, 3, 1]]))
+    few = Confusion(["cat", "dog"], np.array([[0, 1, 3]]))
+    right = Confusion(many.classes, many.counts[[0, 2]])
+    made = made_up(
+        results=[result("cifar100"), result("pets/cats"), result("easy")],
+        confusions={"cifar100": many, "pets/cats": few, "easy": right},
+        matrices={"pets/cats": figures.png(figures.draw_confusion(few))},
+        counts_files={"cifar100": "confusion-cifar100.csv"},
+    )
+    page = report.page(made)
+    seen = Seen(page)
+    assert "cifar100: linear probe, trained" in seen.text and "cats: linear probe, trained" in seen.text
+    assert "class 0 8 75% class 29 2 (25%)" in seen.text
+    assert seen.text.count("found instead") == 1, "two classes have a matrix"
+    assert "None: the probe finds the class of every test image." in seen.text
+    assert sum("columns: the class that the linear probe" in (of.get("alt") or "") for _, of in seen.tags) == 1
+    assert page.count('href="confusion-') == 1
+
+
 def test_every_picture_of_what_features_see_has_a_heading_and_a_caption() -> None:
     assert tuple(report.LOOKS) == look.NAMES
     for name in look.NAMES:
@@ -208,8 +231,26 @@ def test_the_table_has_trained_baseline_and_signed_difference_with_intervals_ove
     assert "random-init baseline" in text and "in brackets: 95 % intervals over the test images" in text
     told = printed(made_up())
     assert re.search(r"41\.0 % +30\.0 % +\+11\.0", told) and "(+9.7 to +12.3)" in told
+    assert "Without an interval" not in text
     masks = [{"dataset": "davis", "jf": 0.41, "floor_jf": 0.3, "sequences": {"dog": {}}}]
     assert "one seed: no interval" in Seen(report.page(made_up(results=masks))).text
+
+
+def test_the_caption_says_what_intervals_of_one_seed_are_over_and_what_has_none() -> None:
+    dogs = {"sequences": {f"dog {n}": {"jf": share} for n, share in enumerate((0.4, 0.5))}, "jf": 0.45}
+    before = {"sequences": {f"dog {n}": {"jf": share} for n, share in enumerate((0.4, 0.44))}, "jf": 0.42}
+    davis = {"dataset": "davis", **dogs, **{f"floor_{key}": of for key, of in before.items()}}
+    boxes = {"dataset": "coco", "train": 98, "test": 100, "classes": 76, "map": 0.1, "floor_map": 0.05}
+    text = Seen(report.page(made_up(results=[result(), davis, boxes]))).text
+    assert "one seed; in brackets: 95 % intervals over the test images or sequences (accuracies: Wilson’s" in text
+    assert "J&F: Student’s t; both backbones are compared on the same sequences)" in text
+    assert "Without an interval: mAP on coco." in text and "across domains" not in text
+    found, _ = report.conclusion(made_up(results=[davis]))
+    assert found.startswith("No difference in J&F on davis is shown") and "2 sequences)" in found
+    domains = result("pacs") | {"domains": ["a", "b"], "domain_images": [9, 9], "probe_matrix": [[0.5, 0.5]] * 2}
+    domains |= {"floor_probe_matrix": [[0.4, 0.4]] * 2}
+    text = Seen(report.page(made_up(results=[domains]))).text
+    assert "across domains: the same over the images of each domain" in text and "kNN on pacs" in text
 
 
 def small(trained: float, **changes: Any) -> dict[str, Any]:

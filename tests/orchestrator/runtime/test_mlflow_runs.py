@@ -12,12 +12,14 @@ from contextlib import closing
 from pathlib import Path
 
 import mlflow.pyfunc
+import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from tensorboardX.proto.event_pb2 import Event
 
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone, load_backbone, save_backbone
@@ -539,6 +541,61 @@ def test_a_deleted_mlflow_experiment_is_refused_with_its_name(config: Make, clie
 # ---- models
 
 
+def test_what_the_machine_is_busy_with_is_logged_while_asked_and_goes_on_where_it_ended(
+    config: Make, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+
+    def logged(run: Run) -> dict[str, float]:
+        return {key: of for key, of in client.get_run(run.id).data.metrics.items() if key.startswith("system/")}
+
+    for times in (1, 2):
+        run = Run(config())
+        with run.system_metrics():
+            for _ in range(1000):
+                if len(history(client, run, "system/cpu_utilization_percentage")) > 2 * times:
+                    break
+                time.sleep(0.05)
+        steps = [step for step, _ in history(client, run, "system/cpu_utilization_percentage")]
+        assert len(steps) > 2 * times and steps == [*range(len(steps))]
+    assert {"system/system_memory_usage_megabytes", "system/disk_usage_percentage"} <= logged(run).keys()
+    quiet = Run(config("tracking.system_metrics=false", "seed=9"))
+    before = threading.active_count()
+    with quiet.system_metrics():
+        assert threading.active_count() == before
+    assert not logged(quiet)
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Scalars of the event files of a folder by tag: records of a length, its checksum, a message and its checksum."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + size])
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+            content = content[16 + size :]
+    return found
+
+
+def test_epochs_are_written_for_tensorboard_once_in_a_folder_of_the_run(config: Make, tmp_path: Path) -> None:
+    asked = config(f"tracking.tensorboard='{tmp_path}/tb'", "name=mine")
+    run = Run(asked)
+    run.epochs([epoch(1, 3.0)])
+    run.epochs([epoch(1, 3.0), epoch(2, 2.0)])
+    Run(asked).epochs([epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0)])
+    (folder,) = (tmp_path / "tb").iterdir()
+    assert folder.name.startswith("mine-") and run.id.startswith(folder.name.removeprefix("mine-"))
+    assert events(folder)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert events(folder).keys() == {f"train/{name}" for name in LOGGED}
+    (tmp_path / "file").touch()
+    broken = Run(config(f"tracking.tensorboard='{tmp_path}/file'", "seed=9"))
+    with pytest.raises(StageError, match="give another folder"):
+        broken.epochs([epoch(1)])
+
+
 @pytest.fixture(scope="module")
 def backbone_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("backbone")
@@ -578,6 +635,11 @@ def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
     backbone = load_backbone(tmp_path)
     expected = backbone(Augment.of(backbone).normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
     assert np.allclose(model.predict(images), expected.detach(), atol=1e-6)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    graph = mlflow.pytorch.load_model("models:/features/1")
+    for count in (1, 5):
+        pixels = torch.from_numpy(images[:count]).permute(0, 3, 1, 2)
+        assert torch.allclose(graph(pixels), expected[:count], atol=1e-6)
     assert not [*Path(str(logged.artifact_location).removeprefix("file://")).rglob("*.pkl")]
     with pytest.raises(MlflowException, match="shape"):
         model.predict(images[..., :2])

@@ -232,14 +232,21 @@ def test_the_first_labelled_set_is_shown_for_the_model_and_for_its_baseline(
     model = pretrained(store, 1)
     _, nothing = evaluate.pictured(config, model, NOTHING)
     assert nothing == {"trained": {}, "baseline": {}}
-    for name in config.evaluate.datasets:
-        assert "look" not in measure(config, model, name)
-    assert len([path for path in store.files("") if path.endswith(".npz")]) == 2
+    assert evaluate.confusions(config, model) == {}
+    found = {name: measure(config, model, name) for name in config.evaluate.datasets}
+    assert all("look" not in result for result in found.values())
+    assert len([path for path in store.files("") if path.endswith("-look.npz")]) == 4
     _, shown = evaluate.pictured(config, model, NOTHING)
     one, other = shown["trained"], shown["baseline"]
     assert one.keys() == other.keys() >= {"tiles", "map"}
     assert one["classes"].tolist() == [*textures.FAMILIES]
     assert (one["tiles"][:, 0] == other["tiles"][:, 0]).all() and not np.array_equal(one["map"], other["map"])
+    confused = evaluate.confusions(config, model)
+    assert [*confused] == config.evaluate.datasets
+    for name, arrays in confused.items():
+        true, classified, count = arrays["confusion"].T
+        assert count.sum() == found[name]["test"] and len(arrays["classes"]) == found[name]["classes"]
+        assert count[true == classified].sum() / count.sum() == pytest.approx(found[name]["probe"])
 
 
 def test_what_was_measured_before_there_were_pictures_is_not_measured_again(
@@ -293,7 +300,7 @@ def test_domains_are_measured_like_a_data_set_with_a_matrix_of_all_pairs(
     found = measure(config, pretrained(store, 1), name)
     assert (found["dataset"], found["classes"], found["domains"]) == (name, 9, ["grey", "inverted", "plain"])
     assert (found["test"], found["train"]) == (3 * 54, 3 * 54 - 3 * 11)
-    assert found["left_out"] == ["class-0", "fog"]
+    assert found["left_out"] == ["class-0", "fog"] and found["domain_images"] == [54, 54, 54]
     for prefix in ("", "floor_"):
         assert {key.removeprefix(prefix) for key in found if key.startswith(prefix)} >= METRICS
         matrix = np.array(found[f"{prefix}probe_matrix"])
