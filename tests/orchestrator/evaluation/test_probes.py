@@ -222,7 +222,7 @@ def test_validation_is_on_the_held_out_fifth_and_neither_sees_it_nor_the_test_im
 
 def test_what_is_kept_are_the_classes_that_the_probe_finds_in_the_test_images() -> None:
     train, test, kept = split(0, 200), split(1, 100), []
-    found = accuracies_of(train, test, settings(), pixels, label_shares=[0.1], keep=lambda *of: kept.append(of))
+    found = accuracies_of(train, test, settings(), pixels, keep=lambda *of: kept.append(of))
     ((seen, unseen, classes),) = kept
     assert np.array_equal(seen, pixels(train.images))
     assert np.array_equal(unseen, pixels(test.images))
