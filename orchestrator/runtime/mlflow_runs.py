@@ -22,8 +22,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
+from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.mlflow_client import (
@@ -44,11 +45,6 @@ COMMIT = "mlflow.source.git.commit"  # a tag
 ENDED = "infoaug.ended"  # a tag: why a run failed or was stopped
 MODEL = "infoaug.model"  # a tag: the hash of the stage `pretrain` that a run's epochs are of
 NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of images_per_second
-
-
-def identity(config: ExperimentConfig) -> str:
-    """Digest of the settings that define an experiment; starting the same config again resumes the same run."""
-    return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
 
 
 @dataclass(frozen=True)

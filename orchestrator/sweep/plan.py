@@ -8,11 +8,11 @@ from rich.table import Table
 
 from infoaug.orchestrator import estimate
 from infoaug.orchestrator.comparison import arms
+from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.estimate import Estimate
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import initial_weights, score
-from infoaug.orchestrator.sweep import runner, search, trials
-from infoaug.orchestrator.sweep.compared import outcome_of
+from infoaug.orchestrator.stages import evaluate, initial_weights, pretrain, score
+from infoaug.orchestrator.sweep import checks, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
@@ -39,8 +39,8 @@ def plan(config: SweepConfig) -> Plan:
         UsageError: the config cannot be carried out.
     """
     planned = trials.planned(config)
-    shown = planned or [search.example(config)]
-    runner.check(config, planned, dry=True)
+    shown = planned or [trials.example(config)]
+    checks.check(config, planned, dry=True)
     store = Store(config.store)
     scored = {trial.name: estimate.scored(trial.config, store) for trial in shown}
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]
@@ -91,7 +91,13 @@ def _clips(config: SweepConfig, clips: estimate.Video | None) -> str:
 
 
 def _is_done(trial: Trial, scored: score.Scored | None) -> bool:
-    return scored is not None and initial_weights.is_known(trial.config) and outcome_of(trial, scored) is not None
+    if scored is None or not initial_weights.is_known(trial.config):
+        return False
+    try:
+        evaluate.load(trial.config, pretrain.load(trial.config, scored))
+    except StageError:
+        return False
+    return True
 
 
 def _share(scored: score.Scored | None) -> float:

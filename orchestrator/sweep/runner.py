@@ -19,11 +19,12 @@ from typing import Any
 from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
-from infoaug.orchestrator.errors import StageError, UsageError, worth_retrying
+from infoaug.orchestrator.errors import StageError, worth_retrying
 from infoaug.orchestrator.runtime import cluster, interruption, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.sweep import search, trials, worker
+from infoaug.orchestrator.sweep.checks import check
 from infoaug.orchestrator.sweep.compared import Compared, compare, folder, outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.progress import SweepProgress
@@ -104,38 +105,6 @@ def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compare
     return compared
 
 
-def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> None:
-    """Check before anything is started that all models can be built, all data exists and twins are possible.
-
-    Args:
-        config: the sweep.
-        planned: its trials.
-        dry: the clips may be missing, and no data set is downloaded.
-
-    Raises:
-        UsageError: the first trial that cannot run.
-    """
-    checked = set()
-    # Those with a twin branch first: the model without one is a part of theirs, and building models takes seconds.
-    for trial in sorted(planned or [search.example(config)], key=lambda trial: not trial.has_twins):
-        score.check(trial.config)
-        if config.sweep.budget == "passes" and trial.config.pretrain.twins_at_once > 1:
-            raise UsageError(
-                "sweep.budget passes is for arms that show one twin of a patch in a step: set it to steps, or "
-                "pretrain.twin_choice to uniform or strength"
-            )
-        extract.check_tracker(trial.config)
-        inputs = trial.config.model_dump_json(include={"clips", "scenes"})
-        if not dry and inputs not in checked:
-            extract.check(trial.config)
-        evaluation = trial.config.evaluate.model_dump_json()
-        if evaluation not in checked:
-            evaluate.check(trial.config, fetch=not dry)
-        if trial.model not in checked:
-            pretrain.check(trial.config, fetch=not dry)
-        checked |= {inputs, evaluation, trial.model}
-
-
 class SweepRunner:
     """Runs a sweep.
 
@@ -159,7 +128,7 @@ class SweepRunner:
 
     def prepare(self, planned: Sequence[Trial], resume: bool) -> None:
         """Extract and score the clips, once for all trials that share them, and find the complete trials."""
-        for trial in planned or [search.example(self.config)]:
+        for trial in planned or [trials.example(self.config)]:
             self._score(trial)
         # An adaptive search plans nothing ahead: its trials are those that an earlier command started.
         wanted = [self._budgeted(trial) for trial in planned or [self._made(p) for p in self.state.begun]]

@@ -1,17 +1,20 @@
 """What a sweep would do and cost: counted without a cluster, without data, and without a trace."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from infoaug.models.backbones import create_backbone
 from infoaug.orchestrator import estimate
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.sweep import plan, trials
+from infoaug.orchestrator.stages import pretrain
+from infoaug.orchestrator.sweep import checks, plan, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from tests.orchestrator.sweep.made import config, leave_done, leave_scored
 
@@ -153,6 +156,27 @@ def test_an_adaptive_search_is_counted_by_its_samples(tmp_path: Path) -> None:
     text = shown(of)
     assert "mine: 7 trials " in text and "│ SimCLR │ search │" in text
     assert f"{7 * each:,.2f} │" in text
+
+
+def test_the_frameworks_of_a_sweep_are_checked_around_one_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def create(name: str, *args: Any, **kwargs: Any) -> Any:
+        built.append(name)
+        return create_backbone(name, *args, **kwargs)
+
+    monkeypatch.setattr(pretrain, "create_backbone", create)
+    pretrain._check_model.cache_clear()
+    pretrain._checked_backbone.cache_clear()
+    of = sweep(tmp_path, grid=[{"framework": ["simclr", "byol", "nnclr"], "seed": [0, 1]}])
+    checks.check(of, trials.planned(of), dry=True)
+    assert built == ["resnet18"]
+    assert not pretrain._checked_backbone(
+        "resnet18", 16, json.dumps(SMALL["backbone_settings"], sort_keys=True), 0
+    )._forward_hooks
+    assert built == ["resnet18"]
 
 
 def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
