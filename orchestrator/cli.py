@@ -160,7 +160,7 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
 
     places.look_beside(config)
     resolved = load(config, overrides or ())
-    _summary(dry.outlook(resolved, dry.plan(resolved)))
+    _summary(dry.lines(resolved))
     typer.echo(f"\n{resolved.to_yaml()}")
 
 

@@ -6,10 +6,21 @@ from collections.abc import Mapping
 from infoaug.orchestrator import estimate, unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
+from infoaug.orchestrator.runtime import listings
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, initial_weights, pretrain, score
 
 _log = logging.getLogger(__name__)
+
+
+def lines(config: ExperimentConfig) -> list[tuple[str, str]]:
+    """What `run` would do and take, by what a line is of. Nothing is computed or written.
+
+    Raises:
+        UsageError: as `plan`.
+    """
+    with listings.kept():
+        return outlook(config, plan(config))
 
 
 def plan(config: ExperimentConfig) -> dict[str, str]:

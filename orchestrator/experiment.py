@@ -19,7 +19,7 @@ from infoaug.orchestrator.evaluation import opening
 from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.reporting import explorer, figures, inspection, report
 from infoaug.orchestrator.reporting import look as features
-from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, console, interruption, listings, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, look, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
@@ -54,6 +54,12 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         UsageError: the config cannot be carried out, or another command works on it; nothing was started.
         StageError: a stage failed. What is complete stays in the store, and the same command continues from there.
     """
+    with listings.kept():
+        return _checked_and_run(config, stages, resume)
+
+
+def _checked_and_run(config: ExperimentConfig, stages: Sequence[str], resume: bool) -> RunResult | None:
+    """`run`, which lists clips and masks once."""
     store = Store(config.store)
     if "extract" in stages:
         extract.check(config)

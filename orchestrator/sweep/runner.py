@@ -20,7 +20,7 @@ from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
 from infoaug.orchestrator.errors import StageError, worth_retrying
-from infoaug.orchestrator.runtime import cluster, interruption, mlflow_client, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, interruption, listings, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.sweep import search, trials, worker
@@ -65,12 +65,13 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         StageError: a stage or some trials failed, or MLflow was unreachable. What is complete stays in the store, and
             the same command continues from there.
     """
-    planned = trials.planned(config)
-    check(config, planned)
-    store = Store(config.store)
-    mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
-    with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
-        return _run(config, planned, resume)
+    with listings.kept():
+        planned = trials.planned(config)
+        check(config, planned)
+        store = Store(config.store)
+        mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
+        with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
+            return _run(config, planned, resume)
 
 
 def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compared:
@@ -122,6 +123,7 @@ class SweepRunner:
         if self.store.exists(f"{self.folder}/{STATE}"):
             self.state = State(**self.store.read_json(f"{self.folder}/{STATE}"))
         self.progress = SweepProgress(config.name)
+        self._extracted: dict[str, extract.Extracted] = {}
         self._scored: dict[str, score.Scored] = {}
         self._todo: list[Trial] = []
         self._retry = False  # whether a failed trial may succeed when the sweep is started again
@@ -264,10 +266,11 @@ class SweepRunner:
 
     def _score(self, trial: Trial) -> score.Scored:
         """The scored patches that a trial trains on. They are computed once for all trials that share them."""
-        inputs, except_for = {"clips", "scenes", "extract", "score"}, {"score": {"policy"}}
-        key = trial.config.model_dump_json(include=inputs, exclude=except_for)  # the policies share one scoring
+        of, key = trial.extraction, trial.scoring
         if key not in self._scored:
-            self._scored[key] = score.run(trial.config, extract.run(trial.config, self.store))
+            if of not in self._extracted:
+                self._extracted[of] = extract.run(trial.config, self.store)
+            self._scored[key] = score.run(trial.config, self._extracted[of])
         return self._scored[key].for_training(trial.config)
 
     def _expect(self, trial: Trial) -> None:

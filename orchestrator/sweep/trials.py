@@ -68,6 +68,17 @@ class Trial:
         )
 
     @property
+    def extraction(self) -> str:
+        """Equal for trials that share the extracted patches."""
+        return self.config.model_dump_json(include={"clips", "scenes", "extract"})
+
+    @property
+    def scoring(self) -> str:
+        """Equal for trials that share their scores: the policies choose twins among the same ones."""
+        inputs = {"clips", "scenes", "extract", "score"}
+        return self.config.model_dump_json(include=inputs, exclude={"score": {"policy"}})
+
+    @property
     def has_twins(self) -> bool:
         """Whether the trial trains a twin branch."""
         return self.config.score.policy != "none" and self.config.pretrain.twin_weight > 0

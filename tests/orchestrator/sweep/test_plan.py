@@ -140,6 +140,23 @@ def test_what_is_done_costs_nothing_and_the_rest_is_of_the_patches_that_are_ther
     assert "2 trials, 2 done" in shown(of) and "│ 0.00 │" in shown(of)
 
 
+def test_each_ledger_is_read_once_for_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = sweep(tmp_path / "store", grid=[{"policy": ["none", "random", "nearest"], "score.k": [3, 4], "seed": [0, 1]}])
+    planned = trials.planned(of)
+    for trial in planned:
+        leave_scored(trial, Store(of.store), patches=1000)
+    read: list[str] = []
+    table = Store.read_table
+
+    def reading(store: Store, path: str, columns: Any = None) -> Any:
+        read.append(path)
+        return table(store, path, columns)
+
+    monkeypatch.setattr(Store, "read_table", reading)
+    assert f"{len(planned)} trials, 0 done" in shown(of)
+    assert sorted(path.partition("/")[0] for path in read) == ["extract", "score", "score"]
+
+
 def test_arms_with_the_budget_of_passes_cost_the_same(tmp_path: Path) -> None:
     def hours(policy: str) -> float:
         pretrain = {"epochs": 100, "backbone_settings": SMALL["backbone_settings"]}
