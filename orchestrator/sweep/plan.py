@@ -19,7 +19,8 @@ from infoaug.orchestrator.sweep import checks, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
-From, To = TypeVar("From"), TypeVar("To")
+From = TypeVar("From")
+To = TypeVar("To")
 UNKNOWN = 1_000_000  # patches that the estimate assumes where there are no clips yet
 
 
