@@ -210,8 +210,8 @@ def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
         UsageError: `clips.path` matches nothing, or the scenes cannot be rendered as configured.
     """
     try:
-        if path := config.clips.path:
-            return listings.take("clips", path, lambda: _listed(path))
+        if given := config.clips.path:
+            return listings.take("clips", given, lambda: _listed(given))
         if store.local is None:
             raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
         folder = store.local / "scenes" / clips_digest(config)
