@@ -113,7 +113,7 @@ def steps(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     from ray import cloudpickle
 
     from infoaug.orchestrator import config as configs
-    from infoaug.orchestrator import experiment
+    from infoaug.orchestrator import dry_run
     from infoaug.orchestrator.runtime.store import Store
     from infoaug.orchestrator.stages import extract, look, pretrain, score, shards
 
@@ -127,7 +127,7 @@ def steps(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "libraries", lambda: None
     yield "list the clips", lambda: extract.check(config)
-    yield "plan (--dry-run)", lambda: experiment.plan(config)
+    yield "plan (--dry-run)", lambda: dry_run.plan(config)
     yield "extract: all there", lambda: found.update(extracted=extract.run(config, Store(config.store)))
     yield "score: all there", lambda: found.update(scored=score.run(config, found["extracted"]))
     yield "shards: index", lambda: shards.sharded(config, found["scored"])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from infoaug.models.losses import check_pairs, counting
+from infoaug.models.precision import without_autocast
 from infoaug.models.ranks import gather_across_ranks, mean_over_ranks
 
 
@@ -82,7 +83,7 @@ def soft_cross_entropy(
     In at least float32; scaled over ranks like all losses in `models.losses`. Raises ValueError if shapes differ.
     """
     check_pairs(logits, target, valid)
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         counts = counting(logits, valid)
         logits = torch.where(counts[:, None], logits.to(torch.promote_types(logits.dtype, torch.float32)), 0.0)
         return mean_over_ranks(-(target * logits.log_softmax(dim=1)).sum(dim=1), counts, weight)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infoaug.models.precision import without_autocast
 from infoaug.models.settings import AugmentSettings
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -86,7 +87,7 @@ class Augment(nn.Module):
         crop, spare = draws.split([2 * _CROP_TRIES + 2, 11], dim=1)
         u = spare.unbind(1)
 
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images):
             boxes = random_crops(crop, pixels, scale=settings.crop_scale, ratio=settings.crop_ratio)
             finer = math.ceil(largest_side(pixels, scale=settings.crop_scale, ratio=settings.crop_ratio) / size)
             views = crop_resize(images, boxes, flip=u[0] < settings.flip, size=finer * size)

@@ -7,6 +7,7 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from infoaug.models.precision import without_autocast
 from infoaug.models.ranks import gather_across_ranks, world
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -26,7 +27,7 @@ class GlobalBatchNorm(_BatchNorm):
         if not self.training or world()[0] == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input):
             x = input.to(torch.promote_types(input.dtype, torch.float32))
             shape = [1, -1] + [1] * (x.ndim - 2)
             axes = [0, *range(2, x.ndim)]

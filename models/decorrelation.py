@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infoaug.models.losses import check_pairs, counting
+from infoaug.models.precision import without_autocast
 from infoaug.models.ranks import mean_over_ranks, sum_over_ranks
 
 NORM_EPSILON = 1e-5  # the authors of Barlow Twins standardise with a batch norm, and this is its epsilon
@@ -24,7 +25,7 @@ def cross_correlation(first: Tensor, second: Tensor, *, off_diagonal: float, val
     collapsed dimension is 0.
     """
     check_pairs(first, second, valid)
-    with torch.autocast(first.device.type, enabled=False):
+    with without_autocast(first):
         sides, number = _centred(first, second, counting(first, valid))
         variance = sum_over_ranks(sides.square().sum(dim=1, keepdim=True)) / number.clamp(min=1)
         left, right = sides * (variance + NORM_EPSILON).rsqrt()
@@ -46,7 +47,7 @@ def variance_covariance(
     are those of the authors' code, for which their weights are meant.
     """
     check_pairs(first, second, valid)
-    with torch.autocast(first.device.type, enabled=False):
+    with without_autocast(first):
         counts = counting(first, valid)
         sides, number = _centred(first, second, counts)
         moments = sum_over_ranks(sides.mT @ sides) / (number - 1).clamp(min=1)  # [2, D, D]

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infoaug.models.precision import without_autocast
+
 RELU = partial(nn.ReLU, inplace=True)
 
 
@@ -60,5 +62,5 @@ class Prototypes(nn.Module):
         frozen: bool[] on the device; True makes the prototypes' gradient zero.
         """
         weight = self.weight if frozen is None else torch.where(frozen, self.weight.detach(), self.weight)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings):
             return F.normalize(embeddings.to(weight.dtype), dim=1) @ F.normalize(weight, dim=1).T

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infoaug.models.negatives import Negatives, keep_negatives, valid_negatives
+from infoaug.models.precision import without_autocast
 from infoaug.models.ranks import gather_across_ranks, gather_rows, mean_over_ranks, row_numbers
 
 ALL = Negatives()
@@ -57,7 +58,7 @@ def nt_xent(
     """
     check_pairs(first, second, valid, temperature)
     rows = len(first)
-    with torch.autocast(first.device.type, enabled=False):
+    with without_autocast(first):
         counts = counting(first, valid).expand(2, rows)
         own = unit(torch.stack([first, second]), counts)
         if first_identity is None or second_identity is None:
@@ -110,7 +111,7 @@ def info_nce(
         `loss` and `mutual_information`, as `nt_xent`.
     """
     check_pairs(anchor, positive, valid, temperature)
-    with torch.autocast(anchor.device.type, enabled=False):
+    with without_autocast(anchor):
         counts = counting(anchor, valid)
         own, other = unit(anchor, counts), unit(positive, counts)
         if bank is not None:
@@ -139,7 +140,7 @@ def cosine_distance(
     eq. 1). The caller stops the target's gradient where the method does.
     """
     check_pairs(prediction, target, valid)
-    with torch.autocast(prediction.device.type, enabled=False):
+    with without_autocast(prediction):
         counts = counting(prediction, valid)
         cosine = (unit(prediction, counts) * unit(target, counts)).sum(dim=1)
         return mean_over_ranks(1 - cosine, counts, weight)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infoaug.models.precision import without_autocast
 from infoaug.models.ranks import gather_rows
 
 
@@ -29,7 +30,7 @@ class Queue(nn.Module):
     @torch.no_grad()
     def nearest(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Each embedding's nearest key by cosine similarity, float[B, dim], and the image that it shows, int64[B]."""
-        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 could not tell near neighbours apart
+        with without_autocast(embeddings):  # bfloat16 could not tell near neighbours apart
             index = (embeddings.to(self.keys.dtype) @ self.keys.T).argmax(dim=1)
         return self.keys[index], self.image[index]
 

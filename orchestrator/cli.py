@@ -117,14 +117,15 @@ def _placed(config: AnyConfig) -> AnyConfig:
     return config
 
 
-def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], resume: bool = True) -> None:
+def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...] | None, resume: bool = True) -> None:
+    """Run stages, by default all, and show the report if it is among them."""
     from infoaug.orchestrator import experiment
     from infoaug.orchestrator.config import load
     from infoaug.orchestrator.reporting import report
     from infoaug.orchestrator.runtime import console
 
     places.look_beside(config)
-    result = experiment.run(_placed(load(config, overrides or ())), stages, resume=resume)
+    result = experiment.run(_placed(load(config, overrides or ())), stages or experiment.STAGES, resume=resume)
     if result:
         clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
         console.show(report.terminal_table(result.report))
@@ -152,14 +153,14 @@ def _to_see_runs(uri: str) -> str:
 )
 def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
     """Run the whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
-    from infoaug.orchestrator import experiment
+    if not dry_run:
+        return _run(config, overrides, None, resume)
+    from infoaug.orchestrator import dry_run as dry
     from infoaug.orchestrator.config import load
 
-    if not dry_run:
-        return _run(config, overrides, experiment.STAGES, resume)
     places.look_beside(config)
     resolved = load(config, overrides or ())
-    _summary(experiment.outlook(resolved, experiment.plan(resolved)))
+    _summary(dry.lines(resolved))
     typer.echo(f"\n{resolved.to_yaml()}")
 
 
@@ -197,16 +198,19 @@ def report(config: Config, overrides: Overrides = None) -> None:
 def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = True) -> None:
     """Run and compare many experiments: frameworks, twin policies, weights, seeds. Run again, it continues."""
     from infoaug.orchestrator.runtime import console
-    from infoaug.orchestrator.sweep import plan, runner
     from infoaug.orchestrator.sweep.config import load
 
     places.look_beside(config)
     resolved = load(config, overrides or ())
     if dry_run:
+        from infoaug.orchestrator.sweep import plan
+
         planned = plan.plan(resolved)
         _summary(planned.lines)
         console.show(planned.table)
         return typer.echo(resolved.to_yaml())
+    from infoaug.orchestrator.sweep import runner
+
     compared = runner.run(_placed(resolved), resume)
     for table in compared.tables():
         console.show(table)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from infoaug.estimators.video.clips import Reader
 from infoaug.estimators.video.manifest import is_url
+from infoaug.models import own_code
 from infoaug.models.backbones import create_backbone
 from infoaug.models.training.loop import build_model, example
 from infoaug.orchestrator.config import ExperimentConfig
@@ -132,33 +133,31 @@ def operations(config: ExperimentConfig, share_with_twin: float) -> float:
     A patch that is shown with several twins at once is taken to have all of them.
     """
     chosen = config.pretrain.model_dump(include={"framework", "framework_settings", "backbone", "backbone_settings"})
-
-    def counted(policy: str) -> float:
-        what = {"pretrain": chosen, "extract": {"image_size": config.extract.image_size}, "score": {"policy": policy}}
-        return _counted(json.dumps(what, sort_keys=True))
-
-    without = counted("none")
+    model = {"pretrain": chosen, "extract": {"image_size": config.extract.image_size}}
+    without, with_twins = _counted(json.dumps(model, sort_keys=True))
     if config.score.policy == "none":
         return without
     twins = config.pretrain.rows_with_twin(share_with_twin) * config.pretrain.twins_at_once
-    return without + twins * (counted("mutual-information") - without)
+    return without + twins * (with_twins - without)
 
 
 def weights(config: ExperimentConfig) -> int:
     """Number of weights of the backbone."""
-    return sum(weight.numel() for weight in _backbone(*_named(config))[0].parameters())
+    return sum(weight.numel() for weight in _backbone(*_named(config), "meta")[0].parameters())
 
 
 @cache
-def _counted(model: str) -> float:
-    """Operations for a patch, by the JSON of the settings they depend on.
+def _counted(model: str) -> tuple[float, float]:
+    """Operations for a patch without a twin and with one, by the JSON of the settings they depend on.
 
     The backbone's are counted once, for one image, whatever framework it is in. In the step, images that pass through
-    it are counted, those with gradients three times: forward, and backward to weights and inputs.
+    it are counted, those with gradients three times: forward, and backward to weights and inputs. The frameworks of
+    infoaug take tensors without values (`meta`), on which nothing is computed; code of the user's own may look at them.
     """
-    config = ExperimentConfig.model_validate_json(model)
+    config = ExperimentConfig.model_validate_json(model)  # whose policy has twins
     size = config.extract.image_size
-    backbone, of_an_image = _backbone(*_named(config))
+    device = "cpu" if own_code.is_own(config.pretrain.framework) else "meta"
+    backbone, of_an_image = _backbone(*_named(config), device)
     passed, width = 0.0, cast(int, backbone.num_features)
 
     def instead(self: nn.Module, images: Tensor) -> Tensor:
@@ -170,15 +169,24 @@ def _counted(model: str) -> float:
 
     backbone.forward = MethodType(instead, backbone)  # which a copy, the momentum backbone, has of its own
     try:
-        built = build_model(pretrain.training_settings(config), backbone).train()
-        batch = example(built, size, COUNTED)
-        if config.score.policy == "none":
-            del batch["twin"], batch["twin_rows"]
-        with FlopCounterMode(display=False) as counter:
-            built(**batch)["loss"].backward()
+        with torch.device(device):
+            built = build_model(pretrain.training_settings(config), backbone).train()
+            batch = example(built, size, COUNTED)
+
+        def of_a_step() -> float:
+            nonlocal passed
+            passed = 0.0
+            with torch.device(device), FlopCounterMode(display=False) as counter:
+                built(**batch)["loss"].backward()
+            return (counter.get_total_flops() + passed * of_an_image) / COUNTED
+
+        with_twins = of_a_step()
+        # What is left is the model without twins: building both would take twice as long.
+        built.twin_branch = None
+        del batch["twin"], batch["twin_rows"]
+        return of_a_step(), with_twins
     finally:
         del backbone.forward
-    return (counter.get_total_flops() + passed * of_an_image) / COUNTED
 
 
 def _named(config: ExperimentConfig) -> tuple[str, int, str]:
@@ -187,13 +195,13 @@ def _named(config: ExperimentConfig) -> tuple[str, int, str]:
 
 
 @cache
-def _backbone(name: str, size: int, settings: str) -> tuple[nn.Module, float]:
-    """A backbone, and the operations of one image's way forward through it."""
+def _backbone(name: str, size: int, settings: str, device: str) -> tuple[nn.Module, float]:
+    """A backbone, moved to a device, and the operations of one image's way forward through it."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         backbone = create_backbone(name, size, **json.loads(settings))
         with FlopCounterMode(display=False) as counter:
             backbone.eval()(torch.zeros(1, 3, size, size))
-    return backbone, float(counter.get_total_flops())
+    return backbone.to(device), float(counter.get_total_flops())
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,17 @@ import pyarrow.compute as pc
 from rich.markup import escape
 
 from infoaug.models import own_code
-from infoaug.orchestrator import estimate, unused_settings
+from infoaug.orchestrator import unused_settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.evaluation import opening
+from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.reporting import explorer, figures, inspection, report
 from infoaug.orchestrator.reporting import look as features
 from infoaug.orchestrator.reporting.confusion import MOST_DRAWN, Confusion
-from infoaug.orchestrator.runtime import cluster, console, interruption, mlflow_client, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, console, interruption, listings, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
-from infoaug.orchestrator.stages import evaluate, extract, initial_weights, look, pretrain, score
+from infoaug.orchestrator.stages import evaluate, extract, look, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
 
 STAGES = ("extract", "score", "pretrain", "evaluate", "report")
@@ -54,6 +55,12 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
         UsageError: the config cannot be carried out, or another command works on it; nothing was started.
         StageError: a stage failed. What is complete stays in the store, and the same command continues from there.
     """
+    with listings.kept():
+        return _checked_and_run(config, stages, resume)
+
+
+def _checked_and_run(config: ExperimentConfig, stages: Sequence[str], resume: bool) -> RunResult | None:
+    """`run`, which lists clips and masks once."""
     store = Store(config.store)
     if "extract" in stages:
         extract.check(config)
@@ -64,7 +71,7 @@ def run(config: ExperimentConfig, stages: Sequence[str] = STAGES, *, resume: boo
     if "evaluate" in stages or ("pretrain" in stages and config.evaluate.every):
         evaluate.check(config)
     if "pretrain" in stages:
-        _say_what_is_unused(config)
+        unused_settings.say(config)
     mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
     with store.hold(folder(config), f"the experiment '{config.name}' in the store {store.uri}"):
         return _run(config, stages, store, resume)
@@ -98,71 +105,6 @@ def _run(config: ExperimentConfig, stages: Sequence[str], store: Store, resume: 
     return result
 
 
-def plan(config: ExperimentConfig) -> dict[str, str]:
-    """What `run` would compute or reuse, a sentence for each stage. Nothing is computed or written.
-
-    Raises:
-        UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
-    """
-    extract.check_tracker(config)
-    score.check(config)
-    pretrain.check(config, fetch=False)
-    evaluate.check(config, fetch=False)
-    _say_what_is_unused(config)
-    store = Store(config.store)
-    reused: dict[str, str] = {}
-    try:
-        extracted = extract.load(config, store)
-        windows, clips = len(extracted.windows), len(extracted.ledger)
-        reused["extract"] = f"reuse {windows} windows of {clips} clips, after checking that the clips are unchanged"
-        scored = score.load(config, extracted)
-        reused["score"] = f"reuse {scored.counts['patches']} patches, {scored.counts['twin']} with a twin"
-        if not initial_weights.is_known(config):
-            raise StageError(f"the published weights of {config.pretrain.backbone} are not in the cache")
-        model = pretrain.stage(config, scored)
-        if store.exists(model.path("train")) and not store.exists(model.path("history.json")):
-            reused["pretrain"] = f"continue from the last checkpoint in {store.url(model.path('train'))}"
-        trained = pretrain.load(config, scored)
-        reused["pretrain"] = f"reuse the model in {store.url(trained.stage.folder)}"
-        evaluated = evaluate.load(config, trained)
-        reused["evaluate"] = f"reuse the accuracies on {', '.join(r['dataset'] for r in evaluated.results)}"
-    except StageError as missing:
-        _log.debug("nothing to reuse from here on: %s", missing)
-    settings, size = config.pretrain, config.extract.image_size
-    beside = f" with '{settings.stills}' in {settings.image_share:.0%} of a batch" if settings.stills else ""
-    todo = {
-        "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
-        "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
-        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs{beside}"
-        + (f", from the weights of '{settings.init}'" if settings.init else "")
-        + ("" if initial_weights.is_known(config) else ", which have to be fetched"),
-        "evaluate": ", ".join(config.evaluate.names),
-        "report": "a page and figures",
-    }
-    return {name: reused.get(name, f"do: {what}") for name, what in todo.items()}
-
-
-def outlook(config: ExperimentConfig, planned: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What `run` would do, as `plan` says it, and take: lines by what they are of. Nothing is computed or written."""
-    store = Store(config.store)
-    scored, clips = estimate.scored(config, store), estimate.video(config)
-    trained = planned["pretrain"].startswith("reuse")
-    if scored is None and clips is None:
-        unknown = "not estimated: no clip was looked at, because all are at a URL or cannot be read"
-        return [*planned.items(), ("time", unknown)]
-    left = estimate.of_run(config, scored, clips, trained)
-    return [
-        ("clips", str(clips or "not looked at, because they are extracted already")),
-        *planned.items(),
-        *left.lines(config),
-    ]
-
-
-def _say_what_is_unused(config: ExperimentConfig) -> None:
-    for note in unused_settings.notes(config):
-        console.say(escape(note))
-
-
 def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
     """The data that an experiment reads."""
     video = config.clips.path or "scenes (synthetic)"
@@ -176,7 +118,7 @@ def sources(config: ExperimentConfig) -> list[mlflow_runs.Source]:
 
 def folder(config: ExperimentConfig) -> str:
     """The folder of an experiment's report, relative to the store."""
-    return f"experiments/{config.name}-{mlflow_runs.identity(config)}"
+    return f"experiments/{config.name}-{identity(config)}"
 
 
 @dataclass(frozen=True)

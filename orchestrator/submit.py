@@ -19,7 +19,8 @@ from infoaug.models import own_code
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime import console, mlflow_runs, scratch
+from infoaug.orchestrator.identity import identity as identity_of
+from infoaug.orchestrator.runtime import console, scratch
 from infoaug.orchestrator.runtime.store import digest_of
 from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.config import SweepConfig
@@ -68,7 +69,7 @@ def submit(config: Path, overrides: Iterable[str], address: str) -> Job:
     named = settings.read_values(config, overrides)
     command = "sweep" if "sweep" in named else "run"
     checked = settings.checked(SweepConfig if command == "sweep" else ExperimentConfig, named, str(config))
-    identity = trials.identity(checked) if isinstance(checked, SweepConfig) else mlflow_runs.identity(checked)
+    identity = trials.identity(checked) if isinstance(checked, SweepConfig) else identity_of(checked)
     identity = digest_of([identity, named.get("store"), checked.tracking.uri])
     client = connect(address)
     earlier = [job for job in client.list_jobs() if job.metadata and job.metadata.get(LABEL) == identity]

@@ -7,9 +7,11 @@ single experiment says so in a line.
 from collections.abc import Iterator
 
 from pydantic import BaseModel
+from rich.markup import escape
 
 from infoaug.estimators.options import CLASSICAL_TRACKERS
 from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.runtime import console
 
 
 def notes(config: ExperimentConfig) -> list[str]:
@@ -27,6 +29,12 @@ def notes(config: ExperimentConfig) -> list[str]:
         f"(extract.image_size), which shows nothing more: set extract.patch_size to {extract.image_size} or more"
     )
     return [*unused, enlarged]
+
+
+def say(config: ExperimentConfig) -> None:
+    """Print `notes`."""
+    for note in notes(config):
+        console.say(escape(note))
 
 
 def _unused(config: ExperimentConfig) -> Iterator[tuple[list[str], str]]:

@@ -71,6 +71,20 @@ def test_a_config_is_read_without_the_libraries_that_run_it() -> None:
     assert not loaded & {"cv2", "mlflow", "numba", "ray", "torch"}
 
 
+@pytest.mark.parametrize(("command", "settings"), [("run", {}), ("sweep", SWEEP)])
+def test_a_dry_run_loads_neither_ray_nor_mlflow(command: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """PyTorch and timm it does load: it builds the models to check them, and counts their operations."""
+    config = tmp_path / "config.yaml"
+    layers = {"pretrain.backbone_settings": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}}
+    small = {"store": str(tmp_path / "store"), "extract.image_size": 16, **layers, **settings}
+    config.write_text("name: dry")
+    sets = [part for key, value in small.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    arguments = [command, str(config), "--dry-run", *sets]
+    loaded = loaded_by(f"from infoaug.orchestrator.cli import app\napp({arguments!r}, standalone_mode=False)")
+    assert "torch" in loaded
+    assert not loaded & {"mlflow", "ray", "matplotlib", "numba", "sklearn", "optuna"}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_has_a_readable_signature_and_a_docstring(name: str) -> None:
     function = getattr(infoaug, name)

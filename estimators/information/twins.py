@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import false_discovery_control
 
 from infoaug.estimators.options import OTHER_WINDOWS, POLICIES
 
@@ -203,6 +201,8 @@ def _exchanged(twins: Twins, distance: NDArray[np.float64], patches: NDArray[np.
     allowed[np.arange(len(patches)), own] = False
     cost = np.where(change[:, own] <= np.log(_ALIKE), 0.0, 10 + change[:, own])
     cost = np.where(allowed[:, own], cost + np.random.default_rng(seed).random(cost.shape), 1e6)
+    from scipy.optimize import linear_sum_assignment
+
     row, column = linear_sum_assignment(cost)
     new = own[column]
     # A patch that cannot take another one's twin gets the admissible patch whose distance is most like its own twin's.
@@ -228,5 +228,7 @@ def _significant(
     kept = np.zeros_like(admissible)
     i, j = np.nonzero(np.triu(admissible & np.isfinite(p), 1))
     if len(i):
+        from scipy.stats import false_discovery_control
+
         kept[i, j] = kept[j, i] = false_discovery_control(p[i, j], method="bh") <= alpha
     return kept

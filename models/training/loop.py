@@ -476,7 +476,7 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
         batch = example(model, size, rows=2)
         small = batch.pop("small", None)
         features: list[Any] = []
-        model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
+        hook = model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
         try:
             losses = model(**batch)
         except Exception as error:  # any error that a network raises for images that it does not expect
@@ -487,6 +487,8 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
                 f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
                 f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
             ) from error
+        finally:
+            hook.remove()  # the caller may check another framework around the same backbone
         _check_features(settings.backbone, model.backbone, features[0])
         if not losses["loss"].requires_grad:
             raise ValueError(

@@ -1,4 +1,7 @@
-"""The Ray cluster that a command runs on: an existing one, or a Ray of its own on this machine."""
+"""The Ray cluster that a command runs on: an existing one, or a Ray of its own on this machine.
+
+Ray is imported by the functions that use it: the stages import this file, and a dry run imports the stages.
+"""
 
 import json
 import logging
@@ -13,15 +16,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import ray
-import ray.data
-from ray._private.services import canonicalize_bootstrap_address
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from infoaug.models import own_code
 from infoaug.orchestrator.config import RayConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
-from infoaug.orchestrator.runtime import console, interruption, local_ray
+from infoaug.orchestrator.runtime import console, interruption
 from infoaug.orchestrator.runtime.store import Store
 
 T = TypeVar("T")
@@ -34,14 +32,6 @@ CHUNK = 20_000  # rows that Ray holds at once: its memory does not grow with the
 CONNECT_S = 10.0  # that the port of a cluster has to answer
 DIED = f"its worker died {DEATHS_OF_A_ROW} times, of a crash or out of memory: leave it out, or cut it down"
 
-# What a row can do to its worker. Any other error of a task is no row's fault.
-DEATHS = (
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-)
-
 _log = logging.getLogger(__name__)
 _data_log = logging.getLogger("ray.data")
 
@@ -53,6 +43,10 @@ def connect(config: RayConfig) -> None:
         UsageError: no cluster answers at the address.
         StageError: Ray does not start on this machine.
     """
+    import ray.data
+
+    from infoaug.orchestrator.runtime import local_ray
+
     if ray.is_initialized():
         return
     address = address_of(config)
@@ -80,6 +74,9 @@ def _join(address: str, **options: Any) -> None:
     Raises:
         UsageError: no cluster answers.
     """
+    import ray
+    from ray._private.services import canonicalize_bootstrap_address
+
     try:
         # As Ray resolves it: `auto` is the cluster that was last started on this machine.
         named = address.partition("://")[2] if "://" in address else canonicalize_bootstrap_address(address)
@@ -102,6 +99,10 @@ def address_of(config: RayConfig) -> str:
 @contextmanager
 def session(config: RayConfig) -> Iterator[None]:
     """Shut Ray down at the end, unless it ran before."""
+    import ray
+
+    from infoaug.orchestrator.runtime import local_ray
+
     ran_before = ray.is_initialized()
     try:
         yield
@@ -117,6 +118,9 @@ def check_shared(store: Store) -> None:
     Raises:
         UsageError: a node does not see it.
     """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2 or store.local is None:
         return
@@ -146,11 +150,15 @@ def _summary(resources: dict[str, float]) -> str:
 
 def cpus() -> int:
     """CPUs of the connected cluster, at least 1."""
+    import ray
+
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def gpus() -> int:
     """GPUs of the connected cluster."""
+    import ray
+
     return int(ray.cluster_resources().get("GPU", 0))
 
 
@@ -159,6 +167,8 @@ def most_cpus(gpu: bool) -> int:
 
     A task that asks for more than any node has would wait forever.
     """
+    import ray
+
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     per_gpu = [node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
     most = min(per_gpu) if gpu and per_gpu else max((node.get("CPU", 0) for node in nodes), default=1)
@@ -240,6 +250,7 @@ def _mapped(
     """As `map_rows` with `size` rows to a task: a row's number and status, without rows of tasks that were given up."""
     if not rows:
         return
+    import ray.data
 
     def call(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
         numbers, given = zip(*map(json.loads, batch["item"]), strict=True)
@@ -267,7 +278,10 @@ def _mapped(
                 yield number, status
     except ray.exceptions.RayError as error:
         raise _gave_up(error) from error
-    if others := [error for error in errors if not isinstance(error, DEATHS)]:
+    # What a row can do to its worker. Any other error of a task is no row's fault.
+    gone = ray.exceptions
+    deaths = gone.WorkerCrashedError, gone.OutOfMemoryError, gone.NodeDiedError, gone.ObjectLostError
+    if others := [error for error in errors if not isinstance(error, deaths)]:
         raise _gave_up(others[0]) from others[0]
 
 

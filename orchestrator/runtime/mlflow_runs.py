@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
+from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
+from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.masking import masked, without_secrets
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.mlflow_client import (
@@ -47,11 +48,6 @@ ENDED = "infoaug.ended"  # a tag: why a run failed or was stopped
 MODEL = "infoaug.model"  # a tag: the hash of the stage `pretrain` that a run's epochs are of
 PATIENCE = 5.0  # seconds to wait for the last metrics of the machine
 NOT_LOGGED = ("epoch", "seconds")  # the step of the metrics, and the inverse of images_per_second
-
-
-def identity(config: ExperimentConfig) -> str:
-    """Digest of the settings that define an experiment; starting the same config again resumes the same run."""
-    return digest_of(config.model_dump(mode="json", exclude=RUNTIME))
 
 
 @dataclass(frozen=True)
@@ -204,13 +200,19 @@ class Run:
         Args:
             files: weights and recipe of the backbone, by name. They hold no code, so it must be one of timm's.
             image_size: S, pixels.
-            register: the name of a registered model that it becomes a version of.
+            register: the name of a registered model that it becomes a version of, once; it may have been logged before.
         """
+        logged = self._logged_model(files, image_size)
+        self._model = logged.model_id
+        if register:
+            self._register(logged, register)
+
+    def _logged_model(self, files: Mapping[str, bytes], image_size: int) -> LoggedModel:
+        """The model of this run; it is logged if it is not yet."""
         wanted = f"source_run_id = '{self.id}' AND tags.`{MODEL}` = '{self._trained}'"
         found = self._client.search_logged_models([self._experiment], wanted)
         if ready := [one for one in found if one.status == "READY"]:  # an interrupted one is not
-            self._model = ready[0].model_id
-            return
+            return ready[0]
         # MLflow looks for artifacts of a run in its models, too, by the name of their folder: it must be another one.
         created = self._client.create_logged_model(
             self._experiment, "features", self.id, tags={MODEL: self._trained}, model_type="infoaug-backbone"
@@ -218,13 +220,16 @@ class Run:
         with scratch.folder() as folder:
             _save(folder / "model", files, image_size, created.model_id)
             self._client.log_model_artifacts(created.model_id, str(folder / "model"))
-        self._client.finalize_logged_model(created.model_id, "READY")
-        self._model = created.model_id
-        if register:
-            with suppress(MlflowException):  # there is one of this name
-                self._client.create_registered_model(register)
-            place = created.artifact_location
-            self._client.create_model_version(register, place, self.id, model_id=created.model_id)
+        return self._client.finalize_logged_model(created.model_id, "READY")
+
+    def _register(self, model: LoggedModel, name: str) -> None:
+        """Make a model a version of a registered one, unless it is."""
+        versions = self._client.search_model_versions(f"run_id = '{self.id}'")
+        if any(version.name == name and version.source == model.artifact_location for version in versions):
+            return
+        with suppress(MlflowException):  # there is one of this name
+            self._client.create_registered_model(name)
+        self._client.create_model_version(name, model.artifact_location, self.id, model_id=model.model_id)
 
     @as_stage_error
     def sources(self, sources: Iterable[Source]) -> None:

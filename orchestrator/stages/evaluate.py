@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 from rich.markup import escape
@@ -147,6 +146,8 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
     todo = [name for name, of in every.items() if not all(map(store.exists, of.values()))]
     console.say(f"evaluate: {len(every)} data sets, {len(every) - len(todo)} done")
     if todo:
+        import ray
+
         cluster.connect(config.ray)
         gpus = min(1, cluster.gpus())
         threads = cpus(config, cluster.most_cpus(gpu=bool(gpus)))
@@ -435,8 +436,10 @@ def _say(name: str, notes: Sequence[str]) -> None:
         console.say(escape(one_line(f"evaluate: '{name}': {note}")))
 
 
-def _as_ours(error: ray.exceptions.RayError, name: str) -> UsageError | StageError:
-    """An error of the evaluation on a data set as a sentence for the user."""
+def _as_ours(error: Exception, name: str) -> UsageError | StageError:
+    """An error of Ray, of the evaluation on a data set, as a sentence for the user."""
+    import ray
+
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
     if isinstance(cause, UsageError | StageError):
         return cause

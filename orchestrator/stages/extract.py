@@ -28,7 +28,7 @@ from infoaug.estimators.video.manifest import is_url
 from infoaug.orchestrator import places
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ExtractConfig
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.runtime import cluster, console
+from infoaug.orchestrator.runtime import cluster, console, listings
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, Store, digest_of, tensors
 from infoaug.orchestrator.settings import one_line
 from infoaug.orchestrator.stages import known_clips, remote_clips, user_code
@@ -44,7 +44,6 @@ CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledge
 CROPS = ["crops", "crop_frames"]  # the columns that training reads
 
 _log = logging.getLogger(__name__)
-_counted: dict[str, list[manifest.Clip]] = {}  # by URL: what a check has listed, for the run that follows
 
 LEDGER = pa.schema(
     [
@@ -219,8 +218,8 @@ def find(config: ExperimentConfig, store: Store) -> list[manifest.Clip]:
         UsageError: `clips.path` matches nothing, or the scenes cannot be rendered as configured.
     """
     try:
-        if config.clips.path:
-            return _counted.pop(config.clips.path, None) or remote_clips.find_clips(places.found(config.clips.path))
+        if given := config.clips.path:
+            return listings.take("clips", given, lambda: _listed(given))
         if store.local is None:
             raise UsageError("rendered scenes need a store in a local folder: set clips.path, or another store")
         folder = store.local / "scenes" / clips_digest(config)
@@ -244,11 +243,14 @@ def count(config: ExperimentConfig) -> int:
     path = config.clips.path
     if not path:
         return config.scenes.count
-    _counted.pop(path, None)
-    found = find(config, Store(config.store))
-    if is_url(path):
-        _counted[path] = found
-    return len(found)
+    try:
+        return len(listings.once("clips", path, lambda: _listed(path)))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _listed(path: str) -> list[manifest.Clip]:
+    return remote_clips.find_clips(places.found(path))
 
 
 def scene_seed(seed: int, number: int) -> int:

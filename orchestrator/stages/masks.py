@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from infoaug.estimators.video.frame_folders import in_order
 from infoaug.orchestrator import places
 from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.runtime import listings
 
 
 def files_of(masks: str, clip_id: str) -> list[Path]:
@@ -28,6 +29,10 @@ def files_of(masks: str, clip_id: str) -> list[Path]:
 
 def are_reordered(masks: str) -> bool:
     """Whether the masks of some clip are in another order than in versions that went by the alphabet: 10 before 2."""
+    return listings.once("order of masks", masks, lambda: _are_reordered(masks))
+
+
+def _are_reordered(masks: str) -> bool:
     root = Path(masks).expanduser()
     folders = {file.parent for file in root.rglob("*.png")}
     return any((files := sorted(folder.glob("*.png"))) != in_order(files) for folder in folders)

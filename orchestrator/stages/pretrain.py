@@ -1,23 +1,26 @@
-"""Pretrain: two-branch training on the patches and their twins, on Ray, with checkpoints."""
+"""Pretrain: two-branch training on the patches and their twins, on Ray, with checkpoints.
 
+Ray is imported by the functions that train: a dry run checks and loads without it.
+"""
+
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
-import ray.train.torch
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+import torch
 from rich.markup import escape
 from torch import nn
 
 from infoaug.estimators.options import RANKED
-from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE
+from infoaug.models import own_code
+from infoaug.models.backbones import RECIPE_FILE, WEIGHTS_FILE, create_backbone
 from infoaug.models.settings import AugmentSettings
 from infoaug.models.training import Epoch, Stream, TrainingSettings
 from infoaug.models.training.loop import check_model
@@ -28,9 +31,12 @@ from infoaug.orchestrator.config import RUNTIME, ExperimentConfig
 from infoaug.orchestrator.errors import StageError, UsageError, remedy, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.masking import without_secrets
-from infoaug.orchestrator.runtime import cluster, console, epoch_queue, rendezvous
+from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import StageFolder
 from infoaug.orchestrator.stages import initial_weights, ray_training, score, shards, user_code
+
+if TYPE_CHECKING:
+    from infoaug.orchestrator.runtime.epoch_queue import EpochQueue
 
 MUCH = 0.05  # of the patches, which an epoch leaves out without a word
 VERSION = 3  # raised when the same config would give other numbers
@@ -130,6 +136,10 @@ def _run(
     resume: bool,
 ) -> Pretrained:
     """`run`, once no other command trains the same model."""
+    import ray.train
+
+    from infoaug.orchestrator.runtime import epoch_queue
+
     store = trained.store
     if not resume:
         store.delete(trained.folder)
@@ -424,11 +434,26 @@ def _check_twins(config: ExperimentConfig) -> None:
 @cache
 def _check_model(built: str) -> None:
     """`check_model`, once in a process for the same settings: large models take seconds."""
-    check_model(TrainingSettings.model_validate_json(built))
+    made = TrainingSettings.model_validate_json(built)
+    settings = json.dumps(made.backbone_settings, sort_keys=True)
+    own = own_code.is_own(made.framework)  # which may change its backbone
+    check_model(made, None if own else _checked_backbone(made.backbone, made.image_size, settings, made.freeze_layers))
 
 
-def _alone(job: ray_training.Job, epochs: epoch_queue.EpochQueue) -> Callable[[], str]:
+@lru_cache(maxsize=1)
+def _checked_backbone(name: str, size: int, settings: str, frozen: int) -> nn.Module:
+    """The backbone that the frameworks of a sweep are checked around, one after the other, with some layers frozen.
+
+    `check_model` freezes `frozen` layers: a backbone with others frozen is another one.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return create_backbone(name, size, **json.loads(settings))
+
+
+def _alone(job: ray_training.Job, epochs: "EpochQueue") -> Callable[[], str]:
     """How to train with one worker: a task of Ray, tried again if its process dies. Raises as `_resources`."""
+    import ray
+
     cpus, gpu = _resources(job.config)
     task = ray.remote(
         num_cpus=cpus,
@@ -441,8 +466,13 @@ def _alone(job: ray_training.Job, epochs: epoch_queue.EpochQueue) -> Callable[[]
     return lambda: ray.get(task.remote(job, epochs, cpus))
 
 
-def _together(job: ray_training.Job, epochs: epoch_queue.EpochQueue) -> Callable[[], str]:
+def _together(job: ray_training.Job, epochs: "EpochQueue") -> Callable[[], str]:
     """How to train with several workers, on Ray Train. Raises as `_resources`."""
+    import ray.train.torch
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+    from infoaug.orchestrator.runtime import rendezvous
+
     cpus, gpu = _resources(job.config)
     settings = job.config.pretrain
     trainer = ray.train.torch.TorchTrainer(
@@ -472,6 +502,8 @@ def _resources(config: ExperimentConfig) -> tuple[int, bool]:
     Raises:
         UsageError: this machine has too few of them.
     """
+    import ray
+
     asked, resources = config.pretrain, ray.cluster_resources()
     each, gpu = cluster.per_worker(asked.workers, asked.cpus_per_worker, asked.gpu)
     # A cluster may grow on demand; this machine will not.
@@ -484,7 +516,7 @@ def _resources(config: ExperimentConfig) -> tuple[int, bool]:
     return each, gpu
 
 
-def _listen(epochs: epoch_queue.EpochQueue, outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
+def _listen(epochs: "EpochQueue", outcome: Future[Any], on_epoch: Callable[[Epoch], None]) -> None:
     """Pass epochs on until training has ended and the queue is empty.
 
     Errors of the queue and of `on_epoch` become warnings: training continues, and its result has all epochs.

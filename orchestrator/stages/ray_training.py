@@ -13,12 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import ray
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -32,11 +29,13 @@ from infoaug.orchestrator.errors import StageError, worth_retrying
 from infoaug.orchestrator.evaluation import datasets, opening
 from infoaug.orchestrator.runtime import scratch
 from infoaug.orchestrator.runtime.cache import Cache
-from infoaug.orchestrator.runtime.epoch_queue import EpochQueue
 from infoaug.orchestrator.runtime.store import StageFolder, Store
 from infoaug.orchestrator.stages import extract, initial_weights, score, shards
 from infoaug.orchestrator.stages.checkpoints import Checkpoints
 from infoaug.orchestrator.stages.shards import Sharded
+
+if TYPE_CHECKING:
+    from infoaug.orchestrator.runtime.epoch_queue import EpochQueue
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ class RetryableError(Exception):
     """Of an error that another attempt may get past: a task is tried again after no other."""
 
 
-def train_alone(job: Job, epochs: EpochQueue, threads: int) -> str:
+def train_alone(job: Job, epochs: "EpochQueue", threads: int) -> str:
     """`train` as a task of Ray, the only worker.
 
     Args:
@@ -99,6 +98,8 @@ def train_alone(job: Job, epochs: EpochQueue, threads: int) -> str:
     Raises:
         RetryableError: from an error that another attempt may get past.
     """
+    import ray
+
     torch.set_num_threads(threads)  # those of a process that other tasks have used are theirs
     node = ray.get_runtime_context().get_node_id()
     worker = Worker(
@@ -119,6 +120,8 @@ def train_alone(job: Job, epochs: EpochQueue, threads: int) -> str:
 
 def train_together(job: Job) -> str:
     """`train` on a worker of Ray Train."""
+    import ray.train.torch
+
     context = ray.train.get_context()
     worker = Worker(
         device=ray.train.torch.get_device(),

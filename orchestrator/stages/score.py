@@ -11,22 +11,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infoaug.estimators.information import (
-    mutual_information,
-)
 from infoaug.estimators.options import KERNELS, LARGEST_K, LATER, OTHER_WINDOWS, RANKED
 from infoaug.orchestrator import places
 from infoaug.orchestrator.config import RUNTIME, ExperimentConfig, ScoreConfig
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import cluster, console
 from infoaug.orchestrator.runtime.store import BrokenFileError, StageFolder, arrays
-from infoaug.orchestrator.stages import extract, masks, other_windows, window_scores
+from infoaug.orchestrator.stages import extract, masks, other_windows
 from infoaug.orchestrator.stages.extract import merged
 from infoaug.orchestrator.stages.twin_table import (
     COUNTED,
@@ -369,6 +365,8 @@ def _first_frames(clips: pa.Table, given: str) -> dict[tuple[str, int], dict[str
 
 def _slow(settings: ScoreConfig) -> str:
     """A sentence where `auto` takes the readable form because no compiled kernel has the estimator or its k."""
+    from infoaug.estimators.information import mutual_information
+
     if settings.backend != "auto" or mutual_information.by_kernel(settings.estimator, settings.k, "auto"):
         return ""
     return (
@@ -385,6 +383,10 @@ def _score(
     rows: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """On a worker: score and store those windows of `length` frames that have no twins yet, and count all of them."""
+    import numba  # which only workers need, and as the estimators takes a second to be imported
+
+    from infoaug.orchestrator.stages import window_scores
+
     numba.set_num_threads(1)  # a task has one CPU
     store = stage_folder.store
     columns = ["clip_id", "window", "patch", "position", "camera", "visible", "colour", "texture"]

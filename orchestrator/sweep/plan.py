@@ -1,21 +1,26 @@
 """The plan of a sweep: which trials are left, and what they would take."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.table import Table
 
 from infoaug.orchestrator import estimate
 from infoaug.orchestrator.comparison import arms
+from infoaug.orchestrator.config import ExperimentConfig
+from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.estimate import Estimate
+from infoaug.orchestrator.runtime import listings
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import initial_weights, score
-from infoaug.orchestrator.sweep import runner, search, trials
-from infoaug.orchestrator.sweep.compared import outcome_of
+from infoaug.orchestrator.stages import evaluate, extract, initial_weights, pretrain, score
+from infoaug.orchestrator.sweep import checks, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.trials import Trial
 
+From = TypeVar("From")
+To = TypeVar("To")
 UNKNOWN = 1_000_000  # patches that the estimate assumes where there are no clips yet
 
 
@@ -38,11 +43,17 @@ def plan(config: SweepConfig) -> Plan:
     Raises:
         UsageError: the config cannot be carried out.
     """
+    with listings.kept():
+        return _plan(config)
+
+
+def _plan(config: SweepConfig) -> Plan:
+    """`plan`, which lists clips and masks once."""
     planned = trials.planned(config)
-    shown = planned or [search.example(config)]
-    runner.check(config, planned, dry=True)
+    shown = planned or [trials.example(config)]
+    checks.check(config, planned, dry=True)
     store = Store(config.store)
-    scored = {trial.name: estimate.scored(trial.config, store) for trial in shown}
+    scored = _scored(shown, store)
     budgeted = [trials.budgeted(t, config, _share(scored[t.name])) for t in shown]
     todo = [trial for trial in budgeted if not planned or not _is_done(trial, scored[trial.name])]
     known = next((s for s in scored.values() if s), None)
@@ -90,8 +101,36 @@ def _clips(config: SweepConfig, clips: estimate.Video | None) -> str:
     return f"none was looked at in '{config.clips.path}', which is a URL or not there yet: {assumed}"
 
 
+def _scored(shown: Sequence[Trial], store: Store) -> dict[str, score.Scored | None]:
+    """The patches of every trial by its name, None where they are not scored yet. Each ledger is read once."""
+    extracted: dict[str, extract.Extracted | None] = {}
+    scored: dict[str, score.Scored | None] = {}
+    for trial in shown:
+        if trial.extraction not in extracted:
+            extracted[trial.extraction] = _loaded(extract.load, trial.config, store)
+        if trial.scoring not in scored:
+            of = extracted[trial.extraction]
+            scored[trial.scoring] = _loaded(score.load, trial.config, of) if of else None
+    found = ((trial, scored[trial.scoring]) for trial in shown)
+    return {trial.name: of.for_training(trial.config) if of else None for trial, of in found}
+
+
+def _loaded(load: Callable[[ExperimentConfig, From], To], config: ExperimentConfig, of: From) -> To | None:
+    """What a stage left; None if it was not run."""
+    try:
+        return load(config, of)
+    except StageError:
+        return None
+
+
 def _is_done(trial: Trial, scored: score.Scored | None) -> bool:
-    return scored is not None and initial_weights.is_known(trial.config) and outcome_of(trial, scored) is not None
+    if scored is None or not initial_weights.is_known(trial.config):
+        return False
+    try:
+        evaluate.load(trial.config, pretrain.load(trial.config, scored))
+    except StageError:
+        return False
+    return True
 
 
 def _share(scored: score.Scored | None) -> float:

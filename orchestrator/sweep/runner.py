@@ -19,11 +19,12 @@ from typing import Any
 from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
-from infoaug.orchestrator.errors import StageError, UsageError, worth_retrying
-from infoaug.orchestrator.runtime import cluster, interruption, mlflow_client, mlflow_runs
+from infoaug.orchestrator.errors import StageError, worth_retrying
+from infoaug.orchestrator.runtime import cluster, interruption, listings, mlflow_client, mlflow_runs
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.sweep import search, trials, worker
+from infoaug.orchestrator.sweep.checks import check
 from infoaug.orchestrator.sweep.compared import Compared, compare, folder, outcome_of
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.progress import SweepProgress
@@ -64,12 +65,13 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         StageError: a stage or some trials failed, or MLflow was unreachable. What is complete stays in the store, and
             the same command continues from there.
     """
-    planned = trials.planned(config)
-    check(config, planned)
-    store = Store(config.store)
-    mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
-    with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
-        return _run(config, planned, resume)
+    with listings.kept():
+        planned = trials.planned(config)
+        check(config, planned)
+        store = Store(config.store)
+        mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
+        with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
+            return _run(config, planned, resume)
 
 
 def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compared:
@@ -104,38 +106,6 @@ def _run(config: SweepConfig, planned: Sequence[Trial], resume: bool) -> Compare
     return compared
 
 
-def check(config: SweepConfig, planned: Sequence[Trial], dry: bool = False) -> None:
-    """Check before anything is started that all models can be built, all data exists and twins are possible.
-
-    Args:
-        config: the sweep.
-        planned: its trials.
-        dry: the clips may be missing, and no data set is downloaded.
-
-    Raises:
-        UsageError: the first trial that cannot run.
-    """
-    checked = set()
-    # Those with a twin branch first: the model without one is a part of theirs, and building models takes seconds.
-    for trial in sorted(planned or [search.example(config)], key=lambda trial: not trial.has_twins):
-        score.check(trial.config)
-        if config.sweep.budget == "passes" and trial.config.pretrain.twins_at_once > 1:
-            raise UsageError(
-                "sweep.budget passes is for arms that show one twin of a patch in a step: set it to steps, or "
-                "pretrain.twin_choice to uniform or strength"
-            )
-        extract.check_tracker(trial.config)
-        inputs = trial.config.model_dump_json(include={"clips", "scenes"})
-        if not dry and inputs not in checked:
-            extract.check(trial.config)
-        evaluation = trial.config.evaluate.model_dump_json()
-        if evaluation not in checked:
-            evaluate.check(trial.config, fetch=not dry)
-        if trial.model not in checked:
-            pretrain.check(trial.config, fetch=not dry)
-        checked |= {inputs, evaluation, trial.model}
-
-
 class SweepRunner:
     """Runs a sweep.
 
@@ -153,13 +123,14 @@ class SweepRunner:
         if self.store.exists(f"{self.folder}/{STATE}"):
             self.state = State(**self.store.read_json(f"{self.folder}/{STATE}"))
         self.progress = SweepProgress(config.name)
+        self._extracted: dict[str, extract.Extracted] = {}
         self._scored: dict[str, score.Scored] = {}
         self._todo: list[Trial] = []
         self._retry = False  # whether a failed trial may succeed when the sweep is started again
 
     def prepare(self, planned: Sequence[Trial], resume: bool) -> None:
         """Extract and score the clips, once for all trials that share them, and find the complete trials."""
-        for trial in planned or [search.example(self.config)]:
+        for trial in planned or [trials.example(self.config)]:
             self._score(trial)
         # An adaptive search plans nothing ahead: its trials are those that an earlier command started.
         wanted = [self._budgeted(trial) for trial in planned or [self._made(p) for p in self.state.begun]]
@@ -295,10 +266,11 @@ class SweepRunner:
 
     def _score(self, trial: Trial) -> score.Scored:
         """The scored patches that a trial trains on. They are computed once for all trials that share them."""
-        inputs, except_for = {"clips", "scenes", "extract", "score"}, {"score": {"policy"}}
-        key = trial.config.model_dump_json(include=inputs, exclude=except_for)  # the policies share one scoring
+        of, key = trial.extraction, trial.scoring
         if key not in self._scored:
-            self._scored[key] = score.run(trial.config, extract.run(trial.config, self.store))
+            if of not in self._extracted:
+                self._extracted[of] = extract.run(trial.config, self.store)
+            self._scored[key] = score.run(trial.config, self._extracted[of])
         return self._scored[key].for_training(trial.config)
 
     def _expect(self, trial: Trial) -> None:

@@ -16,21 +16,7 @@ from infoaug.orchestrator.sweep import trials
 from infoaug.orchestrator.sweep.config import Range, SweepConfig
 from infoaug.orchestrator.sweep.trials import Point, Trial
 
-TRAINING = ("pretrain.", "score.policy", "seed")  # settings that an adaptive search may vary
 ASKED = 50  # attempts to get a new trial from Optuna
-
-
-def example(config: SweepConfig) -> Trial:
-    """A trial of an adaptive search with the first value of every setting, to check before the search begins.
-
-    Raises:
-        UsageError: an invalid value, or a setting that an adaptive search may not vary.
-    """
-    for key in config.sweep.space:
-        if not trials.full_name(key).startswith(TRAINING):
-            raise UsageError(f"sweep.space: optuna varies settings of the training, not '{key}': use search 'random'")
-    first = {key: v.low if isinstance(v, Range) else v[0] for key, v in config.sweep.space.items()}
-    return trials.make(config, first)
 
 
 def space(config: SweepConfig, todo: Sequence[Trial]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from infoaug.models.frameworks.settings import ContrastiveSettings, views_of_a_r
 from infoaug.orchestrator import settings
 from infoaug.orchestrator.config import IMAGE_SHARE, ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
-from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.identity import identity as identity_of
 from infoaug.orchestrator.runtime.store import digest_of
 from infoaug.orchestrator.sweep.config import (
     RUNTIME,
@@ -31,6 +31,7 @@ from infoaug.orchestrator.sweep.config import (
 Point = dict[str, Any]  # a value for every varied setting, by its name in the sweep's config
 
 SECTIONS = ("clips", "scenes", "extract", "score", "pretrain")  # a training depends on these and on the seed
+TRAINING = ("pretrain.", "score.policy", "seed")  # settings that an adaptive search may vary
 NEGATIVES = SHORT["negatives"]
 # These have a fixed place in the name of a trial and a column of their own in the comparison.
 ARMS = ("pretrain.framework", "score.policy", "pretrain.twin_weight", NEGATIVES, "seed")
@@ -57,7 +58,7 @@ class Trial:
     @property
     def identity(self) -> str:
         """Digest of the experiment, which does not depend on the trial's name."""
-        return mlflow_runs.identity(self.config)
+        return identity_of(self.config)
 
     @property
     def model(self) -> str:
@@ -65,6 +66,17 @@ class Trial:
         return self.config.model_dump_json(
             include={"pretrain": True, "extract": {"image_size"}}, exclude={"pretrain": {"twin_weight", "epochs"}}
         )
+
+    @property
+    def extraction(self) -> str:
+        """Equal for trials that share the extracted patches."""
+        return self.config.model_dump_json(include={"clips", "scenes", "extract"})
+
+    @property
+    def scoring(self) -> str:
+        """Equal for trials that share their scores: the policies choose twins among the same ones."""
+        inputs = {"clips", "scenes", "extract", "score"}
+        return self.config.model_dump_json(include=inputs, exclude={"score": {"policy"}})
 
     @property
     def has_twins(self) -> bool:
@@ -122,6 +134,18 @@ def make(config: SweepConfig, point: Point) -> Trial:
     other = {key: _at(content, key) for key in _varied(config) if key not in ARMS}
     trial = Trial("", point, experiment, {key: str(value) for key, value in other.items()})
     return replace(trial, name=_name(trial, other, NEGATIVES in _varied(config)))
+
+
+def example(config: SweepConfig) -> Trial:
+    """A trial of an adaptive search with the first value of every setting, to check before the search begins.
+
+    Raises:
+        UsageError: an invalid value, or a setting that an adaptive search may not vary.
+    """
+    for key in config.sweep.space:
+        if not full_name(key).startswith(TRAINING):
+            raise UsageError(f"sweep.space: optuna varies settings of the training, not '{key}': use search 'random'")
+    return make(config, {key: v.low if isinstance(v, Range) else v[0] for key, v in config.sweep.space.items()})
 
 
 def full_name(key: str) -> str:

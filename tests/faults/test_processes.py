@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 
 from infoaug.orchestrator.config import load
-from infoaug.orchestrator.experiment import plan
+from infoaug.orchestrator.dry_run import plan
 from infoaug.orchestrator.runtime.local_ray import free_port
 from tests.faults.conftest import CLIPS, EPOCHS, Experiment, Told, first_epoch, windows_there, worker
 from tests.integration.conftest import below, gone, running

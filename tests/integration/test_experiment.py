@@ -10,7 +10,7 @@ from infoaug.models.backbones import load_backbone
 from infoaug.orchestrator import experiment
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.exporting import export
-from infoaug.orchestrator.runtime import mlflow_runs
+from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.runtime.store import file_name
 
 SHOWN = ("neighbours", "map", "patches", "components")  # of what features see, without masks to propagate
@@ -81,5 +81,5 @@ def test_the_same_experiment_on_other_machines_is_the_same_run_and_another_weigh
         update={"store": "s3://bucket", "pretrain": tiny.pretrain.model_copy(update={"workers": 4, "gpu": True})}
     )
     heavier = tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"twin_weight": 1.0})})
-    assert mlflow_runs.identity(elsewhere) == mlflow_runs.identity(tiny)
-    assert mlflow_runs.identity(heavier) != mlflow_runs.identity(tiny)
+    assert identity(elsewhere) == identity(tiny)
+    assert identity(heavier) != identity(tiny)

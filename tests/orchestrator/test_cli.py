@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infoaug.orchestrator import cli, experiment
+from infoaug.orchestrator import cli, dry_run, experiment
 from infoaug.orchestrator.exporting import export
 
 COMMANDS = (
@@ -177,7 +177,7 @@ def test_a_signal_ends_every_command_with_a_sentence_and_its_code(
     demo = Path("configs/demo.yaml").absolute()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiment, "run", interrupted)
-    monkeypatch.setattr(experiment, "plan", interrupted)
+    monkeypatch.setattr(dry_run, "plan", interrupted)
     monkeypatch.setattr(export, "export", interrupted)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background

@@ -1,10 +1,14 @@
 """Estimates of a dry run are the work, counted, at the rates that the documents have."""
 
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from infoaug.models import frameworks, own_code
 from infoaug.models.training.loop import build_model, example
 from infoaug.orchestrator import estimate
 from infoaug.orchestrator.config import ExperimentConfig, load
@@ -13,15 +17,44 @@ from infoaug.orchestrator.stages import pretrain
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
 
-@pytest.mark.parametrize("framework", ["simclr", "byol", "swav", "dino"])
-def test_operations_are_those_of_a_whole_step_without_its_first_input_gradient(framework: str) -> None:
-    """The backbone's operations are reckoned from one image; the momentum backbones have no gradients."""
+OWN = """
+from infoaug.models.frameworks.settings import SimCLRSettings
+from infoaug.models.frameworks.simclr import SimCLR, SimCLRBranch
+
+class Looking(SimCLRBranch):
+    def forward(self, pairs):
+        assert float(pairs.first.detach().mean()) < 1e9
+        return super().forward(pairs)
+
+class Own(SimCLR):
+    branch_type, settings_type = Looking, SimCLRSettings
+"""
+
+
+@pytest.mark.parametrize("framework", [*frameworks.available(), "own_framework_of_estimates:Own"])
+def test_operations_are_those_of_a_whole_step_without_its_first_input_gradient(
+    framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backbone's operations are reckoned from one image; the momentum backbones have no gradients.
+
+    The reference has values; the estimate only where the framework is the user's own, which may look at them.
+    """
+    (tmp_path / "own_framework_of_estimates.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own_code, "_loaded", set())
     given = {"pretrain": {"framework": framework, "backbone_settings": SMALL}, "extract": {"image_size": 32}}
     config = ExperimentConfig.model_validate({**given, "score": {"policy": "random"}})
     model = build_model(pretrain.training_settings(config)).train()
     with FlopCounterMode(display=False) as counter:
         model(**example(model, 32, 4))["loss"].backward()
     assert estimate.operations(config, 1.0) == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
+    without = ExperimentConfig.model_validate({**given, "score": {"policy": "none"}})
+    model = build_model(pretrain.training_settings(without)).train()
+    batch = example(model, 32, 4)
+    with FlopCounterMode(display=False) as counter:
+        model(**{name: part for name, part in batch.items() if "twin" not in name})["loss"].backward()
+    assert estimate.operations(without, 1.0) == pytest.approx(counter.get_total_flops() / 4, rel=0.1)
 
 
 def test_clips_are_reckoned_from_their_size(tmp_path) -> None:

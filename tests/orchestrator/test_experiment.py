@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from infoaug.orchestrator import experiment
+from infoaug.orchestrator import dry_run, experiment
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import interruption
@@ -68,15 +68,15 @@ def planned(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:
 
 def test_a_plan_refuses_a_data_set_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set 'cifar11'"):
-        experiment.plan(planned(tmp_path, "cifar11"))
+        dry_run.plan(planned(tmp_path, "cifar11"))
     with pytest.raises(UsageError, match="could not be fetched"):
-        experiment.plan(planned(tmp_path, "cifar10", "evaluate.download=false"))
+        dry_run.plan(planned(tmp_path, "cifar10", "evaluate.download=false"))
     with pytest.raises(UsageError, match="there is no folder"):
-        experiment.plan(planned(tmp_path, "scenes", "evaluate.domains=absent"))
+        dry_run.plan(planned(tmp_path, "scenes", "evaluate.domains=absent"))
 
 
 def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert experiment.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
+    assert dry_run.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
     assert "will be downloaded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -84,16 +84,16 @@ def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
 def test_a_plan_says_which_images_are_trained_on_and_refuses_those_that_cannot_be(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", images=np.zeros((3, 8, 8), np.uint8))
     asked = planned(tmp_path, "scenes", f"pretrain.images={tmp_path / 'mine.npz'}", "pretrain.image_share=0.25")
-    assert experiment.plan(asked)["pretrain"].endswith(f"100 epochs with '{tmp_path / 'mine.npz'}' in 25% of a batch")
+    assert dry_run.plan(asked)["pretrain"].endswith(f"100 epochs with '{tmp_path / 'mine.npz'}' in 25% of a batch")
     assert [(source.name, source.purpose) for source in experiment.sources(asked)] == [
         ("scenes (synthetic)", "training"),
         (str(tmp_path / "mine.npz"), "training"),
         ("scenes", "evaluation"),
     ]
     with pytest.raises(UsageError, match="no data set 'absent'"):
-        experiment.plan(planned(tmp_path, "scenes", "pretrain.images=absent"))
+        dry_run.plan(planned(tmp_path, "scenes", "pretrain.images=absent"))
     with pytest.raises(UsageError, match="could not be fetched"):
-        experiment.plan(planned(tmp_path, "scenes", "pretrain.images=cifar10", "evaluate.download=false"))
+        dry_run.plan(planned(tmp_path, "scenes", "pretrain.images=cifar10", "evaluate.download=false"))
 
 
 def test_a_signal_while_the_run_is_created_leaves_no_run_that_seems_to_work(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infoaug.orchestrator import experiment, unused_settings
+from infoaug.orchestrator import dry_run, unused_settings
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.sweep import plan
 from infoaug.orchestrator.sweep.config import load as load_sweep
@@ -66,7 +66,7 @@ def test_one_experiment_says_it_and_a_sweep_over_none_does_not(
     monkeypatch.setenv("INFOAUG_STORE", str(tmp_path))
     small = ["extract.image_size=16", "pretrain.twin_time=nearest", "pretrain.twin_weight=0.7"]
     small.append("pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}")
-    experiment.plan(load(None, [*small, "score.policy=none"]))
+    dry_run.plan(load(None, [*small, "score.policy=none"]))
     assert "pretrain.twin_weight and pretrain.twin_time have no effect" in capsys.readouterr().err
     plan.plan(load_sweep(None, [*small, "sweep.grid={policy: [none, later], twin_weight: [0.0, 0.7]}"]))
     assert "no effect" not in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_a_cluster_gets_the_code_of_the_users_own_classes(monkeypatch: pytest.Mo
         joined.append(options)
         raise UsageError("no cluster in this test")
 
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster, "_join", join)
     monkeypatch.setattr(own_code, "_loaded", set())
     for name in ("", "torch.nn:Linear", "tests.models.own_models:Tiny"):

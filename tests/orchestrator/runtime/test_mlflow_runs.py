@@ -645,6 +645,19 @@ def test_a_model_is_logged_once_loads_without_pickles_and_has_its_accuracies(
         model.predict(images[..., :2])
 
 
+def test_a_model_that_was_logged_before_is_registered_when_that_is_asked_for_and_once(
+    config: Make, client: MlflowClient, backbone_files: dict[str, bytes]
+) -> None:
+    for name in (None, "asked later", "asked later", "asked too", "asked later"):
+        run = Run(config())
+        run.of_model("0123")
+        run.model(backbone_files, 16, register=name)
+    (logged,) = client.search_logged_models([client.get_run(run.id).info.experiment_id])
+    for name in ("asked later", "asked too"):
+        (version,) = client.search_model_versions(f"name = '{name}'")
+        assert version.run_id == run.id and logged.model_id in (version.source or "")
+
+
 def test_a_model_of_other_data_is_another_one(
     config: Make, client: MlflowClient, backbone_files: dict[str, bytes]
 ) -> None:

@@ -14,7 +14,7 @@ from timm.models import save_for_hf
 from infoaug.models import initial
 from infoaug.models.backbones import create_backbone, load_backbone, save_backbone
 from infoaug.models.training import Training
-from infoaug.orchestrator import experiment
+from infoaug.orchestrator import dry_run
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.evaluation import probes
@@ -120,10 +120,10 @@ def test_a_dry_run_checks_weights_and_asks_no_server_for_published_ones(
     monkeypatch.setattr(timm, "create_model", create_model)
     monkeypatch.setattr(initial, "_cached", lambda known: None)
     place = [f"store={tmp_path / 'store'}"]
-    planned = experiment.plan(config("pretrain.init=pretrained", *place))
+    planned = dry_run.plan(config("pretrain.init=pretrained", *place))
     assert "from the weights of 'pretrained', which have to be fetched" in planned["pretrain"]
     with pytest.raises(UsageError, match="the backbone is 'resnet34'"):
-        experiment.plan(config("pretrain.backbone=resnet34", *place, init=earlier))
+        dry_run.plan(config("pretrain.backbone=resnet34", *place, init=earlier))
 
 
 def test_training_finds_the_weights_on_the_store_and_the_baseline_is_measured_with_them(

@@ -1,17 +1,20 @@
 """What a sweep would do and cost: counted without a cluster, without data, and without a trace."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from infoaug.models.backbones import create_backbone
 from infoaug.orchestrator import estimate
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.sweep import plan, trials
+from infoaug.orchestrator.stages import pretrain
+from infoaug.orchestrator.sweep import checks, plan, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from tests.orchestrator.sweep.made import config, leave_done, leave_scored
 
@@ -137,6 +140,23 @@ def test_what_is_done_costs_nothing_and_the_rest_is_of_the_patches_that_are_ther
     assert "2 trials, 2 done" in shown(of) and "│ 0.00 │" in shown(of)
 
 
+def test_each_ledger_is_read_once_for_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = sweep(tmp_path / "store", grid=[{"policy": ["none", "random", "nearest"], "score.k": [3, 4], "seed": [0, 1]}])
+    planned = trials.planned(of)
+    for trial in planned:
+        leave_scored(trial, Store(of.store), patches=1000)
+    read: list[str] = []
+    table = Store.read_table
+
+    def reading(store: Store, path: str, columns: Any = None) -> Any:
+        read.append(path)
+        return table(store, path, columns)
+
+    monkeypatch.setattr(Store, "read_table", reading)
+    assert f"{len(planned)} trials, 0 done" in shown(of)
+    assert sorted(path.partition("/")[0] for path in read) == ["extract", "score", "score"]
+
+
 def test_arms_with_the_budget_of_passes_cost_the_same(tmp_path: Path) -> None:
     def hours(policy: str) -> float:
         pretrain = {"epochs": 100, "backbone_settings": SMALL["backbone_settings"]}
@@ -153,6 +173,27 @@ def test_an_adaptive_search_is_counted_by_its_samples(tmp_path: Path) -> None:
     text = shown(of)
     assert "mine: 7 trials " in text and "│ SimCLR │ search │" in text
     assert f"{7 * each:,.2f} │" in text
+
+
+def test_the_frameworks_of_a_sweep_are_checked_around_one_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def create(name: str, *args: Any, **kwargs: Any) -> Any:
+        built.append(name)
+        return create_backbone(name, *args, **kwargs)
+
+    monkeypatch.setattr(pretrain, "create_backbone", create)
+    pretrain._check_model.cache_clear()
+    pretrain._checked_backbone.cache_clear()
+    of = sweep(tmp_path, grid=[{"framework": ["simclr", "byol", "nnclr"], "seed": [0, 1]}])
+    checks.check(of, trials.planned(of), dry=True)
+    assert built == ["resnet18"]
+    assert not pretrain._checked_backbone(
+        "resnet18", 16, json.dumps(SMALL["backbone_settings"], sort_keys=True), 0
+    )._forward_hooks
+    assert built == ["resnet18"]
 
 
 def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.sweep import runner, trials
+from infoaug.orchestrator.sweep import checks, runner, trials
 from infoaug.orchestrator.sweep.compared import folder
 from tests.orchestrator.sweep.made import config
 
@@ -37,12 +37,12 @@ def test_arms_that_show_several_twins_at_once_are_not_made_equal_by_passes() -> 
     for budget, refused in (("passes", True), ("steps", False)):
         of = config(**given, budget=budget)
         if not refused:
-            runner.check(of, trials.planned(of), dry=True)
+            checks.check(of, trials.planned(of), dry=True)
             continue
         with pytest.raises(
             UsageError, match=r"sweep\.budget passes is for arms that show one twin .*: set it to steps"
         ):
-            runner.check(of, trials.planned(of), dry=True)
+            checks.check(of, trials.planned(of), dry=True)
 
 
 @pytest.mark.parametrize("path", [None, "/no/such/file"])

@@ -216,14 +216,14 @@ def test_random_search_draws_integers_on_a_logarithmic_scale_as_often_as_optuna(
 
 def test_the_example_is_of_the_first_values() -> None:
     space = {"policy": ["random", "none"], "pretrain.learning_rate": {"low": 0.25, "high": 1}, "twin_weight": 0.1}
-    made = search.example(optuna(space)).config
+    made = trials.example(optuna(space)).config
     assert (made.score.policy, made.pretrain.learning_rate, made.pretrain.twin_weight) == ("random", 0.25, 0.1)
 
 
 @pytest.mark.parametrize("key", ["score.k", "extract.window", "scenes.seed", "clips.path", "evaluate.neighbours"])
 def test_an_adaptive_search_varies_nothing_that_comes_before_training(key: str) -> None:
     with pytest.raises(UsageError, match=f"'{key}'"):
-        search.example(optuna({key: [1, 2]}))
+        trials.example(optuna({key: [1, 2]}))
 
 
 # ---- who stops
