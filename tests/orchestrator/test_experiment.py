@@ -1,14 +1,18 @@
 """An experiment without a cluster: what it would do, and what its run in MLflow is if its stages are complete."""
 
 import signal
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
+from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator import dry_run, experiment
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import UsageError
@@ -29,8 +33,18 @@ def leave(config: ExperimentConfig, clip: str, epochs: int, knn: float) -> None:
     of, store = SimpleNamespace(config=config), Store(config.store)
     leave_done(of, store, shares=(0.25,) * epochs, clip=clip, knn=knn)  # type: ignore[arg-type]
     trained = pretrain.stage(config, scored_of(of, store))  # type: ignore[arg-type]
-    for name in (pretrain.WEIGHTS_FILE, pretrain.RECIPE_FILE):
-        store.write_bytes(trained.path(name), clip.encode())
+    for name, content in backbone_of(clip).items():
+        store.write_bytes(trained.path(name), content)
+
+
+@cache
+def backbone_of(clip: str) -> dict[str, bytes]:
+    """The files of a small backbone with other weights for every clip."""
+    with torch.random.fork_rng(), TemporaryDirectory() as folder:
+        torch.manual_seed(ord(clip))
+        small = create_backbone("resnet18", 16, layers=[1, 1, 1, 1], channels=[8, 8, 8, 8])
+        save_backbone(small, Path(folder), mean=[0.5] * 3, std=[0.25] * 3)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_ones(
@@ -45,10 +59,11 @@ def test_accuracies_of_changed_clips_never_stand_beside_the_epochs_of_the_old_on
     for run in runs:
         epochs = len(client.get_metric_history(run.info.run_id, "train/loss"))
         weights = client.download_artifacts(run.info.run_id, "backbone/backbone.safetensors", str(tmp_path))
-        seen.append((epochs, run.data.metrics["scenes/knn"], Path(weights).read_text()))
+        seen.append((epochs, run.data.metrics["scenes/knn"], Path(weights).read_bytes()))
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"config.yaml", "backbone"}
         assert run.inputs.dataset_inputs and run.info.status == "FINISHED"
-    assert seen == [(3, 0.3, "a"), (2, 0.2, "b"), (3, 0.3, "a")]
+    a, b = (backbone_of(clip)[pretrain.WEIGHTS_FILE] for clip in "ab")
+    assert a != b and seen == [(3, 0.3, a), (2, 0.2, b), (3, 0.3, a)]
     replaced = [run.data.tags.get("infoaug.replaced_by", "") for run in runs]
     assert replaced == [runs[1].info.run_id, runs[2].info.run_id, ""]
 

@@ -29,9 +29,9 @@ def divergence(features: torch.Tensor, points: torch.Tensor) -> float:
 
 def test_the_map_is_as_good_as_that_of_scikit_learn() -> None:
     features, _ = clusters(80)
-    reference = TSNE(perplexity=10, init="pca", method="exact", max_iter=400, random_state=0)
+    reference = TSNE(perplexity=10, init="pca", method="exact", max_iter=module.ITERATIONS, random_state=0)
     expected = torch.from_numpy(reference.fit_transform(features.numpy()))
-    found = t_sne(features, perplexity=10, iterations=400)
+    found = t_sne(features, perplexity=10)  # less is not converged, and differs between processors
     assert divergence(features, found) < divergence(features, expected) + 0.02
     assert trustworthiness(features.numpy(), found.numpy()) > trustworthiness(features.numpy(), expected.numpy()) - 0.01
 
