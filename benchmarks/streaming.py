@@ -10,8 +10,8 @@ the process's own (without pages of files, which the system can take back).
 `bucket` streams from an object storage, through the cache of `pretrain.cache` GiB, which is empty at first. `--copies`
 makes up a larger set for both streams: every shard so many times. `--memory` puts each process into a control group of
 its own, which limits its memory, pages of files included; it needs the right to make one (Linux, usually root). For a
-try on one machine, `python -m moto.server --port 9000` speaks S3, and the bucket is
-`s3://NAME/FOLDER?endpoint_override=127.0.0.1%3A9000&scheme=http&allow_bucket_creation=true`.
+try on one machine, `python -m moto.server --port 9000` speaks S3, `curl -X PUT http://127.0.0.1:9000/shards` makes a
+bucket, and its URL is `s3://shards/here?endpoint_override=127.0.0.1%3A9000&scheme=http&region=us-east-1`.
 """
 
 import argparse
