@@ -661,6 +661,14 @@ class TrackingConfig(Section):
             )
         return name
 
+    @field_validator("register_as")
+    @classmethod
+    def _can_be_registered(cls, name: str | None) -> str | None:
+        # MLflow would refuse it only once the model is trained.
+        if name is None or (name.strip() and name.isprintable() and name not in (".", "..") and not {*"/:"} & {*name}):
+            return name
+        raise ValueError("the name of a registered model needs letters and has no '/' and no ':': give another one")
+
 
 class RayConfig(Section):
     """Ray cluster."""

@@ -172,10 +172,17 @@ TORCHVISION: dict[str, Callable[[str, bool, bool], torchvision.datasets.VisionDa
 def _of_layout(what: str, layout: Layout) -> Opened:
     classes = sorted(set().union(*layout.groups.values()))
     labels, files = {}, {}
-    for group, members in layout.groups.items():
+    for folder, members in layout.groups.items():
+        group = _readable(folder)
         labels[group] = torch.tensor([i for i, c in enumerate(classes) for _ in members.get(c, [])], dtype=torch.int64)
         files[group] = [file for c in classes for file in members.get(c, [])]
-    return Opened(what, labels, classes, files=files, left_out=layout.left_out, notes=layout.notes)
+    left_out, notes = [*map(_readable, layout.left_out)], [*map(_readable, layout.notes)]
+    return Opened(what, labels, [*map(_readable, classes)], files=files, left_out=left_out, notes=notes)
+
+
+def _readable(name: str) -> str:
+    """A name of a folder as text: bytes that are no UTF-8, which no page can show, as `\\xe9`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _of_arrays(

@@ -697,3 +697,19 @@ def test_images_that_exceed_a_share_of_the_memory_are_in_a_file_and_the_same(
         assert made and all(isinstance(of, np.memmap) for of in made)
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def test_names_of_folders_that_are_no_utf_8_are_text_that_a_page_can_show(tmp_path: Path) -> None:
+    for number, name in enumerate((b"caf\xe9", b"caf\xe8", "été".encode())):
+        for split in ("train", "test"):
+            try:
+                folder = tmp_path / split / os.fsdecode(name)
+                folder.mkdir(parents=True)
+            except OSError:
+                pytest.skip("this file system takes no such name")
+            flat(number).save(folder / "0.png")
+    loaded = datasets.load(str(tmp_path), settings(), SIZE)
+    assert loaded.names == ["caf\\xe8", "caf\\xe9", "été"]
+    assert greys(loaded.test) == [1, 0, 2]
+    across = opening.open_domains(str(tmp_path))
+    assert across.classes == loaded.names

@@ -266,6 +266,13 @@ def test_a_name_of_an_experiment_that_no_folder_can_have_is_refused(name: str) -
         load(None, [f"tracking.experiment={name!r}".replace("'", '"')])
 
 
+@pytest.mark.parametrize("name", ["", " ", "..", "a/b", "a:b", "two\nlines"])
+def test_a_name_that_no_model_can_be_registered_as_is_refused_before_the_training(name: str) -> None:
+    with pytest.raises(UsageError, match=r"tracking\.register_as: the name of a registered model"):
+        load(None, [f"tracking.register_as={name!r}".replace("'", '"')])
+    assert load(None, ["tracking.register_as=my model"]).tracking.register_as == "my model"
+
+
 def test_a_database_that_may_not_be_written_is_called_that() -> None:
     message = (
         "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n"
