@@ -87,10 +87,13 @@ def of_units(mean: float, influence: ArrayLike, ends: tuple[float, float] = (0.0
             (value − mean) / n, and the interval is that of `summary`. Of a mean over the members of units of different
             sizes it is the sum of (member − mean) / all members (a ratio estimate, Cochran 1977, chapter 6).
         ends: what the mean cannot exceed.
+
+    Returns:
+        Without an interval if the units are all alike: how units vary is then not known.
     """
     moved = np.asarray(influence, np.float64)
     n = len(moved)
-    if n < 2 or not np.isfinite([mean, *moved]).all():
+    if n < 2 or not np.isfinite([mean, *moved]).all() or not np.ptp(moved):
         return Summary(mean, None, 1)
     half = float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * math.sqrt(n / (n - 1) * float(moved @ moved))
     return Summary(mean, None, 1, (max(ends[0], mean - half), min(ends[1], mean + half)))

@@ -146,16 +146,19 @@ class Run:
         # A retry reuses the time of the first try: MLflow stores a metric with equal step, time and value only once, so
         # an epoch whose acknowledgement was lost is not duplicated.
         times = {step: self._times.setdefault(step, int(time.time() * 1000)) for step in new}
-        values = {
-            step: {f"train/{name}": float(value) for name, value in epoch.items() if name not in NOT_LOGGED}
-            for step, epoch in new.items()
-        }
+
+        def metrics(epoch: Mapping[str, float]) -> dict[str, float]:
+            return {f"train/{name}": float(value) for name, value in epoch.items() if name not in NOT_LOGGED}
+
+        values = {step: metrics(epoch) for step, epoch in new.items()}
         self._log(Metric(name, value, times[step], step) for step, of in values.items() for name, value in of.items())
         self._logged |= new.keys()
-        if self._tracking.tensorboard and values:
-            if self.id not in self._scalars:
-                place = Path(self._tracking.tensorboard).expanduser()
-                self._scalars = {self.id: Scalars(place / f"{self._name}-{self.id[:8]}")}
+        if self._tracking.tensorboard:
+            folder = Path(self._tracking.tensorboard).expanduser() / f"{self._name}-{self.id[:8]}"
+            if not any(folder.glob("events.*")):  # these epochs were logged before TensorBoard was asked for
+                values = {int(epoch["epoch"]): metrics(epoch) for epoch in history}
+            if values and self.id not in self._scalars:
+                self._scalars = {self.id: Scalars(folder)}
             for step, of in values.items():
                 self._scalars[self.id].write(step, of)
 

@@ -1,7 +1,8 @@
 """Scalars of a training as event files that TensorBoard reads."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from infoaug.orchestrator.errors import StageError
@@ -20,20 +21,28 @@ class Scalars:
     def __init__(self, folder: Path) -> None:
         from tensorboardX.event_file_writer import EventsWriter  # takes a second, and few runs need it
 
-        try:
+        self._folder = folder
+        with self._told():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        except OSError as error:
-            raise StageError(
-                f"cannot write to '{folder}' ({error}): give another folder in tracking.tensorboard, and run the same "
-                "command again; complete epochs are kept"
-            ) from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values at a step, by name; they are on the disk afterwards."""
+        """Write values at a step, by name; they are on the disk afterwards. Raises StageError if they cannot be."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        for name, value in values.items():
-            self._file.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        self._file.flush()
+        with self._told():
+            for name, value in values.items():
+                self._file.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._file.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn errors of the disk into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise StageError(
+                f"cannot write to '{self._folder}' ({error}): give another folder in tracking.tensorboard, or free some "
+                "space, and run the same command again; complete epochs are kept"
+            ) from None

@@ -57,6 +57,7 @@ def test_joints_have_an_interval_over_sequences_of_equal_weight() -> None:
 def test_an_interval_over_units_is_within_what_the_mean_can_be() -> None:
     assert of_units(0.9, [0.3, -0.3]).bounds == (0, 1)
     assert of_units(0.9, [0.3, -0.3], (-1, 1)).bounds == (-1, 1)
+    assert of_units(0.5, [0.0, 0.0, 0.0]).bounds is None, "units that are all alike do not say how they vary"
 
 
 def test_segmentation_is_compared_image_by_image() -> None:

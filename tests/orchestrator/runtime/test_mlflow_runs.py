@@ -590,6 +590,12 @@ def test_epochs_are_written_for_tensorboard_once_in_a_folder_of_the_run(config: 
     assert folder.name.startswith("mine-") and run.id.startswith(folder.name.removeprefix("mine-"))
     assert events(folder)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert events(folder).keys() == {f"train/{name}" for name in LOGGED}
+    Run(asked).epochs([epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0)])
+    assert len([*folder.iterdir()]) == 2, "nothing is new"
+    later = config(f"tracking.tensorboard='{tmp_path}/later'", "name=mine")
+    Run(later).epochs([epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0)])
+    (folder,) = (tmp_path / "later").iterdir()
+    assert events(folder)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)], "of epochs that MLflow had before"
     (tmp_path / "file").touch()
     broken = Run(config(f"tracking.tensorboard='{tmp_path}/file'", "seed=9"))
     with pytest.raises(StageError, match="give another folder"):
