@@ -43,6 +43,6 @@ class Scalars:
             yield
         except OSError as error:
             raise StageError(
-                f"cannot write to '{self._folder}' ({error}): give another folder in tracking.tensorboard, or free some "
-                "space, and run the same command again; complete epochs are kept"
+                f"cannot write to '{self._folder}' ({error}): give another folder in tracking.tensorboard, or free "
+                "some space, and run the same command again; complete epochs are kept"
             ) from None
