@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,6 +233,7 @@ def _apart(way: str, config: ExperimentConfig, steps: int, places: Places, limit
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_measured, args=(there, way, config, steps, places))
+    resource_tracker.ensure_running()  # or it starts with the process, within its group
     with limited(limit) as group:
         process.start()
     there.close()
@@ -240,7 +242,9 @@ def _apart(way: str, config: ExperimentConfig, steps: int, places: Places, limit
     except EOFError:
         raise SystemExit(f"{way}: the process has died; with --memory, perhaps of it") from None
     process.join()
-    return found | ({"group": peak(group)} if group else {})
+    found |= {"group": peak(group)} if group else {}
+    print(way, found, flush=True)
+    return found
 
 
 if __name__ == "__main__":
