@@ -448,7 +448,7 @@ def time_lightly(scale: Scale, backbone: str, size: int, batch: int) -> Row:
         model = torch.nn.Sequential(made, head).to(device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4)
         loss, augment, images = NTXentLoss(), Augment().to(device), patches(4 * batch, size).images.to(device)
-        random, precision = torch.Generator(device).manual_seed(0), autocast("auto", device)
+        random, precision = torch.Generator(device).manual_seed(0), autocast("auto", device, size)
 
         def step() -> None:
             chosen = images[torch.randperm(len(images))[:batch].to(device)]

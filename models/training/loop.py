@@ -133,7 +133,7 @@ class Training:
             chosen = settings.augment.model_copy(update={"crop_scale": crops.small_scale})
             pixels = crops.small_pixels(settings.image_size)
             self.augment_small = Augment.of(self.model.backbone, chosen, pixels).to(device)
-        self.autocast = autocast(settings.precision, device)
+        self.autocast = autocast(settings.precision, device, settings.image_size)
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
         if settings.compile:

@@ -90,9 +90,20 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
     return torch.contiguous_format if narrow and device.type == "cpu" else torch.channels_last
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Cast to bfloat16 if `precision` says so, or if it is `auto` and the hardware multiplies bfloat16 natively."""
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+# Smaller images, pixels, reach the last stage of a ResNet as a map of 1×1. On a CPU, oneDNN then leaves the bfloat16
+# gradients of those weights of a strided convolution that see only the border as they were in memory.
+_SMALLEST_ROUNDED = 32
+
+
+def autocast(precision: str, device: torch.device, image_size: int) -> AbstractContextManager[None]:
+    """Cast to bfloat16 if `precision` says so, or if it is `auto` and the hardware multiplies bfloat16 natively.
+
+    On a CPU, `auto` casts for images of 32 pixels and more only.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() and image_size >= _SMALLEST_ROUNDED
     wanted = precision == "bfloat16" or (precision == "auto" and native)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
 

@@ -97,7 +97,7 @@ def fine_tuned(
             total = torch.zeros((), device=device)
             for chosen in shuffled[: steps * batch].split(batch):
                 views = augment(train.images[chosen].to(device), generator=drawn).contiguous(memory_format=layout)
-                with autocast("auto", device):
+                with autocast("auto", device, views.shape[-1]):
                     logits = model(views)
                 loss = F.cross_entropy(logits.float(), train.labels[chosen].to(device))
                 optimizer.zero_grad()

@@ -1,11 +1,12 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from infoaug.models.training import Training, TrainingSettings
-from infoaug.models.training.optimisation import create_optimizer, memory_format
+from infoaug.models.training.optimisation import autocast, create_optimizer, memory_format
 from tests.models.training.trainings import CPU, random_pairs, small_settings, trained
 
 
@@ -61,3 +62,11 @@ def test_layout_is_channels_last_unless_a_cpu_would_crash_in_it() -> None:
 def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
     with pytest.raises(ValueError, match="warmup_epochs"):
         TrainingSettings(epochs=10, warmup_epochs=10)
+
+
+def test_small_images_are_not_rounded_on_a_cpu_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert isinstance(autocast("auto", CPU, 16), nullcontext)
+    for precision, size in (("auto", 32), ("bfloat16", 16)):
+        with autocast(precision, CPU, size):
+            assert torch.is_autocast_enabled("cpu")
