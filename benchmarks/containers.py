@@ -17,9 +17,7 @@ training does. A twin is anywhere in the block, so a format that is read from it
 WebDataset and Lance (`pip install webdataset pylance`) are left out where they are not installed.
 """
 
-import argparse
 import json
-import multiprocessing
 import os
 import tarfile
 import tempfile
@@ -36,17 +34,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from streaming import in_a_process, options, own_memory, written
 
 from infoaug.models.pixels import decompress
 from infoaug.models.training.encoded import Compressed, EncodedImages
 from infoaug.orchestrator import config as configs
-from infoaug.orchestrator.runtime import cluster
-from infoaug.orchestrator.runtime.store import Store
-from infoaug.orchestrator.stages import extract, score, shards
 
 BATCH = 128
 NEEDS = {"Arrow IPC": None, "Parquet": None, "WebDataset": "webdataset", "Lance": "lance"}
-Crops = Callable[[NDArray[np.integer]], Sequence[Any]]  # compressed crops by their numbers in the block
+Read = Callable[[NDArray[np.integer]], object]  # decompresses the crops of these numbers in the block
 
 
 def write(name: str, crops: Sequence[bytes], folder: Path, number: int) -> None:
@@ -71,25 +67,50 @@ def write(name: str, crops: Sequence[bytes], folder: Path, number: int) -> None:
                 writer.write_batch(batch)
 
 
-def opened(name: str, folder: Path) -> Crops:
+def opened(name: str, folder: Path, size: int) -> Read:
     """Open the files of a block as each format's reader does."""
     files = sorted(folder.iterdir())
+    if name == "Arrow IPC":
+        images = EncodedImages([_mapped(file) for file in files], size)
+        return lambda numbers: images[torch.from_numpy(numbers)]
     if name == "WebDataset":
         import webdataset  # type: ignore[import-not-found]
 
         held = [sample["zst"] for sample in webdataset.WebDataset([*map(str, files)], shardshuffle=False)]
-        return lambda numbers: [held[number] for number in numbers]
+        return lambda numbers: _decompressed([held[number] for number in numbers], size)
     if name == "Lance":
         import lance
 
         sets = [lance.dataset(str(file)) for file in files]
         ends = np.cumsum([data.count_rows() for data in sets])
-        return lambda numbers: _taken(numbers, ends, lambda part, rows: sets[part].take(rows)["crop"].to_pylist())
-    if name == "Parquet":
+
+        def take(part: int, rows: NDArray[np.integer]) -> list[bytes]:
+            crops: list[bytes] = sets[part].take(rows)["crop"].to_pylist()
+            return crops
+    else:
         tables = [pq.read_table(file)["crop"].combine_chunks() for file in files]
         ends = np.cumsum([len(table) for table in tables])
-        return lambda numbers: _taken(numbers, ends, lambda part, rows: tables[part].take(pa.array(rows)).to_pylist())
-    raise AssertionError(name)
+
+        def take(part: int, rows: NDArray[np.integer]) -> list[bytes]:
+            crops: list[bytes] = tables[part].take(pa.array(rows)).to_pylist()
+            return crops
+
+    return lambda numbers: _decompressed(_taken(numbers, ends, take), size)
+
+
+def _mapped(file: Path) -> Compressed:
+    """The crops of a file, mapped as a streamed training maps a shard's."""
+    with pa.memory_map(str(file)) as source:
+        column = pa.ipc.open_file(source).get_batch(0)["crop"]
+    content, offsets = column.buffers()[2], column.buffers()[1]
+    return Compressed(np.frombuffer(content, np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1])
+
+
+def _decompressed(crops: Sequence[bytes], size: int) -> NDArray[np.uint8]:
+    pixels = np.empty((len(crops), 3 * size**2), np.uint8)
+    for i, crop in enumerate(crops):
+        pixels[i] = decompress(np.frombuffer(crop, np.uint8), pixels.shape[1])
+    return pixels
 
 
 def _taken(
@@ -106,17 +127,6 @@ def _taken(
     return found
 
 
-def mapped(folder: Path, size: int) -> EncodedImages:
-    """Map the files of a block, as a streamed training does."""
-    parts = []
-    for file in sorted(folder.iterdir()):
-        with pa.memory_map(str(file)) as source:
-            column = pa.ipc.open_file(source).get_batch(0)["crop"]
-        content, offsets = column.buffers()[2], column.buffers()[1]
-        parts.append(Compressed(np.frombuffer(content, np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1]))
-    return EncodedImages(parts, size)
-
-
 def batches(starts: NDArray[np.integer], counts: NDArray[np.integer], many: int) -> Iterator[NDArray[np.integer]]:
     """The numbers of the crops of each batch: two of each row, and one of another row, for the twin."""
     random = np.random.default_rng(0)
@@ -130,52 +140,30 @@ def batches(starts: NDArray[np.integer], counts: NDArray[np.integer], many: int)
 def measure(name: str, folder: Path, size: int, rows: tuple[Any, Any], many: int) -> dict[str, float]:
     """Open the block, and read its batches, in this process."""
     torch.set_num_threads(1)
-    read = 0
-    before, begun = _own_memory(), time.process_time()
-    images = mapped(folder, size) if name == "Arrow IPC" else None
-    crops = None if images is not None else opened(name, folder)
+    before, begun, many_read = own_memory(), time.process_time(), 0
+    read = opened(name, folder, size)
     ready = time.process_time()
     for numbers in batches(*rows, many):
-        if images is not None:
-            images[torch.from_numpy(numbers)]
-        elif crops is not None:
-            pixels = np.empty((len(numbers), 3 * size**2), np.uint8)
-            for i, crop in enumerate(crops(numbers)):
-                pixels[i] = decompress(np.frombuffer(crop, np.uint8), pixels.shape[1])
-        read += len(numbers)
+        read(numbers)
+        many_read += len(numbers)
     done = time.process_time()
     return {
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "open": ready - begun,
-        "read": 1e6 * (done - ready) / read,
-        "memory": (_own_memory() - before) / 2**20,
+        "read": 1e6 * (done - ready) / many_read,
+        "memory": (own_memory() - before) / 2**20,
     }
-
-
-def _own_memory() -> int:
-    """Bytes of this process that are no pages of files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
-
-
-def _measured(connection: Any, *given: Any) -> None:
-    connection.send(measure(*given))
 
 
 def main() -> None:
     """Measure each format in turn, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("overrides", nargs="*")
+    parser = options(__doc__)
     parser.add_argument("--together", type=int, default=2)
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     config = configs.load(given.config, given.overrides)
-    scored = score.load(config, extract.load(config, Store(config.store)))
-    with cluster.session(config.ray):
-        found, windows = shards.sharded(config, scored)
-        shards.write(config, scored, found, windows)
+    _, found = written(config)
     local = found.stage.store.local
     if local is None:
         raise SystemExit("the store must be a local folder")
@@ -187,7 +175,7 @@ def main() -> None:
     counts = np.concatenate([pc.list_value_length(crops).to_numpy() for crops in block])
     rows = np.cumsum(counts) - counts, counts
     print(f"{len(counts)} patches, {counts.sum()} crops of {config.extract.image_size} pixels")
-    spawn, results = multiprocessing.get_context("spawn"), {}
+    results = {}
     print("| format | bytes a crop | open | read | own memory |\n|---|---|---|---|---|")
     for name, needed in NEEDS.items():
         if needed and not find_spec(needed):
@@ -196,12 +184,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for number, crops in enumerate(files):
                 write(name, crops, Path(folder), number)
-            here, there = spawn.Pipe()
-            told = (there, name, Path(folder), config.extract.image_size, rows, given.batches)
-            process = spawn.Process(target=_measured, args=told)
-            process.start()
-            results[name] = of = here.recv()
-            process.join()
+            of = in_a_process(measure, name, Path(folder), config.extract.image_size, rows, given.batches)
+        results[name] = of
         each = of["bytes"] / counts.sum()
         print(
             f"| {name} | {each:,.0f} | {of['open']:.2f} s | {of['read']:.1f} µs | {of['memory']:.0f} MiB |", flush=True

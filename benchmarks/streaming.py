@@ -23,7 +23,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -162,12 +162,12 @@ def measure(way: str, config: ExperimentConfig, steps: int, places: Places) -> d
     return {
         "images_per_second": steps * batch / seconds,
         "wait": 1 - sum(waits) / seconds,
-        "memory": _own_memory() / 2**20,
+        "memory": own_memory() / 2**20,
         "opening": opening,
     }
 
 
-def _own_memory() -> int:
+def own_memory() -> int:
     """Bytes of this process that are no pages of files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
@@ -175,15 +175,47 @@ def _own_memory() -> int:
     return 0
 
 
-def _measured(connection: Any, *given: Any) -> None:
-    connection.send(measure(*given))
+def in_a_process(function: Callable[..., dict[str, float]], *given: Any, memory: int | None = None) -> dict[str, float]:
+    """Call a function in a process of its own, with so much memory, MiB. Raises SystemExit if it dies."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_call, args=(there, function, *given))
+    resource_tracker.ensure_running()  # or it starts with the process, within its group
+    with limited(memory) as group:
+        process.start()
+    there.close()
+    try:
+        found: dict[str, float] = here.recv()
+    except EOFError:
+        raise SystemExit("the process has died; with --memory, perhaps of it") from None
+    process.join()
+    return found | ({"group": peak(group)} if group else {})
+
+
+def _call(connection: Any, function: Callable[..., dict[str, float]], *given: Any) -> None:
+    connection.send(function(*given))
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark of the shards of a config."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*")
+    return parser
+
+
+def written(config: ExperimentConfig) -> tuple[score.Scored, shards.Sharded]:
+    """The scored windows of a config, and their shards; those that are missing are written."""
+    scored = score.load(config, extract.load(config, Store(config.store)))
+    with cluster.session(config.ray):
+        found, windows = shards.sharded(config, scored)
+        shards.write(config, scored, found, windows)
+    return scored, found
 
 
 def main() -> None:
     """Measure each way in turn, and print the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("overrides", nargs="*")
+    parser = options(__doc__)
     parser.add_argument("--shuffle", type=int, default=16384)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
@@ -198,10 +230,7 @@ def main() -> None:
     if "bucket" in ways and not given.bucket:
         raise SystemExit("the way bucket needs --bucket URL")
     config = configs.load(given.config, [*given.overrides, f"pretrain.shuffle={given.shuffle}"])
-    scored = score.load(config, extract.load(config, Store(config.store)))
-    with cluster.session(config.ray):
-        found, windows = shards.sharded(config, scored)
-        shards.write(config, scored, found, windows)
+    scored, found = written(config)
     results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         stores = {"streamed": config.store if given.copies == 1 else f"{folder}/copies", "bucket": given.bucket}
@@ -212,7 +241,9 @@ def main() -> None:
         print(f"{scored.patches * given.copies} patches, {given.shuffle} shuffled together")
         for _ in range(given.rounds):
             for way in ways:
-                results[way].append(_apart(way, config, given.steps, places, given.memory))
+                shutil.rmtree(Path(folder, "cache"), ignore_errors=True)
+                results[way].append(in_a_process(measure, way, config, given.steps, places, memory=given.memory))
+                print(way, results[way][-1], flush=True)
     medians = {way: {n: statistics.median(r[n] for r in of) for n in of[0]} for way, of in results.items()}
     first = next(iter(medians))
     print(f"| way | images/s | of {first}'s | waits | own memory | most in the group | to the first step |")
@@ -225,26 +256,6 @@ def main() -> None:
             f"{group} | {of['opening']:.1f} s |"
         )
     print(json.dumps(results))
-
-
-def _apart(way: str, config: ExperimentConfig, steps: int, places: Places, limit: int | None) -> dict[str, float]:
-    """`measure` in a process of its own, with an empty cache. Raises SystemExit if it dies."""
-    shutil.rmtree(Path(places.folder, "cache"), ignore_errors=True)
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=_measured, args=(there, way, config, steps, places))
-    resource_tracker.ensure_running()  # or it starts with the process, within its group
-    with limited(limit) as group:
-        process.start()
-    there.close()
-    try:
-        found: dict[str, float] = here.recv()
-    except EOFError:
-        raise SystemExit(f"{way}: the process has died; with --memory, perhaps of it") from None
-    process.join()
-    found |= {"group": peak(group)} if group else {}
-    print(way, found, flush=True)
-    return found
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def _split(file: Path, root: Path, limit: int | None) -> tuple[list[Picture], di
 
 
 def _names(categories: list[Any]) -> dict[int, str]:
-    """The names of categories by their number. A ValueError if a number has two; a repeated entry is none."""
+    """The names of categories by id. Raises ValueError if an id has two names; a repeated entry counts once."""
     names: dict[int, str] = {}
     for each in categories:
         number, name = int(each["id"]), str(each["name"])

@@ -21,8 +21,8 @@ def summaries(result: Mapping[str, Any], key: str) -> tuple[Summary, Summary, Su
     linearised. Where it is Student's, both backbones are compared within sequences or images. mAP has none.
 
     Args:
-        result: what `evaluate.measure` gives for one data set. One of an earlier version may lack what an interval
-            needs; then there is none.
+        result: what `evaluate.measure` gives for one data set. Results of earlier versions may lack what an interval
+            needs, and are given without one.
         key: of one of `METRICS`.
 
     Returns:
