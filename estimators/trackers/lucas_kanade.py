@@ -21,12 +21,20 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from infoaug.estimators.options import MATCHING_WINDOW
-from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside
+from infoaug.estimators.trackers.base import (
+    LUCAS_KANADE_STOPS,
+    Appearance,
+    Bytes,
+    DenseFlow,
+    Floats,
+    Mask,
+    Tracks,
+    grey,
+    inside,
+)
 
-# Side of the window of Lucas–Kanade, and of the wider one for blurred points, pixels.
+# Side of the window of Lucas–Kanade, pixels, and of the wider one for blurred points.
 _WINDOW, _WIDE = MATCHING_WINDOW, 31
-# Its iterations, at most, and the step in pixels at which it has converged. Smaller steps change no match.
-_ITERATIONS, _CONVERGED = 10, 0.03
 # The forward–backward error may exceed its limit by this share of the step, because fast points are blurred.
 _BLUR = 0.05
 # Lucas–Kanade may correct the guess of the dense flow or the neighbours by this: pixels, and share of the step. Where
@@ -82,18 +90,18 @@ def track(frames: Bytes, queries: Floats, *, forward_backward: float = 1.5) -> T
 
         expected, background = scene.expect(estimate, followed)
         estimate = np.where((background & ~followed)[:, None], expected, estimate)
-        matched, exact = _from_start(even_start, even, queries, estimate, followed)
-        similarity = appearance.match_where(exact, now, matched)
-        distance = np.linalg.norm(matched - estimate, axis=1)
-        # An object that passes in front drags the flow along, so the point is also searched for where it was last seen.
+        # An object that passes in front drags the flow along: a lost point is also searched for where it was last seen.
         last_seen = np.where(visible[:, t - 1, None], at, last_seen) + scene.step
         lost = np.flatnonzero(~followed & ~background)
-        candidate, exact = _from_start(even_start, even, queries[lost], last_seen[lost], followed[lost])
-        candidate_similarity = appearance.match_where(exact, now, candidate, lost)
-        improves = candidate_similarity > similarity[lost]
-        which = lost[improves]
-        matched[which], similarity[which] = candidate[improves], candidate_similarity[improves]
-        distance[which] = np.linalg.norm(matched - last_seen, axis=1)[which]
+        which = np.concatenate([np.arange(count), lost])
+        place = np.concatenate([estimate, last_seen[lost]])
+        matched, exact = _from_start(even_start, even, queries[which], place, followed[which])
+        similarity = appearance.match_where(exact, now, matched, which)
+        distance = np.linalg.norm(matched - place, axis=1)
+        improves = similarity[count:] > similarity[lost]
+        for best in (matched, similarity, distance):
+            best[lost[improves]] = best[count:][improves]
+        matched, similarity, distance = matched[:count], similarity[:count], distance[:count]
 
         radius, least_similarity = (np.where(background, *limits) for limits in zip(_BACK_SCENE, _BACK, strict=True))
         corrected = followed & (distance < _DRIFT) & (similarity > _ALIKE)
@@ -175,7 +183,7 @@ def _lucas_kanade(
     options: dict[str, Any] = {
         "winSize": (window, window),
         "maxLevel": levels,
-        "criteria": (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _CONVERGED),
+        "criteria": LUCAS_KANADE_STOPS,
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
     }
     flow: Any = partial(cv2.calcOpticalFlowPyrLK, **options)

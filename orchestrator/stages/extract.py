@@ -36,7 +36,7 @@ from infoaug.orchestrator.stages.windows import Windows
 from infoaug.orchestrator.synthetic import scenes
 
 VERSION = 5  # raised when the same config would give other numbers
-TRACKER_VERSIONS = {"auto": 2, "lucas-kanade": 2}  # raised when a tracker alone gives others
+TRACKER_VERSIONS = {"auto": 3, "lucas-kanade": 3}  # raised when a tracker alone gives others
 WINDOWS_PER_TASK = 8  # at most: seconds of work, against an overhead of some 40 ms a task
 CLIPS_PER_TASK = 16
 CLIPS_AT_ONCE = 5_000  # bounds this process's memory: beyond it, only the ledger grows with the number of clips

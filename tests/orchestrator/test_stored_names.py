@@ -1,7 +1,7 @@
 """What lies on a store is found again: the names that configs have given to stages, runs and trials stay the same.
 
 A name changes only with the `VERSION` of its stage, when the same config gives other numbers. `stored_names.json` has
-the names since extract's version 5, which stores images of a track at several times, with version 2 of its own tracker,
+the names since extract's version 5, which stores images of a track at several times, with version 3 of its own tracker,
 and evaluate's version 3, whose probe converges. `earlier` has those before extract's version 3, which centres images on
 the tracked points: nothing stored under these is found, except clips and scenes, which have kept their names.
 """
