@@ -112,16 +112,15 @@ class DenseFlow:
     def _last(self, first: Bytes, second: Bytes, places: Floats, moved: Floats) -> Floats:
         """The last step: motion f32[N, 2] at places f32[N, 2], both in pixels of the reduced images."""
         guess = places + moved
-        found, ok, _ = cv2.calcOpticalFlowPyrLK(
-            first,
-            second,
-            places,
-            guess.copy(),  # OpenCV overwrites it
-            winSize=(_LAST_WINDOW, _LAST_WINDOW),
-            maxLevel=0,
-            criteria=LUCAS_KANADE_STOPS,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-        )
+        options: dict[str, Any] = {
+            "winSize": (_LAST_WINDOW, _LAST_WINDOW),
+            "maxLevel": 0,
+            "criteria": LUCAS_KANADE_STOPS,
+            "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
+        }
+        # OpenCV overwrites the guess.
+        step: Any = cv2.calcOpticalFlowPyrLK(first, second, places, guess.copy(), **options)
+        found, ok, _ = step
         within = inside(guess, first.shape) & inside(found, first.shape)
         good = (ok.ravel() == 1) & within & (np.linalg.norm(found - guess, axis=1) < _LAST_STEP)
         return np.where(good[:, None], found - places, moved)
