@@ -16,8 +16,11 @@ from tests import s3_server
 from tests.rank_process import WORLD, serve
 
 # Budgets of the tests in tests/fuzz, chosen with --hypothesis-profile. The default profile tries a few fixed examples,
-# `full` (make test-slow) some times as many, and `long` new ones in every run.
-settings.register_profile("full")
+# `full` (make test-slow) some times as many, and `long` new ones in every run. No profile limits the time: a busy
+# machine is slow.
+settings.register_profile("default", settings.get_profile("default"), deadline=None)
+settings.load_profile("default")
+settings.register_profile("full", deadline=None)
 settings.register_profile(
     "long",
     max_examples=10_000,

@@ -28,7 +28,6 @@ def examples(full: int, *, of_many: float = 1.0) -> settings:
         return settings(long, max_examples=max(1, int(long.max_examples * of_many)))
     return settings(
         max_examples=full if profile == "full" else max(1, int(full * FAST_SHARE)),
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],

@@ -20,7 +20,7 @@ def cosines(rows: int = WORLD * ROWS, seed: int = 0) -> torch.Tensor:
     return torch.rand(rows, PROTOTYPES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), shift=st.floats(-50, 50))
 def test_in_the_end_rows_are_whole_and_prototypes_are_used_alike_whatever_is_added_to_all(seed, shift):
     codes = sinkhorn(cosines(seed=seed), epsilon=0.5, iterations=200)

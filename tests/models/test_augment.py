@@ -97,7 +97,7 @@ def test_a_crop_is_torchvisions_resized_crop(box):
     torch.testing.assert_close(crops[1], expected[1].flip(-1), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     size=st.integers(4, 64),
@@ -194,14 +194,14 @@ def test_a_third_of_a_turn_of_hue_takes_red_to_green_to_blue_to_red(start, end):
     assert colour(image, hue=1 / 3)[0, :, 0, 0].argmax() == end
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(level=st.floats(0, 1), saturation=st.floats(0, 2), hue=st.floats(-0.5, 0.5))
 def test_grey_is_left_alone_by_saturation_and_hue(level, saturation, hue):
     image = torch.full((1, 3, 2, 2), level)
     torch.testing.assert_close(colour(image, saturation=saturation, hue=hue), image, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(hue=st.floats(-0.5, 0.5))
 def test_hue_keeps_luma_and_is_undone_by_its_opposite(hue):
     images = 0.45 + 0.1 * torch.rand(2, 3, 4, 4, generator=seeded())

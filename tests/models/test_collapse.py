@@ -48,7 +48,7 @@ def test_directions_all_alike_have_a_spread_of_one_and_their_width_as_rank(width
     assert rank_me(torch.eye(width)).item() == pytest.approx(width, rel=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 9), width=st.integers(1, 9), scale=st.floats(1e-3, 1e3))
 def test_order_and_scale_do_not_matter_and_both_stay_in_their_ranges(seed, rows, width, scale):
     features = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

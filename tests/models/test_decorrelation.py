@@ -33,7 +33,7 @@ def embeddings(rows: int = WORLD * ROWS, seed: int = 0) -> tuple[torch.Tensor, t
     return first, first + 0.5 * other
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0.5, 1e3), shift=st.floats(-1e3, 1e3))
 def test_a_correlation_does_not_see_scale_shift_or_order(seed, scale, shift):
     first, second = embeddings(seed=seed)

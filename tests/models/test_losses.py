@@ -56,7 +56,7 @@ def test_it_is_the_papers_equation_written_out(temperature, mask):
     assert nt_xent(first, second, temperature=temperature, valid=valid).item() == pytest.approx(expected, rel=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), rows=st.integers(2, 8), scale=st.floats(1e-3, 1e3))
 def test_order_swap_and_length_of_the_embeddings_do_not_matter(seed, rows, scale):
     first, second = embeddings(rows, seed=seed)
@@ -155,7 +155,7 @@ def test_decoupled_a_pair_without_negatives_does_not_count():
     assert loss.item() == 0 and not first.grad.any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), scale=st.floats(1e-3, 1e3))
 def test_the_cosine_distance_is_half_the_squared_distance_of_unit_vectors(seed, scale):
     first, second = embeddings(5, seed=seed)

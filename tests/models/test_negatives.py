@@ -22,7 +22,7 @@ def literal(similarity: list[float], admissible: list[bool], inner: float, outer
     return [c in kept for c in range(len(similarity))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=seeds, candidates=st.integers(1, 40), ties=st.booleans(),
     shares=st.sampled_from([(0.0, 0.25), (0.125, 0.5), (0.25, 1.0), (0.0, 1.0)]),
@@ -36,7 +36,7 @@ def test_it_keeps_the_slice_of_the_candidates_sorted_by_similarity(seed, candida
     assert kept.tolist() == [literal(row, good, inner, outer) for row, good in rows]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds)
 def test_the_order_of_the_candidates_and_a_rising_transform_of_similarity_do_not_matter(seed):
     similarity, admissible = table(seed, 4, 30, ties=False)

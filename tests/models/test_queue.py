@@ -11,7 +11,7 @@ from infoaug.models.queue import Queue
 batches = st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 8), batches=batches, seed=st.integers(0, 99))
 def test_whatever_comes_in_it_holds_the_last_keys_in_their_order(size, batches, seed):
     torch.manual_seed(seed)

@@ -84,7 +84,7 @@ def test_a_known_background_may_be_the_minority():
     np.testing.assert_array_equal(align_depth(shown, seen, by_frame), align_depth(shown, seen, ~own))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     scale=st.lists(st.floats(0.05, 20), min_size=T, max_size=T),
     shift=st.lists(st.floats(-10, 10), min_size=T, max_size=T),

@@ -40,7 +40,7 @@ def test_entropy_of_a_uniform_variable_is_the_logarithm_of_its_volume() -> None:
     assert entropy(rng.uniform(0, 1, (4000, 2)) * (0.5, 3), k=3) == pytest.approx(np.log(1.5), abs=0.08)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(6, 60), st.integers(1, 3), st.integers(1, 5), st.floats(-50, 50))
 def test_a_shift_or_another_order_of_the_samples_changes_nothing(
     seed: int, count: int, d: int, k: int, shift: float
@@ -50,7 +50,7 @@ def test_a_shift_or_another_order_of_the_samples_changes_nothing(
     assert entropy(rng.permutation(x + shift), k=k) == pytest.approx(entropy(x, k=k), abs=1e-9)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(6, 60), st.integers(1, 3), st.floats(1e-3, 1e3))
 def test_a_scale_adds_its_logarithm_once_for_each_dimension(seed: int, count: int, d: int, scale: float) -> None:
     x = np.random.default_rng(seed).normal(size=(count, d))

@@ -16,7 +16,7 @@ from infoaug.estimators.options import LARGEST_K
 
 # numba compiles a kernel for every k and dtype, which takes many seconds: the fast suite keeps to few of them.
 slow = pytest.mark.slow
-some = settings(deadline=None, derandomize=True, max_examples=40)
+some = settings(derandomize=True, max_examples=40)
 
 
 def window(seed: int, count: int, frames: int, dimensions: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_hidden_samples_are_left_out_of_a_pair_whatever_they_hold(seed: int, fra
 
 
 @pytest.mark.parametrize(("estimator", "conditional"), [("ksg", False), ("ksg", True), ("ksg2", False), ("3kl", False)])
-@settings(deadline=None, derandomize=True, max_examples=15)
+@settings(derandomize=True, max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), frames=st.integers(9, 80), theiler=st.integers(0, 3), share=st.floats(0.6, 1.2))
 def test_every_estimator_is_its_readable_form(
     estimator: str, conditional: bool, seed: int, frames: int, theiler: int, share: float

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from infoaug.estimators.information.lighting import without_lighting
 
-quick = settings(deadline=None, derandomize=True, max_examples=50)
+quick = settings(derandomize=True, max_examples=50)
 
 
 @quick

@@ -20,7 +20,7 @@ from infoaug.estimators.information.motion import (
     without_gain,
 )
 
-quick = settings(deadline=None, derandomize=True, max_examples=50)
+quick = settings(derandomize=True, max_examples=50)
 
 
 def walks(seed: int, count: int = 4, frames: int = 30, d: int = 2) -> np.ndarray:

@@ -25,7 +25,7 @@ cases = given(
     k=st.integers(1, 5),
     rho=st.floats(-0.99, 0.99),
 )
-quick = settings(deadline=None, derandomize=True, max_examples=80)
+quick = settings(derandomize=True, max_examples=80)
 estimators = pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 
 
@@ -334,7 +334,7 @@ def test_pairwise_is_every_single_call_and_nan_on_the_diagonal(estimator: str) -
 
 
 @estimators
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(derandomize=True, max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 1.0), st.integers(0, 20))
 def test_a_pair_counts_only_what_both_show_and_needs_enough_of_it(
     estimator: str, seed: int, share: float, min_samples: int

@@ -36,7 +36,7 @@ def window(seed: int, patches: int, mutual: int, candidates: int) -> tuple[Twins
     return found, among, [best[i] if found.index[i] >= 0 else [] for i in rows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), patches=st.integers(3, 12), mutual=st.sampled_from([0, 1, 2, 3]))
 def test_with_all_candidates_stored_they_are_those_of_the_whole_matrices(seed: int, patches: int, mutual: int) -> None:
     found, among, expected = window(seed, patches, mutual, candidates=patches)
@@ -46,7 +46,7 @@ def test_with_all_candidates_stored_they_are_those_of_the_whole_matrices(seed: i
     assert (strength >= 0).all() and not strength[partners < 0].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), mutual=st.sampled_from([0, 2, 4]), stored=st.integers(1, 4))
 def test_with_fewer_candidates_stored_none_is_wrong_and_the_twin_comes_first(
     seed: int, mutual: int, stored: int

@@ -156,7 +156,7 @@ def test_policy_none_gives_nobody_a_twin_and_says_so() -> None:
     assert found.candidates[0].tolist() == [2, -1, -1, -1, -1]
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0.0, 30.0]), st.floats(0.01, 0.5))
 def test_every_policy_gives_the_same_patches_an_admissible_twin_and_the_others_the_same_reason(
     seed: int, count: int, min_distance: float, alpha: float

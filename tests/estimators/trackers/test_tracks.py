@@ -298,7 +298,7 @@ def test_the_default_is_lucas_kanade():
 
 
 @BOTH
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations(range(48)))
 def test_the_order_of_the_points_does_not_matter(method, order):
     frames = panned(drifting(6, 2.3, -0.6))

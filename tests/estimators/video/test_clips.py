@@ -299,7 +299,7 @@ def long_clips(tmp_path_factory):
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 899), st.integers(1, 12)), min_size=1, max_size=5))
 def test_reads_in_any_order_and_overlap_equal_a_sequential_pass(long_clips, which, reads):
     path, whole = long_clips[which]

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from infoaug.models.training import Pairs, TrainingSettings, pairs
@@ -247,7 +247,6 @@ def test_a_batch_without_images_of_twins_still_says_which_they_are() -> None:
     assert batch.twin_image.tolist() == [[2], [-1], [3]]
 
 
-@settings(deadline=None)  # a busy machine is slow to start a thread
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=5))
 def test_reading_ahead_gives_the_batches_of_images_in_memory_in_the_same_order(rows: list[list[int]]) -> None:
     parts = [draws(some_pairs(), torch.tensor(part)) for part in rows]

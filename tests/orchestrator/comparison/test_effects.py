@@ -166,6 +166,6 @@ def test_the_smallest_of_equal_weights_is_chosen_and_a_single_weight_gives_no_ch
 
 
 @given(st.permutations(list(rich_sweep().trials)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_the_trials_changes_no_table(order: list[object]) -> None:
     assert effect_tables(rich_sweep()) == effect_tables(dataclasses.replace(rich_sweep(), trials=order))

@@ -246,7 +246,7 @@ def test_a_file_name_is_safe_for_any_text(store: Store, text: str) -> None:
     assert store.files("a") == {name}
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=200)
 @given(st.text(st.characters()), st.text(st.characters(exclude_categories=())))
 def test_a_file_name_is_plain_repeatable_and_its_own(text: str, other: str) -> None:
     name = file_name(text)

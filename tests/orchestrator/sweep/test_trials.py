@@ -268,7 +268,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_two_trials_never_have_the_same_name_and_names_are_safe(data: st.DataObject) -> None:
     keys = st.lists(st.sampled_from([*VALUES]), unique=True, max_size=4)
@@ -397,7 +397,7 @@ def test_more_samples_begin_with_those_of_fewer() -> None:
     assert [trial.point for trial in many[:5]] == [trial.point for trial in few]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 50), st.booleans(), st.integers(0, 3))
 def test_whole_numbers_are_drawn_from_the_whole_range_and_no_others(low: int, width: int, log: bool, seed: int) -> None:
     space = {"score.k": {"low": low, "high": low + width, "log": log}}

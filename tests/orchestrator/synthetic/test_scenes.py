@@ -132,7 +132,7 @@ def test_exactly_the_static_sprites_stand_still() -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 def test_sprites_start_apart_and_stay_inside_the_frame(seed: int) -> None:
     position = render(seed, **SMALL).position
     start = position[:, 0]
@@ -221,7 +221,7 @@ def test_the_bar_sweeps_over_every_sprite_and_hides_it() -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 def test_a_centre_in_the_frame_is_visible_exactly_where_its_sprite_is_on_top(seed: int) -> None:
     crowd: dict[str, Any] = {"frames": 16, "sprites": 9, "height": 130, "width": 130, "size": 30, "step": 3.0}
     scene = render(seed, **crowd, camera=True, occlusion=True)
