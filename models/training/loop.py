@@ -89,8 +89,8 @@ class Training:
 
         Raises:
             ValueError: images of another size than `settings.image_size`, fewer patches than a batch, blocks of a
-                stream that have no batch, a batch that the ranks cannot share, or settings that do not fit the
-                framework or the backbone.
+                stream that have no batch, a batch that the ranks cannot share, settings that do not fit the framework
+                or the backbone, or a precision in which this CPU gets gradients wrong.
         """
         self.world, self.rank = world()
         if data.size != settings.image_size:
@@ -129,11 +129,13 @@ class Training:
         second = settings.augment_second or settings.augment
         self.augment_second = Augment.of(self.model.backbone, second).to(device)
         self.augment_small: Augment | None = None
+        sizes = [settings.image_size]
         if crops := self.model.multi_crop:
             chosen = settings.augment.model_copy(update={"crop_scale": crops.small_scale})
             pixels = crops.small_pixels(settings.image_size)
             self.augment_small = Augment.of(self.model.backbone, chosen, pixels).to(device)
-        self.autocast = autocast(settings.precision, device, settings.image_size)
+            sizes.append(pixels)
+        self.autocast = autocast(settings.precision, device, self.model.backbone, sizes)
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
         if settings.compile:

@@ -2,13 +2,14 @@
 
 import inspect
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from infoaug.models import layers
@@ -90,22 +91,68 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
     return torch.contiguous_format if narrow and device.type == "cpu" else torch.channels_last
 
 
-# Smaller images, pixels, reach the last stage of a ResNet as a map of 1×1. On a CPU, oneDNN then leaves the bfloat16
-# gradients of those weights of a strided convolution that see only the border as they were in memory.
-_SMALLEST_ROUNDED = 32
-
-
-def autocast(precision: str, device: torch.device, image_size: int) -> AbstractContextManager[None]:
+def autocast(
+    precision: str, device: torch.device, backbone: nn.Module, sizes: Iterable[int]
+) -> AbstractContextManager[None]:
     """Cast to bfloat16 if `precision` says so, or if it is `auto` and the hardware multiplies bfloat16 natively.
 
-    On a CPU, `auto` casts for images of 32 pixels and more only.
+    A CPU that multiplies it natively gets some gradients wrong (`_wrong_in_bfloat16`): `auto` does not cast there.
+
+    Args:
+        precision: `auto`, `float32` or `bfloat16`.
+        device: that of the training.
+        backbone: in whose layers maps are small or not.
+        sizes: sides of its images, pixels.
+
+    Raises:
+        ValueError: `bfloat16` on a CPU that would get gradients wrong.
     """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() and image_size >= _SMALLEST_ROUNDED
-    wanted = precision == "bfloat16" or (precision == "auto" and native)
-    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+    on_cpu = device.type == "cpu"
+    native = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    if precision == "float32" or not (native or precision == "bfloat16"):
+        return nullcontext()
+    if on_cpu and native and (layer := _wrong_in_bfloat16(backbone, sizes)):
+        if precision == "bfloat16":
+            raise ValueError(
+                f"this CPU computes wrong gradients in bfloat16 where a map is as small as at {layer}: "
+                "set precision to auto or float32, or take larger images"
+            )
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _wrong_in_bfloat16(backbone: nn.Module, sizes: Iterable[int]) -> str:
+    """The first layer of a backbone whose gradients a CPU gets wrong in bfloat16, and its map; empty if there is none.
+
+    Where the map of a convolution is smaller than its stride or its padding, some of its weights see only the border.
+    Their gradient is 0, but oneDNN leaves it as it was in memory.
+    """
+    small: list[str] = []
+
+    def look(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sides = inputs[0].shape[-2:]
+        paddings = layer.padding if isinstance(layer.padding, tuple) else [side // 2 for side in layer.kernel_size]
+        for side, stride, padding in zip(sides, layer.stride, paddings, strict=True):
+            if padding and side < max(stride, padding):
+                small.append(f"{name} ({sides[0]}×{sides[1]})")
+
+    hooks = [
+        layer.register_forward_hook(partial(look, name))
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    modes = {module: module.training for module in backbone.modules()}
+    try:
+        backbone.eval()  # no statistics of these images are kept
+        with torch.no_grad():
+            for size in sizes:
+                backbone(next(backbone.parameters()).new_zeros(1, 3, size, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return next(iter(small), "")
 
 
 def _warmup_cosine(step: int, warmup: int, total: int) -> float:

@@ -88,6 +88,7 @@ def fine_tuned(
             nn.init.zeros_(parameter)
         layout = memory_format(model, device)
         model = model.to(device).to(memory_format=layout).train()
+        cast = autocast("auto", device, model[0], [train.images.shape[-1]])
         optimizer = create_optimizer(plan, model)
         steps = len(rows) // batch
         schedule = create_schedule(plan, optimizer, steps)
@@ -97,7 +98,7 @@ def fine_tuned(
             total = torch.zeros((), device=device)
             for chosen in shuffled[: steps * batch].split(batch):
                 views = augment(train.images[chosen].to(device), generator=drawn).contiguous(memory_format=layout)
-                with autocast("auto", device, views.shape[-1]):
+                with cast:
                     logits = model(views)
                 loss = F.cross_entropy(logits.float(), train.labels[chosen].to(device))
                 optimizer.zero_grad()

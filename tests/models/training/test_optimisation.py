@@ -64,9 +64,51 @@ def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
         TrainingSettings(epochs=10, warmup_epochs=10)
 
 
-def test_small_images_are_not_rounded_on_a_cpu_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "layers", "rounded"),
+    [
+        (16, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 3, 2, 1)], True),  # the second sees 2×2
+        (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 3, 2, 1)], False),  # and here 1×1: its left weights see nothing
+        (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 3, 1, 1)], True),
+        (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 7, 1, "same")], False),
+        (8, [nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 1, 2)], True),  # without a border there is none to see
+    ],
+)
+def test_a_cpu_rounds_only_where_its_gradients_are_right(
+    monkeypatch: pytest.MonkeyPatch, size: int, layers: list[nn.Module], rounded: bool
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert isinstance(autocast("auto", CPU, 16), nullcontext)
-    for precision, size in (("auto", 32), ("bfloat16", 16)):
-        with autocast(precision, CPU, size):
-            assert torch.is_autocast_enabled("cpu")
+    backbone = nn.Sequential(*layers)
+    with autocast("auto", CPU, backbone, [64, size]):
+        assert torch.is_autocast_enabled("cpu") == rounded
+    with (
+        nullcontext() if rounded else pytest.raises(ValueError, match=r"at 1 \(1×1\): set precision to auto or float32")
+    ):
+        autocast("bfloat16", CPU, backbone, [64, size])
+    assert isinstance(autocast("float32", CPU, backbone, [size]), nullcontext)
+
+
+def test_looking_for_small_maps_leaves_the_backbone_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Dropout().eval())
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    autocast("auto", CPU, backbone, [32])
+    assert [module.training for module in backbone] == [True, True, False]
+    assert not backbone[0]._forward_hooks
+    torch.testing.assert_close(dict(backbone.state_dict()), before)
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU does not multiply bfloat16 natively")
+def test_gradients_that_are_rounded_are_right() -> None:
+    torch.manual_seed(0)
+    for kernel, stride, side in ((3, 1, 1), (3, 2, 2), (5, 2, 2), (7, 1, 3), (3, 4, 4)):
+        layer, images = nn.Conv2d(64, 64, kernel, stride, kernel // 2), torch.randn(8, 64, side, side)
+        gradients = []
+        for rounded in (True, False):
+            layer.zero_grad()
+            junk = [torch.full_like(layer.weight, 1e30) for _ in range(3)]  # what memory would hold
+            del junk
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+                layer(images).float().square().sum().backward()
+            gradients.append(layer.weight.grad)
+        torch.testing.assert_close(*gradients, rtol=0.1, atol=2.0)
