@@ -85,6 +85,12 @@ def test_the_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
     assert len(covered) == 2000 and np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
+def test_results_of_other_sequences_are_compared_as_independent_samples() -> None:
+    result = masks([0.5], [0.6], [0.7]) | {"floor_sequences": masks([0.4], [0.3])["sequences"], "floor_jf": 0.35}
+    trained, baseline, difference, over = one_seed.summaries(result, "jf")
+    assert difference == between(trained, baseline) and difference.bounds and over == "3 sequences"
+
+
 @pytest.mark.parametrize(
     ("key", "result"),
     [
