@@ -9,6 +9,7 @@ from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, below_baseline, is_significant
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import verdict
+from infoaug.orchestrator.reporting.one_seed import JACKKNIFE
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, margin, probability, seeds_for
 from infoaug.orchestrator.reporting.verdict import Finding, Outcome
 
@@ -221,7 +222,7 @@ def _of_one_seed(table: EffectTable) -> str:
             "of Δ Newcombe’s for independent samples, as a rule too wide, because the images are the same",
         ]
     else:
-        how = ["Student’s t", *_pairing(table)]
+        how = [JACKKNIFE if METRICS[table.metric].ranks_boxes else "Student’s t", *_pairing(table)]
     total = (table.total.to_none, table.total.to_random) if table.total else ()
     if any(test and test.difference.bounds for test in total):
         how.append("of Δ over all frameworks as if they erred alike, so rather too wide")

@@ -10,6 +10,7 @@ from infoaug.orchestrator.evaluation.metrics import images_of
 from infoaug.orchestrator.reporting.statistics import Summary, between, mean_of, of_images, of_units
 
 IMAGES, SEQUENCES = "test images", "sequences"
+JACKKNIFE = "Student’s t over groups of images left out in turn (jackknife)"
 FLOOR = "floor_"  # of what was measured before training
 _OF_BOTH = ("test", "domains", "domain_images")  # what a result says of the data, and of both backbones
 
@@ -44,8 +45,8 @@ def measured(result: Mapping[str, Any], key: str) -> Summary:
 
     Accuracies: Wilson's. Means over pairs of domains: of each domain tested on, Wilson's of the mean over the domains
     trained on, combined as Newcombe combines two. The domains are taken as given. J&F and PCK: Student's t over
-    sequences, each with all of its objects. mIoU: Student's t over test images, of the mean IoU linearised. mAP has
-    none.
+    sequences, each with all of its objects. mIoU: Student's t over test images, of the mean IoU linearised. mAP:
+    Student's t over groups of test images that are left out, see `average_precision`.
 
     Args:
         result: what `evaluate.measure` gives for one data set. Results of earlier versions may lack what an interval
@@ -75,7 +76,8 @@ def compared(treatment: Mapping[str, Any], reference: Mapping[str, Any], key: st
         The difference, without an interval if one of both has none; and whether it is paired.
     """
     own, other = _influence(treatment, key), _influence(reference, key)
-    if len(own) > 1 and own.keys() == other.keys():
+    same = treatment.get("test") == reference.get("test")
+    if same and len(own) > 1 and own.keys() == other.keys():
         difference = float(treatment[key]) - float(reference[key])
         return of_units(difference, [own[unit] - other[unit] for unit in own], (-1.0, 1.0)), True
     return between(measured(treatment, key), measured(reference, key)), False
@@ -87,8 +89,9 @@ def units(result: Mapping[str, Any], key: str) -> str:
         return f"{count:,} {IMAGES}"
     if _has_domains(result, key):
         return f"{sum(result['domain_images']):,} {IMAGES}"
-    influence = _influence(result, key)
-    return f"{len(influence):,} {SEQUENCES if 'sequences' in result else IMAGES}" if len(influence) > 1 else ""
+    if (count := len(_influence(result, key))) < 2:
+        return ""
+    return f"{count:,} {SEQUENCES}" if "sequences" in result else f"{result.get('test', count):,} {IMAGES}"
 
 
 def _has_domains(result: Mapping[str, Any], key: str) -> bool:
@@ -108,7 +111,7 @@ def _over_domains(result: Mapping[str, Any], key: str) -> Summary:
 
 
 def _influence(result: Mapping[str, Any], key: str) -> dict[Hashable, float]:
-    """How much each sequence or test image moves the metric, see `of_units`, by name; empty if that is not known."""
+    """How much each sequence, test image or group of images moves the metric, see `of_units`; empty if not known."""
     if f"{key}_influence" in result:
         return {number: float(moved) for number, moved in enumerate(result[f"{key}_influence"])}
     sequences = result.get("sequences", {})

@@ -119,9 +119,10 @@ def of_same_units(each: Sequence[Summary]) -> Summary:
     them alike, so that it is rather too wide. It has none if one of them has none.
     """
     mean = float(np.mean([of.mean for of in each]))
-    if any(of.bounds is None for of in each):
+    bounds = [of.bounds for of in each if of.bounds is not None]
+    if len(bounds) < len(each):
         return Summary(mean, None, 1)
-    low, high = np.mean([of.bounds for of in each], axis=0).tolist()
+    low, high = np.mean(bounds, axis=0).tolist()
     return Summary(mean, None, 1, (low, high))
 
 

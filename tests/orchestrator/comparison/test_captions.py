@@ -136,6 +136,17 @@ def test_the_caption_says_whether_differences_of_one_seed_are_paired() -> None:
         assert "of one seed over the 2 sequences (Student’s t" in caption and part in caption
 
 
+def test_the_interval_of_precision_is_said_to_be_the_jackknifes() -> None:
+    results = {"coco": {"map": 0.2, "test": 300, "map_influence": [0.01, -0.01]}}
+    other = {"coco": {"map": 0.1, "test": 300, "map_influence": [0.02, -0.02]}}
+    of = sweep([trial("none", results=other), trial(results=results)])
+    caption = captions.caption(effect_tables(of)[0], of)
+    assert (
+        "one seed over the 300 test images (Student’s t over groups of images left out in turn (jackknife)" in caption
+    )
+    assert "Δ paired within images" in caption
+
+
 def test_results_without_what_an_interval_needs_are_said_to_have_none() -> None:
     of = sweep([trial(policy, results={"davis": {"jf": 0.5}}) for policy in ("none", MI)])
     table = effect_tables(of)[0]

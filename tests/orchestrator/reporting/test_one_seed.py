@@ -67,6 +67,16 @@ def test_segmentation_is_compared_image_by_image() -> None:
     assert difference.bounds == pytest.approx((0.2 - half, 0.2 + half)) and over == "3 test images"
 
 
+def test_boxes_have_an_interval_over_groups_of_images_which_counts_the_images() -> None:
+    moved, floor = [0.01, -0.02, 0.01], [0.02, -0.02, 0.0]
+    result = {"map": 0.5, "floor_map": 0.3, "test": 900, "map_influence": moved, "floor_map_influence": floor}
+    trained, _, difference, over = one_seed.summaries(result, "map")
+    assert over == "900 test images" and trained == of_units(0.5, moved)
+    assert difference == of_units(0.2, np.subtract(moved, floor), (-1, 1))
+    other = one_seed.compared(result, one_seed.before(result) | {"test": 800}, "map")
+    assert other == (between(trained, of_units(0.3, floor)), False), "groups of other images are no pairs"
+
+
 def test_domains_have_an_interval_over_their_images() -> None:
     matrix, floor = [[0.9, 0.4, 0.5], [0.6, 0.9, 0.7], [0.2, 0.3, 0.9]], [[0.5] * 3] * 3
     result = {"domains": ["a", "b", "c"], "domain_images": [100, 50, 400], "test": 550, "probe": 0.45}
