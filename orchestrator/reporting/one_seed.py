@@ -10,7 +10,7 @@ from infoaug.orchestrator.evaluation.metrics import images_of
 from infoaug.orchestrator.reporting.statistics import Summary, between, mean_of, of_images, of_units
 
 IMAGES, SEQUENCES = "test images", "sequences"
-JACKKNIFE = "Student’s t over groups of images left out in turn (jackknife)"
+JACKKNIFE = "jackknife, Student’s t over groups of images left out in turn"
 FLOOR = "floor_"  # of what was measured before training
 _OF_BOTH = ("test", "domains", "domain_images")  # what a result says of the data, and of both backbones
 

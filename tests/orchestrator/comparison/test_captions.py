@@ -141,9 +141,7 @@ def test_the_interval_of_precision_is_said_to_be_the_jackknifes() -> None:
     other = {"coco": {"map": 0.1, "test": 300, "map_influence": [0.02, -0.02]}}
     of = sweep([trial("none", results=other), trial(results=results)])
     caption = captions.caption(effect_tables(of)[0], of)
-    assert (
-        "one seed over the 300 test images (Student’s t over groups of images left out in turn (jackknife)" in caption
-    )
+    assert "one seed over the 300 test images (jackknife, Student’s t over groups of images left out in turn" in caption
     assert "Δ paired within images" in caption
 
 
