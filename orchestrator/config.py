@@ -644,7 +644,7 @@ class TrackingConfig(Section):
     system_metrics: bool = Field(
         True,
         description="log CPU, memory, disk and network of the driver's machine to MLflow every 10 s of a training, "
-        "and its GPU if nvidia-ml-py is installed; not of a sweep's trials",
+        "and its GPU if nvidia-ml-py is installed; for a sweep to the run of each trial, from its start to its end",
     )
     tensorboard: str | None = Field(
         None, description="folder for TensorBoard's event files, one folder in it for each run; null: none"

@@ -9,6 +9,7 @@ from infoaug.orchestrator.comparison.arms import Sweep
 from infoaug.orchestrator.comparison.effects import EffectTable, below_baseline, is_significant
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting import verdict
+from infoaug.orchestrator.reporting.one_seed import JACKKNIFE
 from infoaug.orchestrator.reporting.statistics import Paired, Summary, margin, probability, seeds_for
 from infoaug.orchestrator.reporting.verdict import Finding, Outcome
 
@@ -38,7 +39,8 @@ def headlines(tables: Sequence[EffectTable], sweep: Sweep) -> list[str]:
 def headline(table: EffectTable, missing: str = "") -> str:
     """The effect of the MI twin in one sentence, from the numbers of the table, and the arms that learnt nothing.
 
-    A difference is stated as an effect only where the table marks it as significant.
+    A difference is stated as an effect only where the table marks it as significant. Of one seed none is: its interval,
+    over what was tested on, can show that the difference may be 0, but not what other seeds would give.
     """
     row = table.total or table.rows[0]
     found = findings(table)
@@ -64,9 +66,16 @@ def findings(table: EffectTable) -> list[Finding]:
         _, first, frameworks = known[0]
         of = [f"n = {test.difference.n}"] if test.difference.n != first.difference.n else []
         of += [_count(number, "framework")] if number != frameworks else []
-        shown = None if test.p is None else is_significant(test)
-        found.append(Finding(measured, name, test.difference, shown, [*of, _tested(test)]))
+        found.append(Finding(measured, name, test.difference, _shown(test), [*of, *_tested(test, table)]))
     return found
+
+
+def _shown(test: Paired) -> bool | None:
+    """Whether a difference is shown, see `Finding.shown`."""
+    if test.p is not None:
+        return is_significant(test)
+    bounds = test.difference.bounds
+    return False if bounds and bounds[0] <= 0 <= bounds[1] else None
 
 
 def next_step(tables: Sequence[EffectTable]) -> str:
@@ -84,7 +93,7 @@ def _next_step(table: EffectTable) -> str:
         return "add the arms to compare with, score.policy none and random"
     difference = found["no twins"].difference
     match outcomes["no twins"]:
-        case Outcome.UNTESTED if difference.n == 1:
+        case Outcome.UNTESTED | Outcome.NOT_SHOWN if difference.n == 1:
             return "at least three seeds: one seed tells nothing of how much the accuracies vary"
         case Outcome.WORSE:
             return "a lower pretrain.twin_weight, or video in which more things move together"
@@ -113,8 +122,9 @@ def caption(table: EffectTable, sweep: Sweep) -> str:
     sentences = [
         f"{METRICS[table.metric].of_data(table.title)}, {METRICS[table.metric].network}, in %, "
         "after the last epoch of training; "
-        + (_one_seed(table) if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
+        + ("one seed" if most == 1 else f"mean of {seeds_in_words(table)} ± 95 % interval")
         + (f"; n is given where it is not {most}" if fewest != most else ""),
+        *([_of_one_seed(table)] if table.over or most == 1 else []),
         f"{training_budget(sweep)}; twin weight {sweep.twin_weight:g}",
     ]
     if table.tests:
@@ -137,6 +147,11 @@ def how_to_read(tables: Sequence[EffectTable]) -> str:
         "differences are all equal.",
         "q-values (Benjamini and Hochberg) are adjusted over all tests of a table.",
     ]
+    if any(table.over for table in tables):
+        sentences.append(
+            "Brackets hold the 95 % interval of a single seed, over what was tested on. It says how well these "
+            "backbones are measured, and nothing about other seeds."
+        )
     if any(table.total for table in tables):
         sentences.append(
             "In the row of all frameworks, accuracies are means over the frameworks that have the arm. Δ and p use one "
@@ -164,7 +179,8 @@ def choices_caption(table: EffectTable) -> str:
     return (
         f"The MI twin at the weight of highest mean validation accuracy ({METRICS[table.metric].name}, "
         f"{table.title}), chosen for each row without the test images. Accuracies in %, Δ on the test images in "
-        "percentage points, paired within seeds; ± 95 % interval over seeds."
+        "percentage points, paired within seeds; ± 95 % interval over seeds"
+        + (f"; in brackets, that of one seed over the {table.over}." if table.over else ".")
     )
 
 
@@ -196,17 +212,41 @@ def share(value: Summary | None, usual: int | None = None) -> str:
     return text + ("" if usual is None or value.n == usual else f" (n = {value.n})")
 
 
-def _one_seed(table: EffectTable) -> str:
-    bounded = any(accuracy.bounds for row in table.rows for accuracy in row.accuracy.values())
-    return f"one seed{'; in brackets: 95 % intervals over the test images (Wilson)' if bounded else ': no interval'}"
+def _of_one_seed(table: EffectTable) -> str:
+    """How the intervals of a single seed are made; without a full stop."""
+    if not table.over:
+        return "No interval: the results of one seed lack what it needs"
+    if METRICS[table.metric].counts_images:
+        how = [
+            "Wilson’s",
+            "of Δ Newcombe’s for independent samples, as a rule too wide, because the images are the same",
+        ]
+    else:
+        how = [JACKKNIFE if METRICS[table.metric].ranks_boxes else "Student’s t", *_pairing(table)]
+    total = (table.total.to_none, table.total.to_random) if table.total else ()
+    if any(test and test.difference.bounds for test in total):
+        how.append("of Δ over all frameworks as if they erred alike, so rather too wide")
+    return f"In brackets: 95 % interval of one seed over the {table.over} ({'; '.join(how)})"
 
 
-def _tested(test: Paired) -> str:
-    """The p-value of a difference, or why it was not tested."""
+def _pairing(table: EffectTable) -> list[str]:
+    """Whether the differences of one seed are paired within what was tested on; empty without a difference."""
+    tests = [test for row in table.rows for test in (row.to_none, row.to_random) if test and test.difference.bounds]
+    units = "sequences" if table.over.endswith("sequences") else "images"
+    alone = "as for independent samples, because the stored results lack what pairs them"
+    independent = {test.independent for test in tests}
+    if independent == {True}:
+        return [f"of Δ {alone}"]
+    return [f"Δ paired within {units}" + (f", in part {alone}" if True in independent else "")] if independent else []
+
+
+def _tested(test: Paired, table: EffectTable) -> list[str]:
+    """The p-value of a difference, or why it was not tested, and what the interval of one seed is over."""
     if test.p is None:
-        return "one seed" if test.difference.n == 1 else "equal over seeds"
+        over = [table.over] if test.difference.bounds else []
+        return ["one seed", *over] if test.difference.n == 1 else ["equal over seeds"]
     p = probability(test.p)
-    return f"p {p}" if p.startswith("<") else f"p = {p}"
+    return [f"p {p}" if p.startswith("<") else f"p = {p}"]
 
 
 def _count(number: int, noun: str) -> str:

@@ -47,8 +47,8 @@ def draw(sweep: Sweep) -> dict[str, tuple[Figure, str]]:
         over = f"over {captions.seeds_in_words(first)}"
         drawn[f"accuracy-{slug}"] = (
             plots.draw_accuracy(of_dataset),
-            f"Accuracy on {title}: means {over}, with 95 % intervals, of one seed over the test images. The tables "
-            "give the differences paired within seeds, which are more precise than these intervals suggest.",
+            f"Accuracy on {title}: means {over}, with 95 % intervals, of one seed over what was tested on. The "
+            "tables give the differences paired within seeds, which are more precise than these intervals suggest.",
         )
         drawn[f"weights-{slug}"] = (
             plots.draw_weights(trials, dataset, metric, sweep.twin_weight),

@@ -191,22 +191,19 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> str:
 
 def _weights_of(axes: Axes, trials: Arms, setting: Setting, dataset: str, metric: str, twin_weight: float) -> None:
     """One panel of `draw_weights`."""
-    tried = {w: values(trials, Arm(setting, MI, w), dataset, metric) for w in arms.weights(trials, setting)}
-    tried = {weight: by_seed for weight, by_seed in tried.items() if by_seed}
-    none = values(trials, arms.at_weight(setting, "none", 0), dataset, metric)
-    if none:
-        mean = accuracy_of(trials, none, dataset, metric)
-        axes.axhline(100 * mean.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
-        if mean.interval:
-            axes.axhspan(100 * mean.interval[0], 100 * mean.interval[1], color=GREY, alpha=0.2, lw=0)
-    cells = [accuracy_of(trials, by_seed, dataset, metric) for by_seed in tried.values()]
+    each = {w: accuracy_of(trials, Arm(setting, MI, w), dataset, metric) for w in arms.weights(trials, setting)}
+    tried = {weight: cell for weight, cell in each.items() if cell}
+    if none := accuracy_of(trials, arms.at_weight(setting, "none", 0), dataset, metric):
+        axes.axhline(100 * none.mean, color=INK, linestyle="--", linewidth=1.2, label=arms.policy_name("none"))
+        if none.interval:
+            axes.axhspan(100 * none.interval[0], 100 * none.interval[1], color=GREY, alpha=0.2, lw=0)
+    cells = [*tried.values()]
     means = [100 * cell.mean for cell in cells]
     low, high = (np.array([100 * (cell.interval or 2 * [cell.mean])[end] for cell in cells]) for end in (0, 1))
     axes.fill_between(list(tried), low, high, color=BLUE, alpha=0.22, linewidth=0)
     axes.plot(list(tried), means, label=arms.policy_name(MI), markersize=4.5, **_style(MI))
-    random = values(trials, arms.at_weight(setting, "random", twin_weight), dataset, metric)
-    if random:
-        _marks(axes, "random", [accuracy_of(trials, random, dataset, metric)], [twin_weight], horizontal=False)
+    if random := accuracy_of(trials, arms.at_weight(setting, "random", twin_weight), dataset, metric):
+        _marks(axes, "random", [random], [twin_weight], horizontal=False)
 
 
 def _same_span(panels: Sequence[Axes]) -> None:

@@ -108,7 +108,9 @@ def _on_terminal(line: Sequence[Cell], policies: int) -> list[Text]:
     cells_shown += [Text(cell.text.replace(" ± ", "\n± ").replace(" (", "\n(")) for cell in accuracy]
     for size, p in zip(tests[::2], tests[1::2], strict=True):
         below = "" if p.text == "–" else f"\np {p.text}"
-        cells_shown.append(Text(size.text + below, style="bold" if size.bold else ""))
+        # The interval of one seed, from its lower to its upper end, takes a line each.
+        shown = size.text.replace(" (", "\n(").replace(" to ", "\nto ")
+        cells_shown.append(Text(shown + below, style="bold" if size.bold else ""))
     return cells_shown
 
 
@@ -172,8 +174,9 @@ def summary_csv(sweep: Sweep) -> str:
     """One row for each arm, data set and metric: mean over seeds, interval, differences to `none` and `random`.
 
     Shares and differences are on a scale of 0–1. `half` is half the width of the 95 % confidence interval over seeds,
-    `low` and `high` its ends, or for one seed those of the interval over the test images. Differences are paired within
-    seeds, to the arm of the same setting and weight. q-values are given where the tables have them.
+    `low` and `high` its ends, or for one seed those of the interval over what it was tested on (`one_seed`).
+    Differences are paired within seeds, to the arm of the same setting and weight, with the same columns. q-values are
+    given where the tables have them.
     """
     trials = arms.grouped(sweep.trials)
     by_metric = {(table.dataset, table.metric): table for table in effect_tables(sweep)}
@@ -188,7 +191,8 @@ def summary_csv(sweep: Sweep) -> str:
                 by_seed = values(trials, arm, dataset, key)
                 if not by_seed:
                     continue
-                mean = accuracy_of(trials, by_seed, dataset, key) if key in METRICS else summary(list(by_seed.values()))
+                accuracy = accuracy_of(trials, arm, dataset, key) if key in METRICS else None
+                mean = accuracy or summary(list(by_seed.values()))
                 low, high = mean.interval or (None, None)
                 numbers: dict[str, Any] = {"n": mean.n, "mean": mean.mean, "half": mean.half, "low": low, "high": high}
                 table = by_metric.get((dataset, key))
@@ -204,10 +208,11 @@ def summary_csv(sweep: Sweep) -> str:
 
 def _columns(name: str, test: Paired | None, q: float | None) -> dict[str, Any]:
     """A paired difference as columns."""
-    numbers = {"n": None, "mean": None, "half": None, "p": None, "q": q}
+    numbers = {"n": None, "mean": None, "half": None, "low": None, "high": None, "p": None, "q": q}
     if test:
         mean = test.difference
-        numbers |= {"n": mean.n, "mean": mean.mean, "half": mean.half, "p": test.p}
+        low, high = mean.interval or (None, None)
+        numbers |= {"n": mean.n, "mean": mean.mean, "half": mean.half, "low": low, "high": high, "p": test.p}
     return {f"{name}_{key}": value for key, value in numbers.items()}
 
 

@@ -10,8 +10,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from infoaug.models.detection import Pyramid, detector
 from infoaug.orchestrator.config import DetectorConfig
 from infoaug.orchestrator.errors import StageError, UsageError
-from infoaug.orchestrator.evaluation import images, objects
+from infoaug.orchestrator.evaluation import average_precision, images, objects
 from infoaug.orchestrator.evaluation.annotated import Picture
+from infoaug.orchestrator.evaluation.average_precision import Labels
 from infoaug.orchestrator.evaluation.objects import Objects
 from infoaug.orchestrator.settings import one_line
 
@@ -68,7 +70,8 @@ def measure(data: Objects, backbone: nn.Module, settings: DetectorConfig, device
 
     Returns:
         `map` and `map_50`, mean average precision of boxes over IoU 0.5 to 0.95 and at 0.5; with masks also `mask_map`
-        and `mask_map_50`. All are shares, 0–1, over the classes of the test images. `loss`: its mean over each epoch.
+        and `mask_map_50`. All are shares, 0–1, over the classes of the test images. Each with `…_influence`, see
+        `average_precision.influence`; missing if a class is in too few test images. `loss`: its mean over each epoch.
 
     Raises:
         UsageError: an image cannot be read, or the backbone has no maps.
@@ -105,7 +108,7 @@ def _measured(data: Objects, backbone: nn.Module, settings: DetectorConfig, devi
     return mean_average_precision(_detections(model, data, settings, device), data.masks) | {"loss": losses}
 
 
-def mean_average_precision(pairs: Iterable[tuple[Found, Found]], masks: bool) -> dict[str, float]:
+def mean_average_precision(pairs: Iterable[tuple[Found, Found]], masks: bool) -> dict[str, Any]:
     """Mean average precision as COCO defines it, of at most 100 detections an image.
 
     Args:
@@ -114,18 +117,30 @@ def mean_average_precision(pairs: Iterable[tuple[Found, Found]], masks: bool) ->
         masks: whether they are judged too.
 
     Returns:
-        `map` and `map_50` of boxes, and with masks `mask_map` and `mask_map_50`: see `measure`.
+        `map` and `map_50` of boxes, and with masks `mask_map` and `mask_map_50`, with `…_influence`: see `measure`.
     """
     from torchmetrics.detection import MeanAveragePrecision  # an extra
 
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it logs its whole table
-    metric = MeanAveragePrecision(iou_type=("bbox", "segm") if masks else "bbox", backend="faster_coco_eval")
+    kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm") if masks else ("bbox",)
+    metric = MeanAveragePrecision(iou_type=kinds, backend="faster_coco_eval", extended_summary=True)
+    labels = []
     for found, known in pairs:
         metric.update([found], [known])
+        of_both = found["labels"], found["scores"], known["labels"], known["iscrowd"].bool()
+        labels.append(Labels(*(value.numpy() for value in of_both)))
     computed = metric.compute()
-    names = {"map": "bbox_map", "map_50": "bbox_map_50", "mask_map": "segm_map", "mask_map_50": "segm_map_50"}
-    keys = names if masks else {"map": "map", "map_50": "map_50"}
-    return {name: max(0.0, float(computed[key])) for name, key in keys.items()}
+    thresholds, recalls = np.array(metric.iou_thresholds), np.array(metric.rec_thresholds)
+    result: dict[str, Any] = {}
+    for kind, name in zip(kinds, ("map", "mask_map"), strict=False):
+        prefix = f"{kind}_" if masks else ""
+        result |= {of: max(0.0, float(computed[f"{prefix}{m}"])) for of, m in ((name, "map"), (f"{name}_50", "map_50"))}
+        ious = {pair: np.asarray(of, np.float64) for pair, of in computed[f"{prefix}ious"].items()}
+        moved = average_precision.influence(average_precision.ranked(labels, ious, thresholds), recalls)
+        if moved is not None:
+            for of, values in zip((name, f"{name}_50"), moved.T, strict=True):
+                result[f"{of}_influence"] = [float(f"{value:.4g}") for value in values]
+    return result
 
 
 def _train(model: Any, data: Objects, settings: DetectorConfig, device: str) -> list[float]:

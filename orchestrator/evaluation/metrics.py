@@ -26,6 +26,11 @@ class Metric:
         """Whether it is the share of the test images whose class is found."""
         return self.axis == Metric.axis
 
+    @property
+    def ranks_boxes(self) -> bool:
+        """Whether it ranks what a detector has found in all test images together."""
+        return self.network == _OF_DETECTORS[1]
+
     def of_data(self, title: str) -> str:
         """The metric on one data set, in a caption."""
         return f"{self.axis[0].upper()}{self.axis[1:]} ({self.name}) {self.of} {title}"

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
-from infoaug.orchestrator.evaluation.metrics import METRICS
+from infoaug.orchestrator.evaluation.metrics import METRICS, Metric
 from infoaug.orchestrator.reporting import one_seed, verdict
 from infoaug.orchestrator.reporting.confusion import Confusion
 from infoaug.orchestrator.reporting.page import template
@@ -111,7 +111,7 @@ class Accuracy:
         chance: see `Metric.chance`.
         over: what the intervals are over, with their number: `300 test images`.
         measured: the metric and the data set, in the middle of a sentence.
-        counts_images: see `Metric.counts_images`.
+        kind: what the metric is.
     """
 
     dataset: str
@@ -123,7 +123,7 @@ class Accuracy:
     chance: float | None
     over: str
     measured: str
-    counts_images: bool
+    kind: Metric
 
 
 def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
@@ -147,7 +147,7 @@ def accuracies(results: Sequence[Mapping[str, Any]]) -> list[Accuracy]:
                 of_trained, of_baseline, difference = map(summary, (trained, baseline, trained - baseline))
                 over = f"{seeds} seeds"
             counted = seeds, of_trained, of_baseline, difference, metric.chance(classes), over
-            rows.append(Accuracy(name, metric.name, *counted, metric.within(name), metric.counts_images))
+            rows.append(Accuracy(name, metric.name, *counted, metric.within(name), metric))
     return rows
 
 
@@ -274,8 +274,9 @@ def seeds_in_words(results: Sequence[Mapping[str, Any]]) -> str:
 def _intervals(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the intervals of one seed are made, in words, see `one_seed.summaries`; none for several seeds."""
     bounded = [row for row in accuracies(results) if row.trained.bounds]
-    shares = [row for row in bounded if row.counts_images]
-    others = [row for row in bounded if not row.counts_images]
+    shares = [row for row in bounded if row.kind.counts_images]
+    boxes = [row for row in bounded if row.kind.ranks_boxes]
+    others = [row for row in bounded if row not in (*shares, *boxes)]
     told = []
     if shares:
         told.append(
@@ -285,9 +286,14 @@ def _intervals(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if any("domain_images" in result for result in results) and shares:
         told.append("across domains: the same over the images of each domain tested on, the domains taken as given")
     if others:
-        names = ", ".join(dict.fromkeys(row.metric for row in others))
-        told.append(f"{names}: Student’s t; both backbones are compared on the same {_units(others)}")
+        told.append(f"{_named(others)}: Student’s t; both backbones are compared on the same {_units(others)}")
+    if boxes:
+        told.append(f"{_named(boxes)}: {one_seed.JACKKNIFE}, the same for both backbones")
     return told
+
+
+def _named(rows: Sequence[Accuracy]) -> str:
+    return ", ".join(dict.fromkeys(row.metric for row in rows))
 
 
 def _units(rows: Sequence[Accuracy]) -> str:

@@ -49,11 +49,13 @@ class Paired:
         p: two-sided p-value of the paired t-test; None with fewer than two pairs, and for equal differences, which have
             no variance to test against.
         q: the p-value adjusted for the false discovery rate, see `corrected`.
+        independent: of one seed, whether the interval takes the two conditions as independent, see `between`.
     """
 
     difference: Summary
     p: float | None
     q: float | None = None
+    independent: bool = False
 
 
 def summary(values: ArrayLike) -> Summary:
@@ -108,6 +110,20 @@ def mean_of(shares: Sequence[Summary]) -> Summary:
     each = np.array([share.mean for share in shares])
     below, above = (float(np.linalg.norm(lengths)) / len(shares) for lengths in (each - low, high - each))
     return Summary(mean, None, 1, (mean - below, mean + above))
+
+
+def of_same_units(each: Sequence[Summary]) -> Summary:
+    """The mean of numbers of one seed that were measured on the same units, such as those of several frameworks.
+
+    How they vary together is not known. The ends of its interval are the means of theirs, as if each unit moved all of
+    them alike, so that it is rather too wide. It has none if one of them has none.
+    """
+    mean = float(np.mean([of.mean for of in each]))
+    bounds = [of.bounds for of in each if of.bounds is not None]
+    if len(bounds) < len(each):
+        return Summary(mean, None, 1)
+    low, high = np.mean(bounds, axis=0).tolist()
+    return Summary(mean, None, 1, (low, high))
 
 
 def between(treatment: Summary, reference: Summary) -> Summary:

@@ -1,7 +1,8 @@
 """A sweep in MLflow: a run for the sweep, and a child run for each trial, written by the process that runs the sweep.
 
 A thread writes in order, so trials never wait for MLflow. While the server is unreachable it tries again, so no metric
-is lost. A write that fails for another reason is skipped and reported at the end. Workers need no MLflow.
+is lost. A write that fails for another reason is skipped and reported at the end. Workers need no MLflow. What the
+machine is busy with is that of this process's machine too.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from queue import Queue
 from typing import Any
@@ -40,6 +42,7 @@ class Tracked:
         tags = {"infoaug.kind": "sweep", "infoaug.created": str(time.time())}
         self.parent = mlflow_runs.Run(config, key=trials.identity(config), tags=tags)
         self._children: dict[str, mlflow_runs.Run] = {}
+        self._watched: dict[str, ExitStack] = {}  # trials for which the machine is watched, and how to end that
         self._models: dict[str, tuple[str, bool]] = {}
         self._todo: Queue[Callable[[], Any] | None] = Queue()
         self._failed: Exception | None = None  # the error of the write that is being tried again
@@ -57,8 +60,15 @@ class Tracked:
         self._models.setdefault(trial.name, (model, anew))
 
     def begin(self, trial: Trial) -> None:
-        """The trial has started."""
-        self._todo.put(lambda: self._child(trial))
+        """The trial has started. Until it ends, what the machine is busy with is logged to its run."""
+
+        def write() -> None:
+            run = self._child(trial)
+            if trial.name not in self._watched:
+                self._watched[trial.name] = watched = ExitStack()
+                watched.enter_context(run.system_metrics())
+
+        self._todo.put(write)
 
     def epochs(self, trial: Trial, history: Sequence[Mapping[str, float]]) -> None:
         """The trial has trained these epochs; those that are logged already are skipped."""
@@ -68,6 +78,7 @@ class Tracked:
         """The trial has ended: FINISHED with its result, or stopped early and why; or FAILED and why."""
 
         def write() -> None:
+            self._watched.pop(trial.name, ExitStack()).close()
             run = self._child(trial)
             if outcome:
                 run.results([{"dataset": name, **result} for name, result in outcome.results.items()])
@@ -92,6 +103,8 @@ class Tracked:
         """
 
         def write() -> None:
+            while self._watched:
+                self._watched.popitem()[1].close()
             self.parent.files(files, FOLDER)
             for run in self._children.values():
                 run.finish("KILLED")

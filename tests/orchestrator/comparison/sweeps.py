@@ -30,6 +30,12 @@ def trials(accuracies: dict[str, list[float]], framework: str = "simclr", **chan
     ]
 
 
+def masks(first: float, second: float, prefix: str = "") -> dict[str, Any]:
+    """J&F of two sequences of one object, by their names with this prefix."""
+    sequences = {f"{prefix}{name}": {"jf": jf, "objects": [{}]} for name, jf in (("cows", first), ("dog", second))}
+    return {"jf": (first + second) / 2, "sequences": sequences}
+
+
 def sweep(of: list[TrialResult], **changes: Any) -> Sweep:
     """A sweep of these trials."""
     settings: dict[str, Any] = {"name": "demo", "created": "2024-01-02T03:04:05+00:00", "twin_weight": 0.5}

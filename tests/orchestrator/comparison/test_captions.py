@@ -2,10 +2,10 @@
 
 import pytest
 
-from infoaug.orchestrator.comparison import captions
-from infoaug.orchestrator.comparison.arms import MI
-from infoaug.orchestrator.comparison.effects import effect_tables
-from tests.orchestrator.comparison.sweeps import SIMCLR, rich_sweep, sweep, three_frameworks, trial, trials
+from infoaug.orchestrator.comparison import captions, tables
+from infoaug.orchestrator.comparison.arms import MI, Sweep
+from infoaug.orchestrator.comparison.effects import EffectTable, effect_tables
+from tests.orchestrator.comparison.sweeps import SIMCLR, masks, rich_sweep, sweep, three_frameworks, trial, trials
 
 
 def test_the_headline_states_the_numbers_of_the_table() -> None:
@@ -85,12 +85,71 @@ def test_where_nothing_was_learnt_that_is_what_to_change() -> None:
     assert captions.next_step([]) == "Next: see below why no trial was evaluated."
 
 
+def of_one_seed(twin: float, **changes: object) -> tuple[EffectTable, Sweep]:
+    """The first table of a sweep of two trials, and the sweep: no twins find 50 of 100 test images."""
+    shared = {"test": 100, "classes": 10, **changes}
+    of = sweep([trial(p, results={"cifar10": {"probe": share, **shared}}) for p, share in (("none", 0.5), (MI, twin))])
+    return effect_tables(of)[0], of
+
+
 def test_one_seed_has_the_interval_over_the_test_images() -> None:
-    results = {"cifar10": {"probe": 0.5, "test": 100, "classes": 10}}
-    of = sweep([trial(policy, results=results) for policy in ("none", MI)])
-    table = effect_tables(of)[0]
+    table, of = of_one_seed(0.5)
     assert captions.share(table.rows[0].accuracy[MI]) == "50.0 (40.4–59.6)"  # Wilson's of 50 of 100
-    assert "one seed; in brackets: 95 % intervals over the test images" in captions.caption(table, of)
+    assert tables.difference(table.rows[0].to_none) == "+0.0 (−13.6 to +13.6)"  # √2 times as wide
+    caption = captions.caption(table, of)
+    assert "training; one seed. In brackets: 95 % interval of one seed over the 100 test images (Wilson’s;" in caption
+    assert "of Δ Newcombe’s for independent samples" in caption and "all frameworks" not in caption
+    assert "nothing about other seeds" in captions.how_to_read([table])
+    assert "nothing about other seeds" not in captions.how_to_read([three_frameworks()])
+
+
+def test_one_seed_can_show_that_there_may_be_no_difference_but_not_that_there_is_one() -> None:
+    near, _ = of_one_seed(0.52)
+    assert captions.headline(near) == (
+        "With SimCLR over 1 seed, no difference in linear probe accuracy on cifar10 is shown between the MI twin and "
+        "no twins (+2.0 points, −11.6 to +15.5, one seed, 100 test images)."
+    )
+    apart, _ = of_one_seed(0.8)
+    assert "was not tested against no twins (+30.0 points, +16.9 to +41.7, one seed, 100" in captions.headline(apart)
+    for table in (near, apart):
+        assert "at least three seeds" in captions.next_step([table])
+    assert tables.lines(apart)[0][-1].text == "–", "no p-value"
+
+
+def test_one_seed_among_arms_of_several_is_explained() -> None:
+    of = sweep(
+        [
+            trial(policy, seed, results={"x": {"probe": 0.5 + 0.01 * seed, "test": 100}})
+            for policy, seed in (("none", 0), ("none", 1), (MI, 1))
+        ]
+    )
+    caption = captions.caption(effect_tables(of)[0], of)
+    assert "mean of 1 to 2 seeds ± 95 % interval" in caption and "In brackets: 95 % interval of one seed" in caption
+
+
+def test_the_caption_says_whether_differences_of_one_seed_are_paired() -> None:
+    for prefix, part in (("", "Student’s t; Δ paired within sequences)"), ("other-", "of Δ as for independent sam")):
+        of = sweep(
+            [trial("none", results={"davis": masks(0.4, 0.5)}), trial(results={"davis": masks(0.55, 0.5, prefix)})]
+        )
+        caption = captions.caption(effect_tables(of)[0], of)
+        assert "of one seed over the 2 sequences (Student’s t" in caption and part in caption
+
+
+def test_the_interval_of_precision_is_said_to_be_the_jackknifes() -> None:
+    results = {"coco": {"map": 0.2, "test": 300, "map_influence": [0.01, -0.01]}}
+    other = {"coco": {"map": 0.1, "test": 300, "map_influence": [0.02, -0.02]}}
+    of = sweep([trial("none", results=other), trial(results=results)])
+    caption = captions.caption(effect_tables(of)[0], of)
+    assert "one seed over the 300 test images (jackknife, Student’s t over groups of images left out in turn" in caption
+    assert "Δ paired within images" in caption
+
+
+def test_results_without_what_an_interval_needs_are_said_to_have_none() -> None:
+    of = sweep([trial(policy, results={"davis": {"jf": 0.5}}) for policy in ("none", MI)])
+    table = effect_tables(of)[0]
+    assert "No interval: the results of one seed lack what it needs" in captions.caption(table, of)
+    assert "was not tested against no twins (+0.0 points, one seed)" in captions.headline(table)
 
 
 @pytest.mark.parametrize(

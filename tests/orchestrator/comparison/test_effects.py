@@ -1,6 +1,7 @@
 """Effects are paired within seeds, and tested with textbook statistics."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from scipy import stats
 
 from infoaug.orchestrator.comparison.arms import MI
 from infoaug.orchestrator.comparison.effects import effect_tables, is_significant
+from infoaug.orchestrator.reporting import one_seed, statistics
+from infoaug.orchestrator.reporting.statistics import Paired
 from tests.orchestrator.comparison.sweeps import (
     MOCO,
     SIMCLR,
     VICREG,
+    masks,
     rich_sweep,
     sweep,
     three_frameworks,
@@ -163,6 +167,92 @@ def test_the_smallest_of_equal_weights_is_chosen_and_a_single_weight_gives_no_ch
     of = [*weighed(1.0, 0.5, 0.5), *weighed(0.5, 0.5, 0.5)]
     assert effect_tables(sweep(of))[0].choices[0].weight == 0.5  # type: ignore[arg-type]
     assert effect_tables(sweep(weighed(0.5, 0.5, 0.5)))[0].choices == []  # type: ignore[arg-type]
+
+
+# ---- one seed
+
+
+def one_difference(treatment: dict[str, Any], reference: dict[str, Any]) -> Paired:
+    """The difference between two trials of one seed."""
+    of = [trial("none", results={"x": reference}), trial(MI, results={"x": treatment})]
+    test = effect_tables(sweep(of))[0].rows[0].to_none
+    assert test is not None and test.p is None and test.difference.n == 1
+    return test
+
+
+def test_sequences_of_one_seed_are_compared_with_themselves() -> None:
+    test = one_difference(masks(0.6, 0.4), masks(0.5, 0.35))
+    expected = statistics.summary([0.1, 0.05])
+    assert expected.half and test.difference.bounds == pytest.approx((0.075 - expected.half, 0.075 + expected.half))
+    assert not test.independent
+
+
+def test_images_of_a_segmentation_are_compared_with_themselves() -> None:
+    moved, other = [0.01, -0.02, 0.01], [0.02, -0.02, 0.0]
+    test = one_difference({"miou": 0.5, "miou_influence": moved}, {"miou": 0.3, "miou_influence": other})
+    assert test.difference == statistics.of_units(0.2, np.subtract(moved, other), (-1, 1)) and not test.independent
+
+
+def test_results_that_cannot_be_paired_are_compared_as_independent_samples() -> None:
+    treatment, reference = masks(0.6, 0.4), masks(0.5, 0.35, "other-")
+    test = one_difference(treatment, reference)
+    each = (one_seed.measured(result, "jf") for result in (treatment, reference))
+    assert test.difference == statistics.between(*each) and test.difference.bounds and test.independent
+
+
+def test_accuracies_across_domains_of_one_seed_have_an_interval() -> None:
+    def result(share: float) -> dict[str, Any]:
+        matrix = [[0.9, share], [share, 0.9]]
+        return {"domains": ["a", "b"], "domain_images": [50, 80], "test": 130, "probe": share, "probe_matrix": matrix}
+
+    test = one_difference(result(0.6), result(0.5))
+    means = [statistics.mean_of([statistics.of_images(share, n) for n in (50, 80)]) for share in (0.6, 0.5)]
+    assert test.difference == statistics.between(*means) and test.difference.bounds
+
+
+def test_several_seeds_have_no_interval_over_images_though_one_of_them_would() -> None:
+    of = [
+        trial(policy, seed, results={"x": {"probe": share + 0.01 * seed, "test": 100}})
+        for policy, share in (("none", 0.5), (MI, 0.6))
+        for seed in range(2)
+    ]
+    row = effect_tables(sweep(of))[0].rows[0]
+    assert row.to_none and row.to_none.difference.bounds is None and row.to_none.difference.half is not None
+    assert row.accuracy[MI].bounds is None and effect_tables(sweep(of))[0].over == ""
+
+
+def test_frameworks_of_one_seed_are_averaged_as_if_they_erred_alike() -> None:
+    def result(share: float) -> dict[str, Any]:
+        return {"x": {"probe": share, "test": 200, "floor_probe": 0.3}}
+
+    shares = {"simclr": (0.5, 0.6), "moco": (0.4, 0.42)}
+    of = [
+        trial(policy, framework=framework, results=result(share))
+        for framework, pair in shares.items()
+        for policy, share in zip(("none", MI), pair, strict=True)
+    ]
+    table = effect_tables(sweep(of))[0]
+    each = [row.to_none.difference for row in table.rows if row.to_none]
+    assert table.total and table.total.to_none and table.over == "200 test images"
+    found = table.total.to_none.difference
+    assert found.mean == pytest.approx(0.06) and found.n == 1
+    assert found.bounds == pytest.approx(np.mean([one.bounds for one in each], axis=0))
+    assert table.baseline == statistics.of_images(0.3, 200)
+
+
+def test_the_only_seed_that_frameworks_share_has_an_interval_too() -> None:
+    results = {"x": {"probe": 0.5, "test": 100}}
+    seeds = {"simclr": (0, 1), "moco": (1, 2)}
+    of = [trial(p, s, framework=f, results=results) for f, each in seeds.items() for s in each for p in ("none", MI)]
+    total = effect_tables(sweep(of))[0].total
+    assert total and total.to_none and total.to_none.difference.n == 1 and total.to_none.difference.bounds
+
+
+def test_trials_that_were_tested_on_other_numbers_of_images_have_no_common_number() -> None:
+    of = [trial(policy, results={"x": {"probe": 0.5, "test": n}}) for policy, n in (("none", 100), (MI, 90))]
+    table = effect_tables(sweep(of))[0]
+    assert table.over == "test images"
+    assert table.rows[0].accuracy[MI] == statistics.of_images(0.5, 90)
 
 
 @given(st.permutations(list(rich_sweep().trials)))

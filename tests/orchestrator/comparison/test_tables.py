@@ -150,6 +150,19 @@ def test_the_summary_csv_has_the_numbers_of_the_tables() -> None:
     assert not any(row["to_none_n"] for row in rows if row["policy"] == "none")
 
 
+def test_the_interval_of_one_seed_stands_beside_its_difference_everywhere() -> None:
+    shares = {"none": 0.5, "random": 0.48, MI: 0.6}
+    results = {policy: {"cifar10": {"probe": share, "test": 100}} for policy, share in shares.items()}
+    of = sweep([trial(policy, results=result) for policy, result in results.items()])
+    assert "+10.0 (−3.7 to +23.2) |" in tables.markdown(of)
+    text = printed(of)
+    assert "(−3.7" in text and "to +23.2)" in text and max(map(len, text.splitlines())) <= 80 and "…" not in text
+    (row,) = (row for row in read(tables.summary_csv(of)) if row["policy"] == MI)
+    test = effect_tables(of)[0].rows[0].to_none
+    assert test and (float(row["to_none_low"]), float(row["to_none_high"])) == test.difference.bounds
+    assert row["to_none_half"] == row["to_none_p"] == ""
+
+
 def test_an_empty_sweep_still_has_all_tables() -> None:
     assert tables.markdown(sweep([])).startswith("# demo")
     assert tables.terminal_tables(sweep([])) == []

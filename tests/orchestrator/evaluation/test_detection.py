@@ -52,6 +52,20 @@ def test_perfect_detections_have_a_precision_of_one_and_none_of_zero(masks: bool
     assert mean_average_precision([(of(none), target)], masks) == dict.fromkeys(names, 0.0)
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_precision_comes_with_what_each_image_adds_to_it(masks: bool) -> None:
+    target = known()
+    shifted = target | {"boxes": target["boxes"] + 4, "masks": target["masks"].roll(4, dims=-1)}
+    pairs = [(of(shifted, 0.5, 0.4), target)] * 3 + [(of(target, 0.9, 0.8), target)] * 5
+    found = mean_average_precision(pairs, masks)
+    names = {"map", "map_50"} | ({"mask_map", "mask_map_50"} if masks else set())
+    assert found.keys() == names | {f"{name}_influence" for name in names}
+    for name in names:
+        moved = sorted(found[f"{name}_influence"])
+        assert len(moved) == 8 and sum(moved) == pytest.approx(0, abs=1e-3)
+        assert 0 < found[name] < 1 and moved[2] < 0 < moved[3], "three images lower it, the others raise it"
+
+
 def test_a_shifted_box_counts_up_to_its_overlap() -> None:
     target = known()
     shifted = target | {"boxes": target["boxes"] + torch.tensor([[2.0, 0, 2, 0], [0, 0, 0, 0]])}

@@ -67,6 +67,16 @@ def test_segmentation_is_compared_image_by_image() -> None:
     assert difference.bounds == pytest.approx((0.2 - half, 0.2 + half)) and over == "3 test images"
 
 
+def test_boxes_have_an_interval_over_groups_of_images_which_counts_the_images() -> None:
+    moved, floor = [0.01, -0.02, 0.01], [0.02, -0.02, 0.0]
+    result = {"map": 0.5, "floor_map": 0.3, "test": 900, "map_influence": moved, "floor_map_influence": floor}
+    trained, _, difference, over = one_seed.summaries(result, "map")
+    assert over == "900 test images" and trained == of_units(0.5, moved)
+    assert difference == of_units(0.2, np.subtract(moved, floor), (-1, 1))
+    other = one_seed.compared(result, one_seed.before(result) | {"test": 800}, "map")
+    assert other == (between(trained, of_units(0.3, floor)), False), "groups of other images are no pairs"
+
+
 def test_domains_have_an_interval_over_their_images() -> None:
     matrix, floor = [[0.9, 0.4, 0.5], [0.6, 0.9, 0.7], [0.2, 0.3, 0.9]], [[0.5] * 3] * 3
     result = {"domains": ["a", "b", "c"], "domain_images": [100, 50, 400], "test": 550, "probe": 0.45}
@@ -83,6 +93,12 @@ def test_the_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
     found = [mean_of([of_images(k / n, n) for k, n in zip(row, counts.tolist(), strict=True)]) for row in right]
     covered = [low <= shares.mean() <= high for of in found if (ends := of.bounds) for low, high in [ends]]
     assert len(covered) == 2000 and np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+def test_results_of_other_sequences_are_compared_as_independent_samples() -> None:
+    result = masks([0.5], [0.6], [0.7]) | {"floor_sequences": masks([0.4], [0.3])["sequences"], "floor_jf": 0.35}
+    trained, baseline, difference, over = one_seed.summaries(result, "jf")
+    assert difference == between(trained, baseline) and difference.bounds and over == "3 sequences"
 
 
 @pytest.mark.parametrize(

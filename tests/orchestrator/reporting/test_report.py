@@ -245,6 +245,10 @@ def test_the_caption_says_what_intervals_of_one_seed_are_over_and_what_has_none(
     assert "one seed; in brackets: 95 % intervals over the test images or sequences (accuracies: Wilson’s" in text
     assert "J&F: Student’s t; both backbones are compared on the same sequences)" in text
     assert "Without an interval: mAP on coco." in text and "across domains" not in text
+    moved = {"map_influence": [0.02, -0.02, 0.0], "floor_map_influence": [0.0, -0.01, 0.01]}
+    text = Seen(report.page(made_up(results=[boxes | moved]))).text
+    assert "mAP: jackknife, Student’s t over groups of images left out in turn, the same for both backbones)" in text
+    assert "Without an interval" not in text and "mAP on coco" in report.conclusion(made_up(results=[boxes | moved]))[0]
     found, _ = report.conclusion(made_up(results=[davis]))
     assert found.startswith("No difference in J&F on davis is shown") and "2 sequences)" in found
     domains = result("pacs") | {"domains": ["a", "b"], "domain_images": [9, 9], "probe_matrix": [[0.5, 0.5]] * 2}

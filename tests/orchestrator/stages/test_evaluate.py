@@ -351,6 +351,7 @@ def test_objects_are_detected_by_the_model_and_by_its_baseline(
     assert (found["train"], found["test"], found["classes"], len(found["notes"])) == (2, 2, 2, 1)
     metrics = {"map", "map_50", "mask_map", "mask_map_50"}
     assert {*metrics, *(f"floor_{metric}" for metric in metrics)} <= found.keys()
+    assert not any("influence" in key for key in found), "two images are too few for an interval"
     assert found["loss"] != found["floor_loss"]
     assert len(floors(store)) == 1
     before = evaluate.paths(config, pretrained(store, 3), str(folder))

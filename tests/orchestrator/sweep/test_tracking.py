@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from infoaug.orchestrator.sweep import tracking, trials
 from infoaug.orchestrator.sweep.config import SweepConfig
 from infoaug.orchestrator.sweep.runner import SweepRunner
 from infoaug.orchestrator.sweep.tracking import Tracked
+from infoaug.orchestrator.sweep.trials import Trial
 from tests.orchestrator.comparison import sweeps
 from tests.orchestrator.sweep.made import config, epoch, leave_done, scored_of
 
@@ -113,6 +115,62 @@ def test_a_trial_of_changed_clips_has_a_run_of_its_own_and_the_old_one_keeps_its
     assert (old.data.metrics["scenes/knn"], new.data.metrics["scenes/knn"]) == (0.3, 0.2)
     assert old.data.tags["infoaug.replaced_by"] == new.info.run_id
     assert old.info.status == new.info.status == "FINISHED"
+
+
+# ---- what the machine is busy with
+
+
+BUSY = "system/cpu_utilization_percentage"
+
+
+def test_the_machine_is_watched_for_a_trial_from_its_start_to_its_end(
+    sweep: SweepConfig, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    first, second, third, fourth = trials.planned(sweep)
+    made = Tracked(sweep)
+    for trial in (first, second, third):
+        made.begin(trial)
+    wait_for(lambda: BUSY in run_of(client, sweep, first).data.metrics)
+    made.end(first, "FINISHED", sweeps.trial())
+    made.end(second, "FAILED", why="out of memory")
+    made.end(fourth, "FINISHED", sweeps.trial())  # it was complete before
+    made.finish("KILLED", {}, LONG)
+    runs = children_of(client, sweep)
+    logged = {name: steps(client, run, BUSY) for name, run in runs.items()}
+    assert logged[first.name] and not logged[fourth.name]
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert [runs[trial.name].info.status for trial in (first, second, third)] == ["FINISHED", "FAILED", "KILLED"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_machine_is_watched_unless_the_config_says_no(
+    experiment: dict[str, Any], client: MlflowClient, wanted: bool
+) -> None:
+    experiment["tracking"]["system_metrics"] = wanted
+    of = config(experiment, grid=[BLOCK])
+    first, second, *_ = trials.planned(of)
+    made = Tracked(of)
+    made.begin(first)
+    made.begin(second)
+    run_of(client, of, second)  # what is written of the first is written before
+    watching = any(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
+    made.finish("FINISHED", {}, LONG)
+    assert watching == wanted
+
+
+def run_of(client: MlflowClient, of: SweepConfig, trial: Trial) -> Run:
+    """A trial's run, once there is one."""
+    wait_for(lambda: trial.name in children_of(client, of))
+    return children_of(client, of)[trial.name]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so, for no longer than a test may take."""
+    ends = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 # ---- what is there
