@@ -105,7 +105,9 @@ def _build(name: str, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
         # The length of the pooled output: with `catavgmax` pooling, or in MobileNets, timm's num_features is smaller.
         model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)
     except Exception as error:  # any error that a network raises for arguments that it does not expect
-        raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {short(error)}") from error
+        foreign = "unexpected keyword" in str(error) and bool(kwargs)
+        remedy = "; set backbone_settings to what this backbone takes, {} for nothing" if foreign else ""
+        raise ValueError(f"timm cannot build {name!r} with {fitted!s:.300}: {short(error)}{remedy}") from error
 
     if "fit_stem" in kwargs and not (isinstance(model, ResNet) and isinstance(fit_stem, bool)):
         raise ValueError(f"fit_stem is true or false, and for ResNets only: {name!r} cannot take {fit_stem!r:.60}.")

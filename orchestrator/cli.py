@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from infoaug.orchestrator.config import ExperimentConfig
 
 _Misused: Any = typer.BadParameter.__mro__[1]  # what typer raises for arguments that a command does not take
+_SPACED = re.compile(r"unexpected extra argument\S* \(=")
 _SETTING = re.compile(r"unexpected extra argument\S* \((?:.* )?([a-z_]+(?:\.\w+)*=[^ ]*).*\)")
 INTERRUPTED = "interrupted; what is complete is kept, and the same command continues from there"
 
@@ -40,6 +41,8 @@ class _Commands(TyperGroup):
             except _Misused as error:
                 if setting := _SETTING.search(str(error)):
                     raise UsageError(f"settings are changed by --set, as in --set {setting[1]}") from error
+                if _SPACED.search(str(error)):
+                    raise UsageError("--set takes key=value, without spaces around =") from error
                 raise
 
 
@@ -76,7 +79,7 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Say what would be done or reused, and what it would take; then the resolved config."
+        "--dry-run", help="Print the resolved config; then what would be done or reused, and what it would take."
     ),
 ]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
@@ -119,13 +122,16 @@ def _placed(config: AnyConfig) -> AnyConfig:
 
 def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...] | None, resume: bool = True) -> None:
     """Run stages, by default all, and show the report if it is among them."""
-    from infoaug.orchestrator import experiment
     from infoaug.orchestrator.config import load
+
+    places.look_beside(config)
+    resolved = _placed(load(config, overrides or ()))
+    # After the config, whose errors need not wait for PyTorch and Ray.
+    from infoaug.orchestrator import experiment
     from infoaug.orchestrator.reporting import report
     from infoaug.orchestrator.runtime import console
 
-    places.look_beside(config)
-    result = experiment.run(_placed(load(config, overrides or ())), stages or experiment.STAGES, resume=resume)
+    result = experiment.run(resolved, stages or experiment.STAGES, resume=resume)
     if result:
         clips, failed = len(result.report.ledger), len(report.incomplete(result.report))
         console.show(report.terminal_table(result.report))
@@ -155,13 +161,15 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
     """Run the whole pipeline: extract, score, pretrain, evaluate, report. Run again, it does only what is missing."""
     if not dry_run:
         return _run(config, overrides, None, resume)
-    from infoaug.orchestrator import dry_run as dry
     from infoaug.orchestrator.config import load
 
     places.look_beside(config)
     resolved = load(config, overrides or ())
-    _summary(dry.lines(resolved))
-    typer.echo(f"\n{resolved.to_yaml()}")
+    from infoaug.orchestrator import dry_run as dry
+
+    lines = dry.lines(resolved)
+    typer.echo(resolved.to_yaml())
+    _summary(lines)
 
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
@@ -206,9 +214,9 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
         from infoaug.orchestrator.sweep import plan
 
         planned = plan.plan(resolved)
-        _summary(planned.lines)
+        typer.echo(resolved.to_yaml())
         console.show(planned.table)
-        return typer.echo(resolved.to_yaml())
+        return _summary(planned.lines)
     from infoaug.orchestrator.sweep import runner
 
     compared = runner.run(_placed(resolved), resume)
@@ -336,9 +344,8 @@ def try_clips(
     typer.echo()
     for seen in first.seen if len(first.seen) > 1 else ():
         _echo(seen.page)
-    _echo(
-        f"Open {first.best().page} in a browser to look at the window{' with the most twins' * (len(first.seen) > 1)}."
-    )
+    which = "the window with the most twins" if len(first.seen) > 1 and first.best().share else "a window"
+    _echo(f"Open {first.best().page} in a browser to look at {which}.")
 
 
 @app.command(epilog="Example:  infoaug export configs/demo.yaml --to onnx --out my/folder")

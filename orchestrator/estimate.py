@@ -225,7 +225,9 @@ class Estimate:
         parts = [f"{about(self.video / cores)} to extract and score"] if self.video else []
         parts += [f"{about(cpu)} to train"] if self.training else []
         parts += [f"or {about(on_gpu)} on one GPU at {gpu / 1e12:g}·10¹² operations a second"] if self.training else []
-        time = f"about {about(self.video / cores + cpu)} on {cores} CPU cores: {', '.join(parts)}" if parts else "none"
+        whole = about(self.video / cores + cpu)
+        whole = whole if whole.startswith("under") else f"about {whole}"
+        time = f"{whole} on {cores} CPU cores: {', '.join(parts)}" if parts else "none"
         time += "; evaluation is not counted"
         disk = f"about {_size(self.bytes)} in {config.store}"
         return [("time", time), ("disk", disk), ("", f"estimates, at {SOURCE}")]

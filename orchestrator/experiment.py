@@ -260,6 +260,7 @@ def _report(config: ExperimentConfig, store: Store, tracked: mlflow_runs.Run, ou
     """Make the report from the stages' outputs, write it to the store, and log it to MLflow."""
     scored: score.Scored = outputs["score"]
     history, results = outputs["pretrain"].history, outputs["evaluate"].results
+    console.say("report: drawing the figures and writing the pages")
     drawn = {
         "accuracy": figures.draw_accuracy(results),
         "reasons": figures.draw_reasons(scored.counts),

@@ -2,8 +2,12 @@
 
 import ast
 import importlib.util
+import itertools
 import re
+import shlex
 import subprocess
+import sys
+import types
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -16,6 +20,9 @@ import yaml
 from packaging.requirements import Requirement
 
 import infoaug
+from infoaug.models import frameworks
+from infoaug.models.backbones import create_backbone
+from infoaug.orchestrator import named_configs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -140,6 +147,35 @@ def test_the_messages_that_troubleshooting_explains_are_in_the_code() -> None:
         if len(part.strip(" ,:;'?()")) > 3 and part.strip(" ,:;'?()") not in code
     ]
     assert missing == []
+
+
+def commands() -> dict[str, tuple[str, list[str]]]:
+    """Config and overrides of the commands `infoaug run` in the pages, by the command."""
+    found = {}
+    for page in [DOCS.parent / "README.md", *DOCS.glob("*.md")]:
+        for block in FENCE.findall(page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("infoaug run "):
+                    _, _, config, *options = shlex.split(line, comments=True)
+                    sets = [value for option, value in itertools.pairwise(options) if option == "--set"]
+                    found[shlex.join([config, *sets])] = (config, sets)
+    return {command: of for command, of in found.items() if named_configs.find(of[0]).is_file()}
+
+
+@pytest.mark.parametrize(("config", "sets"), commands().values(), ids=commands())
+def test_the_backbone_of_a_command_in_the_pages_can_be_built(config: str, sets: list[str]) -> None:
+    page = (DOCS / "start.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n# (\w+)\.py, in the current folder.*?\n(.*?)```", page, re.DOTALL)
+    own = {name: types.ModuleType(name) for name, _ in code}
+    for name, source in code:
+        exec(source, own[name].__dict__)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, module in own.items():
+            patched.setitem(sys.modules, name, module)
+        loaded = infoaug.load_config(config, sets)
+        made = loaded.pretrain
+        backbone = create_backbone(made.backbone, loaded.extract.image_size, **made.backbone_settings)
+        frameworks.create(made.framework, backbone, made.framework_settings).make_branch()
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,3 +28,4 @@ class BarlowTwins(Framework):
     """Barlow Twins: settings and branch, nothing else."""
 
     branch_type = BarlowTwinsBranch
+    settings_type = BarlowTwinsSettings

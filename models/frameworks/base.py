@@ -105,10 +105,7 @@ class Branch(nn.Module, ABC):
 
 
 class Framework(nn.Module):
-    """A backbone and the recipe for branches; a subclass names its `branch_type`.
-
-    One outside infoaug names its `settings_type` too.
-    """
+    """A backbone and the recipe for branches; a subclass names its `branch_type` and its `settings_type`."""
 
     branch_type: ClassVar[type[Branch]]
     settings_type: ClassVar[type[FrameworkSettings]] = FrameworkSettings

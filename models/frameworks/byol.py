@@ -33,3 +33,4 @@ class BYOL(Framework):
     """BYOL: settings and branch, nothing else."""
 
     branch_type = BYOLBranch
+    settings_type = BYOLSettings

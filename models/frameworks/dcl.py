@@ -1,6 +1,7 @@
 """DCL: SimCLR without the positive in the denominator, so that small batches learn too (Yeh et al. 2022)."""
 
 from infoaug.models.frameworks.base import Framework
+from infoaug.models.frameworks.settings import DCLSettings
 from infoaug.models.frameworks.simclr import SimCLRBranch
 
 
@@ -14,3 +15,4 @@ class DCL(Framework):
     """DCL: settings and branch, nothing else."""
 
     branch_type = DCLBranch
+    settings_type = DCLSettings

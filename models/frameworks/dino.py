@@ -66,3 +66,4 @@ class DINO(Framework):
     """DINO: settings and branch, nothing else."""
 
     branch_type = DINOBranch
+    settings_type = DINOSettings

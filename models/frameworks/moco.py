@@ -53,3 +53,4 @@ class MoCo(Framework):
     """MoCo v2: settings and branch, nothing else."""
 
     branch_type = MoCoBranch
+    settings_type = MoCoSettings

@@ -69,3 +69,4 @@ class NNCLR(Framework):
     """NNCLR: settings and branch, nothing else."""
 
     branch_type = NNCLRBranch
+    settings_type = NNCLRSettings

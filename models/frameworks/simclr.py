@@ -42,3 +42,4 @@ class SimCLR(Framework):
     """SimCLR: settings and branch, nothing else."""
 
     branch_type = SimCLRBranch
+    settings_type = SimCLRSettings

@@ -31,3 +31,4 @@ class SimSiam(Framework):
     """SimSiam: settings and branch, nothing else."""
 
     branch_type = SimSiamBranch
+    settings_type = SimSiamSettings

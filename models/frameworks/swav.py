@@ -45,3 +45,4 @@ class SwAV(Framework):
     """SwAV: settings and branch, nothing else."""
 
     branch_type = SwAVBranch
+    settings_type = SwAVSettings

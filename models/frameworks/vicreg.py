@@ -28,3 +28,4 @@ class VICReg(Framework):
     """VICReg: settings and branch, nothing else."""
 
     branch_type = VICRegBranch
+    settings_type = VICRegSettings

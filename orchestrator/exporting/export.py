@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from infoaug.models.backbones import RECIPE_FILE, load_backbone
+from infoaug.orchestrator import named_configs
 from infoaug.orchestrator.config import ExperimentConfig, load
 from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
@@ -42,7 +43,8 @@ def export(
     which takes any number of images with pixels in 0–1, and normalises them itself.
 
     Args:
-        run: the config file of a finished training, a folder with a saved backbone, or an MLflow run's id or name.
+        run: the config of a finished training (a file or its name), a folder with a saved backbone, or an MLflow run's
+            id or name. A name that both a config and a run have is the config's.
         to: `timm`, `torchscript` or `onnx`.
         out: folder, created if missing; other files in it are kept. By default `export/NAME`, with the name of the
             experiment, the folder or the run.
@@ -83,10 +85,11 @@ def find(run: str, overrides: Sequence[str] = (), base: ExperimentConfig | None 
         StageError: its model is not trained yet.
     """
     path, base = Path(run), base or load(None, overrides)
+    described = named_configs.find(run)
     if (path / RECIPE_FILE).is_file():
         return path.resolve().name, _read(path, run, base)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        config = load(path, overrides)
+    if described.is_file() or path.suffix in (".yaml", ".yml"):
+        config = load(described, overrides)
         store = Store(config.store)
         logs.set_place(store.local, config.name)
         trained = pretrain.load(config, score.load(config, extract.load(config, store)))

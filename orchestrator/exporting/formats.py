@@ -78,7 +78,8 @@ def loading(backbone: Any, described: Path) -> list[str]:
     folder, path = json.dumps(f"local-dir:{described.parent}"), json.dumps(str(described))
     shape = f"f32[B, {_channels(recipe)}, {recipe.image_size}, {recipe.image_size}]"
     pixels, features = f"images: {shape}, pixels in 0–1", f"f32[B, {backbone.num_features}]"
-    normalised = f"{pixels} less {recipe.mean} over {recipe.std}"
+    mean, std = (tuple(float(f"{value:.7g}") for value in values) for values in (recipe.mean, recipe.std))
+    normalised = f"{pixels} less {mean} over {std}"
     return {
         "config.json": [
             "import timm",

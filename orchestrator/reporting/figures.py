@@ -5,7 +5,9 @@ says why it is empty.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -50,14 +52,23 @@ CURVES = {  # what the figure of a training shows below the losses, if it was me
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, facecolor="white")
+    with _any_name():
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12, facecolor="white")
     return buffer.getvalue()
+
+
+@contextmanager
+def _any_name() -> Iterator[None]:
+    """Names of the user's may have signs that no font of the figure has, such as emoji: they are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
 
 
 def svg(figure: Figure) -> bytes:
     """A figure as the bytes of an SVG file; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "infoaug"}):
+    with matplotlib.rc_context({"svg.hashsalt": "infoaug"}), _any_name():
         figure.savefig(
             buffer, format="svg", bbox_inches="tight", pad_inches=0.12, facecolor="white", metadata={"Date": None}
         )

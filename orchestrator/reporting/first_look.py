@@ -240,7 +240,7 @@ def _looked_at(first: FirstLook) -> str:
     text = f"Looked at {len(shares)} of {first.windows} windows with {length} frames each, of {which}."
     if shortened := [name for name, clip in first.clips.items() if clip.scan.frames == MOST_FRAMES]:
         text += f" Only the first {MOST_FRAMES:,} frames of {', '.join(shortened)} were read."
-    if len(shares) > 1:
+    if len(shares) > 1 and max(shares):
         text += f" Between {min(shares):.1%} and {max(shares):.1%} of a window's patches have a twin."
     return text
 

@@ -53,6 +53,7 @@ def connect(config: RayConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     _log.info("connecting to Ray at '%s'", address)
     if address == "local":
+        console.say("starting Ray on this machine")
         local_ray.start(config.cpus, config.object_store_mb, **quiet)
     else:
         # Workers of this machine look for modules where this process does; those of others get the user's own code.

@@ -144,7 +144,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
     store = pretrained.stage.store
     every = {name: paths(config, pretrained.stage, name) for name in config.evaluate.names}
     todo = [name for name, of in every.items() if not all(map(store.exists, of.values()))]
-    console.say(f"evaluate: {len(every)} data sets, {len(every) - len(todo)} done")
+    console.say(f"evaluate: {len(every)} data set{'s' * (len(every) != 1)}, {len(every) - len(todo)} done")
     if todo:
         import ray
 
@@ -237,8 +237,8 @@ def cpus(config: ExperimentConfig, available: int) -> int:
 def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: Mapping[str, str]) -> dict[str, Any]:
     """Evaluate the trained backbone and its baseline on one data set, as far as results are not in the store.
 
-    What the report shows is written beside the results: of a labelled set, which classes the probe confuses; of the
-    first labelled and the first propagated set also pictures.
+    What the report shows is written beside the results: of a labelled set, which classes the probe confuses, and
+    pictures; of a propagated one pictures.
 
     Args:
         config: the experiment.
@@ -338,8 +338,8 @@ def _classification(name: str, settings: EvaluateConfig, size: int) -> tuple[dic
 
         def keep(train: NDArray[np.float32], test: NDArray[np.float32], found: NDArray[np.int64]) -> None:
             shown["look"] = features.of_classes(loaded.names, loaded.test.labels.numpy(), found)
-            if name in own.datasets[:1]:
-                shown["look"] |= features.of_images(loaded, train, test)
+            # Of every set, although the report shows the first: another run may have this one first.
+            shown["look"] |= features.of_images(loaded, train, test)
 
         return probes.accuracies(*splits, own, of_backbone, keep=keep) | shown
 
@@ -369,7 +369,7 @@ def _propagation(name: str, settings: EvaluateConfig, size: int) -> tuple[dict[s
         shown: dict[str, Any] = {}
 
         def keep(video: davis.Video, masks: list[NDArray[np.uint8]]) -> None:
-            if not shown and name in own.propagation[:1]:
+            if not shown:
                 shown["look"] = look.masks(video, masks)
 
         return propagation.measure(videos, backbone, device=probes.fastest(), keep=keep) | shown

@@ -73,7 +73,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones():
         ("resnet18", 32, {"checkpoint_path": "x.pt"}, "checkpoint_path cannot be set"),
         ("resnet18", 32, {"image_size": 1}, "image_size"),
         ("resnet18", 32, {"features_only": True}, "cannot build"),
-        ("resnet18", 32, {"\x1b[2J": 1}, r"unexpected keyword argument '\?\[2J'$"),
+        ("resnet18", 32, {"\x1b[2J": 1}, r"unexpected keyword argument '\?\[2J'; set backbone_settings to what"),
         ("x" * 5000, 32, {}, r"knows no model 'x{100}'"),
         ("vit_tiny_patch16_224", 100, {"depth": 1}, "does not divide"),
     ],

@@ -155,6 +155,9 @@ def test_a_framework_of_the_users_own_has_typed_settings_and_resumes_to_the_last
     with pytest.raises(ValueError, match=r"is not a subclass of infoaug.models.frameworks.base.Framework"):
         frameworks.create(TINY, backbone)
     assert Framework.settings_type().written() == {}
+    for known in frameworks.available():  # so that a class of the user's own inherits them
+        made = frameworks.create(known, backbone)
+        assert type(made).settings_type is frameworks.settings_type(known)
     settings = small_settings(framework_settings={"power": 1.5}).model_copy(
         update={"framework": name, "backbone": TINY, "backbone_settings": {}}
     )

@@ -80,6 +80,8 @@ def test_the_demo_and_the_clips_of_the_readme_take_about_what_was_measured() -> 
     told = dict(left.lines(demo))
     assert "min on 2 CPU cores" in told["time"] and "docs/scaling.md" in told[""]
     assert told["disk"].endswith("MB in outputs")
+    short = dict(estimate.Estimate(1.0, 1e9, 1e6).lines(demo))["time"]
+    assert short.startswith("under a minute on ") and "about" not in short
 
 
 @pytest.mark.parametrize(

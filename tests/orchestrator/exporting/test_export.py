@@ -21,6 +21,7 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.exporting import formats
 from infoaug.orchestrator.exporting.export import Exported, export, find
 from infoaug.orchestrator.exporting.formats import FILES
+from infoaug.orchestrator.runtime import mlflow_lookup
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
@@ -308,6 +309,22 @@ def test_the_command_exports_to_a_folder_of_the_run_s_name_and_prints_how_to_loa
         assert told.splitlines()[:2] == ["export/vit/model.safetensors", "export/vit/config.json"]
         assert '    backbone = timm.create_model("local-dir:export/vit", pretrained=True).eval()\n' in told
     assert {path.name for path in tmp_path.iterdir()} == {"export", "logs"}
+
+
+def test_the_normalisation_is_printed_as_it_was_written(tmp_path: Path) -> None:
+    backbone = create_backbone("resnet18", 32, **SMALL).eval()
+    save_backbone(backbone, tmp_path, mean=tuple(map(float, np.float32(MEAN))), std=tuple(map(float, np.float32(STD))))
+    last = formats.loading(load_backbone(tmp_path), Path("load.py"))[-1]
+    assert last.endswith(f"less {MEAN} over {STD}")
+
+
+def test_the_name_of_a_config_means_the_config_and_not_a_run_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow_lookup, "backbone", lambda *_: pytest.fail("looked for a run"))
+    with pytest.raises(StageError, match="run `infoaug extract` with the same config first"):
+        export("demo", "timm", overrides=["scenes.count=2"])
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,12 @@ def test_any_domains_and_accuracies_give_a_figure_of_the_common_width(names: lis
     assert 500 < image.shape[1] < 800
 
 
-@pytest.mark.parametrize("name", ["$\\broken_{$ mathtext", "[red]markup", "a/long/path/to/images"])
+@pytest.mark.parametrize("name", ["$\\broken_{$ mathtext", "[red]markup", "a/long/path/to/images", "🚗", "قطة"])
+@pytest.mark.filterwarnings("error")
 def test_any_name_of_a_data_set_can_be_written_in_a_figure(name: str) -> None:
     figure = figures.draw_accuracy([result(name)])
     assert decoded(figure).std() > 5
+    assert figures.svg(figure).startswith(b"<?xml")
     assert figure.axes[0].get_yticklabels()[1].get_text() == f"{name.rpartition('/')[2]}\nkNN"
 
 

@@ -73,6 +73,7 @@ def test_strength_is_put_as_a_correlation_and_windows_as_a_range() -> None:
     strength = -np.log(1 - rho**2)  # of two coordinates, each with −½ log(1 − ρ²)
     told = " ".join(first_look.sentences(made_up({"twin": 1, "lost": 9}, {"twin": 3, "lost": 7}, strength=strength)))
     assert "correlate by 0.80" in told and "Between 10.0% and 30.0%" in told
+    assert "Between" not in " ".join(first_look.sentences(made_up({"lost": 9}, {"static": 9})))
 
 
 @pytest.fixture

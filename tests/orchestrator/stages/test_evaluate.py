@@ -241,6 +241,11 @@ def test_the_first_labelled_set_is_shown_for_the_model_and_for_its_baseline(
     assert one.keys() == other.keys() >= {"tiles", "map"}
     assert one["classes"].tolist() == [*textures.FAMILIES]
     assert (one["tiles"][:, 0] == other["tiles"][:, 0]).all() and not np.array_equal(one["map"], other["map"])
+    turned = {"datasets": config.evaluate.datasets[::-1]}
+    reordered = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=turned)})
+    _, grey = evaluate.pictured(reordered, model, NOTHING)
+    for of in grey.values():
+        assert {"tiles", "map"} <= of.keys() and of["classes"].tolist() != one["classes"].tolist()
     confused = evaluate.confusions(config, model)
     assert [*confused] == config.evaluate.datasets
     for name, arrays in confused.items():
@@ -322,7 +327,10 @@ def test_masks_are_segmented_and_masks_and_joints_are_propagated_for_the_model_a
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=names)})
     check(config)
     model = pretrained(store, seed=3)
-    roads, davis, badja = (measure(config, model, str(tmp_path / name)) for name in ("roads", "davis", "badja"))
+    roads, badja = (measure(config, model, str(tmp_path / name)) for name in ("roads", "badja"))
+    second = {"propagation": ["another", *names["propagation"]]}
+    later = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=second)})
+    davis = measure(later, model, *names["propagation"])
     assert {"train", "test", "classes", "miou", "floor_miou"} <= roads.keys() and roads["classes"] == 2
     assert roads["miou"] != roads["floor_miou"] and 0.5 < roads["miou"] <= 1
     assert {"jf", "j", "f", "floor_jf", "sequences"} <= davis.keys() and davis["sequences"].keys() == {"one"}
