@@ -79,7 +79,7 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the resolved config; then what would be done or reused, and what it would take."
+        "--dry-run", help="Say what would be done or reused, and what it would take; then the resolved config."
     ),
 ]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or train from scratch.")]
@@ -167,9 +167,8 @@ def run(config: Config, overrides: Overrides = None, dry_run: DryRun = False, re
     resolved = load(config, overrides or ())
     from infoaug.orchestrator import dry_run as dry
 
-    lines = dry.lines(resolved)
-    typer.echo(resolved.to_yaml())
-    _summary(lines)
+    _summary(dry.lines(resolved))
+    typer.echo(f"\n{resolved.to_yaml()}")
 
 
 @app.command(epilog="Example:  infoaug extract configs/clips.yaml --set clips.path='videos/*.mp4'")
@@ -214,9 +213,9 @@ def sweep(config: Config, overrides: Overrides = None, dry_run: DryRun = False, 
         from infoaug.orchestrator.sweep import plan
 
         planned = plan.plan(resolved)
-        typer.echo(resolved.to_yaml())
+        _summary(planned.lines)
         console.show(planned.table)
-        return _summary(planned.lines)
+        return typer.echo(resolved.to_yaml())
     from infoaug.orchestrator.sweep import runner
 
     compared = runner.run(_placed(resolved), resume)
