@@ -299,6 +299,7 @@ def inspect(
     from infoaug.estimators.video.manifest import is_url
     from infoaug.orchestrator.config import load
     from infoaug.orchestrator.reporting import animation, explorer, inspection
+    from infoaug.orchestrator.reporting.figures import REASONS
 
     if animate:
         animation.checked(animate)
@@ -312,7 +313,7 @@ def inspect(
         _echo(animation.save(inspection.movie(inspected), animate))
     if html:
         _echo(explorer.save(inspected, html))
-    typer.echo(", ".join(f"{count} {reason}" for reason, count in inspected.reasons.items() if count))
+    typer.echo(", ".join(f"{count} {REASONS[reason]}" for reason, count in inspected.reasons.items() if count))
 
 
 @app.command("try", epilog="Example:  infoaug try my/video.mp4")

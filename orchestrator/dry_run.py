@@ -54,7 +54,7 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     except StageError as missing:
         _log.debug("nothing to reuse from here on: %s", missing)
     settings, size = config.pretrain, config.extract.image_size
-    beside = f" with '{settings.stills}' in {settings.image_share:.0%} of a batch" if settings.stills else ""
+    beside = f" with '{settings.stills}' in {100 * settings.image_share:.0f} % of a batch" if settings.stills else ""
     todo = {
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",

@@ -247,7 +247,7 @@ def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]
 
 def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: pretrain.Epoch) -> None:
     tracked.epochs([metrics])
-    validated = f"  validation kNN {metrics['validation_knn']:.1%}" if "validation_knn" in metrics else ""
+    validated = f"  validation kNN {100 * metrics['validation_knn']:.1f} %" if "validation_knn" in metrics else ""
     left = (config.pretrain.epochs - metrics["epoch"]) * metrics["seconds"]
     console.say(
         f"epoch {metrics['epoch']:.0f}/{config.pretrain.epochs}  loss {metrics['loss']:.3f} "

@@ -77,7 +77,7 @@ def here(parts: Parts, work: Work, data: Data) -> int:
     while (kept := parts.state(number)) and kept.start == start:
         number, start, begun = number + 1, kept.after, kept.share
     if number:
-        console.say(f"embed: {begun:.0%} is complete, going on from there")
+        console.say(f"embed: {100 * begun:.0f} % is complete, going on from there")
     unit, rest = "frames" if data.every else "images", None
     with console.rate("embed", unit, begun) as progress, closing(work.parts(data, start)) as computed:
         for part, count, is_whole in computed:

@@ -20,7 +20,7 @@ from infoaug.orchestrator.errors import StageError
 from infoaug.orchestrator.reporting import pictures
 from infoaug.orchestrator.reporting.figures import REASONS
 from infoaug.orchestrator.reporting.inspection import Window
-from infoaug.orchestrator.reporting.page import data_url, source, template
+from infoaug.orchestrator.reporting.page import data_url, in_percent, source, template
 
 FRAME_BYTES = 1_000_000  # of all frames of a page, before base64
 # Longer side, pixels, and quality of the frames: the first is taken that `FRAME_BYTES` allows.
@@ -70,7 +70,7 @@ def sentence(window: Window) -> str:
     """How many patches have a twin, and how many of these are doubtful."""
     count, twins = len(window.twins.index), window.reasons["twin"]
     doubtful = sum(map(bool, window.doubts))
-    text = f"{twins:,} of {count:,} patches ({twins / count:.1%}) have a twin"
+    text = f"{twins:,} of {count:,} patches ({in_percent(twins / count, 1)}) have a twin"
     return f"{text}, {doubtful:,} of them a doubtful one." if doubtful else f"{text}."
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from infoaug.orchestrator.evaluation.metrics import METRICS
 from infoaug.orchestrator.reporting.confusion import MOST_DRAWN, Confusion
+from infoaug.orchestrator.reporting.page import in_percent
 from infoaug.orchestrator.reporting.report import accuracies, baseline_name, seeds_in_words
 from infoaug.orchestrator.reporting.statistics import Summary, percent
 
@@ -85,7 +86,7 @@ def draw_reasons(counts: Mapping[str, int]) -> Figure:
     axes = figure.add_subplot()
     colours = [BLUE if reason == "twin" else GREY for reason in shown]
     bars = axes.barh([REASONS[r] for r in shown], list(shown.values()), color=colours, height=0.7)
-    axes.bar_label(bars, [f"{n:,}  ({n / total:.1%})" for n in shown.values()], padding=4, color=INK)
+    axes.bar_label(bars, [f"{n:,}  ({in_percent(n / total, 1)})" for n in shown.values()], padding=4, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(shown.values()) * 1.3)
     axes.set_xticks([])
@@ -233,7 +234,7 @@ def draw_confusion(confusion: Confusion) -> Figure:
     axes.spines[:].set_visible(False)
     ink(axes)
     accuracy = confusion.right.sum() / images.sum()
-    title(axes, f"{images.sum():,} test images, {accuracy:.1%} right; % of the images of a row")
+    title(axes, f"{images.sum():,} test images, {in_percent(accuracy, 1)} right; % of the images of a row")
     return figure
 
 

@@ -17,6 +17,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.errors import UsageError
 from infoaug.orchestrator.reporting import explorer, inspection
 from infoaug.orchestrator.reporting.figures import REASONS
+from infoaug.orchestrator.reporting.page import in_percent
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.runtime.store import file_name
 from infoaug.orchestrator.stages import remote_clips
@@ -172,7 +173,7 @@ def table(first: FirstLook) -> Table:
     shown.add_column("what they are")
     for reason, words in REASONS.items():
         if count := first.counts[reason]:
-            shown.add_row(f"{count:,}", f"{count / first.counts.total():.1%}", words)
+            shown.add_row(f"{count:,}", in_percent(count / first.counts.total(), 1), words)
     return shown
 
 
@@ -184,16 +185,16 @@ def sentences(first: FirstLook) -> list[str]:
 def verdict(first: FirstLook) -> str:
     """Whether the clips are worth training on, by two numbers: see docs/start.md."""
     where = "these clips" if len({seen.clip for seen in first.seen}) > 1 else "this clip"
-    have = f"{first.share:.1%} of patches have a twin"
+    have = f"{in_percent(first.share, 1)} of patches have a twin"
     number = f"about {first.expected:,} patches of {where}"
     if not first.counts["twin"]:
         return "Verdict: not worth training on as it is. No patch has a twin."
     if first.share < POOR:
-        return f"Verdict: not worth training on as it is. Only {have} (less than {POOR:.0%}), {number}."
+        return f"Verdict: not worth training on as it is. Only {have} (less than {in_percent(POOR)}), {number}."
     if first.share < GOOD:
-        text = f"Verdict: perhaps worth training on. {have} ({POOR:.0%} to {GOOD:.0%}), {number}"
+        text = f"Verdict: perhaps worth training on. {have} ({in_percent(POOR)} to {in_percent(GOOD)}), {number}"
     else:
-        text = f"Verdict: worth training on. {have} ({GOOD:.0%} or more), {number}"
+        text = f"Verdict: worth training on. {have} ({in_percent(GOOD)} or more), {number}"
     more = f"; training wants some {ENOUGH:,}: add more clips like {'it' if where == 'this clip' else 'them'}"
     return text + (more if first.expected < ENOUGH else "") + "."
 
@@ -241,7 +242,8 @@ def _looked_at(first: FirstLook) -> str:
     if shortened := [name for name, clip in first.clips.items() if clip.scan.frames == MOST_FRAMES]:
         text += f" Only the first {MOST_FRAMES:,} frames of {', '.join(shortened)} were read."
     if len(shares) > 1 and max(shares):
-        text += f" Between {min(shares):.1%} and {max(shares):.1%} of a window's patches have a twin."
+        fewest, most = (in_percent(share, 1) for share in (min(shares), max(shares)))
+        text += f" Between {fewest} and {most} of a window's patches have a twin."
     return text
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from infoaug.orchestrator.reporting import mask_video, retrieval
 from infoaug.orchestrator.reporting.figures import INK, title
+from infoaug.orchestrator.reporting.page import in_percent
 
 WIDTH = 4.6  # inches: two of them beside each other fill the page, and a phone shows one in about its own size
 LONGEST_NAME = 11  # signs below a patch, so that they can be read on a phone
@@ -30,7 +31,7 @@ def _neighbours(arrays: Arrays, whose: str) -> Figure:
     labels, classes = arrays["tile_labels"], arrays["classes"]
     names = [[str(classes[label]) for label in line] for line in labels]
     right = labels[:, 1:] == labels[:, :1]
-    heading = f"{whose}: {right.mean():.0%} of these neighbours right"
+    heading = f"{whose}: {in_percent(right.mean())} of these neighbours right"
     images = [[*line] for line in arrays["tiles"]]
     return retrieval.draw_neighbours(images, names, arrays["similarity"], heading, right.tolist(), WIDTH)
 

@@ -49,6 +49,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def in_percent(share: float, digits: int = 0) -> str:
+    """Format a share as `47 %`, or with digits behind the point."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def parted(text: str) -> Markup:
     """A number and what stands behind it in brackets, between which a line may break, and nowhere else."""
     head, bracket, rest = text.partition(" (")
@@ -67,6 +72,7 @@ _environment = jinja2.Environment(
     loader=_loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_shown
 )
 _environment.filters |= {"percent": percent, "points": points, "duration": duration, "parted": parted}
+_environment.filters["in_percent"] = in_percent
 _environment.filters["png"] = lambda content: data_url("image/png", content)
 _environment.filters["svg"] = lambda content: data_url("image/svg+xml", content)
 _environment.filters["yaml"] = lambda text: data_url("application/yaml", without_secrets(text).encode())

@@ -21,7 +21,7 @@ from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.evaluation.metrics import METRICS, Metric
 from infoaug.orchestrator.reporting import one_seed, verdict
 from infoaug.orchestrator.reporting.confusion import Confusion
-from infoaug.orchestrator.reporting.page import template
+from infoaug.orchestrator.reporting.page import in_percent, template
 from infoaug.orchestrator.reporting.statistics import Summary, percent, points, summary
 from infoaug.orchestrator.reporting.verdict import Finding, Outcome
 
@@ -224,7 +224,7 @@ def page(report: Report) -> str:
         clips={status: statuses[status] for status in ("ok", "partial", "failed")},
         frames=pc.sum(report.ledger["frames"]).as_py() or 0,
         windows=len(pc.list_flatten(report.ledger["windows"])),
-        share=lambda name: f"{report.counts.get(name, 0) / patches:.0%}" if patches else "–",
+        share=lambda name: in_percent(report.counts.get(name, 0) / patches) if patches else "–",
         incomplete=incomplete(report).select(["clip_id", "status", "reason"]).to_pylist(),
         looks=LOOKS,
         labelled=labels(report.results),

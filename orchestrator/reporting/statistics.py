@@ -177,7 +177,7 @@ def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
 
 def percent(value: Summary) -> str:
     """Format a share as `35.0 % ± 1.2`, or `35.0 % (33.9–36.3)` where the interval is not over seeds."""
-    return f"{value.mean:.1%}".replace("%", " %") + margin(value)
+    return f"{100 * value.mean:.1f} %" + margin(value)
 
 
 def margin(value: Summary) -> str:

@@ -98,7 +98,7 @@ def rate(what: str, unit: str, begun: float = 0.0) -> Iterator[Callable[[int, fl
             if not console.is_terminal and (now - last >= SECONDS_BETWEEN_LINES or share >= 1):
                 last = now
                 left = f"  {took * (1 - share) / gained:,.0f} s left" if gained > 0 else ""
-                say(f"{what} {share:.0%}  {text}{left}")
+                say(f"{what} {100 * share:.0f} %  {text}{left}")
 
         yield add
 

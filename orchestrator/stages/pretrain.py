@@ -248,8 +248,8 @@ def _in_blocks(config: ExperimentConfig, found: shards.Sharded, paired: Sequence
     if left_out <= MUCH:
         return ""
     return (
-        f"; {left_out:.0%} of them are left out of each epoch, because no batch takes patches of two blocks: set "
-        "pretrain.shuffle higher"
+        f"; {100 * left_out:.0f} % of them are left out of each epoch, because no batch takes patches of two blocks: "
+        "set pretrain.shuffle higher"
     )
 
 

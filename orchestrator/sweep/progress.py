@@ -13,7 +13,7 @@ from rich.table import Table
 
 from infoaug.orchestrator.comparison import arms
 from infoaug.orchestrator.comparison.arms import TrialResult
-from infoaug.orchestrator.reporting.page import duration
+from infoaug.orchestrator.reporting.page import duration, in_percent
 from infoaug.orchestrator.runtime import console
 from infoaug.orchestrator.sweep.trials import Trial
 
@@ -80,7 +80,7 @@ class SweepProgress:
         if self._running.pop(trial.name, None) is not None:  # it was not complete before
             dataset, result = _first(outcome)
             values = {label: result.get(key) for key, label in (("knn", "kNN"), ("probe", "probe"))}
-            accuracies = [f"{label} {_percent(value)}" for label, value in values.items() if value is not None]
+            accuracies = [f"{label} {in_percent(value, 1)}" for label, value in values.items() if value is not None]
             self._line(trial, escape(f"{dataset} {', '.join(accuracies)}" if accuracies else "done"))
 
     def stop(self, trial: Trial, epoch: int) -> None:
@@ -123,7 +123,7 @@ class SweepProgress:
             return ""
         done = [_first(self._outcomes[name])[1].get("probe") for name in names if name in self._outcomes]
         known = [value for value in done if value is not None and math.isfinite(value)]
-        mean = _percent(sum(known) / len(known)) if known else "–"
+        mean = in_percent(sum(known) / len(known), 1) if known else "–"
         return f"{mean}  [dim]{len(done)}/{len(names)}[/]"
 
     def _counts(self) -> str:
@@ -149,7 +149,3 @@ class SweepProgress:
 def _first(outcome: TrialResult) -> tuple[str, Mapping[str, float]]:
     """The first data set and its accuracies; empty if the trial has none."""
     return next(iter(outcome.results.items()), ("", {}))
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")

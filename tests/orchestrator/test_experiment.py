@@ -99,7 +99,7 @@ def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
 def test_a_plan_says_which_images_are_trained_on_and_refuses_those_that_cannot_be(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", images=np.zeros((3, 8, 8), np.uint8))
     asked = planned(tmp_path, "scenes", f"pretrain.images={tmp_path / 'mine.npz'}", "pretrain.image_share=0.25")
-    assert dry_run.plan(asked)["pretrain"].endswith(f"100 epochs with '{tmp_path / 'mine.npz'}' in 25% of a batch")
+    assert dry_run.plan(asked)["pretrain"].endswith(f"100 epochs with '{tmp_path / 'mine.npz'}' in 25 % of a batch")
     assert [(source.name, source.purpose) for source in experiment.sources(asked)] == [
         ("scenes (synthetic)", "training"),
         (str(tmp_path / "mine.npz"), "training"),

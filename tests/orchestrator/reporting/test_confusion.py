@@ -60,7 +60,7 @@ def test_the_matrix_has_shares_of_rows_and_leaves_cells_and_rows_without_images_
     assert texts == {(0, 0): "25", (1, 0): "50", (2, 0): "25", (1, 1): "100", (1, 2): "75", (2, 2): "25"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "fox"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "fox", "owl"]
-    assert "10 test images, 40.0% right" in words(figure)
+    assert "10 test images, 40.0 % right" in words(figure)
 
 
 @pytest.mark.parametrize("count", [2, MOST_DRAWN])

@@ -67,7 +67,7 @@ def test_reasons_are_shares_of_all_patches_and_totals_are_not_drawn() -> None:
         {"patches": 1000, "tracked": 900, "twin": 250, "static": 700, "lost": 50, "no candidate": 0}
     )
     labels = [text.get_text() for text in figure.axes[0].texts]
-    assert labels == ["250  (25.0%)", "50  (5.0%)", "700  (70.0%)"]
+    assert labels == ["250  (25.0 %)", "50  (5.0 %)", "700  (70.0 %)"]
     assert "1,000 patches" in words(figure)
 
 

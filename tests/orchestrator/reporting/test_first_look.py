@@ -33,16 +33,16 @@ def made_up(
     ("twins", "windows", "words"),
     [
         (0, 100, "not worth training on as it is. No patch has a twin."),
-        (9, 100, "not worth training on as it is. Only 0.9% of patches have a twin (less than 1%)"),
+        (9, 100, "not worth training on as it is. Only 0.9 % of patches have a twin (less than 1 %)"),
         (
             10,
             100,
-            "perhaps worth training on. 1.0% of patches have a twin (1% to 5%), about 1,000 patches of this clip.",
+            "perhaps worth training on. 1.0 % of patches have a twin (1 % to 5 %), about 1,000 patches of this clip.",
         ),
         (
             50,
             20,
-            "Verdict: worth training on. 5.0% of patches have a twin (5% or more), about 1,000 patches of this clip.",
+            "Verdict: worth training on. 5.0 % of patches have a twin (5 % or more), about 1,000 patches of this clip.",
         ),
         (50, 10, "about 500 patches of this clip; training wants some 1,000: add more clips like it."),
     ],
@@ -72,7 +72,7 @@ def test_strength_is_put_as_a_correlation_and_windows_as_a_range() -> None:
     rho = 0.8
     strength = -np.log(1 - rho**2)  # of two coordinates, each with −½ log(1 − ρ²)
     told = " ".join(first_look.sentences(made_up({"twin": 1, "lost": 9}, {"twin": 3, "lost": 7}, strength=strength)))
-    assert "correlate by 0.80" in told and "Between 10.0% and 30.0%" in told
+    assert "correlate by 0.80" in told and "Between 10.0 % and 30.0 %" in told
     assert "Between" not in " ".join(first_look.sentences(made_up({"lost": 9}, {"static": 9})))
 
 

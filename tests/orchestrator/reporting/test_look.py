@@ -48,7 +48,7 @@ def test_every_picture_is_drawn_that_there_are_arrays_for() -> None:
 
 def test_the_grid_counts_neighbours_of_the_same_class() -> None:
     figure = look.draw(LABELLED, "baseline")["neighbours"]
-    assert "baseline: 75% of these neighbours right" in words(figure)
+    assert "baseline: 75 % of these neighbours right" in words(figure)
     signs = [axes.get_title()[0] for axes in figure.axes]
     assert signs == ["q", "✓", "✗", "q", "✓", "✓"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["a", "a", "b", "c", "c", "c"]

@@ -140,7 +140,7 @@ def test_confused_classes_are_a_matrix_or_a_table_and_left_out_where_they_are_no
     page = report.page(made)
     seen = Seen(page)
     assert "cifar100: linear probe, trained" in seen.text and "cats: linear probe, trained" in seen.text
-    assert "class 0 8 75% class 29 2 (25%)" in seen.text
+    assert "class 0 8 75 % class 29 2 (25 %)" in seen.text
     assert seen.text.count("found instead") == 1, "two classes have a matrix"
     assert "None: the probe finds the class of every test image." in seen.text
     assert sum("columns: the class that the linear probe" in (of.get("alt") or "") for _, of in seen.tags) == 1
@@ -332,7 +332,7 @@ def test_the_page_counts_clips_windows_and_shares_of_patches() -> None:
     text = Seen(report.page(made_up())).text
     for tile in ("2 clips", "192 frames", "4 windows of 48 frames", "200 patches"):
         assert tile in text
-    for share in ("75% tracked through every frame", "50% static", "20% with a twin"):
+    for share in ("75 % tracked through every frame", "50 % static", "20 % with a twin"):
         assert share in text
 
 

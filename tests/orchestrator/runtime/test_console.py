@@ -18,9 +18,9 @@ def test_progress_by_share_tells_rate_and_time_left(
         progress(1500, 0.75)
         progress(2500, 1.0)
     assert [line.rstrip() for line in capsys.readouterr().err.splitlines()] == [
-        "embed 60%  1,000 images  50 images/s  80 s left",
-        "embed 75%  2,500 images  62 images/s  40 s left",
-        "embed 100%  5,000 images  83 images/s  0 s left",
+        "embed 60 %  1,000 images  50 images/s  80 s left",
+        "embed 75 %  2,500 images  62 images/s  40 s left",
+        "embed 100 %  5,000 images  83 images/s  0 s left",
     ]
 
 

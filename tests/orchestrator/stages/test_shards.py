@@ -191,7 +191,7 @@ def test_blocks_that_cannot_be_trained_on_are_found_before_training(
     share = {"batch_size": 4, "twin_share": 0.5}
     with pytest.raises(UsageError, match=r"takes 2 patches with a twin, and there are 1.*set pretrain\.shuffle higher"):
         in_blocks(paired, **share)
-    assert "47% of them are left out" in in_blocks(paired, batch_size=4)
+    assert "47 % of them are left out" in in_blocks(paired, batch_size=4)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, scored: score.Scored) -> None:
