@@ -20,7 +20,15 @@ from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.reporting import explorer, figures, inspection, report
 from infoaug.orchestrator.reporting import look as features
 from infoaug.orchestrator.reporting.confusion import MOST_DRAWN, Confusion
-from infoaug.orchestrator.runtime import cluster, console, interruption, listings, mlflow_client, mlflow_runs
+from infoaug.orchestrator.runtime import (
+    cluster,
+    console,
+    interruption,
+    listings,
+    mlflow_client,
+    mlflow_runs,
+    tensorboard,
+)
 from infoaug.orchestrator.runtime.store import Store, digest_of, file_name
 from infoaug.orchestrator.stages import evaluate, extract, look, pretrain, score
 from infoaug.orchestrator.stages.protocol import Output, Stage
@@ -73,6 +81,7 @@ def _checked_and_run(config: ExperimentConfig, stages: Sequence[str], resume: bo
     if "pretrain" in stages:
         unused_settings.say(config)
     mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
+    tensorboard.check(config.tracking.tensorboard)
     with store.hold(folder(config), f"the experiment '{config.name}' in the store {store.uri}"):
         return _run(config, stages, store, resume)
 

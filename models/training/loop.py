@@ -129,13 +129,11 @@ class Training:
         second = settings.augment_second or settings.augment
         self.augment_second = Augment.of(self.model.backbone, second).to(device)
         self.augment_small: Augment | None = None
-        sizes = [settings.image_size]
         if crops := self.model.multi_crop:
             chosen = settings.augment.model_copy(update={"crop_scale": crops.small_scale})
             pixels = crops.small_pixels(settings.image_size)
             self.augment_small = Augment.of(self.model.backbone, chosen, pixels).to(device)
-            sizes.append(pixels)
-        self.autocast = autocast(settings.precision, device, self.model.backbone, sizes)
+        self.autocast = autocast(settings.precision, device, self.model.backbone, _sizes(self.model, settings))
         self.features = torch.empty(0)
         self.model.backbone.register_forward_hook(self._keep_features)
         if settings.compile:
@@ -461,12 +459,26 @@ def example(model: TwoBranch, size: int, rows: int) -> dict[str, Tensor]:
     return batch
 
 
-def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -> None:
+def _sizes(model: TwoBranch, settings: TrainingSettings) -> list[int]:
+    """The sides of the images that the backbone is given, pixels."""
+    crops = model.multi_crop
+    return [settings.image_size, *([crops.small_pixels(settings.image_size)] if crops else [])]
+
+
+def check_model(
+    settings: TrainingSettings, backbone: nn.Module | None = None, device: torch.device | None = None
+) -> None:
     """Build the model and its optimiser, and pass two images and their twins through it, on the CPU.
 
+    Args:
+        settings: of the training.
+        backbone: what the model is built around; None: an untrained one.
+        device: what will train, if that is known: is it exact in the precision that is asked for?
+
     Raises:
-        ValueError: as `build_model` and `create_optimizer`; or the backbone does not take images of `image_size`, does
-            not return vectors of finite numbers, cannot be frozen as asked, or no gradient reaches it.
+        ValueError: as `build_model`, `create_optimizer` and `autocast`; or the backbone does not take images of
+            `image_size`, does not return vectors of finite numbers, cannot be frozen as asked, or no gradient reaches
+            it.
     """
     # A graph that keeps no tensors tells what gradients reach, at the cost of a pass without gradients.
     keeps_nothing = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
@@ -497,19 +509,26 @@ def check_model(settings: TrainingSettings, backbone: nn.Module | None = None) -
                 f"no gradient of the loss of {settings.framework!r} reaches the backbone: do not detach the features "
                 "of the first view in its branch, nor compute their loss without gradients"
             )
-        if small is None:
-            return
-        try:
-            model(**batch, small=small)
-        except Exception as error:
-            why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-            remedy = "set framework_settings.small_size to one that it takes, or choose a ResNet, which takes any"
-            if getattr(model.backbone, "dynamic_img_size", None) is False:  # a ViT of timm's
-                remedy = "add dynamic_img_size: true to backbone_settings"
-            raise ValueError(
-                f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
-                f"no small views of {small.shape[-1]} × {small.shape[-1]} ({why}): {remedy}"
-            ) from error
+        if small is not None:
+            _check_small(settings, model, batch, small)
+        if device:
+            autocast(settings.precision, device, model.backbone, _sizes(model, settings))
+
+
+def _check_small(settings: TrainingSettings, model: TwoBranch, batch: dict[str, Tensor], small: Tensor) -> None:
+    """Refuse a backbone that does not take small views. The rest of the batch it does take."""
+    size = settings.image_size
+    try:
+        model(**batch, small=small)
+    except Exception as error:
+        why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        remedy = "set framework_settings.small_size to one that it takes, or choose a ResNet, which takes any"
+        if getattr(model.backbone, "dynamic_img_size", None) is False:  # a ViT of timm's
+            remedy = "add dynamic_img_size: true to backbone_settings"
+        raise ValueError(
+            f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
+            f"no small views of {small.shape[-1]} × {small.shape[-1]} ({why}): {remedy}"
+        ) from error
 
 
 def _check_features(name: str, backbone: Any, features: Any) -> None:

@@ -27,7 +27,7 @@ from infoaug.orchestrator.config import ExperimentConfig
 from infoaug.orchestrator.dataset_names import titles
 from infoaug.orchestrator.identity import identity
 from infoaug.orchestrator.masking import masked, without_secrets
-from infoaug.orchestrator.runtime import scratch
+from infoaug.orchestrator.runtime import scratch, tensorboard
 from infoaug.orchestrator.runtime.mlflow_client import (
     REPLACED,
     all_runs,
@@ -40,7 +40,6 @@ from infoaug.orchestrator.runtime.mlflow_client import (
     uri_of,
 )
 from infoaug.orchestrator.runtime.store import digest_of
-from infoaug.orchestrator.runtime.tensorboard import Scalars
 
 IDENTITY = "infoaug.identity"  # a tag
 COMMIT = "mlflow.source.git.commit"  # a tag
@@ -112,7 +111,7 @@ class Run:
                 self.id: str = self._continued(found) if found else self._created()
         except (MlflowException, OSError) as error:
             raise unusable(self.uri, error) from None
-        self._tracking, self._scalars = config.tracking, dict[str, Scalars]()  # by run id
+        self._tracking, self._scalars = config.tracking, dict[str, tensorboard.Scalars]()  # by run id
         self._times: dict[int, int] = {}
         self._logged = {metric.step for metric in self.history("loss")}
         self._trained = ""  # the hash of the stage `pretrain`
@@ -154,12 +153,12 @@ class Run:
         self._log(Metric(name, value, times[step], step) for step, of in values.items() for name, value in of.items())
         self._logged |= new.keys()
         if self._tracking.tensorboard:
-            folder = Path(self._tracking.tensorboard).expanduser() / f"{self._name}-{self.id[:8]}"
-            if not any(folder.glob("events.*")):  # these epochs were logged before TensorBoard was asked for
-                values = {int(epoch["epoch"]): metrics(epoch) for epoch in history}
+            folder = tensorboard.located(self._tracking.tensorboard) / f"{self._name}-{self.id[:8]}"
+            if not any(folder.glob("events.*")):  # MLflow may have epochs of before TensorBoard was asked for
+                values = self._logged_epochs() | {int(epoch["epoch"]): metrics(epoch) for epoch in history}
             if values and self.id not in self._scalars:
-                self._scalars = {self.id: Scalars(folder)}
-            for step, of in values.items():
+                self._scalars = {self.id: tensorboard.Scalars(folder)}
+            for step, of in sorted(values.items()):
                 self._scalars[self.id].write(step, of)
 
     @contextmanager
@@ -252,6 +251,16 @@ class Run:
     def history(self, name: str) -> list[Metric]:
         """The logged values of a training metric, by step."""
         return sorted(self._client.get_metric_history(self.id, f"train/{name}"), key=lambda metric: metric.step)
+
+    @as_stage_error
+    def _logged_epochs(self) -> dict[int, dict[str, float]]:
+        """The logged training metrics, by epoch."""
+        found: dict[int, dict[str, float]] = {}
+        for name in self._client.get_run(self.id).data.metrics:
+            if name.startswith("train/"):
+                for metric in self.history(name.removeprefix("train/")):
+                    found.setdefault(metric.step, {})[name] = metric.value
+        return found
 
     def results(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Log evaluations as `DATASET/knn`, `DATASET/floor_knn` and so on, cross-domain as `DATASET/A to B/knn`."""

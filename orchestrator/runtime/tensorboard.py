@@ -1,11 +1,37 @@
 """Scalars of a training as event files that TensorBoard reads."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from infoaug.orchestrator.errors import StageError
+from infoaug.estimators.video.manifest import is_url
+from infoaug.orchestrator.errors import StageError, UsageError
+from infoaug.orchestrator.runtime import scratch
+
+
+def check(folder: str | None) -> None:
+    """Check that event files can be written to a folder, which is created. Raises UsageError if they cannot be."""
+    if folder is None:
+        return
+    if is_url(folder):
+        raise UsageError(f"tracking.tensorboard takes a folder of this machine, not a URL, as '{folder}' is")
+    place = located(folder)
+    probe = Path(scratch.part_of(str(place / "check")))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to '{place}' ({error}): give another folder in tracking.tensorboard, or null"
+        ) from None
+
+
+def located(folder: str) -> Path:
+    """The path of the setting, `~` expanded where there is such a user."""
+    return Path(os.path.expanduser(folder))  # noqa: PTH111
 
 
 class Scalars:

@@ -130,12 +130,12 @@ def load(config: ExperimentConfig, pretrained: pretrain.Pretrained) -> Evaluated
 
 
 def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Seen | None = None) -> Evaluated:
-    """Evaluate the model on every data set of which a result is not in the store.
+    """Evaluate the model on every data set of which a result is not in the store, and look at `seen` if it has not yet.
 
     Args:
         config: the experiment.
         pretrained: its model.
-        seen: patches and frames that the report is to show, if anything is evaluated.
+        seen: patches and frames that the report is to show.
 
     Raises:
         UsageError: a data set cannot be loaded; the accuracies on those before it are kept.
@@ -145,7 +145,10 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
     every = {name: paths(config, pretrained.stage, name) for name in config.evaluate.names}
     todo = [name for name, of in every.items() if not all(map(store.exists, of.values()))]
     console.say(f"evaluate: {len(every)} data set{'s' * (len(every) != 1)}, {len(every) - len(todo)} done")
-    if todo:
+    unseen = seen is not None and not all(
+        store.exists(seen.path(place)) for place in _look_places(config, pretrained.stage)
+    )
+    if todo or unseen:
         import ray
 
         cluster.connect(config.ray)
@@ -163,7 +166,7 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
                 key: result[key] for metric in METRICS for key in (metric, f"floor_{metric}") if key in result
             }
             _log.info("evaluated on %s: %s", name, accuracies)
-        if seen:
+        if unseen:  # also where an earlier command was interrupted once all was measured
             drawn = ray.remote(num_cpus=threads, num_gpus=gpus, **options)(_look)
             try:
                 ray.get(drawn.remote(config, pretrained.stage, seen, threads))
@@ -174,6 +177,11 @@ def run(config: ExperimentConfig, pretrained: pretrain.Pretrained, seen: look.Se
     for result in results:
         _say(result["dataset"], result.get("notes", []))
     return Evaluated(_folders(config, pretrained.stage), results, resumed=len(every) - len(todo))
+
+
+def _look_places(config: ExperimentConfig, pretrained: StageFolder) -> tuple[StageFolder, StageFolder]:
+    """The folders of what the trained backbone and the baseline see in patches and frames."""
+    return stage(config, pretrained, "look"), floor_stage(config, pretrained.store, "look")
 
 
 def _together(store: Store, results: Mapping[str, str]) -> dict[str, Any]:
@@ -293,10 +301,10 @@ def _numbers(measured: dict[str, Any], store: Store, path: str) -> dict[str, Any
 def pictured(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen) -> list[dict[str, features.Arrays]]:
     """What of features the report shows, of `trained` and `baseline`, as `evaluation.look` gives it.
 
-    What is not there, because it was evaluated before there were pictures, is left out.
+    What is not there, because it could not be drawn or was evaluated before there were pictures, is left out.
     """
     settings, store = config.evaluate, pretrained.store
-    places = {"trained": stage(config, pretrained, "look"), "baseline": floor_stage(config, store, "look")}
+    places = dict(zip(("trained", "baseline"), _look_places(config, pretrained), strict=True))
     found = [{whose: look.read(store, seen.path(place)) for whose, place in places.items()}]
     for name in (*settings.datasets[:1], *settings.propagation[:1]):
         protocol = settings.protocol(name)
@@ -460,9 +468,10 @@ def _look(config: ExperimentConfig, pretrained: StageFolder, seen: look.Seen, th
     """On a worker: what the trained backbone and the baseline see in patches and frames, as far as it is missing."""
     torch.set_num_threads(threads)
     store = pretrained.store
+    own, floor = _look_places(config, pretrained)
     for place, backbone in (
-        (stage(config, pretrained, "look"), lambda: trained_backbone(pretrained, config.pretrain.backbone)),
-        (floor_stage(config, store, "look"), lambda: _baseline_backbone(config, pretrained)),
+        (own, lambda: trained_backbone(pretrained, config.pretrain.backbone)),
+        (floor, lambda: _baseline_backbone(config, pretrained)),
     ):
         if not store.exists(path := seen.path(place)):
             look.write(store, path, look.arrays(seen, store, backbone(), config))

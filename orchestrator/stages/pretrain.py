@@ -383,8 +383,9 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
         fetch: download published weights to start from that are not in the cache; False leaves them unchecked.
 
     Raises:
-        UsageError: unknown backbone, framework or augmentation settings; weights to start from that do not fit; or
-            sizes that do not fit, such as a backbone that does not take `extract.image_size`.
+        UsageError: unknown backbone, framework or augmentation settings; weights to start from that do not fit; sizes
+            that do not fit, such as a backbone that does not take `extract.image_size`; or a precision in which this
+            machine's CPU gets gradients wrong, if that will train.
     """
     asked = config.pretrain
     if (asked.min_workers or 1) > asked.workers:
@@ -406,7 +407,7 @@ def check_training(config: ExperimentConfig, fetch: bool = True) -> None:
         for workers in numbers:
             stills = still_rows(built, workers, twins=built.twin_weight > 0) if asked.stills else 0
             paired_rows(built, workers, stills)
-        _check_model(built.model_dump_json())
+        _check_model(built.model_dump_json(), _is_of_this_cpu(config))
         create_optimizer(built.model_copy(update={"layer_decay": None}), nn.Linear(1, 1))
     except (ValueError, AssertionError, TypeError) as error:
         raise UsageError(f"pretrain: {error}") from None
@@ -431,13 +432,20 @@ def _check_twins(config: ExperimentConfig) -> None:
         )
 
 
+def _is_of_this_cpu(config: ExperimentConfig) -> bool:
+    """Whether this machine's CPU will train, and not another machine or a GPU."""
+    here = cluster.address_of(config.ray) == "local"
+    return here and not (torch.cuda.is_available() if config.pretrain.gpu is None else config.pretrain.gpu)
+
+
 @cache
-def _check_model(built: str) -> None:
+def _check_model(built: str, on_this_cpu: bool) -> None:
     """`check_model`, once in a process for the same settings: large models take seconds."""
     made = TrainingSettings.model_validate_json(built)
     settings = json.dumps(made.backbone_settings, sort_keys=True)
     own = own_code.is_own(made.framework)  # which may change its backbone
-    check_model(made, None if own else _checked_backbone(made.backbone, made.image_size, settings, made.freeze_layers))
+    checked = None if own else _checked_backbone(made.backbone, made.image_size, settings, made.freeze_layers)
+    check_model(made, checked, torch.device("cpu") if on_this_cpu else None)
 
 
 @lru_cache(maxsize=1)

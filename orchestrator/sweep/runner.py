@@ -20,7 +20,7 @@ from ray import tune
 
 from infoaug.orchestrator.comparison.arms import TrialResult
 from infoaug.orchestrator.errors import StageError, worth_retrying
-from infoaug.orchestrator.runtime import cluster, interruption, listings, mlflow_client, mlflow_runs
+from infoaug.orchestrator.runtime import cluster, interruption, listings, mlflow_client, mlflow_runs, tensorboard
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import evaluate, extract, pretrain, score
 from infoaug.orchestrator.sweep import search, trials, worker
@@ -70,6 +70,7 @@ def run(config: SweepConfig, resume: bool = True) -> Compared:
         check(config, planned)
         store = Store(config.store)
         mlflow_client.connect(mlflow_client.uri_of(config.tracking))  # which is refused before anything is written
+        tensorboard.check(config.tracking.tensorboard)
         with store.hold(folder(config), f"the sweep '{config.name}' in the store {store.uri}"):
             return _run(config, planned, resume)
 

@@ -73,6 +73,13 @@ def test_an_experiment_leaves_a_report_and_a_tracked_run_and_run_again_computes_
     assert "2 windows, 2 already there" in capsys.readouterr().err
     assert len(client.search_runs([only.info.experiment_id])) == 1
 
+    unseen = [*(tmp_path / "store").glob("*/*/look-*.npz")]
+    assert len(unseen) == 2
+    for file in unseen:  # as if interrupted once all was measured
+        file.unlink()
+    again = experiment.run(tiny)
+    assert again and again.report.looks == told.report.looks
+
 
 def test_the_same_experiment_on_other_machines_is_the_same_run_and_another_weight_is_another(
     tiny: ExperimentConfig,

@@ -75,6 +75,16 @@ def test_a_second_command_is_told_who_works_on_the_experiment(config: Experiment
     assert client.get_experiment_by_name(config.tracking.experiment) is None, "nothing was begun"
 
 
+def test_a_folder_for_tensorboard_that_cannot_be_written_to_is_refused_before_hours_of_training(
+    config: ExperimentConfig, client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    asked = config.tracking.model_copy(update={"tensorboard": str(tmp_path / "file")})
+    with pytest.raises(UsageError, match=r"tracking\.tensorboard"):
+        experiment.run(config.model_copy(update={"tracking": asked}), ("pretrain", "evaluate"))
+    assert client.get_experiment_by_name(config.tracking.experiment) is None, "nothing was begun"
+
+
 def planned(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:
     backbone = "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}"
     places = [f"store={tmp_path / 'store'}", f"evaluate.data={tmp_path / 'data'}", "extract.image_size=16"]

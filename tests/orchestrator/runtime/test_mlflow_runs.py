@@ -602,6 +602,18 @@ def test_epochs_are_written_for_tensorboard_once_in_a_folder_of_the_run(config: 
         broken.epochs([epoch(1)])
 
 
+def test_a_resumed_training_gives_tensorboard_the_epochs_of_before_it_was_asked_for(
+    config: Make, tmp_path: Path
+) -> None:
+    Run(config()).epochs([epoch(1, 3.0), epoch(2, 2.0)])
+    run = Run(config(f"tracking.tensorboard='{tmp_path}/tb'"))
+    run.epochs([epoch(3, 1.0)])  # the others come with the end of the training, if it gets there
+    run.epochs([epoch(1, 3.0), epoch(2, 2.0), epoch(3, 1.0)])
+    (folder,) = (tmp_path / "tb").iterdir()
+    assert events(folder)["train/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert events(folder)["train/learning_rate"] == [(n, epoch(n)["learning_rate"]) for n in (1, 2, 3)]
+
+
 @pytest.fixture(scope="module")
 def backbone_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("backbone")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,28 @@ def test_wrong_settings_are_found_before_training(wrong: dict[str, Any], message
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        (["pretrain.precision=bfloat16"], True),
+        (["pretrain.precision=bfloat16", "pretrain.gpu=false"], True),
+        (["pretrain.precision=bfloat16", "pretrain.gpu=true"], False),
+        (["pretrain.precision=bfloat16", "ray.address=auto"], False),
+        (["pretrain.precision=auto"], False),
+    ],
+)
+def test_a_precision_in_which_this_cpu_is_wrong_is_refused_where_it_will_train(
+    given: list[str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    small = "pretrain.backbone_settings={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16], fit_stem: false}"
+    asked = load(None, ["extract.image_size=16", small, *given])
+    with pytest.raises(UsageError, match=r"^pretrain: this CPU .*: set precision") if refused else nullcontext():
+        pretrain.check(asked)
+
+
 def test_features_that_collapse_are_warned_of_once() -> None:
     plain = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
     training = Training(small_settings(backbone_settings=plain, learning_rate=1e-6), random_pairs(), CPU)

@@ -61,6 +61,17 @@ def test_a_second_command_is_told_who_works_on_the_sweep(
         runner.run(of)
 
 
+def test_a_folder_for_tensorboard_that_would_hold_up_all_that_is_tracked_is_refused(
+    database: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "check", lambda *_: None)
+    (tmp_path / "file").touch()
+    tracking = {"uri": f"sqlite:///{database}", "experiment": "held up", "tensorboard": str(tmp_path / "file")}
+    with pytest.raises(UsageError, match=r"tracking\.tensorboard"):
+        runner.run(config({"store": str(tmp_path), "tracking": tracking}, grid=[{"seed": [0]}]))
+    assert client.get_experiment_by_name("held up") is None, "nothing was begun"
+
+
 def test_a_signal_while_the_run_of_a_sweep_is_created_leaves_no_run_that_seems_to_work(
     database: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
