@@ -251,7 +251,12 @@ def _add_time(name: str, config: ExperimentConfig, store: Store, output: Output,
 
 def _times(config: ExperimentConfig, store: Store) -> dict[str, dict[str, float]]:
     path = f"{folder(config)}/times.json"
-    return store.read_json(path) if store.exists(path) else {}
+    return store.read_json(path, _are_times) if store.exists(path) else {}
+
+
+def _are_times(stored: Any) -> bool:
+    needed = {"seconds", "computed", "resumed"}
+    return isinstance(stored, dict) and all(isinstance(of, dict) and of.keys() >= needed for of in stored.values())
 
 
 def _epoch(config: ExperimentConfig, tracked: mlflow_runs.Run, metrics: pretrain.Epoch) -> None:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -187,17 +187,24 @@ class Store:
                         Path(temporary).unlink()
                 raise
 
-    def read_json(self, path: str) -> Any:
+    def read_json(self, path: str, fits: Callable[[Any], bool] = lambda value: True) -> Any:
         """Read a JSON file.
 
+        Args:
+            path: of the file.
+            fits: whether a value is what the caller reads; it is not of a file that someone changed.
+
         Raises:
-            BrokenFileError: the file is not JSON.
+            BrokenFileError: the file is not JSON, or does not fit.
             StageError: the file is missing.
         """
         try:
-            return json.loads(self.read_bytes(path))
+            value = json.loads(self.read_bytes(path))
         except ValueError as error:
             raise self._broken(path, error) from error
+        if not fits(value):
+            raise self._broken(path, ValueError("values are missing, or of another kind"))
+        return value
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file."""

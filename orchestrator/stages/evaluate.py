@@ -186,7 +186,14 @@ def _look_places(config: ExperimentConfig, pretrained: StageFolder) -> tuple[Sta
 
 def _together(store: Store, results: Mapping[str, str]) -> dict[str, Any]:
     """All results on one data set, by their paths, as one."""
-    return {key: value for path in results.values() for key, value in store.read_json(path).items()}
+    return {key: value for path in results.values() for key, value in store.read_json(path, _is_result).items()}
+
+
+def _is_result(stored: Any) -> bool:
+    """Whether this is what `measure` writes: a data set's name, and the numbers of both backbones."""
+    measured = [metric for metric in METRICS if metric in stored] if isinstance(stored, dict) else []
+    numbers = (stored.get(f"{whose}{metric}") for metric in measured for whose in ("", "floor_"))
+    return bool(measured) and "dataset" in stored and all(isinstance(number, int | float) for number in numbers)
 
 
 def _folders(config: ExperimentConfig, pretrained: StageFolder) -> list[str]:
@@ -286,7 +293,10 @@ def measure(config: ExperimentConfig, pretrained: StageFolder, name: str, own: M
         for measured in missing:
             stage(config, pretrained, measured).record(config.to_yaml())
             found = _numbers(measure_it(measured, trained, settings.only(measured)), store, own[measured])
-            beside = {f"floor_{metric}": value for metric, value in store.read_json(floor[measured]).items()}
+            beside = {
+                f"floor_{metric}": value
+                for metric, value in store.read_json(floor[measured], lambda stored: isinstance(stored, dict)).items()
+            }
             store.write_json(own[measured], described | found | beside)
     return _together(store, own)
 

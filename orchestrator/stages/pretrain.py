@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from infoaug.orchestrator.runtime.epoch_queue import EpochQueue
 
 MUCH = 0.05  # of the patches, which an epoch leaves out without a word
+# What every epoch has, and the report shows.
+SHOWN = {"epoch", "loss", "view_loss", "twin_loss", "images_per_second", "share_with_twin"}
 VERSION = 3  # raised when the same config would give other numbers
 
 
@@ -99,8 +101,21 @@ def load(config: ExperimentConfig, scored: score.Scored) -> Pretrained:
     trained, store = stage(config, scored), scored.stage.store
     if not store.exists(trained.path("history.json")):
         raise StageError("this model is not trained yet: run `infoaug pretrain` with the same config first")
-    history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
+    history = _history(config, trained)
     return Pretrained(trained, history, resumed=len(history), computed=0)
+
+
+def _history(config: ExperimentConfig, trained: StageFolder) -> list[Epoch]:
+    """The metrics of every epoch of a completed training."""
+
+    def fits(stored: Any) -> bool:
+        return (
+            isinstance(stored, list)
+            and bool(stored)
+            and all(isinstance(of, dict) and of.keys() >= SHOWN for of in stored)
+        )
+
+    return ray_training.current(trained.store.read_json(trained.path("history.json"), fits), config, trained)
 
 
 def run(
@@ -169,7 +184,7 @@ def _run(
         raise StageError(f"training failed: {cause}; {remedy(cause)}", retry=worth_retrying(cause)) from error
     if why:
         raise StageError(f"training failed: {why}", retry=False)
-    history = ray_training.current(store.read_json(trained.path("history.json")), config, trained)
+    history = _history(config, trained)
     return Pretrained(trained, history, resumed=len(history) - len(computed), computed=len(computed))
 
 

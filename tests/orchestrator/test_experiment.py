@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from infoaug.models.backbones import create_backbone, save_backbone
 from infoaug.orchestrator import dry_run, experiment
 from infoaug.orchestrator.config import ExperimentConfig, load
-from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import pretrain
@@ -83,6 +83,17 @@ def test_a_folder_for_tensorboard_that_cannot_be_written_to_is_refused_before_ho
     with pytest.raises(UsageError, match=r"tracking\.tensorboard"):
         experiment.run(config.model_copy(update={"tracking": asked}), ("pretrain", "evaluate"))
     assert client.get_experiment_by_name(config.tracking.experiment) is None, "nothing was begun"
+
+
+@pytest.mark.parametrize("stored", [[], {"score": 3.0}, {"score": {}}])
+def test_times_that_were_changed_by_hand_are_named_as_broken(stored: Any, config: ExperimentConfig) -> None:
+    store = Store(config.store)
+    path = f"{experiment.folder(config)}/times.json"
+    store.write_json(path, {"score": {"seconds": 1.0, "computed": 1, "resumed": 0}})
+    assert experiment._times(config, store)["score"]["seconds"] == 1.0
+    store.write_json(path, stored)
+    with pytest.raises(StageError, match=r"times\.json' of the store .* is broken, delete it"):
+        experiment._times(config, store)
 
 
 def planned(tmp_path: Path, dataset: str, *more: str) -> ExperimentConfig:

@@ -349,3 +349,11 @@ def test_the_schema_of_a_table_is_read_with_its_metadata_and_that_of_no_table_is
         store.table_schema("b.parquet")
     with pytest.raises(StageError, match=r"cannot read 'c\.parquet'"):
         store.table_schema("c.parquet")
+
+
+def test_json_of_another_kind_than_its_reader_needs_is_broken_too(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_json("x.json", [1])
+    assert store.read_json("x.json", lambda value: isinstance(value, list)) == [1]
+    with pytest.raises(BrokenFileError, match=r"'x\.json' of the store .* is broken, delete it .*: values are missing"):
+        store.read_json("x.json", lambda value: isinstance(value, dict))

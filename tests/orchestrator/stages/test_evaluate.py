@@ -475,3 +475,24 @@ def test_check_looks_at_domains_and_says_which_classes_are_left_out(
 def test_a_folder_that_is_not_there_is_named_whatever_its_protocol(protocol: str, name: str) -> None:
     with pytest.raises(UsageError, match=name):
         check(load(None, [f"evaluate.{protocol}={name}"]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [],
+        {},
+        {"dataset": "a"},
+        {"dataset": "a", "knn": 0.5},
+        {"dataset": "a", "knn": 0.5, "floor_knn": None},
+        {"knn": 0.5},
+    ],
+)
+def test_a_result_that_was_changed_by_hand_is_named_as_broken(changed: Any, store: Store) -> None:
+    store.write_json("evaluate/a.json", {"dataset": "a", "knn": 0.5, "floor_knn": float("nan")})
+    assert evaluate._together(store, {"datasets": "evaluate/a.json"})["knn"] == 0.5
+    store.write_json("evaluate/a.json", changed)
+    with pytest.raises(
+        StageError, match=r"'evaluate/a\.json' of the store .* is broken, delete it to compute it again"
+    ):
+        evaluate._together(store, {"datasets": "evaluate/a.json"})

@@ -16,7 +16,7 @@ from torch import nn
 
 from infoaug.models.training import Training, TrainingSettings
 from infoaug.orchestrator.config import ExperimentConfig, PretrainConfig, load
-from infoaug.orchestrator.errors import UsageError
+from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.stages import pretrain, ray_training, score
 from tests.models.training.trainings import CPU, random_pairs, small_settings
 from tests.orchestrator.conftest import scored_windows
@@ -363,7 +363,8 @@ def test_validations_on_labels_that_were_corrected_since_are_left_out_of_the_his
     described = load(None, [f"store={tmp_path / 'store'}", f"evaluate.datasets=['{tmp_path / 'set.npz'}']"])
     scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((4, 16, 16, 3), np.uint8), [-1] * 4)]})
     stage = pretrain.stage(described, scored)
-    stage.store.write_json(stage.path("history.json"), [{"epoch": 1, "loss": 2.0, "validation_knn": 0.5}])
+    epoch = dict.fromkeys(pretrain.SHOWN, 1.0) | {"validation_knn": 0.5}
+    stage.store.write_json(stage.path("history.json"), [epoch])
 
     def validations() -> list[bool]:
         return ["validation_knn" in epoch for epoch in pretrain.load(described, scored).history]
@@ -397,3 +398,13 @@ def test_a_model_is_trained_by_one_command_at_a_time_whatever_the_experiments_ar
     with pytest.raises(UsageError, match="no Ray in this test"):
         pretrain.run(one, scored, lambda epoch: None)
     assert refusals
+
+
+@pytest.mark.parametrize("stored", [{}, [], [{}], [None], [{"epoch": 1, "loss": 2.0}]])
+def test_a_history_that_was_changed_by_hand_is_named_as_broken(stored: Any, tmp_path: Path) -> None:
+    described = load(None, [f"store={tmp_path / 'store'}"])
+    scored = scored_windows(tmp_path / "store", {"a": [(np.zeros((4, 16, 16, 3), np.uint8), [-1] * 4)]})
+    stage = pretrain.stage(described, scored)
+    stage.store.write_json(stage.path("history.json"), stored)
+    with pytest.raises(StageError, match=r"history\.json' of the store .* is broken, delete it to compute it again"):
+        pretrain.load(described, scored)

@@ -31,7 +31,7 @@ def grid(*blocks: dict[str, Any], experiment: dict[str, Any] | None = None, **sw
 def epoch(number: int, share_with_twin: float = 0.25, seconds: float = 3.0, **metrics: float) -> dict[str, float]:
     """What training tells of one epoch."""
     found = {"epoch": number, "seconds": seconds, "loss": 2.0 / number, "share_with_twin": share_with_twin}
-    return {**found, "images_per_second": 100.0, **metrics}
+    return {**found, "view_loss": 1.5 / number, "twin_loss": 1.0 / number, "images_per_second": 100.0, **metrics}
 
 
 def leave_scored(trial: Trial, store: Store, patches: int = 100, clip: str = "a") -> None:
