@@ -27,7 +27,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     """What `run` would compute or reuse, a sentence for each stage. Nothing is computed or written.
 
     Raises:
-        UsageError: the clips do not exist, no twin is possible, or the training or a data set cannot be used.
+        UsageError: the clips do not exist, no twin is possible, the training or a data set cannot be used, or the
+            patches, if they are scored already, are too few for a batch.
     """
     extract.check_tracker(config)
     score.check(config)
@@ -47,6 +48,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
         model = pretrain.stage(config, scored)
         if store.exists(model.path("train")) and not store.exists(model.path("history.json")):
             reused["pretrain"] = f"continue from the last checkpoint in {store.url(model.path('train'))}"
+        if not store.exists(model.path("history.json")):
+            pretrain.check_patches(config, scored)
         trained = pretrain.load(config, scored)
         reused["pretrain"] = f"reuse the model in {store.url(trained.stage.folder)}"
         evaluated = evaluate.load(config, trained)
@@ -58,7 +61,8 @@ def plan(config: ExperimentConfig) -> dict[str, str]:
     todo = {
         "extract": f"{extract.count(config)} clips, windows of {config.extract.window} frames",
         "score": f"{config.score.policy} by {config.score.estimator}, k={config.score.k}",
-        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epochs{beside}"
+        "pretrain": f"{settings.framework} on {settings.backbone} at {size} pixels, {settings.epochs} epoch"
+        + f"{'s' * (settings.epochs != 1)}{beside}"
         + (f", from the weights of '{settings.init}'" if settings.init else "")
         + ("" if initial_weights.is_known(config) else ", which have to be fetched"),
         "evaluate": ", ".join(config.evaluate.names),
@@ -76,8 +80,10 @@ def outlook(config: ExperimentConfig, planned: Mapping[str, str]) -> list[tuple[
         unknown = "not estimated: no clip was looked at, because all are at a URL or cannot be read"
         return [*planned.items(), ("time", unknown)]
     left = estimate.of_run(config, scored, clips, trained)
+    too_few = pretrain.too_few_patches(config, round(clips.patches)) if clips and not (scored or trained) else ""
     return [
         ("clips", str(clips or "not looked at, because they are extracted already")),
         *planned.items(),
+        *([("", f"the run will probably be refused: about {too_few}")] if too_few else []),
         *left.lines(config),
     ]

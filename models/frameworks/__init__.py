@@ -76,7 +76,12 @@ def create(name: str, backbone: "nn.Module", settings: FrameworkSettings | None 
     elif given or not isinstance(settings, expected):
         raise ValueError(f"{name} needs {expected.__name__} and no further settings, not {type(settings).__name__}.")
     if own_code.is_own(name):
-        return _own(name)(backbone, settings)
+        kind = _own(name)
+        try:
+            return kind(backbone, settings)
+        except (Exception, SystemExit) as error:  # the code may raise anything
+            why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}{own_code.place(error)}"
+            raise ValueError(f"{name!r} cannot be built around the backbone ({why}): correct its __init__.") from error
     framework = getattr(import_module(f"infoaug.models.frameworks.{name}"), _find(name)[0])
     return framework(backbone, settings)
 

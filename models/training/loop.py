@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infoaug.models import frameworks, layers, memory
+from infoaug.models import frameworks, layers, memory, own_code
 from infoaug.models.augment import Augment
 from infoaug.models.backbones import create_backbone
 from infoaug.models.batch_norm import synchronise
@@ -478,7 +478,7 @@ def check_model(
     Raises:
         ValueError: as `build_model`, `create_optimizer` and `autocast`; or the backbone does not take images of
             `image_size`, does not return vectors of finite numbers, cannot be frozen as asked, or no gradient reaches
-            it.
+            it; or the framework's branch fails, or returns no loss that is one finite number.
     """
     # A graph that keeps no tensors tells what gradients reach, at the cost of a pass without gradients.
     keeps_nothing = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda kept: kept)
@@ -490,19 +490,35 @@ def check_model(
         batch = example(model, size, rows=2)
         small = batch.pop("small", None)
         features: list[Any] = []
-        hook = model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))
+        returned: list[Any] = []
+
+        def look(branch: nn.Module, inputs: Any, output: Any) -> None:
+            returned.append(output)
+            _check_losses(settings.framework, output)
+
+        hooks = [model.backbone.register_forward_hook(lambda module, inputs, output: features.append(output))]
+        for branch in filter(None, (model.view_branch, model.twin_branch)):
+            hooks.append(branch.register_forward_hook(look))
         try:
             losses = model(**batch)
         except Exception as error:  # any error that a network raises for images that it does not expect
             for found in features[:1]:  # what it gives may be why
                 _check_features(settings.backbone, model.backbone, found)
+            if returned:
+                _check_losses(settings.framework, returned[-1])
             why = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            if features and own_code.is_own(settings.framework):
+                told = f"{type(error).__name__}: {why}{own_code.place(error)}"
+                raise ValueError(
+                    f"the branch of {settings.framework!r} fails on {settings.backbone!r} ({told}): correct its forward"
+                ) from error
             raise ValueError(
                 f"{settings.backbone!r} with {settings.backbone_settings} cannot be trained on RGB images of {size} × "
                 f"{size} pixels ({why}): choose another backbone, other settings of it, or another image size"
             ) from error
         finally:
-            hook.remove()  # the caller may check another framework around the same backbone
+            for hook in hooks:
+                hook.remove()  # the caller may check another framework around the same backbone
         _check_features(settings.backbone, model.backbone, features[0])
         if not losses["loss"].requires_grad:
             raise ValueError(
@@ -529,6 +545,19 @@ def _check_small(settings: TrainingSettings, model: TwoBranch, batch: dict[str, 
             f"{settings.backbone!r} with {settings.backbone_settings} takes images of {size} × {size} pixels, and "
             f"no small views of {small.shape[-1]} × {small.shape[-1]} ({why}): {remedy}"
         ) from error
+
+
+def _check_losses(name: str, returned: Any) -> None:
+    """Refuse a framework, for what its branch returns for two images."""
+    loss = returned.get("loss") if isinstance(returned, dict) else None
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"a {type(returned).__name__}" if loss is None else f"a loss {[*getattr(loss, 'shape', '?')]}"
+        raise ValueError(
+            f"the branch of {name!r} returns {got}: return a dictionary with `loss`, one number as a tensor without "
+            "dimensions"
+        )
+    if not loss.isfinite():
+        raise ValueError(f"the loss of {name!r} is NaN or infinite for random images: correct its branch")
 
 
 def _check_features(name: str, backbone: Any, features: Any) -> None:

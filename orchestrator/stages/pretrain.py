@@ -201,12 +201,8 @@ def job(config: ExperimentConfig, scored: score.Scored, trained: StageFolder, do
         UsageError: settings that do not fit these patches.
         StageError: shards cannot be written.
     """
+    check_patches(config, scored)
     patches, twins = scored.counts["patches"], scored.counts["twin"]
-    if patches < config.pretrain.batch_size:
-        raise UsageError(
-            f"{patches} patches are fewer than a batch of {config.pretrain.batch_size}: "
-            "give more clips, or set pretrain.batch_size lower"
-        )
     beside, made = _paired(config, scored) + _beside(config, patches), training_settings(config)
     shuffled = shards.block(config, scored)
     if shuffled is not None:
@@ -218,6 +214,19 @@ def job(config: ExperimentConfig, scored: score.Scored, trained: StageFolder, do
         return ray_training.Job(config, made, trained)
     shards.write(config, scored, found, windows)
     return ray_training.Job(config, made, trained, found, found.together(shuffled))
+
+
+def check_patches(config: ExperimentConfig, scored: score.Scored) -> None:
+    """Check that there are enough patches for a batch. Raises UsageError if not."""
+    if too_few := too_few_patches(config, scored.counts["patches"]):
+        raise UsageError(too_few)
+
+
+def too_few_patches(config: ExperimentConfig, patches: int) -> str:
+    """What to say where so many patches are fewer than a batch; empty if they are not."""
+    batch = config.pretrain.batch_size
+    remedy = "give more clips, or set pretrain.batch_size lower"
+    return f"{patches} patches are fewer than a batch of {batch}: {remedy}" if patches < batch else ""
 
 
 def _paired(config: ExperimentConfig, scored: score.Scored) -> str:

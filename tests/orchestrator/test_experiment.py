@@ -19,7 +19,7 @@ from infoaug.orchestrator.errors import StageError, UsageError
 from infoaug.orchestrator.runtime import interruption
 from infoaug.orchestrator.runtime.store import Store
 from infoaug.orchestrator.stages import pretrain
-from tests.orchestrator.sweep.made import leave_done, scored_of
+from tests.orchestrator.sweep.made import leave_done, leave_scored, scored_of
 
 
 @pytest.fixture
@@ -115,6 +115,20 @@ def test_a_plan_downloads_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     assert dry_run.plan(planned(tmp_path, "cifar10", "evaluate.every=1"))["evaluate"] == "do: cifar10"
     assert "will be downloaded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_that_rendered_patches_will_be_too_few_and_refuses_scored_ones(tmp_path: Path) -> None:
+    few = planned(tmp_path, "scenes", "pretrain.batch_size=4096", "scenes.count=1")
+    told = [text for _, text in dry_run.lines(few)]
+    assert [text for text in told if "probably be refused: about" in text and "fewer than a batch of 4096" in text]
+    enough = planned(tmp_path, "scenes", "pretrain.batch_size=8", "scenes.count=1")
+    assert not [text for _, text in dry_run.lines(enough) if "refused" in text]
+
+    store = Store(few.store)
+    leave_scored(SimpleNamespace(config=few), store, patches=100)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="100 patches are fewer than a batch of 4096: give more clips, or set"):
+        dry_run.plan(few)
+    assert dry_run.plan(enough)["score"] == "reuse 100 patches, 25 with a twin"
 
 
 def test_a_plan_says_which_images_are_trained_on_and_refuses_those_that_cannot_be(tmp_path: Path) -> None:

@@ -120,3 +120,42 @@ def test_a_framework_whose_loss_no_gradient_leaves_is_refused(monkeypatch: pytes
         ValueError, match=r"no gradient of the loss of '.*:Aligned' reaches the backbone: do not detach"
     ):
         check_model(settings(Tiny).model_copy(update=changes))
+
+
+class OwnBranch(AlignedBranch):
+    returned: Any = None
+
+    def forward(self, pairs: Any) -> Any:
+        return self.returned(super().forward(pairs))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda told: None, r"the branch of '.*:Aligned' returns a NoneType: return a dictionary with `loss`"),
+        (lambda told: told["loss"], "returns a Tensor: return a dictionary with `loss`"),
+        (lambda told: {}, "returns a dict: return a dictionary with `loss`"),
+        (lambda told: {"loss": told["loss"].expand(5)}, r"returns a loss \[5\]: return a dictionary with `loss`"),
+        (lambda told: {"loss": told["loss"] * torch.nan}, r"the loss of '.*:Aligned' is NaN or infinite for random"),
+        (lambda told: told["absent"], r"the branch of '.*:Aligned' fails on '.*:Tiny' \(KeyError: 'absent'"),
+    ],
+)
+def test_a_framework_whose_branch_gives_no_loss_is_named_rather_than_the_backbone(
+    returned: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OwnBranch, "returned", staticmethod(returned))
+    monkeypatch.setattr("tests.models.own_models.Aligned.branch_type", OwnBranch)
+    changes = {"framework": "tests.models.own_models:Aligned", "framework_settings": {}}
+    with pytest.raises(ValueError, match=message) as refused:
+        check_model(settings(Tiny).model_copy(update=changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_framework_that_cannot_be_built_is_refused_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("boom\nand more")
+
+    monkeypatch.setattr("tests.models.own_models.Aligned.__init__", fail)
+    changes = {"framework": "tests.models.own_models:Aligned", "framework_settings": {}}
+    with pytest.raises(ValueError, match=r"'.*:Aligned' cannot be built around the backbone \(RuntimeError: boom and"):
+        check_model(settings(Tiny).model_copy(update=changes))
