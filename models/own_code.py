@@ -71,6 +71,11 @@ def find(name: str) -> Any:
     return getattr(module, wanted)
 
 
+def why(error: BaseException) -> str:
+    """An error that code of the user's own raised, on one line, and where."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}{place(error)}"
+
+
 def place(error: BaseException) -> str:
     """Where in the user's code an error arose: `, in FILE, line N`; empty if in none of it."""
     if isinstance(error, SyntaxError) and error.filename:

@@ -23,7 +23,7 @@ _PATCH_STRIDE = 4
 # The last step of unrefined flow is Lucas–Kanade with this window; it corrects by less than this, pixels.
 _LAST_WINDOW, _LAST_STEP = 11, 4.0
 # Lucas–Kanade stops after these iterations, and at a step of this size, pixels. Smaller steps change no match.
-LUCAS_KANADE_STOPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
+_STOPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
 # OpenCV's DIS reads out of bounds where its 8 px patches do not fit: smaller frames get zero flow.
 _SMALLEST_FLOW = 32
 
@@ -65,6 +65,29 @@ def sample(image: NDArray[Any], points: NDArray[np.floating]) -> NDArray[Any]:
         x, y = x[:, None], y[:, None]
     values = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return values[:, 0] if flat else values
+
+
+def refine(before: Bytes, after: Bytes, points: Floats, guess: Floats, levels: int, window: int) -> tuple[Floats, Mask]:
+    """Refine where points f32[N, 2] went, by pyramidal Lucas–Kanade (Bouguet 2000) of OpenCV.
+
+    Args:
+        before: u8[H, W].
+        after: u8[H, W].
+        points: f32[N, 2] in `before`, N ≥ 1.
+        guess: f32[N, 2] in `after`, where the search starts.
+        levels: of the pyramid above the full resolution.
+        window: its side, pixels.
+
+    Returns:
+        f32[N, 2]; and bool[N], whether OpenCV found the point.
+    """
+    options: dict[str, Any] = {"winSize": (window, window), "maxLevel": levels, "criteria": _STOPS}
+    # OpenCV overwrites the guess.
+    result: Any = cv2.calcOpticalFlowPyrLK(
+        before, after, points, guess.copy(), flags=cv2.OPTFLOW_USE_INITIAL_FLOW, **options
+    )
+    found, ok, _ = result
+    return found, ok.ravel() == 1
 
 
 class DenseFlow:
@@ -112,17 +135,9 @@ class DenseFlow:
     def _last(self, first: Bytes, second: Bytes, places: Floats, moved: Floats) -> Floats:
         """The last step: motion f32[N, 2] at places f32[N, 2], both in pixels of the reduced images."""
         guess = places + moved
-        options: dict[str, Any] = {
-            "winSize": (_LAST_WINDOW, _LAST_WINDOW),
-            "maxLevel": 0,
-            "criteria": LUCAS_KANADE_STOPS,
-            "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
-        }
-        # OpenCV overwrites the guess.
-        step: Any = cv2.calcOpticalFlowPyrLK(first, second, places, guess.copy(), **options)
-        found, ok, _ = step
+        found, ok = refine(first, second, places, guess, 0, _LAST_WINDOW)
         within = inside(guess, first.shape) & inside(found, first.shape)
-        good = (ok.ravel() == 1) & within & (np.linalg.norm(found - guess, axis=1) < _LAST_STEP)
+        good = ok & within & (np.linalg.norm(found - guess, axis=1) < _LAST_STEP)
         return np.where(good[:, None], found - places, moved)
 
 

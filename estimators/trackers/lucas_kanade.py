@@ -13,7 +13,6 @@ prevent drift:
   before it, and is not visible.
 """
 
-from functools import partial
 from typing import Any
 
 import cv2
@@ -21,17 +20,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from infoaug.estimators.options import MATCHING_WINDOW
-from infoaug.estimators.trackers.base import (
-    LUCAS_KANADE_STOPS,
-    Appearance,
-    Bytes,
-    DenseFlow,
-    Floats,
-    Mask,
-    Tracks,
-    grey,
-    inside,
-)
+from infoaug.estimators.trackers.base import Appearance, Bytes, DenseFlow, Floats, Mask, Tracks, grey, inside, refine
 
 # Side of the window of Lucas–Kanade, pixels, and of the wider one for blurred points.
 _WINDOW, _WIDE = MATCHING_WINDOW, 31
@@ -180,17 +169,9 @@ def _lucas_kanade(
     """Refine a guess: positions f32[N, 2], and forward–backward errors f32[N], inf where a point left or failed."""
     if len(at) == 0:
         return guess, np.zeros(0, dtype=np.float32)
-    options: dict[str, Any] = {
-        "winSize": (window, window),
-        "maxLevel": levels,
-        "criteria": LUCAS_KANADE_STOPS,
-        "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
-    }
-    flow: Any = partial(cv2.calcOpticalFlowPyrLK, **options)
-    # OpenCV overwrites the guess.
-    moved, forward_ok, _ = flow(before, now, at, guess.copy())
-    back, back_ok, _ = flow(now, before, moved, at.copy())
-    valid = (forward_ok.ravel() == 1) & (back_ok.ravel() == 1) & inside(moved, now.shape)
+    moved, forward_ok = refine(before, now, at, guess, levels, window)
+    back, back_ok = refine(now, before, moved, at, levels, window)
+    valid = forward_ok & back_ok & inside(moved, now.shape)
     return moved, np.where(valid, np.linalg.norm(back - at, axis=1), np.inf)
 
 

@@ -80,7 +80,7 @@ def create(name: str, backbone: "nn.Module", settings: FrameworkSettings | None 
         try:
             return kind(backbone, settings)
         except (Exception, SystemExit) as error:  # the code may raise anything
-            why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}{own_code.place(error)}"
+            why = own_code.why(error)
             raise ValueError(f"{name!r} cannot be built around the backbone ({why}): correct its __init__.") from error
     framework = getattr(import_module(f"infoaug.models.frameworks.{name}"), _find(name)[0])
     return framework(backbone, settings)

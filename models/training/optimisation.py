@@ -122,7 +122,7 @@ def autocast(
 
 
 def _wrong_in_bfloat16(backbone: nn.Module, sizes: Iterable[int]) -> str:
-    """The first layer of a backbone whose gradients a CPU gets wrong in bfloat16, and its map; empty if there is none.
+    """Name the first layer whose bfloat16 gradients a CPU gets wrong, with its map size; empty if all are right.
 
     Where the map of a convolution is smaller than its stride or its padding, some of its weights see only the border.
     Their gradient is 0, but oneDNN leaves it as it was in memory.

@@ -154,7 +154,7 @@ def influence(classes: Sequence[Ranked], recalls: Float) -> Float | None:
         recalls: as `mean_average_precision` takes them.
 
     Returns:
-        None if a class is in fewer than `LEAST_IMAGES` images, or there is none.
+        None if a class is in fewer than `LEAST_IMAGES` images, or if no image shows any class.
     """
     if not classes or min(np.count_nonzero(each.objects) for each in classes) < LEAST_IMAGES:
         return None

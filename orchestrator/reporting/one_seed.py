@@ -84,7 +84,7 @@ def compared(treatment: Mapping[str, Any], reference: Mapping[str, Any], key: st
 
 
 def units(result: Mapping[str, Any], key: str) -> str:
-    """What the interval of a metric is over, with their number: `300 test images`; empty if there is none."""
+    """The number and kind of units behind the interval of a metric, as `300 test images`; empty without an interval."""
     if count := images_of(result, key):
         return f"{count:,} {IMAGES}"
     if _has_domains(result, key):

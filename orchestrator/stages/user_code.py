@@ -50,7 +50,7 @@ def _own_tracker(name: str, weights: str | None) -> own.Tracker:
         try:
             found = found(**own.taken(found, {"weights": weights}))
         except (Exception, SystemExit) as error:  # the code may raise anything
-            why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}{own_code.place(error)}"
+            why = own_code.why(error)
             raise ValueError(
                 f"{name!r} cannot be built ({why}): correct its __init__, which is given nothing but weights"
             ) from error

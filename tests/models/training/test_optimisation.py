@@ -71,7 +71,7 @@ def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
         (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 3, 2, 1)], False),  # and here 1×1: its left weights see nothing
         (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 3, 1, 1)], True),
         (8, [nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 4, 7, 1, "same")], False),
-        (8, [nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 1, 2)], True),  # without a border there is none to see
+        (8, [nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 1, 2)], True),  # no padding, so every weight sees the map
     ],
 )
 def test_a_cpu_rounds_only_where_its_gradients_are_right(
